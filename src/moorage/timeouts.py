@@ -1,0 +1,55 @@
+"""Every bound on waiting, in one place: float seconds. A constructor takes the whole and uses its own lines of it."""
+
+from dataclasses import dataclass
+
+__all__ = ("DEFAULT", "Timeouts")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long Moorage waits for what. All values are seconds."""
+
+    rpc: float = 10.0
+    """One call to containerd that only reads or writes its database."""
+
+    task_rpc: float = 60.0
+    """One call to containerd that runs a shim or a runtime (a missing FIFO reader alone makes containerd wait 30 s)."""
+
+    cleanup: float = 30.0
+    """The whole undo of one step, when an operation failed or was cancelled."""
+
+    killed: float = 10.0
+    """From SIGKILL until the process is gone; after that it is reported as one that cannot be killed."""
+
+    exit_drain: float = 2.0
+    """After an exit, until both streams have reached their end. Deleting the task earlier would lose output."""
+
+    stream_wait: float = 5.0
+    """After the task is deleted, until both copies have ended; what is left then is cut off and logged."""
+
+    reconnect_first: float = 0.05
+    """First pause before containerd is tried again; grows with jitter up to ``reconnect_limit``."""
+
+    reconnect_limit: float = 5.0
+    """Longest pause between two tries to reach containerd."""
+
+    reconcile: float = 30.0
+    """Pause between two comparisons of what we hold with what containerd says, when nothing else asks for one."""
+
+    containerd_start: float = 15.0
+    """From the start of our own containerd until it serves."""
+
+    containerd_stop: float = 10.0
+    """From SIGTERM to our own containerd until SIGKILL."""
+
+    ready: float = 30.0
+    """From the start of a plugin until its socket accepts a connection."""
+
+    stop: float = 10.0
+    """From SIGTERM to a plugin until SIGKILL."""
+
+    activate: float = 10.0
+    """One call to a plugin that is only asked what it implements."""
+
+
+DEFAULT = Timeouts()
