@@ -1,0 +1,53 @@
+"""What a plugin is: its config, what a user set, what it asks for, and the container it becomes. Pure, no I/O."""
+
+from moorage.plugins.model import Config as Config
+from moorage.plugins.model import ParsedConfig as ParsedConfig
+from moorage.plugins.model import as_it_came as as_it_came
+from moorage.plugins.model import config_to_api as config_to_api
+from moorage.plugins.model import parse_config as parse_config
+from moorage.plugins.model import with_rootfs as with_rootfs
+from moorage.plugins.settings import NO_OVERRIDES as NO_OVERRIDES
+from moorage.plugins.settings import Overrides as Overrides
+from moorage.plugins.settings import Rebased as Rebased
+from moorage.plugins.settings import Settings as Settings
+from moorage.plugins.settings import apply_settings as apply_settings
+from moorage.plugins.settings import effective_settings as effective_settings
+from moorage.plugins.settings import masked as masked
+from moorage.plugins.settings import rebase as rebase
+from moorage.plugins.settings import settings_to_api as settings_to_api
+from moorage.plugins.spec import DeviceNode as DeviceNode
+from moorage.plugins.spec import Need as Need
+from moorage.plugins.spec import Needs as Needs
+from moorage.plugins.spec import Places as Places
+from moorage.plugins.spec import build_spec as build_spec
+from moorage.plugins.spec import cgroup_path as cgroup_path
+from moorage.plugins.spec import host_path as host_path
+from moorage.plugins.spec import needs as needs
+from moorage.plugins.spec import socket_path as socket_path
+
+__all__ = (
+    "NO_OVERRIDES",
+    "Config",
+    "DeviceNode",
+    "Need",
+    "Needs",
+    "Overrides",
+    "ParsedConfig",
+    "Places",
+    "Rebased",
+    "Settings",
+    "apply_settings",
+    "as_it_came",
+    "build_spec",
+    "cgroup_path",
+    "config_to_api",
+    "effective_settings",
+    "host_path",
+    "masked",
+    "needs",
+    "parse_config",
+    "rebase",
+    "settings_to_api",
+    "socket_path",
+    "with_rootfs",
+)

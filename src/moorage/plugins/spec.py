@@ -1,0 +1,353 @@
+"""Config and settings become an OCI runtime spec. Nothing is looked up here: what is on the host comes as ``Places``.
+
+Source: moby daemon/pkg/plugin/v2/plugin_linux.go@b985e21. Where we differ on purpose is one table in
+docs/reference/oci-spec.md.
+"""
+
+import difflib
+import posixpath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from moorage import errors
+from moorage.plugins import _base
+from moorage.plugins._base import Mount
+from moorage.plugins._reader import quote
+from moorage.plugins.model import ISOLATED_NETWORKS, SOCKET_DIRECTORY, Config, DeviceEntry, MountEntry
+from moorage.plugins.settings import Settings
+
+__all__ = (
+    "MAX_SOCKET_PATH_BYTES",
+    "DeviceNode",
+    "Need",
+    "Needs",
+    "Places",
+    "build_spec",
+    "cgroup_path",
+    "host_path",
+    "needs",
+    "socket_path",
+)
+
+MAX_SOCKET_PATH_BYTES = 107
+"""sun_path of sockaddr_un has 108 bytes, and the last is a NUL (unix(7))."""
+
+_ALL_DEVICES: tuple[dict[str, object], ...] = ({"allow": True, "access": "rwm"},)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNode:
+    """A device of the host as it shall appear in the plugin: ``type`` is c or b, ``file_mode`` only permission bits."""
+
+    path: str
+    type: str
+    major: int
+    minor: int
+    file_mode: int
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where on this host the parts of one plugin are, found out by whoever may do I/O. All paths are absolute."""
+
+    rootfs: str
+    """Goes into root.path as it is."""
+    socket_directory: str
+    """Appears at SOCKET_DIRECTORY."""
+    cgroup_path: str
+    propagated_mount: str | None = None
+    """Source of the propagated mount, outside the rootfs; needed if the config has one."""
+    hosts: str | None = "/etc/hosts"
+    """Source of /etc/hosts for plugins on the host's network; None binds nothing."""
+    resolv_conf: str | None = "/etc/resolv.conf"
+    devices: Mapping[str, tuple[DeviceNode, ...]] = field(default_factory=dict)
+    """What stands at each path of ``Needs.devices``; a path that is missing here is not on this host."""
+    in_user_namespace: bool = False
+    """Whether the runtime has no rights in the first user namespace (rootless, or ``unshare -Ur``)."""
+    locked_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """In a user namespace: by mount source, the options (nosuid, nodev, noexec, ro, ...) it must keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A path that has to be on the host, and which entry of the config asks for it."""
+
+    path: str
+    entry: str
+    advice: str
+
+    def missing(self) -> errors.Invalid:
+        """What to raise when it is not there."""
+        return errors.Invalid(f"cannot enable the plugin: {self.entry}: there is no {self.path} here; {self.advice}")
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What to look up before a spec can be built."""
+
+    devices: tuple[Need, ...] = ()
+    """Paths of devices, or of directories of devices."""
+    sources: tuple[Need, ...] = ()
+    """Sources of bind mounts."""
+
+
+def cgroup_path(plugin_id: str, *, is_systemd: bool = False) -> str:
+    """The cgroup of a plugin, as the runtime wants it: a path, or slice, prefix and name of ``moorage-<id>.scope``."""
+    return f"system.slice:moorage:{plugin_id}" if is_systemd else f"/moorage/{plugin_id}"
+
+
+def socket_path(config: Config, places: Places) -> str:
+    """Where the plugin's socket is on the host.
+
+    Raises: Invalid if the path is longer than a unix socket's may be, there or inside the plugin.
+    """
+    for directory in (places.socket_directory, SOCKET_DIRECTORY):
+        path = posixpath.join(directory, config.interface.socket)
+        size = len(path.encode())
+        if size > MAX_SOCKET_PATH_BYTES:
+            raise errors.Invalid(
+                f"cannot use the socket {config.interface.socket}: the path {path} has {size} bytes, "
+                f"and a unix socket's path may have {MAX_SOCKET_PATH_BYTES}"
+            )
+    return posixpath.join(places.socket_directory, config.interface.socket)
+
+
+def host_path(config: Config, places: Places, path: str) -> str:
+    """Where on the host is what the plugin calls ``path``: in its propagated directory, or else below its root.
+
+    Whole path components count: with a propagated mount on /mnt, /mnt2 is below the root. Symbolic links inside the
+    plugin's root are not followed.
+    """
+    inner = _clean(path)
+    propagated = _clean(config.propagated_mount) if config.propagated_mount else None
+    if propagated is None or places.propagated_mount is None:
+        return _below(places.rootfs, inner)
+    if inner == propagated or inner.startswith(propagated.rstrip("/") + "/"):
+        return _below(places.propagated_mount, inner[len(propagated) :])
+    return _below(places.rootfs, inner)
+
+
+def needs(settings: Settings) -> Needs:
+    """Which device paths must be resolved, and which mount sources must exist, before ``build_spec``.
+
+    Raises: Invalid naming an entry without a source or path, and the ``set`` that would fill it.
+    """
+    mounts = _on_mounts(settings)
+    devices = _on_devices(settings)
+    return Needs(
+        devices=tuple(Need(each.path or "", _device_title(each), _device_advice(each)) for each in devices),
+        sources=tuple(
+            Need(each.source or "", _mount_title(each), _mount_advice(each)) for each in mounts if each.is_bind
+        ),
+    )
+
+
+def build_spec(config: Config, settings: Settings, places: Places) -> dict[str, object]:
+    """The OCI runtime spec of a plugin, ready for JSON.
+
+    Raises: Invalid for an entry without a source or path, a device that is not there, an unknown capability or network
+    type, or a socket path that is too long.
+    """
+    socket_path(config, places)
+    if not config.network.is_host and config.network.type not in ISOLATED_NETWORKS:
+        raise errors.Invalid(
+            f"cannot set up network {quote(config.network.type)}: it must be host, none, null or bridge"
+        )
+    nodes = _nodes(settings, places)
+    linux: dict[str, object] = {
+        "resources": {"devices": _device_rules(config, nodes)},
+        "cgroupsPath": places.cgroup_path,
+        "namespaces": [{"type": each} for each in _namespaces(config)],
+        "maskedPaths": list(_base.MASKED_PATHS),
+        "readonlyPaths": list(_base.READONLY_PATHS),
+    }
+    if nodes:
+        linux["devices"] = [_node_to_json(each) for each in nodes]
+    if config.propagated_mount:
+        linux["rootfsPropagation"] = "rshared"
+    return {
+        "ociVersion": "1.0.2",
+        "process": _process(config, settings),
+        "root": {"path": places.rootfs},
+        "mounts": [each.to_json() for each in _mounts(config, settings, places)],
+        "linux": linux,
+    }
+
+
+def _process(config: Config, settings: Settings) -> dict[str, object]:
+    env = {"PATH": _base.DEFAULT_PATH} | dict(settings.env)
+    return {
+        "user": {"uid": config.user.uid, "gid": config.user.gid},
+        "args": [*config.entrypoint, *settings.args],
+        "env": [f"{name}={value}" for name, value in env.items()],
+        "cwd": _absolute(config.workdir or "/"),
+        "capabilities": _capabilities(config),
+    }
+
+
+def _capabilities(config: Config) -> dict[str, object]:
+    """Docker's sets, and ambient for a user that is not root: without it the kernel drops at exec what was granted."""
+    asked = list(dict.fromkeys(_capability(each) for each in config.linux.capabilities))
+    held = list(dict.fromkeys([*_base.DEFAULT_CAPABILITIES, *asked]))
+    made: dict[str, object] = {"bounding": held, "effective": held, "permitted": held, "inheritable": asked}
+    if config.user.uid != 0:
+        made["ambient"] = asked
+    return made
+
+
+def _capability(spelling: str) -> str:
+    name = "CAP_" + spelling.strip().upper().removeprefix("CAP_")
+    if name not in _base.CAPABILITIES:
+        near = difflib.get_close_matches(name[:40], _base.CAPABILITIES, n=1, cutoff=0.8)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise errors.Invalid(f"cannot grant capability {quote(spelling)}: Linux has none of this name{hint}")
+    return name
+
+
+def _namespaces(config: Config) -> list[str]:
+    shared = {"pid": config.pid_host, "ipc": config.ipc_host, "network": config.network.is_host}
+    return [each for each in ("mount", "uts", "pid", "ipc", "network") if not shared.get(each, False)]
+
+
+def _mounts(config: Config, settings: Settings, places: Places) -> list[Mount]:
+    """Base, propagated mount, the config's in order, socket directory, network files: real plugins depend on it."""
+    asked = _propagated(config, places) + [_asked(each) for each in _on_mounts(settings)]
+    taken = {_clean(each.destination) for each in asked}
+    base = [each for each in _base.MOUNTS if not each.destination.startswith("/dev/") or each.destination not in taken]
+    made = [*base, *asked, Mount(SOCKET_DIRECTORY, "bind", places.socket_directory, ("rbind", "rshared"))]
+    if config.network.is_host:
+        files = (("/etc/hosts", places.hosts), ("/etc/resolv.conf", places.resolv_conf))
+        made += [Mount(inside, "bind", source, ("rbind", "ro")) for inside, source in files if source is not None]
+    return _for_user_namespace(made, config, places) if places.in_user_namespace else made
+
+
+def _propagated(config: Config, places: Places) -> list[Mount]:
+    if not config.propagated_mount:
+        return []
+    if places.propagated_mount is None:
+        raise errors.MoorageError(
+            "cannot build the spec: the config has a propagated mount, and no place is given for it"
+        )
+    return [Mount(_absolute(config.propagated_mount), "bind", places.propagated_mount, ("rbind", "rw", "rshared"))]
+
+
+def _asked(entry: MountEntry) -> Mount:
+    """As given; only a bind that forgot its option gets it, because runc would look for a file system called bind."""
+    options = entry.options
+    if entry.type == "bind" and not {"bind", "rbind"} & set(options):
+        options = ("rbind", *options)
+    return Mount(_absolute(entry.destination), entry.type, entry.source or "", options)
+
+
+def _for_user_namespace(mounts: Iterable[Mount], config: Config, places: Places) -> list[Mount]:
+    """What the kernel lets a user namespace mount: no locked flag may be lost by a remount, a file system that belongs
+    to a namespace of the host (sysfs: network, proc: pid, mqueue: ipc) can only be bound, and gid 5 may not be mapped.
+    """
+    bound = {("sysfs", "/sys")} if config.network.is_host else set()
+    bound |= {("proc", "/proc")} if config.pid_host else set()
+    lost = ({"cgroup"} if config.network.is_host else set()) | ({"mqueue"} if config.ipc_host else set())
+    made = []
+    for mount in mounts:
+        if mount.is_bind:
+            locked = places.locked_flags.get(mount.source, ())
+            mount = replace(mount, options=tuple(dict.fromkeys([*mount.options, *locked])))
+        elif mount.type == "devpts":
+            mount = replace(mount, options=tuple(each for each in mount.options if not each.startswith("gid=")))
+        elif (mount.type, mount.destination) in bound:
+            mount = Mount(mount.destination, "bind", mount.destination, ("rbind", "nosuid", "noexec", "nodev", "ro"))
+        elif mount.type in lost:
+            continue
+        made.append(mount)
+    return made
+
+
+def _on_mounts(settings: Settings) -> list[MountEntry]:
+    """The mounts that are not off. Raises: Invalid for one that nobody has given a source."""
+    for each in settings.mounts:
+        if each.source is None:
+            raise errors.Invalid(f"cannot enable the plugin: {_mount_title(each)} has no source; {_mount_advice(each)}")
+    return [each for each in settings.mounts if each.source]
+
+
+def _on_devices(settings: Settings) -> list[DeviceEntry]:
+    """The devices that are not off. Raises: Invalid for one that nobody has given a path."""
+    for each in settings.devices:
+        if each.path is None:
+            raise errors.Invalid(f"cannot enable the plugin: {_device_title(each)} has no path; {_device_advice(each)}")
+    return [each for each in settings.devices if each.path]
+
+
+def _mount_title(entry: MountEntry) -> str:
+    name = f"mount {quote(entry.name)}" if entry.name else "a mount without a name"
+    return f"{name} (on {quote(entry.destination)})"
+
+
+def _device_title(entry: DeviceEntry) -> str:
+    return f"device {quote(entry.name)}" if entry.name else "a device without a name"
+
+
+def _mount_advice(entry: MountEntry) -> str:
+    if entry.name and "source" in entry.settable:
+        return f"set {entry.name}.source=<path on this host>"
+    return "this version of the plugin does not let you set it"
+
+
+def _device_advice(entry: DeviceEntry) -> str:
+    if entry.name and "path" in entry.settable:
+        return f"set {entry.name}.path=<device on this host>"
+    return "this version of the plugin does not let you set it"
+
+
+def _nodes(settings: Settings, places: Places) -> list[DeviceNode]:
+    found: dict[str, DeviceNode] = {}
+    for need in needs(settings).devices:
+        nodes = places.devices.get(need.path, ())
+        if not nodes:
+            raise need.missing()
+        for node in nodes:
+            found.setdefault(node.path, node)
+    return list(found.values())
+
+
+def _device_rules(config: Config, nodes: Iterable[DeviceNode]) -> list[dict[str, object]]:
+    base = _ALL_DEVICES if config.linux.allow_all_devices else tuple(_rule(*each) for each in _base.DEVICE_RULES)
+    return [*base, *(_rule(True, each.type, each.major, each.minor) for each in nodes)]
+
+
+def _rule(is_allowed: bool, kind: str, major: int | None, minor: int | None) -> dict[str, object]:
+    made: dict[str, object] = {
+        "allow": is_allowed,
+        "type": kind or None,
+        "major": major,
+        "minor": minor,
+        "access": "rwm",
+    }
+    return {key: value for key, value in made.items() if value is not None}
+
+
+def _node_to_json(node: DeviceNode) -> dict[str, object]:
+    return {
+        "path": node.path,
+        "type": node.type,
+        "major": node.major,
+        "minor": node.minor,
+        "fileMode": node.file_mode,
+        "uid": node.uid,
+        "gid": node.gid,
+    }
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _clean(path: str) -> str:
+    """An absolute path without dots and doubled slashes; .. stops at the root."""
+    return "/" + posixpath.normpath("/" + path).lstrip("/")
+
+
+def _below(directory: str, inner: str) -> str:
+    rest = inner.strip("/")
+    return posixpath.join(directory, rest) if rest else directory
