@@ -1,8 +1,8 @@
 """Every kind of failure, once. Callers decide by kind, never by text.
 
 A failure from outside (gRPC, the file system, a plugin) is translated into one of these kinds in the file that makes
-the foreign call, with the cause kept (``raise errors.NotFound(...) from error``). The HTTP status that belongs to a kind
-stands in its docstring; only the API room turns one into the other.
+the foreign call, with the cause kept (``raise errors.NotFound(...) from error``). The HTTP status that belongs to a
+kind stands in its docstring; only the API room turns one into the other.
 
 Texts read "cannot <verb> <thing>: <why>", in the user's words.
 """

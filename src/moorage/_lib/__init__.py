@@ -1,0 +1,1 @@
+"""Small tools without knowledge of containers: backoff, inboxes, process watching, worker threads."""

@@ -1,0 +1,156 @@
+"""Values to protobuf messages and back. Pure: no I/O, no policy."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from moorage import errors
+from moorage.containerd import types
+from moorage.containerd._proto import (
+    moorage_cgroups_v1_pb2,
+    moorage_cgroups_v2_pb2,
+    moorage_containers_pb2,
+    moorage_events_pb2,
+    moorage_process_pb2,
+    moorage_runc_pb2,
+    moorage_task_events_pb2,
+    moorage_types_pb2,
+)
+
+SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+RUNC_OPTIONS_TYPE = "containerd.runc.v1.Options"
+
+_STATUS = {
+    moorage_process_pb2.CREATED: types.Status.CREATED,
+    moorage_process_pb2.RUNNING: types.Status.RUNNING,
+    moorage_process_pb2.STOPPED: types.Status.STOPPED,
+    moorage_process_pb2.PAUSED: types.Status.PAUSED,
+    moorage_process_pb2.PAUSING: types.Status.PAUSING,
+}
+
+
+def instant(stamp: Timestamp) -> datetime | None:
+    """The instant as aware UTC, microseconds kept; None where containerd sent none (Go's zero time included)."""
+    if stamp.seconds <= 0:
+        return None
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def json_any(type_url: str, value: object) -> AnyMessage:
+    """A JSON document in an Any, the way containerd carries OCI objects.
+
+    Raises: Invalid where the value is nothing that JSON can say.
+    """
+    try:
+        return AnyMessage(type_url=type_url, value=msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise errors.Invalid(f"cannot write the OCI document as JSON: {error}") from error
+
+
+def runtime_options(options: types.RuntimeOptions) -> AnyMessage:
+    """What the runc shim reads, for the container record and for the task alike."""
+    message = moorage_runc_pb2.Options(
+        no_pivot_root=options.no_pivot_root,
+        no_new_keyring=options.no_new_keyring,
+        shim_cgroup=options.shim_cgroup,
+        io_uid=options.io_uid,
+        io_gid=options.io_gid,
+        binary_name=options.binary_name,
+        root=options.root,
+        systemd_cgroup=options.systemd_cgroup,
+    )
+    # containerd registers this type under its bare name, without the host that Any.Pack would put before it
+    return AnyMessage(type_url=RUNC_OPTIONS_TYPE, value=message.SerializeToString())
+
+
+def mount(value: types.Mount) -> moorage_types_pb2.Mount:
+    """One mount as the shim takes it."""
+    return moorage_types_pb2.Mount(
+        type=value.type, source=value.source, target=value.target, options=list(value.options)
+    )
+
+
+def container(message: moorage_containers_pb2.Container) -> types.Container:
+    """A record; a spec that is no JSON object comes out empty, since only whoever wrote it can mend it."""
+    spec: Any = {}
+    try:
+        spec = msgspec.json.decode(message.spec.value) if message.spec.value else {}
+    except msgspec.DecodeError:
+        pass
+    return types.Container(
+        id=message.id,
+        spec=spec if isinstance(spec, dict) else {},
+        labels=dict(message.labels),
+        runtime_name=message.runtime.name,
+        image=message.image,
+        snapshotter=message.snapshotter,
+        snapshot_key=message.snapshot_key,
+        created_at=instant(message.created_at),
+    )
+
+
+def process(message: moorage_process_pb2.Process) -> types.Process:
+    """A process. An empty id stands for the container's first process and is filled in."""
+    return types.Process(
+        container_id=message.container_id or message.id,
+        id=message.id,
+        pid=message.pid,
+        status=_STATUS.get(message.status, types.Status.UNKNOWN),
+        stdin=message.stdin,
+        stdout=message.stdout,
+        stderr=message.stderr,
+        exit_code=message.exit_status,
+        exited_at=instant(message.exited_at),
+    )
+
+
+def envelope(message: moorage_events_pb2.Envelope) -> types.Envelope:
+    """An event with its frame; a type that is not read here becomes OtherEvent."""
+    return types.Envelope(
+        namespace=message.namespace,
+        topic=message.topic,
+        published_at=instant(message.timestamp),
+        event=_event(message.event),
+    )
+
+
+def _event(any_message: AnyMessage) -> types.Event:
+    events = moorage_task_events_pb2
+    name = any_message.type_url.rpartition("/")[2]
+    try:
+        match name:
+            case "containerd.events.TaskExit":
+                exited = events.TaskExit.FromString(any_message.value)
+                return types.TaskExit(
+                    exited.container_id, exited.id, exited.pid, exited.exit_status, instant(exited.exited_at)
+                )
+            case "containerd.events.TaskStart":
+                started = events.TaskStart.FromString(any_message.value)
+                return types.TaskStarted(started.container_id, started.pid)
+            case "containerd.events.TaskDelete":
+                deleted = events.TaskDelete.FromString(any_message.value)
+                return types.TaskDeleted(deleted.container_id, deleted.pid, deleted.exit_status)
+            case "containerd.events.TaskOOM":
+                return types.TaskOOM(events.TaskOOM.FromString(any_message.value).container_id)
+            case "containerd.events.TaskCreate":
+                return types.OtherEvent(name, events.TaskCreate.FromString(any_message.value).container_id)
+            case _:
+                return types.OtherEvent(name)
+    except DecodeError:
+        return types.OtherEvent(name)
+
+
+def oom_kills(metric: moorage_types_pb2.Metric) -> int:
+    """How many processes the kernel killed in the control group for want of memory; 0 where it does not say."""
+    match metric.data.type_url.rpartition("/")[2]:
+        case "io.containerd.cgroups.v1.Metrics":
+            return moorage_cgroups_v1_pb2.Metrics.FromString(metric.data.value).memory_oom_control.oom_kill
+        case "io.containerd.cgroups.v2.Metrics":
+            return moorage_cgroups_v2_pb2.Metrics.FromString(metric.data.value).memory_events.oom_kill
+        case _:
+            return 0

@@ -1,0 +1,271 @@
+"""Our own containerd: started when needed, found again by the next process, started again when it dies.
+
+It runs in a session of its own, so that it and the containers outlive us. Everything of it is below two directories:
+``root`` (what lasts) and ``state`` (what does not: configuration, socket, pid file, lock). Whoever wants it takes the
+lock, looks whether one runs, and starts one only if not: two at once wait for each other and share it.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from moorage import errors
+from moorage._lib.backoff import pauses
+from moorage._lib.filelock import hold_lock
+from moorage._lib.groups import background_tasks
+from moorage._lib.pidfd import wait_for_end
+from moorage._lib.threads import run_blocking
+from moorage.containerd.client import connect
+from moorage.timeouts import DEFAULT, Timeouts
+
+__all__ = ("ADDRESS_LIMIT", "PrivateContainerd", "find_binary", "supervise")
+
+log = logging.getLogger(__name__)
+
+ADDRESS_LIMIT = 98
+"""Longest socket path in bytes: containerd adds ".ttrpc", and 107 is the kernel's limit."""
+
+_SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NEEDED = {
+    "containerd": "containerd",
+    "containerd-shim-runc-v2": "containerd",
+    "runc": "runc",
+}
+_POLL = 0.005  # seconds between two looks at a containerd that is about to serve
+
+# What a plugin engine has no use for, and what only costs start-up time. The old linux runtime stays in: without it
+# containerd 1.6 serves no tasks at all.
+_CONFIG = """\
+version = 2
+root = {root}
+state = {state}
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri",
+  "io.containerd.internal.v1.opt",
+  "io.containerd.internal.v1.restart",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+]
+
+[grpc]
+  address = {address}
+
+[timeouts]
+  # A shim that is slow to answer when containerd starts again is killed with its container after this time.
+  "io.containerd.timeout.shim.load" = "60s"
+"""
+
+
+def find_binary(name: str) -> str:
+    """The absolute path of a command, in PATH or where system packages put it.
+
+    Raises: Unsupported with the package to install.
+    """
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}")
+    if found is None:
+        package = _NEEDED.get(name, name)
+        raise errors.Unsupported(
+            f"cannot run containers: there is no {name} on this machine; install it (Debian: apt install {package})"
+        )
+    return found
+
+
+class PrivateContainerd:
+    """One containerd below two directories. ``supervise`` keeps one running; this is its hand."""
+
+    def __init__(self, root: Path, state: Path, timeouts: Timeouts = DEFAULT) -> None:
+        """Nothing is touched yet. Raises: Invalid where the socket's path is too long."""
+        self.root = root
+        self.state = state
+        self.address = str(state / "c.sock")
+        self._config = state / "config.toml"
+        self._pid_file = state / "pid"
+        self._lock = state / "lock"
+        self._log = root / "containerd.log"
+        self._timeouts = timeouts
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+        if (length := len(os.fsencode(self.address))) > ADDRESS_LIMIT:
+            raise errors.Invalid(
+                f"cannot use {state} for containerd: the path of its socket, {self.address}, has {length} bytes; "
+                f"at most {ADDRESS_LIMIT} are possible"
+            )
+
+    async def ensure(self) -> int:
+        """Start containerd, or find the one that runs, and wait until it serves; its pid.
+
+        Raises: Unsupported where a command is missing; Unavailable where it does not come up, with the end of its log.
+        """
+        for directory in (self.root, self.state):
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        async with hold_lock(self._lock):
+            pid = await run_blocking(self.find)
+            if pid is None:
+                pid = await run_blocking(self._spawn)
+            await self._wait_until_serving(pid)
+            return pid
+
+    def find(self) -> int | None:
+        """The pid of the containerd that runs on these directories, or None. Only looks."""
+        try:
+            noted = int(self._pid_file.read_text())
+        except (OSError, ValueError):
+            noted = 0
+        if noted and self._is_ours(noted):
+            return noted
+        # Whoever started it may have died before the pid was written.
+        return next(
+            (int(entry) for entry in os.listdir("/proc") if entry.isdigit() and self._is_ours(int(entry))), None
+        )
+
+    async def stop(self) -> None:
+        """End the containerd that runs on these directories, if one does. Running containers are left as they are.
+
+        Raises: Unavailable for one that SIGKILL does not end.
+        """
+        self._stopping = True
+        if not self.state.exists():
+            return
+        async with hold_lock(self._lock):
+            pid = await run_blocking(self.find)
+            if pid is not None:
+                await self._end(pid)
+            for path in (Path(self.address), Path(self.address + ".ttrpc"), self._pid_file, self._config):
+                path.unlink(missing_ok=True)
+
+    def _is_ours(self, pid: int) -> bool:
+        # The command line names our configuration: a pid that was given to another process does not pass.
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return os.fsencode(str(self._config)) in words and b"containerd" in os.path.basename(words[0])
+
+    def _spawn(self) -> int:
+        binary = find_binary("containerd")
+        for needed in _NEEDED:
+            find_binary(needed)
+        self._config.write_text(
+            _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
+        )
+        with open(self._log, "ab") as output:
+            self._child = subprocess.Popen(
+                [binary, "--config", str(self._config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env={**_clean_environment(), "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}"},
+                start_new_session=True,
+            )
+        self._pid_file.write_text(f"{self._child.pid}\n")
+        log.info("started containerd, pid %d, log %s", self._child.pid, self._log)
+        return self._child.pid
+
+    async def _wait_until_serving(self, pid: int) -> None:
+        try:
+            with anyio.fail_after(self._timeouts.containerd_start):
+                async with connect(self.address, "default", self._timeouts) as client:
+                    while True:
+                        try:
+                            await client.version()
+                        except errors.Unavailable:
+                            if self._ended(pid):
+                                raise errors.Unavailable(
+                                    f"cannot start containerd: it ended at once\n{self._log_end()}"
+                                ) from None
+                            await anyio.sleep(_POLL)
+                        else:
+                            return
+        except TimeoutError as error:
+            raise errors.Unavailable(
+                f"cannot start containerd: it does not serve {self.address} after "
+                f"{self._timeouts.containerd_start:g} s\n{self._log_end()}"
+            ) from error
+
+    async def _end(self, pid: int) -> None:
+        for number, within in (
+            (signal.SIGTERM, self._timeouts.containerd_stop),
+            (signal.SIGKILL, self._timeouts.killed),
+        ):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                return
+            with anyio.move_on_after(within):
+                await wait_for_end(pid)
+                self._reap()
+                return
+        raise errors.Unavailable(f"cannot stop containerd: process {pid} does not end")
+
+    async def keep_running(self, pid: int) -> None:
+        """Start containerd again whenever the one with this pid, or a later one, ends; return after ``stop``."""
+        while True:
+            await wait_for_end(pid)
+            self._reap()
+            if self._stopping:
+                return
+            log.warning("containerd, pid %d, ended; starting it again", pid)
+            for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
+                try:
+                    pid = await self.ensure()
+                    break
+                except (errors.MoorageError, OSError) as error:
+                    log.warning("containerd does not start: %s", error)
+                    await anyio.sleep(pause)
+
+    def _reap(self) -> None:
+        """Take the exit status of a containerd that we started and that ended; else it stays a zombie."""
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None
+
+    def _ended(self, pid: int) -> bool:
+        # /proc says nothing of a child for a moment around its exec, so only its exit status counts.
+        if self._child is not None and self._child.pid == pid:
+            return self._child.poll() is not None
+        return not self._is_ours(pid)
+
+    def _log_end(self, lines: int = 5) -> str:
+        try:
+            return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError as error:
+            return f"(no log: {error})"
+
+
+@asynccontextmanager
+async def supervise(root: Path, state: Path, timeouts: Timeouts = DEFAULT) -> AsyncIterator[PrivateContainerd]:
+    """Our own containerd, serving, until the block ends; one that dies meanwhile is started again with back-off.
+
+    The end of the block leaves it running, for the containers' sake; ``stop`` ends it.
+
+    Raises: as ``PrivateContainerd.ensure``, for the first start.
+    """
+    containerd = PrivateContainerd(root, state, timeouts)
+    pid = await containerd.ensure()
+    async with background_tasks() as tasks:
+        tasks.start_soon(containerd.keep_running, pid)
+        yield containerd
+
+
+def _toml(value: Path | str) -> str:
+    """A TOML basic string."""
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _clean_environment() -> dict[str, str]:
+    # What a service manager passed to us (notify socket, listen fds) is not for a process that outlives us.
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON", "VIRTUAL_ENV"))
+    }

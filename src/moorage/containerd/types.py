@@ -1,0 +1,187 @@
+"""What goes into the client and comes out of it: frozen values. No protobuf message leaves this package.
+
+Instants are aware UTC datetimes, sizes are bytes, process ids are those that containerd sees.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, TypeAlias
+
+__all__ = (
+    "Container",
+    "Envelope",
+    "Event",
+    "Mount",
+    "OtherEvent",
+    "Plugin",
+    "Process",
+    "ProcessExit",
+    "RuntimeOptions",
+    "Spec",
+    "Status",
+    "TaskDeleted",
+    "TaskExit",
+    "TaskOOM",
+    "TaskStarted",
+    "Version",
+)
+
+Spec: TypeAlias = Mapping[str, Any]
+"""An OCI runtime spec as JSON has it. Any: the format is the runtime's, and its users build it as plain data."""
+
+
+class Status(Enum):
+    """The state of a task or of a process in it."""
+
+    UNKNOWN = "unknown"
+    """The shim did not answer. This says nothing about the process: it is not an exit."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    PAUSING = "pausing"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount(2) that is made for a container before its runtime starts."""
+
+    type: str
+    source: str
+    options: Sequence[str] = ()
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """Which shim runs a container, and what it tells its runtime. The options are those of the runc shim."""
+
+    name: str = "io.containerd.runc.v2"
+    root: str = ""
+    """Directory of the runtime's own state (``<root>/<namespace>/<id>``); empty is the shim's default."""
+
+    binary_name: str = ""
+    """The runtime's command, by name or absolute path; empty is ``runc``."""
+
+    systemd_cgroup: bool = False
+    no_pivot_root: bool = False
+    no_new_keyring: bool = False
+    shim_cgroup: str = ""
+    io_uid: int = 0
+    io_gid: int = 0
+    """Owner of the pipes between shim and process, so that a process that is not root can reopen ``/dev/stdout``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A record in containerd's database: what would run. It has no process; that is a task."""
+
+    id: str
+    spec: Spec
+    labels: Mapping[str, str] = field(default_factory=dict)
+    runtime_name: str = ""
+    image: str = ""
+    snapshotter: str = ""
+    snapshot_key: str = ""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A task, or a process that was added to one, as containerd sees it now."""
+
+    container_id: str
+    id: str
+    pid: int
+    status: Status
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    exit_code: int = 0
+    exited_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExit:
+    """How a process ended. A code of 128 + n is how runtimes say "killed by signal n"."""
+
+    code: int
+    exited_at: datetime | None
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """The first process of a container runs."""
+
+    container_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExit:
+    """A process of a container ended: the first one when ``process_id`` is the container's id, else an added one."""
+
+    container_id: str
+    process_id: str
+    pid: int
+    code: int
+    exited_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDeleted:
+    """A task is gone from containerd."""
+
+    container_id: str
+    pid: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOOM:
+    """The kernel killed something in the container for want of memory; not always its first process."""
+
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OtherEvent:
+    """An event that this client does not read further."""
+
+    type_url: str
+    container_id: str = ""
+
+
+Event: TypeAlias = TaskStarted | TaskExit | TaskDeleted | TaskOOM | OtherEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An event with where and when it was published."""
+
+    namespace: str
+    topic: str
+    published_at: datetime | None
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Which containerd answers."""
+
+    version: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One part of a containerd; ``error`` is empty where it loaded."""
+
+    type: str
+    id: str
+    exports: Mapping[str, str]
+    error: str = ""

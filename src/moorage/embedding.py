@@ -1,0 +1,50 @@
+"""An executor for somebody else's program: client, containers and executor put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.containerd import connect
+from moorage.containerd.containers import BundledContainers
+from moorage.containerd.types import RuntimeOptions
+from moorage.executor import PLUGIN_NAMESPACE, Executor, ExitHandler
+from moorage.executor import open_executor as over_client
+from moorage.timeouts import DEFAULT, Timeouts
+
+__all__ = ("open_executor",)
+
+
+@asynccontextmanager
+async def open_executor(
+    address: str,
+    root: Path | str,
+    exit_handler: ExitHandler,
+    *,
+    namespace: str = PLUGIN_NAMESPACE,
+    runtime: RuntimeOptions | None = None,
+    timeouts: Timeouts = DEFAULT,
+) -> AsyncIterator[Executor]:
+    """An executor over the containerd at this unix socket, until the block ends; tasks outlive it.
+
+    ``root`` is an absolute directory for bundles and FIFOs, and for the runtime's own state
+    (``<root>/runtime-root``, unless ``runtime`` gives one); two executors share neither it nor a namespace.
+
+    Raises: the kind of the cause, as "cannot create containerd exec client: ...".
+    """
+    directory = Path(root)
+    if not directory.is_absolute():
+        raise errors.Invalid(f"cannot create containerd exec client: {directory} is not an absolute path")
+    chosen = runtime or RuntimeOptions()
+    if not chosen.root:
+        chosen = replace(chosen, root=str(directory / "runtime-root"))
+    try:
+        await run_blocking(lambda: directory.mkdir(mode=0o711, parents=True, exist_ok=True))
+    except OSError as error:
+        raise errors.Invalid(f"cannot create containerd exec client: {error}") from error
+    async with connect(address, namespace, timeouts) as client:
+        containers = BundledContainers(client, directory, runtime=chosen, timeouts=timeouts)
+        async with over_client(containers, exit_handler, runtime=chosen, timeouts=timeouts) as executor:
+            yield executor

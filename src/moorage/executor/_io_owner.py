@@ -1,0 +1,36 @@
+"""Whom the pipes of a process must belong to, so that it can open its /dev/stdout again. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from moorage.containerd.types import Spec
+
+__all__ = ("io_owner",)
+
+
+def io_owner(spec: Spec) -> tuple[int, int]:
+    """The uid and gid on the host of the spec's user, mapped through its user namespace; (0, 0) where it says nothing.
+
+    An id outside every mapping belongs to nobody inside; it is returned as it is, for the runtime to refuse.
+    Source: OCI runtime spec, ``process.user`` and ``linux.uidMappings``; row E07.
+    """
+    user = _mapping(_mapping(spec.get("process")).get("user"))
+    linux = _mapping(spec.get("linux"))
+    return (
+        _on_host(user.get("uid", 0), linux.get("uidMappings")),
+        _on_host(user.get("gid", 0), linux.get("gidMappings")),
+    )
+
+
+def _on_host(inside: object, ranges: Any) -> int:
+    if not isinstance(inside, int):
+        return 0
+    for each in ranges or ():
+        offset = inside - int(each.get("containerID", 0))
+        if 0 <= offset < int(each.get("size", 0)):
+            return int(each.get("hostID", 0)) + offset
+    return inside
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

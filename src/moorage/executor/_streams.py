@@ -1,0 +1,129 @@
+"""The output of one run: who takes it, how long it is waited for, and that each sink is closed once."""
+
+import inspect
+import logging
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from moorage import errors
+from moorage.executor.protocols import Attach, Attached, ByteSink, OutputStream, Stdio
+from moorage.timeouts import Timeouts
+
+log = logging.getLogger(__name__)
+
+
+class Streams:
+    """The output of one run. The order is: ``attach``, ``wait``, ``close``; ``close`` alone is fine too."""
+
+    def __init__(self, id: str, attach: Attach) -> None:
+        self._id = id
+        self._attach = attach
+        self._stdio: Stdio | None = None
+        self._attached: Attached | None = None
+
+    async def attach(self, stdio: Stdio) -> Attached:
+        """Hand the streams to whoever takes them. Raises: MoorageError for a standard input, which nobody asked for."""
+        if stdio.stdin is not None:
+            stdio.stdin.close()
+            raise errors.MoorageError(f"bug: container {self._id} was given a standard input")
+        self._stdio = stdio
+        self._attached = await self._attach(stdio)
+        return self._attached
+
+    async def wait(self, within: float) -> bool:
+        """Whether both streams have come to their end, waited for at most ``within`` seconds."""
+        if self._attached is not None:
+            with anyio.move_on_after(within):
+                await self._attached.wait()
+                return True
+        return self._attached is None
+
+    async def close(self) -> None:
+        """Stop reading, whoever still writes, and let the copies end. May be repeated."""
+        if self._stdio is not None:
+            self._stdio.close()
+        closing = getattr(self._attach, "close", None)
+        if closing is not None:
+            await closing()
+
+
+class Copies:
+    """Two byte sinks as an ``Attach``: copies both streams in the given task group, and closes each sink once."""
+
+    def __init__(self, id: str, stdout: ByteSink, stderr: ByteSink, tasks: TaskGroup, timeouts: Timeouts) -> None:
+        self._copies = [_Copy(f"{id} stdout", stdout, timeouts), _Copy(f"{id} stderr", stderr, timeouts)]
+        self._tasks = tasks
+
+    async def __call__(self, stdio: Stdio) -> Attached:
+        for copy, stream in zip(self._copies, (stdio.stdout, stdio.stderr), strict=True):
+            copy.started = True
+            self._tasks.start_soon(copy.run, stream)
+        return self
+
+    async def wait(self) -> None:
+        """Return when both copies have ended and their sinks are closed."""
+        for copy in self._copies:
+            await copy.done.wait()
+
+    async def close(self) -> None:
+        """Close the sinks of copies that never began; the others close theirs at their end."""
+        for copy in self._copies:
+            if not copy.started:
+                copy.started = True
+                await copy.close()
+
+
+class _Copy:
+    """One stream into one sink: whatever the sink does, the stream is read to its end."""
+
+    def __init__(self, name: str, sink: ByteSink, timeouts: Timeouts) -> None:
+        self.done = anyio.Event()
+        self.started = False
+        self._name = name
+        self._sink = sink
+        self._broken = False
+        self._timeouts = timeouts
+
+    async def run(self, stream: OutputStream) -> None:
+        try:
+            while data := await stream.read():
+                await self._write(data)
+        except anyio.ClosedResourceError:
+            log.info("the output of %s was cut off before its end", self._name)
+        except OSError:
+            log.exception("cannot read the output of %s", self._name)
+        finally:
+            stream.close()
+            await self.close()
+
+    async def close(self) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup) as scope:
+            try:
+                await _call(self._sink.close)
+            except Exception:
+                log.exception("cannot close the sink for the output of %s", self._name)
+        if scope.cancelled_caught:
+            log.warning("the sink for the output of %s does not close", self._name)
+        self.done.set()
+
+    async def _write(self, data: bytes) -> None:
+        if self._broken:
+            return  # read on and throw away: a full pipe would stop the process
+        try:
+            await _call(self._sink.write, data)
+        except Exception:
+            self._broken = True
+            log.exception("the sink for the output of %s failed; its output is thrown away from here on", self._name)
+
+
+async def _call(method: Callable[..., object], *arguments: object) -> None:
+    """Call a sink's method, ``async`` or plain. A plain one may block, so it gets a thread."""
+    if inspect.iscoroutinefunction(method):
+        await method(*arguments)
+        return
+    result = await anyio.to_thread.run_sync(lambda: method(*arguments), abandon_on_cancel=True)
+    if inspect.isawaitable(result):
+        await result

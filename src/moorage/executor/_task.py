@@ -1,0 +1,138 @@
+"""One held container, and how everything of it is removed: the only place that knows the order."""
+
+import logging
+import signal as signals
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import anyio
+
+from moorage import errors
+from moorage.containerd.types import Status
+from moorage.executor._machine import NotRemoved, Removed, Run
+from moorage.executor._streams import Streams
+from moorage.executor.protocols import ContainerClient, Exit
+from moorage.timeouts import Timeouts
+
+log = logging.getLogger(__name__)
+
+KILLED = 128 + signals.SIGKILL
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """A container that an executor answers for: its run, and what is open for it."""
+
+    id: str
+    run_id: str
+    run: Run
+    streams: Streams
+    again: Iterator[float]
+    """Pauses before the next try of what could not be done."""
+
+    ended: Removed | None = None
+    """How it ended, once the task is deleted; record and directory may still be there."""
+
+    watching: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+    def exit(self) -> Exit:
+        """The end of a run that is over."""
+        code = self.run.code
+        return Exit(self.id, self.run_id, code, signal_name(code), self.run.oom, self.run.exited_at, self.run.pid)
+
+
+def signal_name(code: int | None) -> str | None:
+    """The signal that an exit code of a runtime stands for. Source: runc adds 128 to the signal's number."""
+    try:
+        return signals.Signals(code - 128).name if code is not None and code > 128 else None
+    except ValueError:
+        return None
+
+
+class Removal:
+    """Removes containers. The order is always: task, then record, directory and FIFOs; never the record first."""
+
+    def __init__(self, client: ContainerClient, timeouts: Timeouts) -> None:
+        self._client = client
+        self._timeouts = timeouts
+
+    async def clean_up(self, id: str) -> None:
+        """Remove whatever there is of this id, shielded and bounded; failures are logged, the first error is another's.
+
+        Source: row E04.
+        """
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup) as scope:
+            try:
+                await self._client.delete_task(id)
+            except errors.Unavailable as error:
+                log.error("cannot delete the task of %s, its process may still live: %s", id, error)
+                return
+            except errors.MoorageError as error:
+                if not isinstance(error, errors.NotFound):
+                    log.error("cannot delete the task of %s: %s", id, error)
+            await self.forget(id)
+        if scope.cancelled_caught:
+            log.error("cannot clean up after %s within %g s", id, self._timeouts.cleanup)
+
+    async def forget(self, id: str) -> None:
+        """Remove record, directory and FIFOs; failures are logged."""
+        try:
+            await self._client.delete(id)
+        except (errors.MoorageError, OSError) as error:
+            if not isinstance(error, errors.NotFound):
+                log.error("cannot delete container %s: %s", id, error)
+
+    async def finish(self, held: Held) -> Removed | NotRemoved:
+        """Remove a run that ended, after its output was taken; what the deletion says of the end.
+
+        May be repeated after NotRemoved: what was done is not done again. Source: rows E11, E40.
+        """
+        deadline = anyio.current_time() + self._timeouts.stream_wait
+        if held.ended is None:
+            await held.streams.wait(self._timeouts.exit_drain)
+            try:
+                held.ended = await self._delete_task(held.id)
+            except errors.Unavailable as error:
+                log.info("cannot delete the task of %s yet: %s", held.id, error)
+                return NotRemoved()
+            except errors.MoorageError as error:
+                log.error("cannot delete the task of %s: %s", held.id, error)
+                held.ended = Removed()
+        try:
+            await self._client.delete(held.id)
+        except errors.Unavailable as error:
+            log.info("cannot delete container %s yet: %s", held.id, error)
+            return NotRemoved()
+        except (errors.MoorageError, OSError) as error:
+            log.error("cannot delete container %s: %s", held.id, error)
+        await held.streams.wait(max(0.0, deadline - anyio.current_time()))
+        await held.streams.close()
+        return held.ended
+
+    async def bury(self, held: Held) -> Exit | None:
+        """Remove a container that is not alive; its exit, if it ever ran. Source: row E21.
+
+        Raises: what the deletion raises; it may be called again.
+        """
+        try:
+            status = await self._client.status(held.id)
+        except errors.NotFound:
+            status = None
+        if status is Status.STOPPED:
+            await held.streams.wait(self._timeouts.exit_drain)
+        ended = await self._delete_task(held.id)
+        await self._client.delete(held.id)
+        if status in (None, Status.CREATED):
+            return None
+        return Exit(held.id, held.run_id, ended.code, signal_name(ended.code), ended.oom, ended.exited_at)
+
+    async def _delete_task(self, id: str) -> Removed:
+        try:
+            oom = await self._client.oom_killed(id)
+        except errors.Unavailable:
+            raise
+        except errors.MoorageError:
+            oom = False  # the shim or the control group is gone; nothing says that memory was short
+        code, exited_at = await self._client.delete_task(id)
+        # A killed child counts in the same control group; the first process died of it only if it was killed too.
+        return Removed(code, exited_at, oom and code == KILLED)
