@@ -6,6 +6,17 @@ from moorage.plugins.model import as_it_came as as_it_came
 from moorage.plugins.model import config_to_api as config_to_api
 from moorage.plugins.model import parse_config as parse_config
 from moorage.plugins.model import with_rootfs as with_rootfs
+from moorage.plugins.privileges import Policy as Policy
+from moorage.plugins.privileges import Privilege as Privilege
+from moorage.plugins.privileges import check_granted as check_granted
+from moorage.plugins.privileges import check_policy as check_policy
+from moorage.plugins.privileges import compute_privileges as compute_privileges
+from moorage.plugins.privileges import parse_policy as parse_policy
+from moorage.plugins.privileges import parse_privileges as parse_privileges
+from moorage.plugins.privileges import privileges_to_api as privileges_to_api
+from moorage.plugins.reference import Reference as Reference
+from moorage.plugins.reference import local_name as local_name
+from moorage.plugins.reference import parse_reference as parse_reference
 from moorage.plugins.settings import NO_OVERRIDES as NO_OVERRIDES
 from moorage.plugins.settings import Overrides as Overrides
 from moorage.plugins.settings import Rebased as Rebased
@@ -34,18 +45,29 @@ __all__ = (
     "Overrides",
     "ParsedConfig",
     "Places",
+    "Policy",
+    "Privilege",
     "Rebased",
+    "Reference",
     "Settings",
     "apply_settings",
     "as_it_came",
     "build_spec",
     "cgroup_path",
+    "check_granted",
+    "check_policy",
+    "compute_privileges",
     "config_to_api",
     "effective_settings",
     "host_path",
+    "local_name",
     "masked",
     "needs",
     "parse_config",
+    "parse_policy",
+    "parse_privileges",
+    "parse_reference",
+    "privileges_to_api",
     "rebase",
     "settings_to_api",
     "socket_path",
