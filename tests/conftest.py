@@ -1,0 +1,91 @@
+"""What every test stands on: the peers it needs, its limit by marker, the machine's versions in the header."""
+
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent
+REAL_PEERS = ("root", "containerd", "runc")
+LIMITS = {"long": 300.0, "real": 120.0, "quick": 10.0}  # seconds; the first that a test bears holds
+REAL_FOLDERS = ("real", "peers")  # the tests in any other folder are quick where they are not marked real
+
+
+def first_line(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return (done.stdout.strip() or "none").splitlines()[0]
+
+
+@cache
+def is_there(peer: str) -> bool:
+    """Whether the machine has this peer: root, static-cc (a C compiler that links statically), or a command."""
+    if peer == "root":
+        return os.geteuid() == 0
+    if peer == "static-cc":
+        return Path(first_line("gcc", "-print-file-name=libc.a")).is_file()
+    return shutil.which(peer) is not None
+
+
+def cgroup_mode() -> str:
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        return "v2"
+    return "v1 and v2 (hybrid)" if (root / "unified").is_dir() else "v1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        default="",
+        metavar="PEER,...",
+        help="peers (root, containerd, runc, dockerd, static-cc, ...) that must be there; "
+        "what needs one that is neither required nor there is skipped",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(peer, ...): peers that a test needs besides those of `real`")
+    required = [peer for peer in config.getoption("--require").split(",") if peer]
+    if missing := [peer for peer in required if not is_there(peer)]:
+        names = ", ".join(missing)
+        raise pytest.UsageError(f"required and not on this machine: {names} (scripts/setup test brings what it can)")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    required = config.getoption("--require") or "nothing"
+    return [
+        f"containerd: {first_line('containerd', '--version')}; runc: {first_line('runc', '--version')}",
+        f"kernel: {platform.release()}; cgroup: {cgroup_mode()}; user id: {os.geteuid()}; required: {required}",
+    ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the marker of its folder where it bears none, its limit, and a skip where a peer is missing."""
+    for item in items:
+        group = item.path.relative_to(FOLDER).parts[0]
+        if not any(item.get_closest_marker(name) for name in ("quick", "real")):
+            item.add_marker("real" if group in REAL_FOLDERS else "quick")
+        if group == "unit" and item.get_closest_marker("real"):
+            raise pytest.UsageError(f"{item.nodeid}: a test in unit/ needs no peer, so it cannot be marked real")
+        if item.get_closest_marker("timeout") is None:
+            limit = next(seconds for name, seconds in LIMITS.items() if item.get_closest_marker(name))
+            item.add_marker(pytest.mark.timeout(limit))
+        peers = [peer for mark in item.iter_markers("needs") for peer in mark.args]
+        if item.get_closest_marker("real"):
+            peers.extend(REAL_PEERS)
+        if missing := [peer for peer in peers if not is_there(peer)]:
+            item.add_marker(pytest.mark.skip(reason=f"not on this machine: {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The loop that Moorage runs on."""
+    return "asyncio", {"use_uvloop": True}
