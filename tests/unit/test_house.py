@@ -1,0 +1,151 @@
+import ast
+import importlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src"
+MODULES = sorted(path for path in (SOURCE / "moorage").rglob("*.py") if "_proto" not in path.parts)
+PACKAGES = [path.parent for path in MODULES if path.name == "__init__.py"]
+
+FILE_LINES = 400
+FUNCTION_LINES = 40  # without the docstring
+MEDIAN_FUNCTION_LINES = 10
+
+# A file ("moorage/x.py") or a function ("moorage/x.py:name") that may be longer: how long, and why it is not split.
+EXCEPTIONS: dict[str, tuple[int, str]] = {}
+
+# What a quick command must not wait for.
+SLOW_IMPORTS = ("aiohttp", "grpclib", "google.protobuf", "uvloop")
+
+type_of_function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(SOURCE))
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function of a file with its lines, the docstring not counted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, type_of_function):
+            first, last = node.body[0], node.end_lineno
+            assert last is not None
+            assert first.end_lineno is not None
+            docstring = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) is not None else 0
+            yield node.name, last - node.lineno + 1 - docstring
+
+
+def sizes() -> Iterator[tuple[str, int, int]]:
+    """Everything with a budget: its name, its lines, the budget."""
+    for path in MODULES:
+        yield name_of(path), len(path.read_text().splitlines()), FILE_LINES
+        for function, lines in functions(path):
+            yield f"{name_of(path)}:{function}", lines, FUNCTION_LINES
+
+
+def test_files_and_functions_stay_within_their_budgets() -> None:
+    too_long = [
+        f"{name}: {lines} lines, may have {EXCEPTIONS.get(name, (budget, ''))[0]}"
+        for name, lines, budget in sizes()
+        if lines > EXCEPTIONS.get(name, (budget, ""))[0]
+    ]
+    assert not too_long, "split it, or say why not in EXCEPTIONS"
+
+
+def test_every_exception_is_still_needed_and_has_a_reason() -> None:
+    needed = {name for name, lines, budget in sizes() if lines > budget}
+    assert set(EXCEPTIONS) <= needed
+    assert all(reason.strip() for _, reason in EXCEPTIONS.values())
+
+
+def test_the_median_function_is_short() -> None:
+    assert statistics.median(lines for path in MODULES for _, lines in functions(path)) < MEDIAN_FUNCTION_LINES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_states_its_one_job(path: Path) -> None:
+    if path.name == "_version.py":
+        return
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=name_of)
+def test_a_package_exports_what_it_imports_by_name_and_nothing_else(package: Path) -> None:
+    exported: list[str] = []
+    for node in ast.parse((package / "__init__.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            assert all(alias.asname == alias.name for alias in node.names), "write: from moorage.a import X as X"
+            exported += [alias.name for alias in node.names]
+        assert not isinstance(node, ast.Import | type_of_function | ast.ClassDef), "a package's __init__ only exports"
+    module = importlib.import_module(".".join(package.relative_to(SOURCE).parts))
+    assert sorted(exported) == sorted(getattr(module, "__all__", ()))
+
+
+def checked_in_files() -> list[Path]:
+    """What is tracked; where there is no git, everything outside the folders that tools make."""
+    if (ROOT / ".git").exists():
+        try:
+            listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+            return [ROOT / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
+        except (OSError, subprocess.CalledProcessError):
+            pass  # no git, or a checkout of another user's
+    made = {".git", ".venv", "build", "dist", "rootfs"}
+    found: list[Path] = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in made and not name.endswith(("_cache", "__pycache__"))]
+        found += [Path(folder, name) for name in names]
+    return found
+
+
+# In pieces, so that this file does not hold what it looks for. Hosts of packages, and places that one machine has.
+FOREIGN = re.compile(
+    "|".join(
+        (
+            r"pypi" + r"\.org",
+            r"python" + r"hosted\.org",
+            r"(deb|security|ftp|snapshot)" + r"\.debian\.org",
+            r"npm" + r"js\.(org|com)",
+            r"/opt/" + r"(pypi|wheels)",
+            r"/work/" + r"(main|shared)",
+            r"/tmp/" + r"venv",
+            r"\.py" + r"env/",
+            r"/home/" + r"(?!user/|you/)\w+/",
+            r"/Us" + r"ers/\w+/",
+            r"/root/" + r"\.",
+        )
+    )
+)
+
+
+def test_no_file_names_a_package_host_or_a_place_of_one_machine() -> None:
+    found = []
+    for path in checked_in_files():
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in FOREIGN.finditer(text)]
+    assert not found
+
+
+def test_the_constraints_pin_exactly_and_name_no_index() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", pin)] == []
+
+
+def test_the_command_line_starts_without_waiting_for_slow_libraries() -> None:
+    program = f"import sys, moorage.cli.main; print(*(name for name in {SLOW_IMPORTS!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
