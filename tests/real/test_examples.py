@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(os.geteuid() != 0, reason="mounting and chroot need root")]
+pytestmark = pytest.mark.real
+needs_compiler = pytest.mark.needs("static-cc")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PATIENCE_SECONDS = 20.0
@@ -91,6 +92,7 @@ def hello(hello_static: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
             process.kill()
 
 
+@needs_compiler
 def test_hello_static_is_built_into_one_static_binary_that_answers(
     hello: tuple[subprocess.Popen[bytes], Path],
 ) -> None:
@@ -99,6 +101,7 @@ def test_hello_static_is_built_into_one_static_binary_that_answers(
             assert connection.ask(path, b"{}") == (200, expected)
 
 
+@needs_compiler
 def test_hello_static_answers_a_call_that_comes_in_pieces(hello: tuple[subprocess.Popen[bytes], Path]) -> None:
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(hello[1]))
@@ -109,6 +112,7 @@ def test_hello_static_answers_a_call_that_comes_in_pieces(hello: tuple[subproces
     assert answer.endswith(b'{"Implements":["hello"]}\n')
 
 
+@needs_compiler
 def test_hello_static_ends_on_sigterm_with_0_and_removes_its_socket(
     hello: tuple[subprocess.Popen[bytes], Path],
 ) -> None:
