@@ -14,7 +14,7 @@ from moorage.executor import PLUGIN_NAMESPACE, Executor, ExitHandler
 from moorage.executor import open_executor as over_client
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("open_executor",)
+__all__ = ("open_executor", "runtime_below")
 
 
 @asynccontextmanager
@@ -37,9 +37,7 @@ async def open_executor(
     directory = Path(root)
     if not directory.is_absolute():
         raise errors.Invalid(f"cannot create containerd exec client: {directory} is not an absolute path")
-    chosen = runtime or RuntimeOptions()
-    if not chosen.root:
-        chosen = replace(chosen, root=str(directory / "runtime-root"))
+    chosen = runtime_below(directory, runtime)
     try:
         await run_blocking(lambda: directory.mkdir(mode=0o711, parents=True, exist_ok=True))
     except OSError as error:
@@ -48,3 +46,9 @@ async def open_executor(
         containers = BundledContainers(client, directory, runtime=chosen, timeouts=timeouts)
         async with over_client(containers, exit_handler, runtime=chosen, timeouts=timeouts) as executor:
             yield executor
+
+
+def runtime_below(root: Path, runtime: RuntimeOptions | None = None) -> RuntimeOptions:
+    """The runtime options of an executor with this root directory: the state of the runtime is below it too."""
+    chosen = runtime or RuntimeOptions()
+    return chosen if chosen.root else replace(chosen, root=str(root / "runtime-root"))

@@ -25,7 +25,7 @@ from moorage._lib.threads import run_blocking
 from moorage.containerd.client import connect
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("ADDRESS_LIMIT", "PrivateContainerd", "find_binary", "supervise")
+__all__ = ("ADDRESS_LIMIT", "PrivateContainerd", "check_machine", "find_binary", "supervise")
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,12 @@ def find_binary(name: str) -> str:
             f"cannot run containers: there is no {name} on this machine; install it (Debian: apt install {package})"
         )
     return found
+
+
+def check_machine() -> None:
+    """Raises: Unsupported naming the first command that is missing here and the package that brings it."""
+    for name in _NEEDED:
+        find_binary(name)
 
 
 class PrivateContainerd:
@@ -151,15 +157,13 @@ class PrivateContainerd:
         return os.fsencode(str(self._config)) in words and b"containerd" in os.path.basename(words[0])
 
     def _spawn(self) -> int:
-        binary = find_binary("containerd")
-        for needed in _NEEDED:
-            find_binary(needed)
+        check_machine()
         self._config.write_text(
             _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
         )
         with open(self._log, "ab") as output:
             self._child = subprocess.Popen(
-                [binary, "--config", str(self._config)],
+                [find_binary("containerd"), "--config", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

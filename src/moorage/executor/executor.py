@@ -47,12 +47,18 @@ class Executor:
     """
 
     def __init__(
-        self, client: ContainerClient, exit_handler: ExitHandler, runtime: RuntimeOptions, timeouts: Timeouts
+        self,
+        client: ContainerClient,
+        exit_handler: ExitHandler,
+        runtime: RuntimeOptions,
+        timeouts: Timeouts,
+        process_end: Callable[[int], Awaitable[None]],
     ) -> None:
         self._client = client
         self._handler = exit_handler
         self._runtime = runtime
         self._timeouts = timeouts
+        self._process_end = process_end
         self._removal = Removal(client, timeouts)
         self._held: dict[str, Held] = {}
         self._last_exits: dict[str, Exit] = {}
@@ -240,7 +246,7 @@ class Executor:
     async def _watch_pid(self, held: Held, pid: int) -> None:
         with held.watching:
             try:
-                await wait_for_end(pid)
+                await self._process_end(pid)
             except OSError as error:
                 log.warning("cannot watch process %d of %s, its exit will be known later: %s", pid, held.id, error)
                 return
@@ -360,12 +366,15 @@ async def open_executor(
     *,
     runtime: RuntimeOptions,
     timeouts: Timeouts = DEFAULT,
+    process_end: Callable[[int], Awaitable[None]] = wait_for_end,
 ) -> AsyncIterator[Executor]:
     """An executor over this client, until the block ends, which detaches it as ``aclose`` does.
 
+    ``process_end`` returns when the process with a pid has ended: the kernel's word, unless somebody simulates it.
+
     Raises: the kind of the cause, as "cannot create containerd exec client: ...", where containerd cannot be reached.
     """
-    executor = Executor(client, exit_handler, runtime, timeouts)
+    executor = Executor(client, exit_handler, runtime, timeouts, process_end)
     async with background_tasks() as tasks:
         failure: errors.MoorageError | None = await tasks.start(executor._serve)
         if failure is not None:

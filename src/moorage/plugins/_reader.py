@@ -60,9 +60,10 @@ class Notes:
         self._more = 0
 
     def wrong(self, path: str, text: str) -> None:
-        """Note an error; reading goes on with the default."""
-        if len(self._wrong) < _SHOWN:
-            self._wrong.append(f"{path}: {text}" if path else text)
+        """Note an error; reading goes on with the default. Raises: Invalid when there are enough of them."""
+        self._wrong.append(f"{path}: {text}" if path else text)
+        if len(self._wrong) == _SHOWN:
+            self.finish()
 
     def odd(self, path: str, text: str) -> None:
         """Note a warning."""

@@ -1,0 +1,70 @@
+"""The ``moorage`` command: finds its subcommands by name and imports only the one that is called."""
+
+import importlib
+import logging
+import sys
+
+import click
+
+from moorage import __version__, errors
+
+__all__ = ("main",)
+
+_COMMANDS = {
+    "doctor": "cmd_doctor",
+    "run": "cmd_run",
+    "version": "cmd_version",
+}
+
+
+class _Commands(click.Group):
+    """A group whose commands are modules: importing them all would cost more than most commands take."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"moorage.cli.{_COMMANDS[cmd_name]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Run Docker-format managed plugins on containerd, without a Docker daemon.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print data as JSON, one document a line.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what happens inside, on standard error.")
+@click.version_option(__version__, prog_name="moorage")
+@click.pass_context
+def _moorage(context: click.Context, as_json: bool, verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s",
+    )
+    context.obj = as_json
+
+
+def main() -> None:
+    """Run the command; failures are one sentence on standard error, status 1 (2 for a wrong call)."""
+    try:
+        status = _moorage(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        status = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        status = 130
+    except BrokenPipeError:
+        # whoever read our output has seen enough; Python would complain once more at its own end
+        sys.stderr.close()
+        status = 141
+    except errors.MoorageError as error:
+        click.echo(f"moorage: {error}", err=True)
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)

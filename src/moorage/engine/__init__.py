@@ -1,0 +1,1 @@
+"""What happens to plugins over time. So far: what one run in the foreground needs."""

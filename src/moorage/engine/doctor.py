@@ -1,0 +1,159 @@
+"""What is missing or wrong on this machine, and how to mend it. Looks only; a trial mount is taken down again.
+
+Everything here blocks.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from moorage import errors
+from moorage.containerd.supervisor import ADDRESS_LIMIT, find_binary
+from moorage.engine.mounts import mount_overlay, unmount_all_below
+
+__all__ = ("Finding", "Verdict", "examine")
+
+_LONGEST_SOCKET = len("/p/123456789012/s/") + 40  # the directory of a plugin's socket, and a generous file name
+_SOCKET_PATH_LIMIT = 107
+
+
+class Verdict(Enum):
+    """How bad a finding is."""
+
+    GOOD = "ok"
+    DOUBTFUL = "warning"
+    BAD = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+    advice: str = ""
+    """What to do; empty where nothing is wrong."""
+
+
+def examine(data: Path, state: Path) -> Iterator[Finding]:
+    """Look at everything that running plugins needs, with their data and run-time directories below these paths."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _permissions,
+        lambda: _command("containerd", "containerd"),
+        lambda: _command("containerd-shim-runc-v2", "containerd"),
+        lambda: _command("runc", "runc"),
+        _control_groups,
+        lambda: _data_directory(data),
+        lambda: _overlay(data),
+        lambda: _socket_paths(state),
+        _docker,
+    )
+    for check in checks:
+        yield check()
+
+
+def _permissions() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("permissions", Verdict.GOOD, "runs as root")
+    return Finding("permissions", Verdict.BAD, "does not run as root", "run moorage with sudo")
+
+
+def _command(name: str, package: str) -> Finding:
+    try:
+        return Finding(name, Verdict.GOOD, find_binary(name))
+    except errors.Unsupported:
+        return Finding(name, Verdict.BAD, "is not on this machine", f"install it (Debian: apt install {package})")
+
+
+def _control_groups() -> Finding:
+    root = Path("/sys/fs/cgroup")
+    controllers = root / "cgroup.controllers"
+    if controllers.exists():
+        return Finding("control groups", Verdict.GOOD, f"version 2 with {controllers.read_text().strip() or 'nothing'}")
+    missing = [name for name in ("devices", "memory", "pids", "freezer") if not os.path.ismount(root / name)]
+    if not missing:
+        kind = "hybrid" if os.path.ismount(root / "unified") else "version 1"
+        return Finding("control groups", Verdict.GOOD, kind)
+    return Finding(
+        "control groups",
+        Verdict.BAD,
+        f"not mounted: {', '.join(missing)}",
+        "mount them (Debian: apt install cgroupfs-mount)",
+    )
+
+
+def _data_directory(data: Path) -> Finding:
+    place = _existing(data)
+    if os.statvfs(place).f_flag & os.ST_NOEXEC:
+        return Finding(
+            "data directory",
+            Verdict.DOUBTFUL,
+            f"{data} is on a file system that is mounted noexec; plugins run only where overlay works",
+            f"mount {_mount_point(place)} without noexec, or choose another directory",
+        )
+    free = shutil.disk_usage(place).free // 2**20
+    if free < 100:
+        return Finding("data directory", Verdict.DOUBTFUL, f"{data} has only {free} MiB left", "free some space")
+    return Finding("data directory", Verdict.GOOD, f"{data} has {free} MiB left")
+
+
+def _overlay(data: Path) -> Finding:
+    if os.geteuid() != 0:
+        return Finding("overlay", Verdict.DOUBTFUL, "cannot be tried without root", "run moorage with sudo")
+    with tempfile.TemporaryDirectory(prefix="moorage-doctor-", dir=_existing(data)) as scratch:
+        lower = Path(scratch, "empty")
+        lower.mkdir()
+        try:
+            mount_overlay(lower, Path(scratch), Path(scratch, "seen"))
+        except errors.Unsupported as error:
+            return Finding("overlay", Verdict.DOUBTFUL, f"{error}; files are copied instead", "use ext4, xfs or btrfs")
+        finally:
+            unmount_all_below(Path(scratch))
+    return Finding("overlay", Verdict.GOOD, f"works in {data}")
+
+
+def _socket_paths(state: Path) -> Finding:
+    length = len(os.fsencode(state))
+    limit = min(_SOCKET_PATH_LIMIT - _LONGEST_SOCKET, ADDRESS_LIMIT - len("/containerd/c.sock"))
+    if length <= limit:
+        return Finding("socket paths", Verdict.GOOD, f"{state} is short enough")
+    return Finding(
+        "socket paths", Verdict.BAD, f"{state} has {length} bytes; sockets below it may not fit", f"use at most {limit}"
+    )
+
+
+def _docker() -> Finding:
+    """A dockerd on the system's containerd keeps its plugins in the namespace that is ours by default."""
+    running = [pid for pid in os.listdir("/proc") if pid.isdigit() and _name(pid) == "dockerd"]
+    if not running:
+        return Finding("dockerd", Verdict.GOOD, "does not run here")
+    return Finding(
+        "dockerd",
+        Verdict.DOUBTFUL,
+        f"runs here (pid {running[0]}); on one containerd it deletes the containers of others in its namespace",
+        "leave moorage on its own containerd, as is the default",
+    )
+
+
+def _name(pid: str) -> str:
+    try:
+        return Path("/proc", pid, "comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _mount_point(path: Path) -> Path:
+    while not os.path.ismount(path):
+        path = path.parent
+    return path

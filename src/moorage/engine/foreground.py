@@ -1,0 +1,255 @@
+"""One plugin in the foreground: start, output, ready, what it implements, stop. Reports values; prints nothing."""
+
+import os
+import signal as signals
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import anyio
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.containerd.types import Spec
+from moorage.engine.devices import resolve_devices
+from moorage.engine.entrypoint import explain
+from moorage.engine.package import PluginDirectory
+from moorage.engine.probe import HTTP_PROTOCOLS, Activation, activate, wait_until_listening
+from moorage.executor import ByteSink, Exit
+from moorage.plugins import Places, Settings, build_spec, cgroup_path, needs, socket_path
+from moorage.timeouts import Timeouts
+
+__all__ = (
+    "Ended",
+    "Foreground",
+    "Happened",
+    "Line",
+    "Plan",
+    "Ready",
+    "Report",
+    "Started",
+    "exit_status",
+    "make_plan",
+)
+
+LINE_LIMIT = 64 * 1024
+"""Longest line in bytes; a longer one is told in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plugin with its places on this machine, ready to run. All paths are the host's."""
+
+    id: str
+    spec: Spec
+    socket: str
+    root: Path
+    socket_directory: Path
+    propagated_mount: Path | None
+    speaks_http: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The process runs."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The socket accepts connections, this many seconds after the start."""
+
+    seconds: float
+    activation: Activation | None
+    """What the plugin says of itself; None for one that does not speak HTTP and was not asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of output, without its end."""
+
+    stream: str
+    at: datetime
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The process ended."""
+
+    exit: Exit
+
+
+Happened: TypeAlias = Started | Ready | Line | Ended
+Report = Callable[[Happened], None]
+
+
+class Executor(Protocol):
+    """What is needed of an executor here."""
+
+    async def create(self, id: str, spec: Spec, stdout: ByteSink, stderr: ByteSink) -> None:
+        """Start a container."""
+
+    async def signal(self, id: str, signal: int) -> None:
+        """Signal its first process. Raises: NotFound for one that is gone."""
+
+
+def make_plan(id: str, plugin: PluginDirectory, settings: Settings, state: Path, data: Path) -> Plan:
+    """Settle where everything of the plugin goes; looks at devices and mount sources, makes nothing (blocking).
+
+    Raises: Invalid naming the entry of the config that this machine cannot meet.
+    """
+    config = plugin.parsed.config
+    asked = needs(settings)
+    for source in asked.sources:
+        if not os.path.exists(source.path):
+            raise source.missing()
+    directory = state / "p" / id[:12]
+    propagated = data / "propagated-mount" if config.propagated_mount else None
+    places = Places(
+        rootfs=str(directory / "root"),
+        socket_directory=str(directory / "s"),
+        cgroup_path=cgroup_path(id),
+        propagated_mount=str(propagated) if propagated else None,
+        devices=resolve_devices(device.path for device in asked.devices),
+    )
+    return Plan(
+        id=id,
+        spec=build_spec(config, settings, places),
+        socket=socket_path(config, places),
+        root=directory / "root",
+        socket_directory=directory / "s",
+        propagated_mount=propagated,
+        speaks_http=config.interface.protocol_scheme in HTTP_PROTOCOLS,
+    )
+
+
+class Foreground:
+    """Runs one plan once. It is the executor's exit handler, too."""
+
+    def __init__(self, plan: Plan, report: Report, timeouts: Timeouts) -> None:
+        self._plan = plan
+        self._report = report
+        self._timeouts = timeouts
+        self._exit: Exit | None = None
+        self._ended = anyio.Event()
+        self._created = False
+        self._not_ready = False
+        self._patience = anyio.CancelScope()
+
+    async def handle_exit_event(self, id: str, exit: Exit) -> None:
+        """The executor's word that the process ended and is removed."""
+        self._exit = exit
+        self._ended.set()
+
+    async def run(self, executor: Executor) -> Exit:
+        """Start the plugin, tell when it is ready, and return its end. Cancelled, it stops the plugin first.
+
+        Raises: MoorageError where it cannot be started, in words; Unavailable where it does not become ready in time.
+        """
+        await self._create(executor)
+        try:
+            self._report(Started(self._plan))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._tell_when_ready, executor, anyio.current_time())
+                await self._ended.wait()
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                exit = await self._stop(executor)
+            self._report(Ended(exit))
+        if self._not_ready:
+            raise errors.Unavailable(
+                f"the plugin did not accept a connection on {self._plan.socket} within {self._timeouts.ready:g} s "
+                "and was stopped"
+            )
+        return exit
+
+    @property
+    def may_live(self) -> bool:
+        """Whether the process was started and its end is not known."""
+        return self._created and self._exit is None
+
+    def hurry(self) -> None:
+        """Kill the plugin at once where it is being stopped."""
+        self._patience.cancel()
+
+    async def _stop(self, executor: Executor) -> Exit:
+        """TERM, then KILL after the stop time-out; how the process ended.
+
+        Raises: Unavailable for a process that cannot be killed.
+        """
+        for number, within in ((signals.SIGTERM, self._timeouts.stop), (signals.SIGKILL, self._timeouts.killed)):
+            if self._exit is not None:
+                break
+            try:
+                await executor.signal(self._plan.id, number)
+            except errors.NotFound:
+                pass  # it ended just now; its exit is on the way
+            with anyio.move_on_after(within):
+                if number == signals.SIGTERM:
+                    with self._patience:
+                        await self._ended.wait()
+                else:
+                    await self._ended.wait()
+        if self._exit is None:
+            raise errors.Unavailable("cannot end the plugin: its process is still there after SIGKILL")
+        return self._exit
+
+    async def _create(self, executor: Executor) -> None:
+        plan = self._plan
+        try:
+            await executor.create(plan.id, plan.spec, _Lines("stdout", self._report), _Lines("stderr", self._report))
+        except errors.MoorageError as error:
+            reason = await run_blocking(lambda: explain(plan.spec, str(plan.root)))
+            raise type(error)(f"cannot start the plugin: {f'{reason} ({error})' if reason else error}") from error
+        self._created = True
+
+    async def _tell_when_ready(self, executor: Executor, started_at: float) -> None:
+        deadline = started_at + self._timeouts.ready
+        ready = await wait_until_listening(
+            self._plan.socket, lambda: self._ended.is_set() or anyio.current_time() > deadline
+        )
+        if ready:
+            seconds = anyio.current_time() - started_at
+            activation = None
+            if self._plan.speaks_http:
+                activation = await activate(self._plan.socket, self._timeouts.activate)
+            self._report(Ready(seconds, activation))
+        elif not self._ended.is_set():
+            self._not_ready = True
+            await self._stop(executor)
+
+
+class _Lines:
+    """A byte sink that reports lines with their time."""
+
+    def __init__(self, stream: str, report: Report) -> None:
+        self._stream = stream
+        self._report = report
+        self._rest = b""
+
+    async def write(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._tell(line)
+        while len(self._rest) > LINE_LIMIT:
+            self._tell(self._rest[:LINE_LIMIT])
+            self._rest = self._rest[LINE_LIMIT:]
+
+    async def close(self) -> None:
+        if self._rest:
+            self._tell(self._rest)
+            self._rest = b""
+
+    def _tell(self, line: bytes) -> None:
+        text = line.removesuffix(b"\r").decode(errors="backslashreplace")
+        self._report(Line(self._stream, datetime.now(UTC), text))
+
+
+def exit_status(exit: Exit) -> int:
+    """What a shell would say of this end: the code, 128 + n for signal n; 1 where nobody knows it."""
+    return 1 if exit.code is None else exit.code

@@ -1,0 +1,95 @@
+"""The only mount(2) and umount2(2) calls. All of them block: call them in a worker thread.
+
+The standard library has no binding for them, and the ``mount`` command reports no error number.
+Source: mount(2), umount(2), Linux ``include/uapi/linux/mount.h``.
+"""
+
+import ctypes
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+from moorage import errors
+from moorage._lib.threads import mount_points_below
+
+__all__ = ("bind_copy", "bind_shared", "mount_overlay", "unmount_all_below")
+
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_SHARED = 1 << 20
+_MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+
+def bind_shared(directory: Path) -> None:
+    """Make a directory a shared mount of its own, so that what is mounted inside shows on both sides of a container.
+
+    The root mount of small machines and of containers is private; without this a mount made inside stays there.
+    """
+    _mount(str(directory), directory, "none", _MS_BIND | _MS_REC)
+    _mount("none", directory, "none", _MS_SHARED | _MS_REC)
+
+
+def mount_overlay(lower: Path, scratch: Path, target: Path) -> None:
+    """Show ``lower`` at ``target`` with every change kept in ``scratch/upper``. Makes the directories it needs.
+
+    Raises: Unsupported where the kernel or the file system of ``scratch`` cannot do it.
+    """
+    # Colons, commas and backslashes have a meaning in the options: a link with a plain name stands for the path.
+    link, upper, work = scratch / "lower", scratch / "upper", scratch / "work"
+    link.unlink(missing_ok=True)
+    link.symlink_to(lower)
+    for directory in (upper, work, target):
+        directory.mkdir(parents=True, exist_ok=True)
+    lower_status = os.stat(lower)
+    os.chmod(upper, lower_status.st_mode & 0o7777)
+    os.chown(upper, lower_status.st_uid, lower_status.st_gid)
+    try:
+        _mount("overlay", target, "overlay", 0, f"lowerdir={link},upperdir={upper},workdir={work}")
+    except OSError as error:
+        raise errors.Unsupported(f"cannot lay an overlay over {lower} in {scratch}: {error.strerror}") from error
+
+
+def bind_copy(original: Path, copy: Path, target: Path) -> None:
+    """Show a copy of a directory at ``target``, for file systems that cannot carry an overlay.
+
+    Raises: Unavailable where it cannot be copied, a full disk for one.
+    """
+    for directory in (copy, target):
+        directory.mkdir(parents=True, exist_ok=True)
+    # cp, because the standard library's copy keeps neither owners nor hard links nor devices
+    done = subprocess.run(["cp", "-a", f"{original}/.", str(copy)], capture_output=True, check=False)
+    if done.returncode:
+        raise errors.Unavailable(f"cannot copy {original}: {done.stderr.decode(errors='replace').strip()}")
+    _mount(str(copy), target, "none", _MS_BIND)
+
+
+def unmount_all_below(directory: Path) -> None:
+    """Unmount everything at or below a directory, deepest first, stacked mounts included.
+
+    What is busy is detached: it goes when its last user does. Raises: OSError for what cannot even be detached.
+    """
+    for point in mount_points_below(directory):
+        try:
+            _unmount(point, 0)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                _unmount(point, _MNT_DETACH)
+            elif error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted any more, with what it stood on
+                raise
+
+
+def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> None:
+    if _libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, os.fsencode(data) or None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))
+
+
+def _unmount(target: Path, flags: int) -> None:
+    if _libc.umount2(os.fsencode(target), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))

@@ -1,0 +1,59 @@
+"""A plugin as a directory: ``config.json`` beside ``rootfs/``."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from moorage import errors
+from moorage.plugins import ParsedConfig, parse_config
+
+__all__ = ("CONFIG_LIMIT", "PluginDirectory", "load_directory")
+
+CONFIG_LIMIT = 1024 * 1024
+"""Most bytes of a config.json; the largest that is known has some ten thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginDirectory:
+    """A plugin that lies unpacked on this machine."""
+
+    path: Path
+    parsed: ParsedConfig
+
+    @property
+    def rootfs(self) -> Path:
+        """Its root file system."""
+        return self.path / "rootfs"
+
+
+def load_directory(path: Path) -> PluginDirectory:
+    """Read and check a plugin's directory (blocking).
+
+    Raises: NotFound for a directory or part that is not there; Invalid for one that is something else, or for a
+    config that is wrong, with the path of the value.
+    """
+    path = Path(os.path.abspath(path))
+    _check_directory(path, "plugin")
+    config = path / "config.json"
+    try:
+        with open(config, "rb") as file:
+            raw = file.read(CONFIG_LIMIT + 1)
+    except FileNotFoundError as error:
+        raise errors.NotFound(f"cannot run {path}: there is no config.json in it") from error
+    except OSError as error:
+        raise errors.Invalid(f"cannot read {config}: {error.strerror}") from error
+    if len(raw) > CONFIG_LIMIT:
+        raise errors.Invalid(f"cannot read {config}: it has more than {CONFIG_LIMIT} bytes")
+    try:
+        parsed = parse_config(raw)
+    except errors.Invalid as error:
+        raise errors.Invalid(f"cannot use {config}: {error}") from error
+    _check_directory(path / "rootfs", "root file system")
+    return PluginDirectory(path, parsed)
+
+
+def _check_directory(path: Path, what: str) -> None:
+    if not path.exists():
+        raise errors.NotFound(f"cannot run the plugin: there is no {what} at {path}")
+    if not path.is_dir():
+        raise errors.Invalid(f"cannot run the plugin: its {what}, {path}, is not a directory")
