@@ -1,14 +1,18 @@
 import ast
 import importlib
+import importlib.metadata
 import os
 import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
@@ -138,10 +142,27 @@ def test_no_file_names_a_package_host_or_a_place_of_one_machine() -> None:
     assert not found
 
 
-def test_the_constraints_pin_exactly_and_name_no_index() -> None:
+def pins() -> list[str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", pin)] == []
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_constraints_pin_exactly_and_name_no_index() -> None:
+    assert [pin for pin in pins() if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", pin)] == []
+
+
+def test_everything_that_is_installed_to_run_and_to_develop_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    waiting = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    pinned = {canonicalize_name(pin.partition("==")[0]) for pin in pins()}
+    seen: set[str] = set()
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        if name not in seen:
+            seen.add(name)
+            needed = [Requirement(text) for text in importlib.metadata.requires(name) or ()]
+            waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    assert seen <= pinned
 
 
 def test_the_command_line_starts_without_waiting_for_slow_libraries() -> None:
