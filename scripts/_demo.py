@@ -73,6 +73,14 @@ def processes() -> set[Process]:
     return {process for process in alive if process.pid in pids}
 
 
+def plugin_pid() -> int:
+    """The plugin's process, which is the shim's only child."""
+    shims = {process.pid for process in processes() if process.name.startswith("containerd-shim")}
+    children = [process.pid for process, (parent, _) in living().items() if parent in shims]
+    must(len(children) == 1, f"there should be one process below the containerd-shim, but there are {children}")
+    return children[0]
+
+
 def mounts() -> list[str]:
     return Path("/proc/self/mountinfo").read_text().splitlines()
 
@@ -310,7 +318,8 @@ def look_for_leftovers(before: Traces, during: Traces, id_: str, own: list[Path]
     def none_left(step: str, there: int, what: str, left: Callable[[], list[str]]) -> None:
         must(there > 0, f"of {what} nothing was found while the plugin ran, so nothing can be said about them now")
         found = settled(left)
-        must(not found, f"left behind of {what}:" + "".join(f"\n    {each}" for each in found))
+        hint = " (or somebody else ran something meanwhile: then run the demo again)"
+        must(not found, f"left behind of {what}{hint}:" + "".join(f"\n    {each}" for each in found))
         show(step, f"{there} {what} while it ran, none of them left")
 
     def left_processes() -> list[str]:
@@ -343,10 +352,10 @@ def demonstrate(moorage: Path) -> None:
     must(not before.processes, "a process carries our mark before anything is started")
     run = Run(moorage)
     try:
-        id_ = text_of(run.expect("starting", START_SECONDS), "id")
+        run.expect("starting", START_SECONDS)
         started = run.expect("started", START_SECONDS)
         ready = run.expect("ready", START_SECONDS)
-        pid, socket_path = started.get("pid"), text_of(started, "socket")
+        id_, socket_path, pid = text_of(started, "id"), text_of(started, "socket"), plugin_pid()
         own = [Path(text_of(started, key)) for key in ("socket", "root", "propagated_mount")]
         show("start", f"the plugin is process {pid} on {socket_path}")
         show("", f"ready after {ready.get('seconds')} s, implements {ready.get('implements')}")
