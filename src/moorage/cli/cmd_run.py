@@ -75,7 +75,7 @@ class _Teller:
                     self._say(f"propagated mount {plan.propagated_mount}")
             case Ready(seconds):
                 self._say(f"ready after {seconds:.3f} s{_implements(happened)}")
-            case Ended(exit):
+            case Ended(exit, reason):
                 how = "ended"
                 if exit.oom:
                     how = "was killed for want of memory"
@@ -83,7 +83,7 @@ class _Teller:
                     how = f"was killed by {exit.signal}"
                 elif exit.code is not None:
                     how = f"ended with status {exit.code}"
-                self._say(f"the plugin {how}")
+                self._say(f"the plugin {how}{f': {reason}' if reason else ''}")
 
     def starting(self, directory: Path) -> None:
         self._say(f"starting {directory}")
@@ -111,8 +111,8 @@ class _JsonTeller:
                 implements = activation.implements if activation else None
                 problem = activation.problem if activation else ""
                 self._print("ready", seconds=round(seconds, 6), implements=implements, problem=problem)
-            case Ended(exit):
-                self._print("exit", code=exit.code, signal=exit.signal, oom=exit.oom)
+            case Ended(exit, reason):
+                self._print("exit", code=exit.code, signal=exit.signal, oom=exit.oom, reason=reason)
 
     def starting(self, directory: Path) -> None:
         self._print("starting", directory=str(directory), time=datetime.now(UTC).isoformat())

@@ -81,6 +81,8 @@ class Ended:
     """The process ended."""
 
     exit: Exit
+    reason: str = ""
+    """Why it never ran, where that can be told: the runtime only knows when the kernel refuses to run the file."""
 
 
 Happened: TypeAlias = Started | Ready | Line | Ended
@@ -138,6 +140,7 @@ class Foreground:
         self._ended = anyio.Event()
         self._created = False
         self._not_ready = False
+        self._was_ready = False
         self._patience = anyio.CancelScope()
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
@@ -160,7 +163,8 @@ class Foreground:
         finally:
             with anyio.CancelScope(shield=True):
                 exit = await self._stop(executor)
-            self._report(Ended(exit))
+                reason = "" if self._was_ready or exit.code == 0 else await self._explain()
+            self._report(Ended(exit, reason))
         if self._not_ready:
             raise errors.Unavailable(
                 f"the plugin did not accept a connection on {self._plan.socket} within {self._timeouts.ready:g} s "
@@ -204,9 +208,12 @@ class Foreground:
         try:
             await executor.create(plan.id, plan.spec, _Lines("stdout", self._report), _Lines("stderr", self._report))
         except errors.MoorageError as error:
-            reason = await run_blocking(lambda: explain(plan.spec, str(plan.root)))
+            reason = await self._explain()
             raise type(error)(f"cannot start the plugin: {f'{reason} ({error})' if reason else error}") from error
         self._created = True
+
+    async def _explain(self) -> str:
+        return await run_blocking(lambda: explain(self._plan.spec, str(self._plan.root)))
 
     async def _tell_when_ready(self, executor: Executor, started_at: float) -> None:
         deadline = started_at + self._timeouts.ready
@@ -214,6 +221,7 @@ class Foreground:
             self._plan.socket, lambda: self._ended.is_set() or anyio.current_time() > deadline
         )
         if ready:
+            self._was_ready = True
             seconds = anyio.current_time() - started_at
             activation = None
             if self._plan.speaks_http:

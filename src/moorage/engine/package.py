@@ -47,7 +47,7 @@ def load_directory(path: Path) -> PluginDirectory:
     try:
         parsed = parse_config(raw)
     except errors.Invalid as error:
-        raise errors.Invalid(f"cannot use {config}: {error}") from error
+        raise errors.Invalid(f"{path}: {error}") from error
     _check_directory(path / "rootfs", "root file system")
     return PluginDirectory(path, parsed)
 

@@ -111,6 +111,8 @@ def prepare(plan: Plan, rootfs: Path, pair: Pair) -> None:
     """Make what the plan names: the root with every change kept apart, socket and propagated directory (blocking).
 
     The plugin's own directory is never written to. Where overlay cannot be used its files are copied.
+
+    Raises: Unsupported where they could not be run from the copy.
     """
     user = plan.spec["process"]["user"]
     plan.socket_directory.mkdir(mode=0o700, parents=True)
@@ -118,6 +120,11 @@ def prepare(plan: Plan, rootfs: Path, pair: Pair) -> None:
     try:
         mount_overlay(rootfs, pair.data, plan.root)
     except errors.Unsupported as error:
+        if os.statvfs(pair.data).f_flag & os.ST_NOEXEC:
+            raise errors.Unsupported(
+                f"cannot run the plugin from {pair.data.parent}: it is mounted noexec, and overlay, which would not "
+                "mind, cannot be used there; set TMPDIR to a directory on another file system"
+            ) from error
         log.warning("%s; using a copy", error)
         bind_copy(rootfs, pair.changes, plan.root)
     if plan.propagated_mount is not None:
