@@ -8,5 +8,22 @@ from moorage.containerd.client import Client as Client
 from moorage.containerd.client import check_identifier as check_identifier
 from moorage.containerd.client import connect as connect
 from moorage.containerd.events import subscribe as subscribe
+from moorage.containerd.stdio import FifoReader as FifoReader
+from moorage.containerd.stdio import Stdio as Stdio
+from moorage.containerd.stdio import make_fifos as make_fifos
+from moorage.containerd.stdio import open_stdio as open_stdio
+from moorage.containerd.supervisor import PrivateContainerd as PrivateContainerd
+from moorage.containerd.supervisor import supervise as supervise
 
-__all__ = ("Client", "check_identifier", "connect", "subscribe")
+__all__ = (
+    "Client",
+    "FifoReader",
+    "PrivateContainerd",
+    "Stdio",
+    "check_identifier",
+    "connect",
+    "make_fifos",
+    "open_stdio",
+    "subscribe",
+    "supervise",
+)
