@@ -2,6 +2,7 @@ import json
 import shlex
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,13 @@ def test_c03_the_running_spec_and_the_api_show_the_same_settings() -> None:
         each["source"] for each in spec["mounts"] if each["destination"] in ("/state", "/fixed")
     ]
     assert [each["Path"] for each in shown["Devices"]] == [each["path"] for each in spec["linux"]["devices"]]
+
+
+def test_c03_overrides_can_be_stored_and_read_back() -> None:
+    made = apply_settings(FULL, NO_OVERRIDES, ["DEBUG=1", "state=/b", "opts=a b"], secrets=["fuse=/dev/null"])
+    for overrides in (made, NO_OVERRIDES):
+        stored = json.dumps(msgspec.to_builtins(overrides))
+        assert msgspec.convert(json.loads(stored), Overrides) == overrides
 
 
 def test_c04_the_field_may_be_given_or_left_out() -> None:

@@ -357,7 +357,12 @@ def test_c06_an_empty_source_or_path_is_off_until_set() -> None:
 
 def test_c06_what_must_be_looked_up_is_said_before() -> None:
     config = parsed(
-        mounts=[bind("/a", "/1"), bind("/b", ""), bind("/c", "tmpfs", type="tmpfs", options=[]), bind("/d", "/2")],
+        mounts=[
+            bind("/a", "/1"),
+            bind("/b", ""),
+            bind("/c", "tmpfs", type="tmpfs", options=[]),
+            bind("/d", "/2", type="none", options=["bind"]),
+        ],
         linux={"devices": [{"path": "/dev/fuse"}, {"path": ""}]},
     )
     found = needs(effective_settings(config, NO_OVERRIDES))

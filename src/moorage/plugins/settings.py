@@ -123,7 +123,7 @@ def effective_settings(config: Config, overrides: Overrides) -> Settings:
 
 def rebase(config: Config, overrides: Overrides) -> Rebased:
     """Move overrides to another config: those whose entry is gone or can no longer be set are dropped, and named."""
-    targets = {(each.kind, each.name): each for each in reversed(_targets(config)) if each.is_settable}
+    targets = {(each.kind, each.name) for each in _targets(config) if each.is_settable}
     kept = Overrides(
         env=tuple(pair for pair in overrides.env if ("env", pair[0]) in targets),
         mounts=tuple(pair for pair in overrides.mounts if ("mount", pair[0]) in targets),
