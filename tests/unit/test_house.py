@@ -81,7 +81,16 @@ def test_every_module_states_its_one_job(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=name_of)
+def test_the_root_package_exports_by_name_what_it_only_imports_when_used() -> None:
+    import moorage
+
+    assert list(moorage.__all__) == sorted(moorage.__all__)
+    assert all(getattr(moorage, name) is not None for name in moorage.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        moorage.__getattr__("nonsense")
+
+
+@pytest.mark.parametrize("package", [each for each in PACKAGES if each.name != "moorage"], ids=name_of)
 def test_a_package_exports_what_it_imports_by_name_and_nothing_else(package: Path) -> None:
     exported: list[str] = []
     for node in ast.parse((package / "__init__.py").read_text()).body:
