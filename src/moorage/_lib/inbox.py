@@ -10,10 +10,40 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from moorage import errors
+
 __all__ = ("Inboxes",)
 
 Key = TypeVar("Key")
 Job = Callable[[], Awaitable[None]]
+
+
+class _Entry:
+    """A job that somebody may wait for."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._done = anyio.Event()
+        self._failure: Exception | None = None
+
+    async def run(self) -> None:
+        try:
+            await self._job()
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            self._failure = error
+        except BaseException:
+            self.abandon()
+            raise
+        self._done.set()
+
+    def abandon(self) -> None:
+        self._failure = errors.Conflict("cannot finish: its worker was stopped")
+        self._done.set()
+
+    async def wait(self) -> None:
+        await self._done.wait()
+        if self._failure is not None:
+            raise self._failure
 
 
 class Inboxes(Generic[Key]):
@@ -21,41 +51,36 @@ class Inboxes(Generic[Key]):
 
     def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
-        self._waiting: dict[Key, deque[Job]] = {}
+        self._waiting: dict[Key, deque[_Entry]] = {}
 
     def put(self, key: Key, job: Job) -> None:
-        """Queue a job and go on. The job must not raise: nobody would hear it but the task group."""
-        if key in self._waiting:
-            self._waiting[key].append(job)
-        else:
-            self._waiting[key] = deque([job])
-            self._tasks.start_soon(self._work, key)
+        """Queue a job and go on. What it raises is heard by nobody."""
+        self._put(key, _Entry(job))
 
     async def run(self, key: Key, job: Job) -> None:
         """Queue a job and wait for its end; what it raises is raised here.
 
         A caller that is cancelled stops waiting; the job goes on, because it may be half-way.
+
+        Raises: Conflict where the task group ends before the job.
         """
-        done = anyio.Event()
-        failure: list[Exception] = []
+        entry = _Entry(job)
+        self._put(key, entry)
+        await entry.wait()
 
-        async def report() -> None:
-            try:
-                await job()
-            except Exception as error:  # noqa: BLE001 - handed to the caller, who waits for it
-                failure.append(error)
-            finally:
-                done.set()
-
-        self.put(key, report)
-        await done.wait()
-        if failure:
-            raise failure[0]
+    def _put(self, key: Key, entry: _Entry) -> None:
+        if key in self._waiting:
+            self._waiting[key].append(entry)
+        else:
+            self._waiting[key] = deque([entry])
+            self._tasks.start_soon(self._work, key)
 
     async def _work(self, key: Key) -> None:
-        jobs = self._waiting[key]
+        entries = self._waiting[key]
         try:
-            while jobs:
-                await jobs.popleft()()
+            while entries:
+                await entries.popleft().run()
         finally:
             del self._waiting[key]
+            for entry in entries:
+                entry.abandon()

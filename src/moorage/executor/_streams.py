@@ -34,20 +34,31 @@ class Streams:
         return self._attached
 
     async def wait(self, within: float) -> bool:
-        """Whether both streams have come to their end, waited for at most ``within`` seconds."""
-        if self._attached is not None:
-            with anyio.move_on_after(within):
+        """Whether both streams have come to their end, waited for at most ``within`` seconds.
+
+        A taker that fails has taken what it takes: its failure is logged, and the run goes on to its end.
+        """
+        if self._attached is None:
+            return True
+        with anyio.move_on_after(within):
+            try:
                 await self._attached.wait()
-                return True
-        return self._attached is None
+            except Exception:
+                log.exception("whoever takes the output of %s failed", self._id)
+            return True
+        return False
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the streams were handed over: they cannot be a second time."""
+        return self._stdio is not None
 
     async def close(self) -> None:
         """Stop reading, whoever still writes, and let the copies end. May be repeated."""
         if self._stdio is not None:
             self._stdio.close()
-        closing = getattr(self._attach, "close", None)
-        if closing is not None:
-            await closing()
+        if isinstance(self._attach, Copies):
+            await self._attach.close()
 
 
 class Copies:

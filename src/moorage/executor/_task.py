@@ -33,6 +33,7 @@ class Held:
     ended: Removed | None = None
     """How it ended, once the task is deleted; record and directory may still be there."""
 
+    look_queued: bool = False
     watching: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     def exit(self) -> Exit:
@@ -47,6 +48,30 @@ def signal_name(code: int | None) -> str | None:
         return signals.Signals(code - 128).name if code is not None and code > 128 else None
     except ValueError:
         return None
+
+
+class LastExits:
+    """How runs ended, the newest few thousand: whoever gives each run an id of its own must not make us grow for ever."""
+
+    LIMIT = 4096
+
+    def __init__(self) -> None:
+        self._exits: dict[str, Exit] = {}
+
+    def find(self, id: str) -> Exit | None:
+        """The last exit of this id, None where nothing is known."""
+        return self._exits.get(id)
+
+    def forget(self, id: str) -> None:
+        """The id begins anew."""
+        self._exits.pop(id, None)
+
+    def remember(self, exit: Exit) -> None:
+        """Keep this exit, and drop the oldest of too many."""
+        self.forget(exit.id)
+        self._exits[exit.id] = exit
+        while len(self._exits) > self.LIMIT:
+            del self._exits[next(iter(self._exits))]
 
 
 class Removal:

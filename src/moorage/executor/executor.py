@@ -19,7 +19,7 @@ from moorage.executor import _machine as machine
 from moorage.executor._io_owner import io_owner
 from moorage.executor._machine import Do, Happening
 from moorage.executor._streams import Copies, Streams
-from moorage.executor._task import Held, Removal
+from moorage.executor._task import Held, LastExits, Removal
 from moorage.executor.protocols import (
     INIT_PROCESS_NAME,
     RUN_LABEL,
@@ -61,7 +61,7 @@ class Executor:
         self._process_end = process_end
         self._removal = Removal(client, timeouts)
         self._held: dict[str, Held] = {}
-        self._last_exits: dict[str, Exit] = {}
+        self._last_exits = LastExits()
         self._closing = anyio.Event()
         self._closed = anyio.Event()
         self._tasks: TaskGroup
@@ -87,12 +87,12 @@ class Executor:
         Source: rows E01 to E14 of docs/reference/executor.md.
         """
         held = self._hold(id, secrets.token_hex(8), stdout, stderr, attach)
-        self._last_exits.pop(id, None)
-        uid, gid = io_owner(spec)
-        options = replace(self._runtime, io_uid=uid, io_gid=gid)
-        all_labels = {**(labels or {}), RUN_LABEL: held.run_id}
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._let_go, held)
+            self._last_exits.forget(id)
+            uid, gid = io_owner(spec)
+            options = replace(self._runtime, io_uid=uid, io_gid=gid)
+            all_labels = {**(labels or {}), RUN_LABEL: held.run_id}
             await self._make_record(
                 id, lambda: self._client.create(id, spec, options, rootfs=rootfs, labels=all_labels)
             )
@@ -132,7 +132,7 @@ class Executor:
                 return True
             exit = await self._removal.bury(held)
         if exit is not None:
-            self._last_exits[id] = exit
+            self._last_exits.remember(exit)
         return False
 
     async def is_running(self, id: str) -> bool:
@@ -152,7 +152,8 @@ class Executor:
     async def process_event(self, id: str, event: Event) -> None:
         """Take an event of this id into account; only exits of a held container's first process count.
 
-        Returns when everything that follows from it is done, the exit handler included.
+        Returns when what follows from it is done, the exit handler included. An exit that containerd does not
+        confirm yet is asked for again later, without this call.
 
         Raises: what the exit handler raises.
         """
@@ -162,8 +163,11 @@ class Executor:
             await self._inboxes.run(id, lambda: self._feed(held, seen))
 
     def last_exit(self, id: str) -> Exit | None:
-        """How the last run of this id ended, until the next ``create`` of it; None where nothing is known."""
-        return self._last_exits.get(id)
+        """How the last run of this id ended, until the next ``create`` of it; None where nothing is known.
+
+        Of ids that are never used again only the newest few thousand are kept.
+        """
+        return self._last_exits.find(id)
 
     async def aclose(self) -> None:
         """Let go of everything: streams, watching, sinks. Running tasks stay as they are. May be repeated."""
@@ -205,6 +209,12 @@ class Executor:
 
     def _compare(self) -> None:
         for held in self._held.values():
+            self._look(held)
+
+    def _look(self, held: Held) -> None:
+        """Ask for a comparison, unless one is waiting: a shim that hangs must not pile them up."""
+        if not held.look_queued:
+            held.look_queued = True
             self._queue(held, machine.Look())
 
     async def _compare_now_and_then(self) -> None:
@@ -292,6 +302,8 @@ class Executor:
         try:
             return await self._client.start(held.id, "", False, held.streams.attach)
         except errors.Conflict as error:
+            if held.streams.is_attached:
+                raise
             log.info("clearing what is left of an earlier task of %s: %s", held.id, error)
             # The record is ours and new, so whatever has a task under it is a leftover that nobody can reach.
             await self._client.delete_task(held.id)
@@ -304,12 +316,14 @@ class Executor:
             try:
                 await self._feed(held, happening)
             except Exception:
-                log.exception("the exit handler failed for %s", held.id)
+                log.exception("handling %s of %s failed", type(happening).__name__, held.id)
 
         self._inboxes.put(held.id, handle)
 
     async def _feed(self, held: Held, happening: Happening | None) -> None:
         """Run the machine until it has nothing more to do. Only the id's inbox calls this, one at a time."""
+        if isinstance(happening, machine.Look):
+            held.look_queued = False
         while happening is not None:
             held.run, do = machine.step(held.run, happening)
             happening = await self._do(held, do)
@@ -340,11 +354,12 @@ class Executor:
 
     async def _look_later(self, held: Held) -> None:
         await anyio.sleep(next(held.again))
-        self._queue(held, machine.Look())
+        self._look(held)
 
     async def _deliver(self, held: Held) -> None:
         held.watching.cancel()
-        exit = self._last_exits[held.id] = held.exit()
+        exit = held.exit()
+        self._last_exits.remember(exit)
         del self._held[held.id]
         await self._handler.handle_exit_event(held.id, exit)
 
