@@ -51,7 +51,7 @@ def signal_name(code: int | None) -> str | None:
 
 
 class LastExits:
-    """How runs ended, the newest few thousand: whoever gives each run an id of its own must not make us grow for ever."""
+    """How runs ended, the newest few thousand: ids that are used once must not make us grow for ever."""
 
     LIMIT = 4096
 

@@ -152,8 +152,7 @@ class Executor:
     async def process_event(self, id: str, event: Event) -> None:
         """Take an event of this id into account; only exits of a held container's first process count.
 
-        Returns when what follows from it is done, the exit handler included. An exit that containerd does not
-        confirm yet is asked for again later, without this call.
+        Returns when what follows is done, the exit handler included; what containerd does not confirm yet is asked later.
 
         Raises: what the exit handler raises.
         """
