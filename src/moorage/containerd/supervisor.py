@@ -5,10 +5,12 @@ It runs in a session of its own, so that it and the containers outlive us. Every
 lock, looks whether one runs, and starts one only if not: two at once wait for each other and share it.
 """
 
+import errno
 import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,18 +40,23 @@ _NEEDED = {
     "containerd-shim-runc-v2": "containerd",
     "runc": "runc",
 }
+_LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is put aside at the next start
 _POLL = 0.005  # seconds between two looks at a containerd that is about to serve
 
-# What a plugin engine has no use for, and what only costs start-up time. The old linux runtime stays in: without it
-# containerd 1.6 serves no tasks at all.
+# What a plugin engine has no use for, and what only costs start-up time; names that a version does not know are ignored.
+# The old linux runtime stays in: without it containerd 1.6 serves no tasks at all.
 _CONFIG = """\
 version = 2
 root = {root}
 state = {state}
 disabled_plugins = [
+  "io.containerd.cri.v1.images",
+  "io.containerd.cri.v1.runtime",
   "io.containerd.grpc.v1.cri",
   "io.containerd.internal.v1.opt",
   "io.containerd.internal.v1.restart",
+  "io.containerd.nri.v1.nri",
+  "io.containerd.podsandbox.controller.v1.podsandbox",
   "io.containerd.snapshotter.v1.aufs",
   "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper",
@@ -58,6 +65,9 @@ disabled_plugins = [
 
 [grpc]
   address = {address}
+
+[debug]
+  level = "warn"
 
 [timeouts]
   # A shim that is slow to answer when containerd starts again is killed with its container after this time.
@@ -116,6 +126,7 @@ class PrivateContainerd:
         async with hold_lock(self._lock):
             pid = await run_blocking(self.find)
             if pid is None:
+                self._refuse_to_take_a_socket()
                 pid = await run_blocking(self._spawn)
             await self._wait_until_serving(pid)
             return pid
@@ -156,11 +167,19 @@ class PrivateContainerd:
             return False
         return os.fsencode(str(self._config)) in words and b"containerd" in os.path.basename(words[0])
 
+    def _refuse_to_take_a_socket(self) -> None:
+        # A second containerd would take the socket of one with other directories, which then lives on unreachable.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+            if client.connect_ex(self.address) in (0, errno.EAGAIN):
+                raise errors.Conflict(f"cannot start containerd: another program listens on {self.address}")
+
     def _spawn(self) -> int:
         check_machine()
         self._config.write_text(
             _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
         )
+        if self._log.exists() and self._log.stat().st_size > _LOG_LIMIT:
+            self._log.replace(self._log.with_suffix(".log.1"))
         with open(self._log, "ab") as output:
             self._child = subprocess.Popen(
                 [find_binary("containerd"), "--config", str(self._config)],

@@ -152,7 +152,7 @@ class Executor:
     async def process_event(self, id: str, event: Event) -> None:
         """Take an event of this id into account; only exits of a held container's first process count.
 
-        Returns when what follows is done, the exit handler included; what containerd does not confirm yet is asked later.
+        Returns when what follows is done, the exit handler included; what is not confirmed yet is asked for later.
 
         Raises: what the exit handler raises.
         """
