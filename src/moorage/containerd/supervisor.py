@@ -43,8 +43,8 @@ _NEEDED = {
 _LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is put aside at the next start
 _POLL = 0.005  # seconds between two looks at a containerd that is about to serve
 
-# What a plugin engine has no use for, and what only costs start-up time; names that a version does not know are ignored.
-# The old linux runtime stays in: without it containerd 1.6 serves no tasks at all.
+# What a plugin engine has no use for, and what only costs start-up time; names that a version does not know are
+# ignored. The old linux runtime stays in: without it containerd 1.6 serves no tasks at all.
 _CONFIG = """\
 version = 2
 root = {root}
