@@ -22,7 +22,6 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize="CI" in os.environ,
-    database=None if "CI" in os.environ else settings.default.database,
 )
 settings.load_profile("moorage")
 
@@ -78,7 +77,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test the marker of its folder where it bears none, its limit, and a skip where a peer is missing."""
     for item in items:
         group = item.path.relative_to(FOLDER).parts[0]
@@ -86,7 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("real" if group in REAL_FOLDERS else "quick")
         if group == "unit" and item.get_closest_marker("real"):
             raise pytest.UsageError(f"{item.nodeid}: a test in unit/ needs no peer, so it cannot be marked real")
-        if item.get_closest_marker("timeout") is None:
+        if item.get_closest_marker("timeout") is None and config.getoption("--timeout") is None:
             limit = next(seconds for name, seconds in LIMITS.items() if item.get_closest_marker(name))
             item.add_marker(pytest.mark.timeout(limit))
         peers = [peer for mark in item.iter_markers("needs") for peer in mark.args]

@@ -109,10 +109,11 @@ def checked_in_files() -> list[Path]:
             return [ROOT / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
         except (OSError, subprocess.CalledProcessError):
             pass  # no git, or a checkout of another user's
-    made = {".git", ".venv", "build", "dist", "rootfs"}
+    ignored = (ROOT / ".gitignore").read_text().split()
+    made = {".git"} | {name.rstrip("/").rpartition("/")[2] for name in ignored if name.endswith("/")}
     found: list[Path] = []
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = [name for name in folders if name not in made and not name.endswith(("_cache", "__pycache__"))]
+        folders[:] = [name for name in folders if name not in made]
         found += [Path(folder, name) for name in names]
     return found
 
