@@ -15,6 +15,9 @@ class Timeouts:
     task_rpc: float = 60.0
     """One call to containerd that runs a shim or a runtime (a missing FIFO reader alone makes containerd wait 30 s)."""
 
+    transfer: float = 1800.0
+    """One call to containerd that takes as long as the data is large: unpacking, committing, collecting."""
+
     cleanup: float = 30.0
     """The whole undo of one step, when an operation failed or was cancelled."""
 

@@ -6,19 +6,26 @@ containerd is noticed by the time limit of the next call.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any, Generic, TypeVar
 
 import anyio
 from google.protobuf.message import Message
-from grpclib.client import Channel, Stream, UnaryStreamMethod, UnaryUnaryMethod
+from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Status as Code
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from h2.exceptions import StreamClosedError
 
 from moorage import errors
 
+Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
+
+
+class AlreadyExists(errors.Conflict):
+    """There is one already: for content, which is named by what it is, that is as good as making it."""
+
 
 _KINDS: dict[Code, type[errors.MoorageError]] = {
     Code.INVALID_ARGUMENT: errors.Invalid,
@@ -26,7 +33,7 @@ _KINDS: dict[Code, type[errors.MoorageError]] = {
     Code.UNAUTHENTICATED: errors.Unauthorized,
     Code.PERMISSION_DENIED: errors.Denied,
     Code.NOT_FOUND: errors.NotFound,
-    Code.ALREADY_EXISTS: errors.Conflict,
+    Code.ALREADY_EXISTS: AlreadyExists,
     Code.FAILED_PRECONDITION: errors.Conflict,
     Code.ABORTED: errors.Conflict,
     Code.UNIMPLEMENTED: errors.Unsupported,
@@ -55,39 +62,65 @@ class Connection:
             self._channel.close()
             self._channel = None
 
-    async def unary(self, method: str, request: Message, reply: type[Reply], *, namespace: str, within: float) -> Reply:
-        """The one answer to one request.
+    async def unary(
+        self, method: str, request: Message, reply: type[Reply], *, namespace: str, within: float, lease: str = ""
+    ) -> Reply:
+        """The one answer to one request. What the call makes is held by the lease, where one is named.
 
         Raises: the kind that the status stands for (``_KINDS``); Unavailable when containerd cannot be reached or
         does not answer ``within`` seconds; MoorageError for a status that says nothing ("unknown").
         """
         call: UnaryUnaryMethod[Any, Reply] = UnaryUnaryMethod(self._open(), method, type(request), reply)
         with self._translated(method, within), anyio.fail_after(within):
-            return await call(request, metadata=_metadata(namespace))
+            return await call(request, metadata=_metadata(namespace, lease))
 
     @asynccontextmanager
     async def stream(
-        self, method: str, request: Message, reply: type[Reply], *, namespace: str, within: float
+        self,
+        method: str,
+        request: Message,
+        reply: type[Reply],
+        *,
+        namespace: str,
+        within: float,
+        is_endless: bool = False,
     ) -> AsyncIterator[AsyncIterator[Reply]]:
         """Many answers to one request, until the block ends. ``within`` bounds the opening, not the stream.
 
-        Raises: as ``unary``, both here and from the iterator. The iterator never ends by itself: a stream that the
-        server closes without an error raises Unavailable, because a restart of containerd looks the same.
+        Raises: as ``unary``, both here and from the iterator; for an endless one also when the server closes it
+        without an error, because that is how a restart of containerd may look.
         """
         call: UnaryStreamMethod[Any, Reply] = UnaryStreamMethod(self._open(), method, type(request), reply)
-        async with call.open(metadata=_metadata(namespace)) as stream:
+        async with _opened(call.open(metadata=_metadata(namespace))) as stream:
             with self._translated(method, within), anyio.fail_after(within):
                 await stream.send_message(request, end=True)
-            yield self._messages(method, stream)
-            # A reset tells containerd to end its side at once; a plain exit would wait for trailers that never come.
-            with suppress(StreamTerminatedError, ProtocolError, OSError):
-                await stream.cancel()
+            yield self._messages(method, stream, is_endless)
 
-    async def _messages(self, method: str, stream: Stream[Any, Reply]) -> AsyncIterator[Reply]:
+    @asynccontextmanager
+    async def duplex(
+        self,
+        method: str,
+        request: type[Request],
+        reply: type[Reply],
+        *,
+        namespace: str,
+        within: float,
+        lease: str = "",
+    ) -> AsyncIterator["Duplex[Request, Reply]"]:
+        """Requests and answers side by side, until the block ends; leaving it early makes containerd stop.
+
+        ``within`` bounds each send and each receive.
+        """
+        call: StreamStreamMethod[Request, Reply] = StreamStreamMethod(self._open(), method, request, reply)
+        async with _opened(call.open(metadata=_metadata(namespace, lease))) as stream:
+            yield Duplex(stream, lambda: self._translated(method, within), within)
+
+    async def _messages(self, method: str, stream: Stream[Any, Reply], is_endless: bool) -> AsyncIterator[Reply]:
         with self._translated(method, 0):
             async for message in stream:
                 yield message
-        raise errors.Unavailable(f"containerd at {self.address} ended the stream of {_verb(method)}")
+        if is_endless:
+            raise errors.Unavailable(f"containerd at {self.address} ended the stream of {_verb(method)}")
 
     def _open(self) -> Channel:
         if self._closed:
@@ -120,8 +153,60 @@ class Connection:
             raise errors.Unavailable(f"cannot reach {where}: {error.strerror or error}") from error
 
 
-def _metadata(namespace: str) -> dict[str, str]:
-    return {"containerd-namespace": namespace}
+class Duplex(Generic[Request, Reply]):
+    """Both directions of one call. One task may send while another receives."""
+
+    def __init__(
+        self,
+        stream: Stream[Request, Reply],
+        translated: Callable[[], AbstractContextManager[None]],
+        within: float,
+    ) -> None:
+        self._stream = stream
+        self._translated = translated
+        self._within = within
+
+    async def send(self, message: Request, *, is_last: bool = False) -> None:
+        """Send one request; ``is_last`` closes this direction with it."""
+        with self._translated(), anyio.fail_after(self._within):
+            await self._stream.send_message(message, end=is_last)
+
+    async def receive(self) -> Reply:
+        """The next answer. Raises: Unavailable where containerd ends the call instead."""
+        with self._translated(), anyio.fail_after(self._within):
+            try:
+                answer = await self._stream.recv_message()
+                if answer is None:
+                    # the status stands in the trailers, and is raised from there if it is a failure
+                    await self._stream.recv_trailing_metadata()
+            except StreamTerminatedError:
+                # A server that answers while we may still send resets the stream behind its status. grpclib looks at
+                # that status only when the call is left, which is too late to tell a failure from a lost connection.
+                self._stream._maybe_raise()
+                raise
+        if answer is None:
+            raise errors.Unavailable("containerd ended the call without an answer")
+        return answer
+
+
+@asynccontextmanager
+async def _opened(stream: Stream[Request, Reply]) -> AsyncIterator[Stream[Request, Reply]]:
+    """A call until the block ends. A block that ends well leaves the call where it is, whatever its end says."""
+    has_left = False
+    try:
+        async with stream:
+            yield stream
+            has_left = True
+            # A reset tells containerd to end its side; a plain exit would wait for trailers that may never come.
+            await stream.cancel()
+    except (GRPCError, StreamTerminatedError, ProtocolError, StreamClosedError, OSError):
+        if not has_left:
+            raise
+
+
+def _metadata(namespace: str, lease: str = "") -> dict[str, str]:
+    metadata = {"containerd-namespace": namespace}
+    return {**metadata, "containerd-lease": lease} if lease else metadata
 
 
 def _verb(method: str) -> str:

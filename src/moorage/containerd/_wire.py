@@ -14,9 +14,12 @@ from moorage.containerd._proto import (
     moorage_cgroups_v1_pb2,
     moorage_cgroups_v2_pb2,
     moorage_containers_pb2,
+    moorage_content_pb2,
     moorage_events_pb2,
+    moorage_images_pb2,
     moorage_process_pb2,
     moorage_runc_pb2,
+    moorage_snapshots_pb2,
     moorage_task_events_pb2,
     moorage_types_pb2,
 )
@@ -73,6 +76,54 @@ def mount(value: types.Mount) -> moorage_types_pb2.Mount:
     return moorage_types_pb2.Mount(
         type=value.type, source=value.source, target=value.target, options=list(value.options)
     )
+
+
+def mount_value(message: moorage_types_pb2.Mount) -> types.Mount:
+    """One mount as a snapshot asks for it."""
+    return types.Mount(message.type, message.source, tuple(message.options), message.target)
+
+
+def descriptor_message(value: types.Descriptor) -> moorage_types_pb2.Descriptor:
+    """A pointer to content, outwards."""
+    return moorage_types_pb2.Descriptor(
+        media_type=value.media_type, digest=value.digest, size=value.size_bytes, annotations=value.annotations
+    )
+
+
+def descriptor(message: moorage_types_pb2.Descriptor) -> types.Descriptor:
+    """A pointer to content, inwards."""
+    return types.Descriptor(message.media_type, message.digest, message.size, dict(message.annotations))
+
+
+def content(message: moorage_content_pb2.Info) -> types.Content:
+    """A blob."""
+    return types.Content(message.digest, message.size, dict(message.labels))
+
+
+def ingest(message: moorage_content_pb2.Status) -> types.Ingest:
+    """A blob that is being written."""
+    return types.Ingest(message.ref, message.offset, message.total, message.expected)
+
+
+def image_message(value: types.Image) -> moorage_images_pb2.Image:
+    """An image record, outwards."""
+    return moorage_images_pb2.Image(name=value.name, labels=value.labels, target=descriptor_message(value.target))
+
+
+def image(message: moorage_images_pb2.Image) -> types.Image:
+    """An image record, inwards."""
+    return types.Image(message.name, descriptor(message.target), dict(message.labels))
+
+
+def snapshot(message: moorage_snapshots_pb2.Info) -> types.Snapshot:
+    """A snapshot."""
+    kinds = {
+        moorage_snapshots_pb2.VIEW: types.SnapshotKind.VIEW,
+        moorage_snapshots_pb2.ACTIVE: types.SnapshotKind.ACTIVE,
+        moorage_snapshots_pb2.COMMITTED: types.SnapshotKind.COMMITTED,
+    }
+    kind = kinds.get(message.kind, types.SnapshotKind.UNKNOWN)
+    return types.Snapshot(message.name, message.parent, kind, dict(message.labels))
 
 
 def container(message: moorage_containers_pb2.Container) -> types.Container:

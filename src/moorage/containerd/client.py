@@ -25,6 +25,7 @@ from moorage.containerd._proto import (
     moorage_version_pb2,
 )
 from moorage.containerd._rpc import Connection, Reply
+from moorage.containerd.storage import Storage
 from moorage.timeouts import DEFAULT, Timeouts
 
 _CONTAINERS = "/containerd.services.containers.v1.Containers/"
@@ -64,6 +65,11 @@ class Client:
     def address(self) -> str:
         """Path of containerd's socket."""
         return self._connection.address
+
+    @property
+    def storage(self) -> Storage:
+        """Content, images, snapshots and leases of the same namespace."""
+        return Storage(self._connection, self.namespace, self._timeouts)
 
     async def version(self) -> types.Version:
         """Which containerd answers; also the cheapest way to learn that one does."""
@@ -281,6 +287,7 @@ class Client:
             moorage_events_pb2.Envelope,
             namespace=self.namespace,
             within=self._timeouts.rpc,
+            is_endless=True,
         ) as messages:
             yield (_wire.envelope(message) async for message in messages)
 

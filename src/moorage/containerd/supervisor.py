@@ -175,6 +175,7 @@ class PrivateContainerd:
 
     def _spawn(self) -> int:
         check_machine()
+        self._reap()
         self._config.write_text(
             _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
         )

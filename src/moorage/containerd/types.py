@@ -11,20 +11,27 @@ from typing import Any, TypeAlias
 
 __all__ = (
     "Container",
+    "Content",
+    "Descriptor",
     "Envelope",
     "Event",
+    "Image",
+    "Ingest",
     "Mount",
     "OtherEvent",
     "Plugin",
     "Process",
     "ProcessExit",
     "RuntimeOptions",
+    "Snapshot",
+    "SnapshotKind",
     "Spec",
     "Status",
     "TaskDeleted",
     "TaskExit",
     "TaskOOM",
     "TaskStarted",
+    "Usage",
     "Version",
 )
 
@@ -53,6 +60,71 @@ class Mount:
     source: str
     options: Sequence[str] = ()
     target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """Points at content: what it is (a media type), which bytes (``sha256:...``), how many."""
+
+    media_type: str
+    digest: str
+    size_bytes: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A blob in the content store."""
+
+    digest: str
+    size_bytes: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """A blob that is being written, or was begun and can be continued."""
+
+    ref: str
+    offset_bytes: int
+    total_bytes: int
+    expected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A name for content. Its labels can hold more: ``containerd.io/gc.ref.snapshot.<snapshotter>`` a snapshot."""
+
+    name: str
+    target: Descriptor
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class SnapshotKind(Enum):
+    """What can be done with a snapshot."""
+
+    UNKNOWN = "unknown"
+    VIEW = "view"
+    ACTIVE = "active"
+    COMMITTED = "committed"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A layer (committed) or a writable file system on top of layers (active)."""
+
+    name: str
+    parent: str
+    kind: SnapshotKind
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a snapshot takes on the disk, without its parents."""
+
+    size_bytes: int
+    inodes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,104 @@
+"""One blob into the content store: ask what is there, send the rest, commit.
+
+Answers are read behind the requests, not one by one: twice as fast. The offset is sent with every request, because a
+zero, or none, empties the ingest.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import anyio
+
+from moorage import errors
+from moorage._lib.groups import background_tasks
+from moorage.containerd._proto.moorage_content_pb2 import (
+    COMMIT,
+    STAT,
+    WRITE,
+    WriteAction,
+    WriteContentRequest,
+    WriteContentResponse,
+)
+from moorage.containerd._rpc import Duplex
+
+__all__ = ("ChunksFrom", "Upload")
+
+ChunksFrom = Callable[[int], AsyncIterator[bytes]]
+"""The bytes of a blob from an offset on, in chunks of best 256 KiB to 1 MiB."""
+
+
+class Upload:
+    """The write of one blob. ``digest`` is what was asked for, or else that of the bytes that were sent."""
+
+    def __init__(
+        self,
+        stream: Duplex[WriteContentRequest, WriteContentResponse],
+        ref: str,
+        digest: str,
+        size_bytes: int,
+        labels: Mapping[str, str],
+    ) -> None:
+        self.digest = digest
+        self._stream = stream
+        self._ref = ref
+        self._expected = digest
+        self._size_bytes = size_bytes
+        self._labels = labels
+        self._committed = anyio.Event()
+        self._failure: errors.MoorageError | None = None
+
+    async def run(self, chunks_from: ChunksFrom) -> str:
+        """Write everything; the digest. Raises: AlreadyExists, Conflict for other bytes than expected, Unavailable."""
+        await self._send(STAT, 0)
+        begun = await self._stream.receive()
+        # Without an expected digest only what is sent here can be hashed, so what an earlier try left is sent again.
+        offset = begun.offset if self._expected else 0
+        async with background_tasks() as tasks:
+            with anyio.CancelScope() as sending:
+                tasks.start_soon(self._read_answers, sending)
+                offset = await self._send_all(chunks_from, offset)
+                await self._send(COMMIT, offset, labels=self._labels, is_last=True)
+                await self._committed.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self.digest
+
+    async def _send_all(self, chunks_from: ChunksFrom, offset: int) -> int:
+        hashed = hashlib.sha256()
+        async for chunk in chunks_from(offset):
+            if not self._expected:
+                hashed.update(chunk)
+            await self._send(WRITE, offset, data=chunk)
+            offset += len(chunk)
+        if not self._expected:
+            self.digest = f"sha256:{hashed.hexdigest()}"
+        return offset
+
+    async def _send(
+        self,
+        action: WriteAction,
+        offset: int,
+        *,
+        data: bytes = b"",
+        labels: Mapping[str, str] | None = None,
+        is_last: bool = False,
+    ) -> None:
+        request = WriteContentRequest(
+            action=action,
+            ref=self._ref,
+            total=self._size_bytes,
+            expected=self.digest if action == COMMIT else self._expected,
+            offset=offset,
+            data=data,
+            labels=labels or {},
+        )
+        await self._stream.send(request, is_last=is_last)
+
+    async def _read_answers(self, sending: anyio.CancelScope) -> None:
+        try:
+            while (await self._stream.receive()).action != COMMIT:
+                pass
+            self._committed.set()
+        except errors.MoorageError as error:
+            self._failure = error
+            sending.cancel()

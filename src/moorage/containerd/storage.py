@@ -1,0 +1,284 @@
+"""containerd's storage: content, images, snapshots, unpacking, leases. One method for each call, no policy.
+
+Whatever is written is removed by the next collection unless something holds it: work under a lease (``under``) until an
+image record holds the result. Collections run by themselves, or now by ``collect``.
+
+Source: containerd's API (``api/services/{content,images,snapshots,diff,leases}/v1`` of containerd 1.6).
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+
+from moorage import errors
+from moorage.containerd import _wire, types
+from moorage.containerd._proto import (
+    moorage_content_pb2,
+    moorage_diff_pb2,
+    moorage_images_pb2,
+    moorage_leases_pb2,
+    moorage_snapshots_pb2,
+)
+from moorage.containerd._rpc import AlreadyExists, Connection, Reply
+from moorage.containerd._upload import ChunksFrom, Upload
+from moorage.timeouts import DEFAULT, Timeouts
+
+__all__ = ("Storage",)
+
+_CONTENT = "/containerd.services.content.v1.Content/"
+_DIFF = "/containerd.services.diff.v1.Diff/"
+_IMAGES = "/containerd.services.images.v1.Images/"
+_LEASES = "/containerd.services.leases.v1.Leases/"
+_SNAPSHOTS = "/containerd.services.snapshots.v1.Snapshots/"
+
+_EXPIRE_LABEL = "containerd.io/gc.expire"
+
+
+class Storage:
+    """The storage of one containerd, in one namespace. Made by ``Client.storage``."""
+
+    def __init__(
+        self, connection: Connection, namespace: str, timeouts: Timeouts = DEFAULT, *, lease: str = ""
+    ) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._timeouts = timeouts
+        self._lease = lease
+
+    def under(self, lease: str) -> "Storage":
+        """The same storage; what is made through it is held by this lease."""
+        return Storage(self._connection, self._namespace, self._timeouts, lease=lease)
+
+    # leases
+
+    async def create_lease(self, id: str, *, expires_at: datetime | None = None) -> None:
+        """Make a lease; one with an end counts as gone after it. Raises: Conflict where there is one."""
+        labels = {_EXPIRE_LABEL: expires_at.isoformat()} if expires_at else {}
+        request = moorage_leases_pb2.CreateRequest(id=id, labels=labels)
+        await self._call(_LEASES + "Create", request, moorage_leases_pb2.CreateResponse)
+
+    async def list_leases(self) -> dict[str, dict[str, str]]:
+        """Every lease of the namespace with its labels."""
+        request = moorage_leases_pb2.ListRequest()
+        reply = await self._call(_LEASES + "List", request, moorage_leases_pb2.ListResponse)
+        return {lease.id: dict(lease.labels) for lease in reply.leases}
+
+    async def delete_lease(self, id: str, *, collect: bool = False) -> None:
+        """End a lease; with ``collect`` return after the collection that follows. Raises: NotFound."""
+        request = moorage_leases_pb2.DeleteRequest(id=id, sync=collect)
+        await self._slow_call(_LEASES + "Delete", request, Empty)
+
+    async def add_snapshot_to_lease(self, id: str, snapshotter: str, key: str) -> None:
+        """Let a lease hold a snapshot, there or yet to come: containerd 1.6 does not do so for an existing one."""
+        resource = moorage_leases_pb2.Resource(id=key, type=f"snapshots/{snapshotter}")
+        request = moorage_leases_pb2.AddResourceRequest(id=id, resource=resource)
+        await self._call(_LEASES + "AddResource", request, Empty)
+
+    async def collect(self) -> None:
+        """Remove now what nothing holds: the end of an empty lease waits for a collection."""
+        id = "moorage-collect"
+        try:
+            await self.create_lease(id)
+        except AlreadyExists:
+            pass  # from one that was cut off, or from another caller right now
+        try:
+            await self.delete_lease(id, collect=True)
+        except errors.NotFound:
+            pass
+
+    # content
+
+    async def get_content(self, digest: str) -> types.Content:
+        """A blob. Raises: NotFound."""
+        request = moorage_content_pb2.InfoRequest(digest=digest)
+        reply = await self._call(_CONTENT + "Info", request, moorage_content_pb2.InfoResponse)
+        return _wire.content(reply.info)
+
+    async def list_content(self) -> list[types.Content]:
+        """Every blob of the namespace."""
+        request = moorage_content_pb2.ListContentRequest()
+        replies = await self._all(_CONTENT + "List", request, moorage_content_pb2.ListContentResponse)
+        return [_wire.content(info) for reply in replies for info in reply.info]
+
+    async def set_content_labels(self, digest: str, labels: Mapping[str, str]) -> None:
+        """Set these labels and keep the others. The ``gc.ref`` labels of a manifest hold its config and layers."""
+        request = moorage_content_pb2.UpdateRequest(
+            info=moorage_content_pb2.Info(digest=digest, labels=labels),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        await self._call(_CONTENT + "Update", request, moorage_content_pb2.UpdateResponse)
+
+    @asynccontextmanager
+    async def read_content(self, digest: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of a blob, in pieces of at most 1 MiB. Raises: NotFound, from the iterator."""
+        async with self._connection.stream(
+            _CONTENT + "Read",
+            moorage_content_pb2.ReadContentRequest(digest=digest),
+            moorage_content_pb2.ReadContentResponse,
+            namespace=self._namespace,
+            within=self._timeouts.rpc,
+        ) as replies:
+            yield (reply.data async for reply in replies)
+
+    async def find_ingest(self, ref: str) -> types.Ingest | None:
+        """What was written under this ref and is no blob yet."""
+        request = moorage_content_pb2.StatusRequest(ref=ref)
+        try:
+            reply = await self._call(_CONTENT + "Status", request, moorage_content_pb2.StatusResponse)
+        except errors.NotFound:
+            return None
+        return _wire.ingest(reply.status)
+
+    async def list_ingests(self) -> list[types.Ingest]:
+        """Every blob of the namespace that was begun and not ended."""
+        request = moorage_content_pb2.ListStatusesRequest()
+        reply = await self._call(_CONTENT + "ListStatuses", request, moorage_content_pb2.ListStatusesResponse)
+        return [_wire.ingest(status) for status in reply.statuses]
+
+    async def abort_ingest(self, ref: str) -> None:
+        """Throw away what was written under this ref. Nobody may be writing it. Raises: NotFound."""
+        await self._call(_CONTENT + "Abort", moorage_content_pb2.AbortRequest(ref=ref), Empty)
+
+    async def write_content(
+        self,
+        ref: str,
+        chunks_from: ChunksFrom,
+        *,
+        digest: str = "",
+        size_bytes: int = 0,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
+        """Write a blob and return its digest; what an earlier try under this ref has written is not sent again.
+
+        ``chunks_from(offset)`` is asked once. With ``digest`` a blob that is there already is not written at all (and
+        its labels stay as they are). One writer at a time has a ref.
+
+        Raises: Invalid where the bytes are not those of ``digest`` or not ``size_bytes`` many (0: not checked), in
+        which case they are thrown away; Unavailable where another writes this ref, or containerd goes away, in which
+        case they are kept for the next try.
+        """
+        async with self._connection.duplex(
+            _CONTENT + "Write",
+            moorage_content_pb2.WriteContentRequest,
+            moorage_content_pb2.WriteContentResponse,
+            namespace=self._namespace,
+            within=self._timeouts.rpc,
+            lease=self._lease,
+        ) as stream:
+            upload = Upload(stream, ref, digest, size_bytes, labels or {})
+            try:
+                return await upload.run(chunks_from)
+            except AlreadyExists:
+                return upload.digest
+            except errors.Conflict as error:
+                mismatch = errors.Invalid(f"cannot store {digest or ref}: {error}")
+                mismatch.__cause__ = error
+        # only now, with our end closed, is the ref free to be thrown away
+        await self.abort_ingest(ref)
+        raise mismatch
+
+    # images
+
+    async def create_image(self, image: types.Image) -> None:
+        """Write a record: last, because it is what holds everything else. Raises: Conflict."""
+        request = moorage_images_pb2.ImageMessage(image=_wire.image_message(image))
+        await self._call(_IMAGES + "Create", request, moorage_images_pb2.ImageMessage)
+
+    async def update_image(self, image: types.Image) -> None:
+        """Replace target and labels of a record in one step. Raises: NotFound."""
+        request = moorage_images_pb2.UpdateImageRequest(
+            image=_wire.image_message(image), update_mask=FieldMask(paths=["target", "labels"])
+        )
+        await self._call(_IMAGES + "Update", request, moorage_images_pb2.ImageMessage)
+
+    async def get_image(self, name: str) -> types.Image:
+        """A record. Raises: NotFound."""
+        request = moorage_images_pb2.GetImageRequest(name=name)
+        return _wire.image((await self._call(_IMAGES + "Get", request, moorage_images_pb2.ImageMessage)).image)
+
+    async def list_images(self) -> list[types.Image]:
+        """Every record of the namespace."""
+        request = moorage_images_pb2.ListImagesRequest()
+        reply = await self._call(_IMAGES + "List", request, moorage_images_pb2.ListImagesResponse)
+        return [_wire.image(image) for image in reply.images]
+
+    async def delete_image(self, name: str, *, collect: bool = False) -> None:
+        """Remove a record, and what only it held; with ``collect`` return after that is gone. Raises: NotFound."""
+        request = moorage_images_pb2.DeleteImageRequest(name=name, sync=collect)
+        await self._slow_call(_IMAGES + "Delete", request, Empty)
+
+    # snapshots
+
+    async def prepare_snapshot(self, snapshotter: str, key: str, parent: str = "") -> list[types.Mount]:
+        """Make a writable snapshot on top of a committed one; the mounts that show it. Raises: Conflict, NotFound."""
+        request = moorage_snapshots_pb2.PrepareSnapshotRequest(snapshotter=snapshotter, key=key, parent=parent)
+        reply = await self._call(_SNAPSHOTS + "Prepare", request, moorage_snapshots_pb2.MountsResponse)
+        return [_wire.mount_value(mount) for mount in reply.mounts]
+
+    async def snapshot_mounts(self, snapshotter: str, key: str) -> list[types.Mount]:
+        """The mounts that show a writable snapshot. Two users at once would damage it. Raises: NotFound."""
+        reply = await self._snapshot("Mounts", snapshotter, key, moorage_snapshots_pb2.MountsResponse)
+        return [_wire.mount_value(mount) for mount in reply.mounts]
+
+    async def commit_snapshot(self, snapshotter: str, name: str, key: str) -> None:
+        """Turn a writable snapshot into a layer. Raises: Conflict where the name is taken; the key stays then."""
+        request = moorage_snapshots_pb2.CommitSnapshotRequest(snapshotter=snapshotter, name=name, key=key)
+        await self._slow_call(_SNAPSHOTS + "Commit", request, Empty)
+
+    async def remove_snapshot(self, snapshotter: str, key: str) -> None:
+        """Remove a snapshot, also one that a running task uses. Raises: NotFound, Conflict for one with children."""
+        await self._snapshot("Remove", snapshotter, key, Empty)
+
+    async def get_snapshot(self, snapshotter: str, key: str) -> types.Snapshot:
+        """A snapshot. Raises: NotFound."""
+        reply = await self._snapshot("Stat", snapshotter, key, moorage_snapshots_pb2.StatSnapshotResponse)
+        return _wire.snapshot(reply.info)
+
+    async def snapshot_usage(self, snapshotter: str, key: str) -> types.Usage:
+        """What a snapshot takes on the disk. Raises: NotFound."""
+        reply = await self._snapshot("Usage", snapshotter, key, moorage_snapshots_pb2.UsageResponse)
+        return types.Usage(reply.size, reply.inodes)
+
+    async def list_snapshots(self, snapshotter: str) -> list[types.Snapshot]:
+        """Every snapshot of the namespace."""
+        request = moorage_snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
+        replies = await self._all(_SNAPSHOTS + "List", request, moorage_snapshots_pb2.ListSnapshotsResponse)
+        return [_wire.snapshot(info) for reply in replies for info in reply.info]
+
+    async def apply(self, layer: types.Descriptor, mounts: Sequence[types.Mount]) -> types.Descriptor:
+        """Unpack a layer into a writable snapshot; what was unpacked (its digest is the diff id).
+
+        gzip, zstd and plain tar are told apart by their bytes. Raises: MoorageError in containerd's words for a media
+        type that it cannot read, or bytes that are no layer; the snapshot stays and must be removed.
+        """
+        request = moorage_diff_pb2.ApplyRequest(
+            diff=_wire.descriptor_message(layer), mounts=[_wire.mount(mount) for mount in mounts]
+        )
+        reply = await self._slow_call(_DIFF + "Apply", request, moorage_diff_pb2.ApplyResponse)
+        return _wire.descriptor(reply.applied)
+
+    async def _call(self, method: str, request: Message, reply: type[Reply]) -> Reply:
+        return await self._unary(method, request, reply, self._timeouts.rpc)
+
+    async def _slow_call(self, method: str, request: Message, reply: type[Reply]) -> Reply:
+        """A call that takes as long as the data is large."""
+        return await self._unary(method, request, reply, self._timeouts.transfer)
+
+    async def _unary(self, method: str, request: Message, reply: type[Reply], within: float) -> Reply:
+        return await self._connection.unary(
+            method, request, reply, namespace=self._namespace, within=within, lease=self._lease
+        )
+
+    async def _snapshot(self, verb: str, snapshotter: str, key: str, reply: type[Reply]) -> Reply:
+        request = moorage_snapshots_pb2.SnapshotKey(snapshotter=snapshotter, key=key)
+        return await self._slow_call(_SNAPSHOTS + verb, request, reply)
+
+    async def _all(self, method: str, request: Message, reply: type[Reply]) -> list[Reply]:
+        async with self._connection.stream(
+            method, request, reply, namespace=self._namespace, within=self._timeouts.rpc
+        ) as messages:
+            return [message async for message in messages]
