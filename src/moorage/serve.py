@@ -15,14 +15,12 @@ from anyio.abc import TaskStatus
 from moorage import errors
 from moorage._lib.groups import background_tasks
 from moorage._lib.threads import run_blocking
-from moorage.containerd import connect
-from moorage.containerd.containers import BundledContainers
 from moorage.containerd.supervisor import PrivateContainerd, check_machine, supervise
-from moorage.embedding import open_executor, runtime_below
-from moorage.engine.cgroups import remove_empty_parent
-from moorage.engine.foreground import Foreground, Plan, Report, exit_status, make_plan
+from moorage.embedding import open_executor
+from moorage.engine.foreground import Foreground, Gone, Happened, Kept, Plan, Report, exit_status, make_plan
 from moorage.engine.package import PluginDirectory
-from moorage.engine.throwaway import Pair, make_pair, new_name, pair_paths, prepare, take_abandoned
+from moorage.engine.remains import end_processes, has_shim_directory, remove_shim_directory, remove_traces
+from moorage.engine.throwaway import Pair, is_any_here, make_pair, new_name, pair_paths, prepare, take_abandoned
 from moorage.executor import PLUGIN_NAMESPACE
 from moorage.plugins import Settings
 from moorage.timeouts import DEFAULT, Timeouts
@@ -31,8 +29,9 @@ __all__ = ("RunOptions", "plan_run", "run_in_foreground")
 
 log = logging.getLogger(__name__)
 
-_SHIM_SOCKETS = Path("/run/containerd/s")  # fixed in every shim, whatever containerd's configuration says
 _STOPPING = (signals.SIGINT, signals.SIGTERM, signals.SIGHUP)
+_SHIM_LEAVES = 1.0  # seconds; a shim ends a moment after its task is deleted
+_LAST_WORDS = 1.0  # seconds; how long a report is waited for that nobody takes after a signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,83 +49,118 @@ def plan_run(plugin: PluginDirectory, settings: Settings) -> Plan:
     return make_plan(secrets.token_hex(32), plugin, settings, *pair_paths(new_name()))
 
 
-async def run_in_foreground(
-    plugin: PluginDirectory, settings: Settings, report: Report, options: RunOptions, kept: Callable[[Path], None]
-) -> int:
+async def run_in_foreground(plugin: PluginDirectory, settings: Settings, report: Report, options: RunOptions) -> int:
     """Run a plugin on a containerd of its own until it ends or a signal says so; the exit status for the shell.
 
-    Nothing is left afterwards, except with ``options.keep``, and then ``kept`` is told where. What a killed earlier
-    run has left is removed first.
+    Nothing is left afterwards, except with ``options.keep``. What a killed earlier run has left is removed first.
 
-    Raises: by kind, in words for the user; nothing is left then either.
+    Raises: by kind, in words for the user; OSError where ``report`` raised it. Nothing is left then either.
     """
     if os.geteuid() != 0:
         raise errors.Denied("cannot run a plugin: mounts and control groups need root; run this with sudo")
     check_machine()
-    timeouts, (state, data) = options.timeouts, pair_paths(new_name())
+    state, data = pair_paths(new_name())
     plan = await run_blocking(lambda: make_plan(secrets.token_hex(32), plugin, settings, state, data))
-    foreground = Foreground(plan, report, timeouts)
-    status = 1
-    async with _interruptible(foreground.hurry) as interruption:
-        await _sweep(timeouts)
-        had_shim_sockets = await run_blocking(_SHIM_SOCKETS.exists)
-        pair = await run_blocking(lambda: make_pair(state, data))
-        try:
-            async with (
-                supervise(*_containerd_places(pair), timeouts) as containerd,
-                open_executor(containerd.address, pair.state, foreground, timeouts=timeouts) as executor,
-            ):
-                await run_blocking(lambda: prepare(plan, plugin.rootfs, pair))
-                with interruption.of_this_only():
-                    status = exit_status(await foreground.run(executor))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await PrivateContainerd(*_containerd_places(pair), timeouts).stop()
-                if foreground.may_live:
-                    pair.abandon()  # never take the files from under a process; the next run tries again
-                else:
-                    await _leave_nothing(pair, had_shim_sockets, kept if options.keep else None)
+    audience, status = _Audience(report), 1
+    foreground = Foreground(plan, audience, options.timeouts)
+    async with _interruptible(audience.lose_patience, foreground.hurry) as interruption:
+        audience.on_failure = interruption.cancel
+        async with (
+            _throwaway(plan, (state, data), audience, options) as pair,
+            supervise(*_containerd_places(pair), options.timeouts) as containerd,
+            open_executor(containerd.address, pair.state, foreground, timeouts=options.timeouts) as executor,
+        ):
+            await prepare(plan, plugin.rootfs, pair)
+            with interruption.of_this_only():
+                status = exit_status(await foreground.run(executor))
+    await audience(Gone())
+    if audience.failure is not None:
+        raise audience.failure
     return interruption.exit_status() or status
 
 
-async def _leave_nothing(pair: Pair, had_shim_sockets: bool, kept: Callable[[Path], None] | None) -> None:
-    await pair.remove(keep_changes=kept is not None)
-    await run_blocking(remove_empty_parent)
-    if not had_shim_sockets:
-        await run_blocking(_remove_shim_sockets)
-    if kept is not None:
-        kept(pair.changes)
+@asynccontextmanager
+async def _throwaway(
+    plan: Plan, places: tuple[Path, Path], audience: "_Audience", options: RunOptions
+) -> AsyncIterator[Pair]:
+    """The directories of a run. At the end all that is of it is removed, processes too; before, what killed runs left.
 
-
-def _remove_shim_sockets() -> None:
-    for directory in (_SHIM_SOCKETS, _SHIM_SOCKETS.parent):
+    Raises: Unavailable where something stays, for the next run to remove; only logged where the block failed.
+    """
+    is_theirs = await run_blocking(lambda: has_shim_directory() and not is_any_here())
+    for abandoned in await run_blocking(take_abandoned):
+        log.warning("removing what a killed run has left in %s", abandoned.state)
         try:
-            directory.rmdir()
-        except OSError:
-            return  # never made, or somebody else's by now
+            await _clear(abandoned, options.timeouts)
+        except errors.MoorageError as error:
+            log.warning("cannot remove all that a killed run has left: %s", error)
+    pair = await run_blocking(lambda: make_pair(*places, plan.id))
+    has_failed = True
+    try:
+        yield pair
+        has_failed = False
+    finally:
+        with anyio.CancelScope(shield=True):
+            try:
+                await _clear(pair, options.timeouts, by_itself=_SHIM_LEAVES, keep_changes=options.keep)
+            except errors.MoorageError as error:
+                if not has_failed:
+                    raise
+                log.warning("cannot remove all of this run, the next one tries again: %s", error)
+            if not is_theirs:
+                await run_blocking(remove_shim_directory)
+            if options.keep:
+                await audience(Kept(pair.changes))
 
 
-async def _sweep(timeouts: Timeouts) -> None:
-    """Stop and remove what runs in the foreground have left whose command was killed."""
-    for pair in await run_blocking(take_abandoned):
-        log.warning("removing what a killed run has left in %s", pair.state)
-        containerd = PrivateContainerd(*_containerd_places(pair), timeouts)
-        try:
-            await containerd.ensure()
-            async with connect(containerd.address, PLUGIN_NAMESPACE, timeouts) as client:
-                containers = BundledContainers(client, pair.state, runtime=runtime_below(pair.state), timeouts=timeouts)
-                ids = {record.id for record in await client.list_containers()}
-                for id in ids | {task.container_id for task in await client.list_tasks()}:
-                    await containers.delete_task(id)
-                    await containers.delete(id)
-            await containerd.stop()
-            await pair.remove()
-        except (errors.MoorageError, OSError) as error:
-            log.warning("cannot remove all that a killed run has left in %s: %s", pair.state, error)
+async def _clear(pair: Pair, timeouts: Timeouts, *, by_itself: float = 0.0, keep_changes: bool = False) -> None:
+    """Remove a run: containerd first, which could start more, and last the directory that says what belongs to it."""
+    containerd = PrivateContainerd(*_containerd_places(pair), timeouts)
+    try:
+        await containerd.stop()
+        await run_blocking(lambda: end_processes(pair.state, pair.id, by_itself, timeouts.killed))
+        await run_blocking(lambda: remove_traces(containerd.address, PLUGIN_NAMESPACE, pair.id))
+        await pair.remove(keep_changes=keep_changes)
+    except OSError as error:
+        raise errors.Unavailable(f"cannot remove {pair.state}: {error}") from error
+    finally:
+        pair.let_go()
 
 
 def _containerd_places(pair: Pair) -> tuple[Path, Path]:
     return pair.data / "containerd", pair.state / "containerd"
+
+
+class _Audience:
+    """Whoever is told what happens. One that fails, or that takes nothing after a signal, is not told the rest."""
+
+    def __init__(self, report: Report) -> None:
+        self.failure: OSError | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self._report = report
+        self._patience = float("inf")
+        self._scopes: set[anyio.CancelScope] = set()
+        self._left = False
+
+    async def __call__(self, happened: Happened) -> None:
+        if self._left:
+            return
+        with anyio.move_on_after(self._patience) as scope:
+            self._scopes.add(scope)
+            try:
+                await self._report(happened)
+            except OSError as error:
+                self.failure, self._left = error, True
+                self.on_failure()
+            finally:
+                self._scopes.discard(scope)
+        self._left = self._left or scope.cancelled_caught
+
+    def lose_patience(self) -> None:
+        """From now on wait only a moment for each report."""
+        self._patience = _LAST_WORDS
+        for scope in self._scopes:
+            scope.deadline = anyio.current_time() + _LAST_WORDS
 
 
 class _Interruption:
@@ -136,9 +170,8 @@ class _Interruption:
         self.caught: list[int] = []
         self._scope = scope
 
-    def interrupt(self, number: int) -> None:
-        """Take note of a signal and cancel what is under way."""
-        self.caught.append(number)
+    def cancel(self) -> None:
+        """Cancel what is under way."""
         self._scope.cancel()
 
     @contextmanager
@@ -157,16 +190,16 @@ class _Interruption:
 
 
 @asynccontextmanager
-async def _interruptible(hurry: Callable[[], None]) -> AsyncIterator[_Interruption]:
-    """The block is cancelled by the first signal that asks to stop; a further one calls ``hurry``."""
+async def _interruptible(first: Callable[[], None], further: Callable[[], None]) -> AsyncIterator[_Interruption]:
+    """The first signal that asks to stop calls ``first`` and cancels the block; each later one calls ``further``."""
 
     async def receive(interruption: _Interruption, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*_STOPPING) as received:
             task_status.started()
             async for number in received:
-                if interruption.caught:
-                    hurry()
-                interruption.interrupt(number)
+                (further if interruption.caught else first)()
+                interruption.caught.append(number)
+                interruption.cancel()
 
     async with background_tasks() as tasks:
         with anyio.CancelScope() as scope:

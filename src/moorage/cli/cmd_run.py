@@ -1,6 +1,7 @@
 """``moorage run``: a plugin in the foreground, without any daemon."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import click
 
-from moorage.engine.foreground import Ended, Happened, Line, Plan, Ready, Started
+from moorage.cli.output import Output
+from moorage.engine.foreground import Ended, Gone, Happened, Kept, Lines, Plan, Ready, Started
+from moorage.executor import Exit
 
 
 @click.command(
@@ -46,90 +49,97 @@ def command(
     if print_spec:
         click.echo(json.dumps(plan_run(plugin, settings).spec, indent=2))
         return 0
-    teller = _JsonTeller() if as_json else _Teller()
-    teller.starting(plugin.path)
-    timeouts = replace(DEFAULT, ready=timeout) if timeout else DEFAULT
-    status = anyio.run(
-        lambda: run_in_foreground(plugin, settings, teller, RunOptions(keep, timeouts), teller.kept),
-        backend_options={"use_uvloop": True},
-    )
-    teller.gone()
-    return status
+    if timeout is not None and math.isnan(timeout):
+        raise click.BadParameter("it is not a number", param_hint="--timeout")
+    options = RunOptions(keep, replace(DEFAULT, ready=timeout) if timeout else DEFAULT)
+
+    async def run() -> int:
+        teller = _JsonTeller() if as_json else _Teller()
+        await teller.starting(plugin.path)
+        return await run_in_foreground(plugin, settings, teller, options)
+
+    return anyio.run(run, backend_options={"use_uvloop": True})
 
 
 class _Teller:
     """For people: output on standard output with time and stream, everything of ours on standard error."""
 
     def __init__(self) -> None:
-        self._coloured = sys.stdout.isatty()
+        self._out, self._err = Output(sys.stdout), Output(sys.stderr)
 
-    def __call__(self, happened: Happened) -> None:
+    async def __call__(self, happened: Happened) -> None:
         match happened:
-            case Line(stream, at, text):
+            case Lines(stream, at, texts):
                 time = at.astimezone().strftime("%H:%M:%S.%f")[:-3]
-                label = click.style(stream, fg="red" if stream == "stderr" else "blue") if self._coloured else stream
-                click.echo(f"{time} {label} | {text}")
+                colour = "red" if stream == "stderr" else "blue"
+                label = click.style(stream, fg=colour) if self._out.is_terminal else stream
+                await self._out.write("".join(f"{time} {label} | {text}\n" for text in texts))
             case Started(plan):
-                self._say(f"socket {plan.socket}")
+                await self._say(f"socket {plan.socket}")
                 if plan.propagated_mount is not None:
-                    self._say(f"propagated mount {plan.propagated_mount}")
+                    await self._say(f"propagated mount {plan.propagated_mount}")
             case Ready(seconds):
-                self._say(f"ready after {seconds:.3f} s{_implements(happened)}")
+                await self._say(f"ready after {seconds:.3f} s{_implements(happened)}")
             case Ended(exit, reason):
-                how = "ended"
-                if exit.oom:
-                    how = "was killed for want of memory"
-                elif exit.signal:
-                    how = f"was killed by {exit.signal}"
-                elif exit.code is not None:
-                    how = f"ended with status {exit.code}"
-                self._say(f"the plugin {how}{f': {reason}' if reason else ''}")
+                await self._say(f"the plugin {_how(exit)}{f': {reason}' if reason else ''}")
+            case Kept(changes):
+                await self._say(f"what the plugin wrote is in {changes}")
+            case Gone():
+                pass
 
-    def starting(self, directory: Path) -> None:
-        self._say(f"starting {directory}")
+    async def starting(self, directory: Path) -> None:
+        await self._say(f"starting {directory}")
 
-    def kept(self, changes: Path) -> None:
-        self._say(f"what the plugin wrote is in {changes}")
-
-    def gone(self) -> None:
-        pass
-
-    def _say(self, text: str) -> None:
-        click.echo(f"moorage: {text}", err=True)
+    async def _say(self, text: str) -> None:
+        await self._err.write(f"moorage: {text}\n")
 
 
 class _JsonTeller:
     """For programs: every happening is one JSON object on a line of standard output."""
 
-    def __call__(self, happened: Happened) -> None:
+    def __init__(self) -> None:
+        self._out = Output(sys.stdout)
+
+    async def __call__(self, happened: Happened) -> None:
         match happened:
-            case Line(stream, at, text):
-                self._print("output", stream=stream, time=at.isoformat(), line=text)
+            case Lines(stream, at, texts):
+                begin = _json("output", stream=stream, time=at.isoformat()).rstrip().removesuffix("}")
+                await self._out.write("".join(f'{begin}, "line": {json.dumps(text)}}}\n' for text in texts))
             case Started(plan):
-                self._print("started", **_places(plan))
+                await self._out.write(_json("started", **_places(plan)))
             case Ready(seconds, activation):
                 implements = activation.implements if activation else None
                 problem = activation.problem if activation else ""
-                self._print("ready", seconds=round(seconds, 6), implements=implements, problem=problem)
+                values = {"seconds": round(seconds, 6), "implements": implements, "problem": problem}
+                await self._out.write(_json("ready", **values))
             case Ended(exit, reason):
-                self._print("exit", code=exit.code, signal=exit.signal, oom=exit.oom, reason=reason)
+                values = {"code": exit.code, "signal": exit.signal, "oom": exit.oom, "reason": reason}
+                await self._out.write(_json("exit", **values))
+            case Kept(changes):
+                await self._out.write(_json("kept", changes=str(changes)))
+            case Gone():
+                await self._out.write(_json("gone"))
 
-    def starting(self, directory: Path) -> None:
-        self._print("starting", directory=str(directory), time=datetime.now(UTC).isoformat())
+    async def starting(self, directory: Path) -> None:
+        now = datetime.now(UTC).isoformat()
+        await self._out.write(_json("starting", directory=str(directory), time=now))
 
-    def kept(self, changes: Path) -> None:
-        self._print("kept", changes=str(changes))
 
-    def gone(self) -> None:
-        self._print("gone")
-
-    def _print(self, event: str, **values: object) -> None:
-        click.echo(json.dumps({"event": event, **values}))
+def _json(event: str, **values: object) -> str:
+    return f"{json.dumps({'event': event, **values})}\n"
 
 
 def _places(plan: Plan) -> dict[str, object]:
     propagated = str(plan.propagated_mount) if plan.propagated_mount else None
     return {"id": plan.id, "socket": plan.socket, "root": str(plan.root), "propagated_mount": propagated}
+
+
+def _how(exit: Exit) -> str:
+    if exit.oom:
+        return "was killed for want of memory"
+    if exit.signal:
+        return f"was killed by {exit.signal}"
+    return "ended" if exit.code is None else f"ended with status {exit.code}"
 
 
 def _implements(ready: Ready) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 
 import click
@@ -51,6 +52,7 @@ def _moorage(context: click.Context, as_json: bool, verbose: bool) -> None:
 
 def main() -> None:
     """Run the command; failures are one sentence on standard error, status 1 (2 for a wrong call)."""
+    _fill_standard_streams()
     try:
         status = _moorage(standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -64,7 +66,18 @@ def main() -> None:
         # whoever read our output has seen enough; Python would complain once more at its own end
         sys.stderr.close()
         status = 141
+    except OSError as error:
+        what = f" {error.filename}" if error.filename else ""
+        click.echo(f"moorage: cannot go on{what}: {error.strerror or error}", err=True)
+        status = 1
     except errors.MoorageError as error:
         click.echo(f"moorage: {error}", err=True)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fill_standard_streams() -> None:
+    # One that was closed would become the next file to be opened: a lock, a database of containerd, with our output.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)

@@ -42,6 +42,7 @@ class Finding:
 
 def examine(data: Path, state: Path) -> Iterator[Finding]:
     """Look at everything that running plugins needs, with their data and run-time directories below these paths."""
+    data, state = Path(os.path.abspath(data)), Path(os.path.abspath(state))
     checks: tuple[Callable[[], Finding], ...] = (
         _permissions,
         lambda: _command("containerd", "containerd"),
@@ -105,15 +106,24 @@ def _data_directory(data: Path) -> Finding:
 def _overlay(data: Path) -> Finding:
     if os.geteuid() != 0:
         return Finding("overlay", Verdict.DOUBTFUL, "cannot be tried without root", "run moorage with sudo")
-    with tempfile.TemporaryDirectory(prefix="moorage-doctor-", dir=_existing(data)) as scratch:
-        lower = Path(scratch, "empty")
-        lower.mkdir()
-        try:
-            mount_overlay(lower, Path(scratch), Path(scratch, "seen"))
-        except errors.Unsupported as error:
-            return Finding("overlay", Verdict.DOUBTFUL, f"{error}; files are copied instead", "use ext4, xfs or btrfs")
-        finally:
-            unmount_all_below(Path(scratch))
+    try:
+        with tempfile.TemporaryDirectory(prefix="moorage-doctor-", dir=_existing(data)) as scratch:
+            return _try_overlay(Path(scratch), data)
+    except OSError as error:
+        advice = "mount its file system writable, or choose another directory"
+        return Finding("overlay", Verdict.BAD, f"nothing can be made in {data}: {error.strerror}", advice)
+
+
+def _try_overlay(scratch: Path, data: Path) -> Finding:
+    lower, seen = scratch / "empty", scratch / "seen"
+    lower.mkdir()
+    seen.mkdir()
+    try:
+        mount_overlay(lower, scratch, seen)
+    except errors.Unsupported as error:
+        return Finding("overlay", Verdict.DOUBTFUL, f"{error}; files are copied instead", "use ext4, xfs or btrfs")
+    finally:
+        unmount_all_below(scratch)
     return Finding("overlay", Verdict.GOOD, f"works in {data}")
 
 

@@ -26,6 +26,13 @@ class _Mount:
 
 def explain(spec: Spec, root: str) -> str:
     """A sentence on why the first of ``spec["process"]["args"]`` cannot run in ``root``; empty where it seems fine."""
+    try:
+        return _explain(spec, root)
+    except (_Hidden, OSError):  # what cannot be looked at is not explained
+        return ""
+
+
+def _explain(spec: Spec, root: str) -> str:
     process = spec["process"]
     mounts = [
         _Mount(posixpath.normpath(each["destination"]), each["source"] if _is_bind(each) else None)
@@ -44,8 +51,6 @@ def explain(spec: Spec, root: str) -> str:
 
 
 def _explain_file(view: "_View", path: str) -> str:
-    if view.is_hidden(path):
-        return ""
     found = view.find(path)
     if found is None:
         return f"there is no {path} in the plugin's root file system"
@@ -68,7 +73,7 @@ def _explain_contents(view: "_View", path: str, found: str) -> str:
         line = head.split(b"\n", 1)[0][2:].split()
         interpreter = os.fsdecode(line[0]) if line else ""
         if not interpreter or view.find(interpreter) is None:
-            return f"{path} is a script for {interpreter or 'nothing'}, which is not in the plugin's root file system"
+            return f"{path} is a script for {_shown(interpreter) or 'nothing'}, which is not in the plugin's root file system"
         return ""
     if not head.startswith(b"\x7fELF"):
         return f"{path} is neither a program of this machine nor a script that starts with #!"
@@ -89,14 +94,18 @@ def _explain_program(view: "_View", path: str, found: str) -> str:
 
     try:
         name, readable, loader = machine(found)
-    except (ELFError, OSError, UnicodeDecodeError) as error:
-        return f"{path} is damaged: {str(error) or 'its program headers cannot be read'}"
+    except (ELFError, OSError, ValueError):
+        return f"{path} is damaged: its program headers cannot be read"
     ours, ours_readable, _ = machine("/proc/self/exe")
     if name != ours and (ours, name) not in _FOREIGN_BUT_FINE:
         return f"{path} is a program for another CPU ({readable}; this machine is {ours_readable})"
-    if loader and not view.is_hidden(loader) and view.find(loader) is None:
-        return f"{path} needs the loader {loader}, which is not in the plugin's root file system"
+    if loader and view.find(loader) is None:
+        return f"{path} needs the loader {_shown(loader)}, which is not in the plugin's root file system"
     return ""
+
+
+class _Hidden(Exception):
+    """A path lies in a file system that only exists inside, so that nothing can be said of it."""
 
 
 class _View:
@@ -107,7 +116,10 @@ class _View:
         self._mounts = mounts
 
     def find(self, path: str) -> str | None:
-        """The host's path of a file of the plugin, links followed as from inside; None where there is none."""
+        """The host's path of a file of the plugin, links followed as from inside; None where there is none.
+
+        Raises: _Hidden.
+        """
         rest = [part for part in path.split("/") if part]
         seen, links = "/", 0
         while rest:
@@ -117,7 +129,7 @@ class _View:
                 continue
             step = posixpath.join(seen, part)
             host = self._on_host(step)
-            if host is None or not os.path.lexists(host):
+            if not os.path.lexists(host):
                 return None
             if os.path.islink(host):
                 links += 1
@@ -130,24 +142,24 @@ class _View:
                 seen = step
         return self._on_host(seen)
 
-    def is_hidden(self, path: str) -> bool:
-        """Whether the path lies in a file system that only exists inside, so that nothing can be said of it."""
-        return self._on_host(posixpath.normpath(path)) is None
-
-    def _on_host(self, path: str) -> str | None:
+    def _on_host(self, path: str) -> str:
         best = _Mount("/", self._root)
         for mount in self._mounts:
             inside = path == mount.destination or path.startswith(mount.destination.rstrip("/") + "/")
             if inside and len(mount.destination) >= len(best.destination):
                 best = mount
         if best.source is None:
-            return None
+            raise _Hidden
         rest = posixpath.relpath(path, best.destination)
         return os.path.realpath(best.source) if rest == "." else posixpath.join(best.source, rest)
 
 
 def _is_bind(mount: Spec) -> bool:
     return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options") or ()))
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
 
 
 def _mount_point(path: str) -> str:

@@ -1,8 +1,9 @@
 """One plugin in the foreground: start, output, ready, what it implements, stop. Reports values; prints nothing."""
 
+import logging
 import os
 import signal as signals
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Protocol, TypeAlias
 import anyio
 
 from moorage import errors
+from moorage._lib.backoff import pauses
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Spec
 from moorage.engine.devices import resolve_devices
@@ -24,8 +26,10 @@ from moorage.timeouts import Timeouts
 __all__ = (
     "Ended",
     "Foreground",
+    "Gone",
     "Happened",
-    "Line",
+    "Kept",
+    "Lines",
     "Plan",
     "Ready",
     "Report",
@@ -33,6 +37,8 @@ __all__ = (
     "exit_status",
     "make_plan",
 )
+
+log = logging.getLogger(__name__)
 
 LINE_LIMIT = 64 * 1024
 """Longest line in bytes; a longer one is told in pieces."""
@@ -68,12 +74,12 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of output, without its end."""
+class Lines:
+    """Lines of output that came together, each without its end."""
 
     stream: str
     at: datetime
-    text: str
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +91,20 @@ class Ended:
     """Why it never ran, where that can be told: the runtime only knows when the kernel refuses to run the file."""
 
 
-Happened: TypeAlias = Started | Ready | Line | Ended
-Report = Callable[[Happened], None]
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Everything is removed, but for what the plugin has written to its root file system."""
+
+    changes: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Everything that was made for the run is removed."""
+
+
+Happened: TypeAlias = Started | Ready | Lines | Ended | Kept | Gone
+Report = Callable[[Happened], Awaitable[None]]
 
 
 class Executor(Protocol):
@@ -138,15 +156,15 @@ class Foreground:
         self._timeouts = timeouts
         self._exit: Exit | None = None
         self._ended = anyio.Event()
-        self._created = False
+        self._end_of_patience = anyio.Event()
         self._not_ready = False
         self._was_ready = False
-        self._patience = anyio.CancelScope()
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
         """The executor's word that the process ended and is removed."""
         self._exit = exit
         self._ended.set()
+        self._end_of_patience.set()
 
     async def run(self, executor: Executor) -> Exit:
         """Start the plugin, tell when it is ready, and return its end. Cancelled, it stops the plugin first.
@@ -155,7 +173,7 @@ class Foreground:
         """
         await self._create(executor)
         try:
-            self._report(Started(self._plan))
+            await self._report(Started(self._plan))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._tell_when_ready, executor, anyio.current_time())
                 await self._ended.wait()
@@ -164,7 +182,7 @@ class Foreground:
             with anyio.CancelScope(shield=True):
                 exit = await self._stop(executor)
                 reason = "" if self._was_ready or exit.code == 0 else await self._explain()
-            self._report(Ended(exit, reason))
+                await self._report(Ended(exit, reason))
         if self._not_ready:
             raise errors.Unavailable(
                 f"the plugin did not accept a connection on {self._plan.socket} within {self._timeouts.ready:g} s "
@@ -172,36 +190,42 @@ class Foreground:
             )
         return exit
 
-    @property
-    def may_live(self) -> bool:
-        """Whether the process was started and its end is not known."""
-        return self._created and self._exit is None
-
     def hurry(self) -> None:
         """Kill the plugin at once where it is being stopped."""
-        self._patience.cancel()
+        self._end_of_patience.set()
 
     async def _stop(self, executor: Executor) -> Exit:
         """TERM, then KILL after the stop time-out; how the process ended.
 
-        Raises: Unavailable for a process that cannot be killed.
+        Raises: Unavailable for a process whose end nobody tells of.
         """
-        for number, within in ((signals.SIGTERM, self._timeouts.stop), (signals.SIGKILL, self._timeouts.killed)):
-            if self._exit is not None:
-                break
+        for number, within, enough in (
+            (signals.SIGTERM, self._timeouts.stop, self._end_of_patience),
+            (signals.SIGKILL, self._timeouts.killed, self._ended),
+        ):
+            if self._exit is None:
+                with anyio.move_on_after(within):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._signal, executor, number)
+                        await enough.wait()
+                        tasks.cancel_scope.cancel()
+        if self._exit is None:
+            raise errors.Unavailable(
+                f"cannot end the plugin: containerd does not tell of its end {self._timeouts.killed:g} s after SIGKILL"
+            )
+        return self._exit
+
+    async def _signal(self, executor: Executor, number: int) -> None:
+        for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
             try:
                 await executor.signal(self._plan.id, number)
             except errors.NotFound:
-                pass  # it ended just now; its exit is on the way
-            with anyio.move_on_after(within):
-                if number == signals.SIGTERM:
-                    with self._patience:
-                        await self._ended.wait()
-                else:
-                    await self._ended.wait()
-        if self._exit is None:
-            raise errors.Unavailable("cannot end the plugin: its process is still there after SIGKILL")
-        return self._exit
+                return  # it ended just now; its exit is on the way
+            except errors.MoorageError as error:
+                log.debug("cannot send signal %d: %s", number, error)
+                await anyio.sleep(pause)  # containerd is being started again
+            else:
+                return
 
     async def _create(self, executor: Executor) -> None:
         plan = self._plan
@@ -210,7 +234,6 @@ class Foreground:
         except errors.MoorageError as error:
             reason = await self._explain()
             raise type(error)(f"cannot start the plugin: {f'{reason} ({error})' if reason else error}") from error
-        self._created = True
 
     async def _explain(self) -> str:
         return await run_blocking(lambda: explain(self._plan.spec, str(self._plan.root)))
@@ -226,7 +249,7 @@ class Foreground:
             activation = None
             if self._plan.speaks_http:
                 activation = await activate(self._plan.socket, self._timeouts.activate)
-            self._report(Ready(seconds, activation))
+            await self._report(Ready(seconds, activation))
         elif not self._ended.is_set():
             self._not_ready = True
             await self._stop(executor)
@@ -242,20 +265,32 @@ class _Lines:
 
     async def write(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._tell(line)
-        while len(self._rest) > LINE_LIMIT:
-            self._tell(self._rest[:LINE_LIMIT])
-            self._rest = self._rest[LINE_LIMIT:]
+        pieces = [piece for line in lines for piece in _in_pieces(line)]
+        if len(self._rest) > LINE_LIMIT:
+            *more, self._rest = _in_pieces(self._rest)
+            pieces += more
+        await self._tell(pieces)
 
     async def close(self) -> None:
-        if self._rest:
-            self._tell(self._rest)
-            self._rest = b""
+        rest, self._rest = self._rest, b""
+        await self._tell([rest] if rest else [])
 
-    def _tell(self, line: bytes) -> None:
-        text = line.removesuffix(b"\r").decode(errors="backslashreplace")
-        self._report(Line(self._stream, datetime.now(UTC), text))
+    async def _tell(self, lines: list[bytes]) -> None:
+        if lines:
+            texts = tuple(line.removesuffix(b"\r").decode(errors="backslashreplace") for line in lines)
+            await self._report(Lines(self._stream, datetime.now(UTC), texts))
+
+
+def _in_pieces(line: bytes) -> Iterator[bytes]:
+    """A line in pieces of at most LINE_LIMIT bytes, none of which ends within a character; an empty one as it is."""
+    begin = 0
+    while len(line) - begin > LINE_LIMIT:
+        end = begin + LINE_LIMIT
+        while line[end] & 0xC0 == 0x80 and end > begin + LINE_LIMIT - 4:
+            end -= 1
+        yield line[begin:end]
+        begin = end
+    yield line[begin:]
 
 
 def exit_status(exit: Exit) -> int:

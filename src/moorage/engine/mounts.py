@@ -7,13 +7,12 @@ Source: mount(2), umount(2), Linux ``include/uapi/linux/mount.h``.
 import ctypes
 import errno
 import os
-import subprocess
 from pathlib import Path
 
 from moorage import errors
 from moorage._lib.threads import mount_points_below
 
-__all__ = ("bind_copy", "bind_shared", "mount_overlay", "unmount_all_below")
+__all__ = ("bind", "bind_shared", "mount_overlay", "unmount_all_below")
 
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -34,38 +33,33 @@ def bind_shared(directory: Path) -> None:
     _mount("none", directory, "none", _MS_SHARED | _MS_REC)
 
 
+def bind(directory: Path, target: Path) -> None:
+    """Show a directory at ``target``, without what is mounted below it."""
+    _mount(str(directory), target, "none", _MS_BIND)
+
+
 def mount_overlay(lower: Path, scratch: Path, target: Path) -> None:
-    """Show ``lower`` at ``target`` with every change kept in ``scratch/upper``. Makes the directories it needs.
+    """Show ``lower`` at ``target``, which exists, with every change kept in ``scratch/upper``. Makes what it needs.
 
     Raises: Unsupported where the kernel or the file system of ``scratch`` cannot do it.
     """
-    # Colons, commas and backslashes have a meaning in the options: a link with a plain name stands for the path.
-    link, upper, work = scratch / "lower", scratch / "upper", scratch / "work"
-    link.unlink(missing_ok=True)
-    link.symlink_to(lower)
-    for directory in (upper, work, target):
-        directory.mkdir(parents=True, exist_ok=True)
+    upper, work = scratch / "upper", scratch / "work"
+    for directory in (upper, work):
+        directory.mkdir(exist_ok=True)
     lower_status = os.stat(lower)
     os.chmod(upper, lower_status.st_mode & 0o7777)
     os.chown(upper, lower_status.st_uid, lower_status.st_gid)
+    # Colons, commas and backslashes have a meaning in the options, so descriptors stand for the paths.
+    descriptors: list[int] = []
     try:
-        _mount("overlay", target, "overlay", 0, f"lowerdir={link},upperdir={upper},workdir={work}")
+        descriptors.extend(os.open(each, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for each in (lower, upper, work))
+        names = [f"/proc/self/fd/{descriptor}" for descriptor in descriptors]
+        _mount("overlay", target, "overlay", 0, f"lowerdir={names[0]},upperdir={names[1]},workdir={names[2]}")
     except OSError as error:
         raise errors.Unsupported(f"cannot lay an overlay over {lower} in {scratch}: {error.strerror}") from error
-
-
-def bind_copy(original: Path, copy: Path, target: Path) -> None:
-    """Show a copy of a directory at ``target``, for file systems that cannot carry an overlay.
-
-    Raises: Unavailable where it cannot be copied, a full disk for one.
-    """
-    for directory in (copy, target):
-        directory.mkdir(parents=True, exist_ok=True)
-    # cp, because the standard library's copy keeps neither owners nor hard links nor devices
-    done = subprocess.run(["cp", "-a", f"{original}/.", str(copy)], capture_output=True, check=False)
-    if done.returncode:
-        raise errors.Unavailable(f"cannot copy {original}: {done.stderr.decode(errors='replace').strip()}")
-    _mount(str(copy), target, "none", _MS_BIND)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def unmount_all_below(directory: Path) -> None:

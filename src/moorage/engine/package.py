@@ -1,6 +1,7 @@
 """A plugin as a directory: ``config.json`` beside ``rootfs/``."""
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +33,16 @@ def load_directory(path: Path) -> PluginDirectory:
     Raises: NotFound for a directory or part that is not there; Invalid for one that is something else, or for a
     config that is wrong, with the path of the value.
     """
-    path = Path(os.path.abspath(path))
+    try:
+        path = Path(os.path.abspath(path))
+    except FileNotFoundError as error:
+        raise errors.NotFound(f"cannot run {path}: the current directory is not there any more") from error
     _check_directory(path, "plugin")
     config = path / "config.json"
     try:
-        with open(config, "rb") as file:
+        with open(os.open(config, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # it may be a FIFO
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise errors.Invalid(f"cannot read {config}: it is not a file")
             raw = file.read(CONFIG_LIMIT + 1)
     except FileNotFoundError as error:
         raise errors.NotFound(f"cannot run {path}: there is no config.json in it") from error
@@ -53,7 +59,11 @@ def load_directory(path: Path) -> PluginDirectory:
 
 
 def _check_directory(path: Path, what: str) -> None:
-    if not path.exists():
-        raise errors.NotFound(f"cannot run the plugin: there is no {what} at {path}")
-    if not path.is_dir():
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise errors.NotFound(f"cannot run the plugin: there is no {what} at {path}") from error
+    except OSError as error:
+        raise errors.Invalid(f"cannot run the plugin: {what} {path}: {error.strerror}") from error
+    if not stat.S_ISDIR(mode):
         raise errors.Invalid(f"cannot run the plugin: its {what}, {path}, is not a directory")

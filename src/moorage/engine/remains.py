@@ -1,0 +1,135 @@
+"""What a run may leave on the machine when its command, its containerd or a shim was killed or hangs.
+
+It is found in the kernel's own lists: nothing here asks containerd, which may be the one that does not answer.
+Everything here blocks.
+"""
+
+import hashlib
+import logging
+import os
+import posixpath
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from moorage import errors
+
+__all__ = ("end_processes", "has_shim_directory", "remove_shim_directory", "remove_traces")
+
+log = logging.getLogger(__name__)
+
+_SHIM_SOCKETS = Path("/run/containerd/s")  # of every shim, whatever containerd's configuration says
+_PROGRAMS = ("containerd", "runc", "crun")
+_GROUP = "moorage"
+_LOOK_AGAIN = 0.005  # seconds
+
+
+def end_processes(state: Path, id: str, by_itself: float, within: float) -> None:
+    """Return when no containerd, shim or runtime works below ``state`` and nothing of the plugin ``id`` runs.
+
+    They are given ``by_itself`` seconds to end, and killed then.
+
+    Raises: Unavailable for a process that is still there ``within`` seconds after that.
+    """
+    begun = time.monotonic()
+    told: set[int] = set()
+    while found := sorted(_processes(state, id)):
+        waited = time.monotonic() - begun - by_itself
+        if waited > within:
+            raise errors.Unavailable(f"cannot end process {found[0]} of the plugin: it is still there after SIGKILL")
+        if waited > 0:
+            if new := set(found) - told:
+                log.info("killing %s", ", ".join(f"{pid} {_name(pid)}" for pid in sorted(new)))
+                told |= new
+            _kill(found, id)
+        time.sleep(_LOOK_AGAIN)
+
+
+def remove_traces(address: str, namespace: str, id: str) -> None:
+    """Remove the plugin's control groups, the empty one above all plugins, and the socket that a killed shim leaves.
+
+    Source: containerd runtime/v2/shim/util_unix.go, SocketAddress.
+    """
+    for directory in _groups(id):
+        for below, _, _ in os.walk(directory, topdown=False):
+            _remove(below)
+    for mount_point in _hierarchies():
+        _remove(os.path.join(mount_point, _GROUP))
+    digest = hashlib.sha256(posixpath.join(address, namespace, id).encode()).hexdigest()
+    (_SHIM_SOCKETS / digest).unlink(missing_ok=True)
+
+
+def has_shim_directory() -> bool:
+    """Whether there is a directory for the sockets of shims, which the first of all shims makes."""
+    return _SHIM_SOCKETS.exists()
+
+
+def remove_shim_directory() -> None:
+    """Remove that directory, and the one above, where they are empty."""
+    for directory in (_SHIM_SOCKETS, _SHIM_SOCKETS.parent):
+        _remove(str(directory))
+
+
+def _processes(state: Path, id: str) -> Iterator[int]:
+    below, group = os.fsencode(state) + b"/", f"/{_GROUP}/{id}".encode()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            words = _read(entry, "cmdline").split(b"\0")
+            is_tool = os.path.basename(words[0]).decode(errors="replace").startswith(_PROGRAMS)
+            is_ours = is_tool and any(word.startswith(below) for word in words)
+            if (is_ours or (id and group in _read(entry, "cgroup"))) and not _is_zombie(entry):
+                yield int(entry)
+
+
+def _is_zombie(pid: str) -> bool:
+    return _read(pid, "stat").rpartition(b") ")[2][:1] in (b"", b"Z", b"X")
+
+
+def _name(pid: int) -> str:
+    return _read(str(pid), "comm").decode(errors="replace").strip()
+
+
+def _read(pid: str, name: str) -> bytes:
+    try:
+        return Path("/proc", pid, name).read_bytes()
+    except OSError:
+        return b""  # it ended just now
+
+
+def _kill(pids: list[int], id: str) -> None:
+    for directory in _groups(id):
+        _thaw(directory)
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def _thaw(directory: str) -> None:
+    # The runtime freezes a group to kill all in it; where it was killed meanwhile, no signal arrives.
+    for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        path = os.path.join(directory, name)
+        if os.path.exists(path):
+            Path(path).write_text(value)
+
+
+def _groups(id: str) -> list[str]:
+    if not id:
+        return []
+    found = (os.path.join(mount_point, _GROUP, id) for mount_point in _hierarchies())
+    return [directory for directory in found if os.path.isdir(directory)]
+
+
+def _remove(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError:
+        pass  # not there, or somebody else lives in it
+
+
+def _hierarchies() -> list[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        fields = [line.split(" ") for line in lines]
+    return [each[4] for each in fields if each[each.index("-") + 1] in ("cgroup", "cgroup2")]
