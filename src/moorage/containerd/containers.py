@@ -79,13 +79,15 @@ class BundledContainers:
 
         Raises: Conflict where the id has a directory or a record; else as ``Client.create_container``.
         """
-        bundle = self._bundle(check_identifier(id, "container id"))
+        bundle = self._bundle(id)
         all_labels = {**(labels or {}), BUNDLE_LABEL: str(bundle)}
         async with AsyncExitStack() as undo:
             try:
                 await run_blocking(lambda: bundle.mkdir(mode=0o711, parents=True))
             except FileExistsError as error:
                 raise errors.Conflict(f"container {id} has a directory already, {bundle}") from error
+            except OSError as error:
+                raise errors.MoorageError(f"cannot make a directory for container {id}: {error}") from error
             undo.push_async_callback(self._undo, remove_tree, bundle)
             undo.push_async_callback(self._undo, self._delete_record, id, all_labels)
             await self._client.create_container(id, spec, runtime_options, labels=all_labels)
@@ -102,18 +104,27 @@ class BundledContainers:
         """
         if checkpoint_dir or with_stdin:
             raise errors.Unsupported(f"cannot start {id}: checkpoints and standard input are not supported")
+        if id not in self._made:
+            raise errors.NotFound(f"cannot start {id}: it was not created here")
         options, rootfs = self._made[id]
-        stdio = await run_blocking(lambda: _fresh_stdio(self._bundle(id), options))
+        try:
+            stdio = await run_blocking(lambda: _fresh_stdio(self._bundle(id), options))
+        except OSError as error:
+            raise errors.MoorageError(f"cannot make the output of container {id}: {error}") from error
         stdout, stderr = str(stdio.stdout.path), str(stdio.stderr.path)
         try:
             await self._client.create_task(id, stdout=stdout, stderr=stderr, rootfs=rootfs, runtime=options)
-            await attach(stdio)
         except BaseException as error:
             stdio.close()
             if isinstance(error, errors.MoorageError) and await self._clear_obstacle(id, error):
                 raise errors.Conflict(str(error)) from error
             raise
-        return await self._client.start_task(id)
+        try:
+            await attach(stdio)
+            return await self._client.start_task(id)
+        except BaseException:
+            stdio.close()
+            raise
 
     async def restore(self, id: str, attach: Attach) -> tuple[bool, int | None]:
         """Hand the readers of a running task to ``attach``; whether it lives, and its pid.
@@ -122,6 +133,7 @@ class BundledContainers:
         ended in between.
 
         Raises: NotFound where there is no record, no task, or no FIFO left; Unavailable where its shim does not say.
+        The readers are closed then.
         """
         await self._client.get_container(id)
         await self._client.get_task(id)
@@ -129,20 +141,29 @@ class BundledContainers:
             stdio = await run_blocking(lambda: open_stdio(self._bundle(id)))
         except FileNotFoundError as error:
             raise errors.NotFound(f"the output of container {id} is gone: {error}") from error
+        except OSError as error:
+            raise errors.MoorageError(f"cannot open the output of container {id}: {error}") from error
         try:
             await attach(stdio)
+            task = await self._client.get_task(id)
+            if task.status is Status.UNKNOWN:
+                raise errors.Unavailable(f"the shim of container {id} does not answer")
         except BaseException:
             stdio.close()
             raise
-        task = await self._client.get_task(id)
-        if task.status is Status.UNKNOWN:
-            raise errors.Unavailable(f"the shim of container {id} does not answer")
         alive = task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING)
         return alive, task.pid or None
 
     async def status(self, id: str) -> Status:
-        """The state of the task. Raises: NotFound where there is none."""
-        return (await self._client.get_task(id)).status
+        """The state of the task. Raises: NotFound where there is none, not even one whose record was deleted."""
+        try:
+            return (await self._client.get_task(id)).status
+        except errors.NotFound:
+            # Without its record a task is only seen in the list, and it runs on; "not found" must not end its run.
+            for task in await self._client.list_tasks():
+                if task.container_id == id:
+                    return task.status
+            raise
 
     async def labels(self, id: str) -> Mapping[str, str]:
         """The labels of the record. Raises: NotFound."""
@@ -179,6 +200,7 @@ class BundledContainers:
 
         Raises: Conflict while a process of it may live: without its record nobody could reach it any more.
         """
+        bundle = self._bundle(id)
         try:
             status = await self.status(id)
         except errors.NotFound:
@@ -189,7 +211,7 @@ class BundledContainers:
             await self._delete_record(id)
         finally:
             self._made.pop(id, None)
-            await remove_tree(self._bundle(id))
+            await remove_tree(bundle)
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[Envelope]]:
@@ -279,7 +301,8 @@ class BundledContainers:
                 log.warning("cannot clean up after a container: %s", error)
 
     def _bundle(self, id: str) -> Path:
-        return self._bundles / id
+        # Checked at every use: the directory is removed with all below it, and an id like ".." would name others'.
+        return self._bundles / check_identifier(id, "container id")
 
 
 def _fresh_stdio(bundle: Path, options: RuntimeOptions) -> Stdio:

@@ -50,8 +50,10 @@ class FifoReader:
         """Close the read end; a reader that waits gets ClosedResourceError. May be repeated."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            anyio.notify_closing(descriptor)
-            os.close(descriptor)
+            try:
+                anyio.notify_closing(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 class Stdio:

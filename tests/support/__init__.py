@@ -1,0 +1,1 @@
+"""What tests share: a fake containerd, specs, sinks, fixtures and the search for leftovers."""
