@@ -175,7 +175,7 @@ def _starting(run: Run, happening: Happening) -> tuple[Run, Do]:
 def _running(run: Run, happening: Happening) -> tuple[Run, Do]:
     match happening:
         case ExitSeen() if _is_own(run, happening):
-            return replace(run, dead=True, heard=happening), Do.ASK
+            return replace(run, dead=True, heard=run.heard or happening), Do.ASK
         case Died():
             return replace(run, dead=True), Do.ASK
         case Look():
@@ -193,7 +193,8 @@ def _running(run: Run, happening: Happening) -> tuple[Run, Do]:
 def _ending(run: Run, happening: Happening) -> tuple[Run, Do]:
     match happening:
         case ExitSeen() if _is_own(run, happening):
-            return replace(run, heard=happening), Do.NOTHING
+            # The first one counts: where a shim is killed after the end, containerd sends a second one and invents it.
+            return replace(run, heard=run.heard or happening), Do.NOTHING
         case Look():
             return run, Do.FINISH
         case NotRemoved():
