@@ -1,0 +1,156 @@
+"""The decisions of a run against a simulated truth: hints get lost, doubled and mixed, containerd comes and goes."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moorage.containerd.types import Status
+from moorage.executor._machine import (
+    Answered,
+    Died,
+    Do,
+    ExitSeen,
+    Happening,
+    Look,
+    NotRemoved,
+    Phase,
+    Removed,
+    Run,
+    Started,
+    Unanswered,
+    step,
+)
+
+pytestmark = pytest.mark.quick
+
+ID, PID, CODE = "a", 7, 3
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+MOVES = (
+    *("start", "die", "kill shim"),
+    *("hear exit", "hear old exit", "hear added exit", "hear kernel", "look", "look again"),
+    *("down", "up", "hang", "go on", "lose answer"),
+)
+
+
+@dataclass
+class World:
+    """One process, its shim and containerd; and an executor's loop around the machine."""
+
+    run: Run = field(default_factory=lambda: Run(ID))
+    delivered: list[Run] = field(default_factory=list)
+    is_started: bool = False
+    is_dead: bool = False
+    is_task: bool = True
+    shim_was_killed: bool = False
+    up: bool = True
+    hung: bool = False
+    answer_is_lost: bool = False
+    asks_later: bool = False
+    event_told: bool = False
+
+    def feed(self, happening: Happening | None) -> None:
+        while happening is not None:
+            self.run, do = step(self.run, happening)
+            happening = self.act(do)
+
+    def act(self, do: Do) -> Happening | None:
+        match do:
+            case Do.ASK:
+                return self.ask()
+            case Do.FINISH:
+                return self.remove()
+            case Do.ASK_LATER | Do.FINISH_LATER:
+                self.asks_later = True
+            case Do.DELIVER:
+                self.delivered.append(self.run)
+            case Do.NOTHING:
+                pass
+        return None
+
+    def ask(self) -> Happening:
+        if not self.up:
+            return Unanswered()
+        if not self.is_task:
+            return Answered(None)
+        if self.hung:
+            return Answered(Status.UNKNOWN)
+        return Answered(Status.STOPPED if self.is_dead else Status.RUNNING)
+
+    def remove(self) -> Happening:
+        if not self.up or (self.hung and self.is_task):
+            return NotRemoved()
+        was_task, self.is_task = self.is_task, False
+        if self.answer_is_lost:
+            self.answer_is_lost = False
+            return NotRemoved()
+        return Removed(CODE, WHEN) if was_task else Removed()
+
+    def move(self, name: str) -> None:
+        match name:
+            case "start" if not self.is_started:
+                self.is_started = True
+                self.feed(Started(PID))
+            case "die":
+                self.is_dead = True
+            case "kill shim" if self.is_task:
+                self.is_dead = self.shim_was_killed = True
+                self.is_task = not self.up
+            case "hear exit" if self.is_dead:
+                self.event_told = self.event_told or not self.shim_was_killed
+                self.feed(ExitSeen(ID, PID, 137 if self.shim_was_killed else CODE, WHEN))
+            case "hear old exit":
+                self.feed(ExitSeen(ID, PID + 1, 9, WHEN))
+            case "hear added exit":
+                self.feed(ExitSeen("exec", PID, 9, WHEN))
+            case "hear kernel" if self.is_dead:
+                self.feed(Died())
+            case "look":
+                self.feed(Look())
+            case "look again" if self.asks_later:
+                self.asks_later = False
+                self.feed(Look())
+            case "down":
+                self.up = False
+            case "up":
+                self.up = True
+                if self.shim_was_killed:
+                    self.is_task = False  # containerd removes what has no shim before it serves
+            case "hang":
+                self.hung = True
+            case "go on":
+                self.hung = False
+            case "lose answer":
+                self.answer_is_lost = True
+            case _:
+                pass
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.sampled_from(MOVES), max_size=40))
+def test_every_run_that_ended_is_delivered_exactly_once_and_no_other(moves: list[str]) -> None:
+    world = World()
+    for move in moves:
+        world.move(move)
+        assert len(world.delivered) <= 1
+        assert world.is_dead or not world.delivered, "a living process was called ended"
+    for move in ("start", "up", "go on", "look", "look again"):  # in the end everything answers, and a comparison comes
+        world.move(move)
+    assert len(world.delivered) == world.is_dead
+    assert (world.run.phase is Phase.OVER) == world.is_dead
+    for run in world.delivered:
+        assert run.code in (CODE, None) or not world.event_told, "an invented code was believed before the true one"
+        if not world.shim_was_killed and "lose answer" not in moves:
+            assert run.code == CODE
+
+
+@given(st.lists(st.sampled_from([move for move in MOVES if move not in ("die", "kill shim")]), max_size=40))
+def test_without_an_end_nothing_is_delivered(moves: list[str]) -> None:
+    world = World()
+    for move in moves:
+        world.move(move)
+    assert not world.delivered
+    assert world.run.phase in (Phase.STARTING, Phase.RUNNING)
