@@ -357,7 +357,9 @@ class FakeContainers:
     async def delete(self, id: str) -> None:
         check_identifier(id)
         try:
-            status = await self.status(id)
+            async with self._call("get_task", id):
+                task = self._task(id)
+            status = Status.UNKNOWN if task.hung else task.status
         except errors.NotFound:
             status = Status.STOPPED
         if status is not Status.STOPPED:

@@ -202,7 +202,7 @@ class BundledContainers:
         """
         bundle = self._bundle(id)
         try:
-            status = await self.status(id)
+            status = (await self._client.get_task(id)).status
         except errors.NotFound:
             status = Status.STOPPED
         if status is not Status.STOPPED:
