@@ -12,7 +12,7 @@ def pauses(first: float, limit: float, *, random_source: random.Random | None = 
     The jitter keeps many waiters on one peer from coming back at the same instant.
     """
     draw = (random_source or random).uniform
-    pause = first
+    pause = min(first, limit)
     while True:
         yield pause * draw(0.5, 1.0)
         pause = min(pause * 2, limit)

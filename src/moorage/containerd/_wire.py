@@ -56,17 +56,21 @@ def json_any(type_url: str, value: object) -> AnyMessage:
 
 
 def runtime_options(options: types.RuntimeOptions) -> AnyMessage:
-    """What the runc shim reads, for the container record and for the task alike."""
-    message = moorage_runc_pb2.Options(
-        no_pivot_root=options.no_pivot_root,
-        no_new_keyring=options.no_new_keyring,
-        shim_cgroup=options.shim_cgroup,
-        io_uid=options.io_uid,
-        io_gid=options.io_gid,
-        binary_name=options.binary_name,
-        root=options.root,
-        systemd_cgroup=options.systemd_cgroup,
-    )
+    """What the runc shim reads, for the container record and for the task alike. Raises: Invalid."""
+    try:
+        message = moorage_runc_pb2.Options(
+            no_pivot_root=options.no_pivot_root,
+            no_new_keyring=options.no_new_keyring,
+            shim_cgroup=options.shim_cgroup,
+            io_uid=options.io_uid,
+            io_gid=options.io_gid,
+            binary_name=options.binary_name,
+            root=options.root,
+            systemd_cgroup=options.systemd_cgroup,
+        )
+    except ValueError as error:
+        owner = f"uid {options.io_uid}, gid {options.io_gid}"
+        raise errors.Invalid(f"cannot write the runtime's options, with {owner} for its pipes: {error}") from error
     # containerd registers this type under its bare name, without the host that Any.Pack would put before it
     return AnyMessage(type_url=RUNC_OPTIONS_TYPE, value=message.SerializeToString())
 

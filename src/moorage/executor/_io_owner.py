@@ -1,6 +1,6 @@
 """Whom the pipes of a process must belong to, so that it can open its /dev/stdout again. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moorage.containerd.types import Spec
@@ -25,10 +25,11 @@ def io_owner(spec: Spec) -> tuple[int, int]:
 def _on_host(inside: object, ranges: Any) -> int:
     if not isinstance(inside, int):
         return 0
-    for each in ranges or ():
-        offset = inside - int(each.get("containerID", 0))
-        if 0 <= offset < int(each.get("size", 0)):
-            return int(each.get("hostID", 0)) + offset
+    for each in ranges if isinstance(ranges, Sequence) else ():
+        container, host, size = (_mapping(each).get(name, 0) for name in ("containerID", "hostID", "size"))
+        # What is no number is left for the runtime to refuse, in its words.
+        if all(isinstance(it, int) for it in (container, host, size)) and 0 <= inside - container < size:
+            return int(host) + inside - int(container)
     return inside
 
 
