@@ -17,6 +17,7 @@ from typing import TypeAlias
 from moorage.containerd.types import Status
 
 __all__ = (
+    "KILLED",
     "Answered",
     "Died",
     "Do",
@@ -33,6 +34,9 @@ __all__ = (
     "may_replace",
     "step",
 )
+
+KILLED = 137
+"""The exit code of a process that SIGKILL ended, as runtimes give it."""
 
 
 class Phase(Enum):
@@ -138,6 +142,9 @@ class Run:
     vanished: bool = False
     """Containerd had no such task before we deleted it: a code in an event was invented."""
 
+    tried: bool = False
+    """A deletion was begun whose answer never came: it may have worked."""
+
     code: int | None = None
     exited_at: datetime | None = None
     oom: bool = False
@@ -198,11 +205,14 @@ def _ending(run: Run, happening: Happening) -> tuple[Run, Do]:
         case Look():
             return run, Do.FINISH
         case NotRemoved():
-            return run, Do.FINISH_LATER
+            return replace(run, tried=True), Do.FINISH_LATER
         case Removed(code, exited_at, oom):
-            if code is None and run.heard is not None and not run.vanished:
-                # The deletion worked, but its answer was lost with the connection; the event had told.
+            if code is None and run.heard is not None and run.tried and not run.vanished:
+                # The deletion worked, but its answer was lost with the connection; the event had told. Without an
+                # earlier try the task vanished by itself, as it does when its shim is killed: the code is invented.
                 code, exited_at = run.heard.code, run.heard.exited_at
+            # A killed child counts in the same control group; the first process died of it only if it was killed too.
+            oom = oom and code == KILLED
             return replace(run, phase=Phase.OVER, code=code, exited_at=exited_at, oom=oom), Do.DELIVER
         case _:
             return run, Do.NOTHING

@@ -9,14 +9,15 @@ import anyio
 
 from moorage import errors
 from moorage.containerd.types import Status
-from moorage.executor._machine import NotRemoved, Removed, Run
+from moorage.executor._machine import KILLED, NotRemoved, Removed, Run
 from moorage.executor._streams import Streams
 from moorage.executor.protocols import ContainerClient, Exit
 from moorage.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
 
-KILLED = 128 + signals.SIGKILL
+REFUSALS = 6
+"""So often a removal may be refused before the exit is told all the same."""
 
 
 @dataclass(eq=False, slots=True)
@@ -33,7 +34,17 @@ class Held:
     ended: Removed | None = None
     """How it ended, once the task is deleted; record and directory may still be there."""
 
+    oom: bool = False
+    """The kernel killed something in it for want of memory."""
+
+    refusals: int = 0
+    """How often containerd refused to remove it."""
+
+    found: Exit | None = None
+    """How it ended, where a restore found it dead."""
+
     look_queued: bool = False
+    look_planned: bool = False
     watching: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     def exit(self) -> Exit:
@@ -81,63 +92,86 @@ class Removal:
         self._client = client
         self._timeouts = timeouts
 
-    async def clean_up(self, id: str) -> None:
-        """Remove whatever there is of this id, shielded and bounded; failures are logged, the first error is another's.
+    async def clean_up(self, id: str, level: int = logging.ERROR) -> bool:
+        """Remove whatever there is of this id, shielded and bounded; whether all of it is gone.
 
-        Source: row E04.
+        Failures are logged at this level: the first error is another's. Source: row E04.
         """
+        done = False
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup) as scope:
-            try:
-                await self._client.delete_task(id)
-            except errors.Unavailable as error:
-                log.error("cannot delete the task of %s, its process may still live: %s", id, error)
-                return
-            except errors.MoorageError as error:
-                if not isinstance(error, errors.NotFound):
-                    log.error("cannot delete the task of %s: %s", id, error)
-            await self.forget(id)
+            done = await self._clean_up(id, level)
         if scope.cancelled_caught:
-            log.error("cannot clean up after %s within %g s", id, self._timeouts.cleanup)
+            log.log(level, "cannot clean up after %s within %g s", id, self._timeouts.cleanup)
+        return done
 
-    async def forget(self, id: str) -> None:
-        """Remove record, directory and FIFOs; failures are logged."""
+    async def _clean_up(self, id: str, level: int) -> bool:
+        try:
+            await self._client.delete_task(id)
+        except errors.Unavailable as error:
+            log.log(level, "cannot delete the task of %s, its process may still live: %s", id, error)
+            return False
+        except errors.MoorageError as error:
+            if not isinstance(error, errors.NotFound):
+                log.log(level, "cannot delete the task of %s: %s", id, error)
+                await self.forget(id, level)
+                return False
+        return await self.forget(id, level)
+
+    async def forget(self, id: str, level: int = logging.ERROR) -> bool:
+        """Remove record, directory and FIFOs; whether they are gone. Failures are logged at this level."""
         try:
             await self._client.delete(id)
         except (errors.MoorageError, OSError) as error:
             if not isinstance(error, errors.NotFound):
-                log.error("cannot delete container %s: %s", id, error)
+                log.log(level, "cannot delete container %s: %s", id, error)
+                return False
+        return True
 
     async def finish(self, held: Held) -> Removed | NotRemoved:
         """Remove a run that ended, after its output was taken; what the deletion says of the end.
 
-        May be repeated after NotRemoved: what was done is not done again. Source: rows E11, E40.
+        Shielded and bounded: once the task is deleted nobody else can tell how it ended. May be repeated after
+        NotRemoved: what was done is not done again. Source: rows E11, E40.
         """
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
+            return await self._finish(held)
+        log.warning("cannot clean up after %s within %g s", held.id, self._timeouts.cleanup)
+        return NotRemoved()
+
+    async def _finish(self, held: Held) -> Removed | NotRemoved:
         deadline = anyio.current_time() + self._timeouts.stream_wait
         if held.ended is None:
             await held.streams.wait(self._timeouts.exit_drain)
             try:
-                held.ended = await self._delete_task(held.id)
-            except errors.Unavailable as error:
-                log.info("cannot delete the task of %s yet: %s", held.id, error)
-                return NotRemoved()
+                held.ended = await self._delete_task(held)
             except errors.MoorageError as error:
+                if self._is_tried_again(held, error):
+                    log.info("cannot delete the task of %s yet: %s", held.id, error)
+                    return NotRemoved()
                 log.error("cannot delete the task of %s: %s", held.id, error)
-                held.ended = Removed()
+                held.ended = Removed(oom=held.oom)
         try:
             await self._client.delete(held.id)
-        except errors.Unavailable as error:
-            log.info("cannot delete container %s yet: %s", held.id, error)
-            return NotRemoved()
         except (errors.MoorageError, OSError) as error:
+            if self._is_tried_again(held, error):
+                log.info("cannot delete container %s yet: %s", held.id, error)
+                return NotRemoved()
             log.error("cannot delete container %s: %s", held.id, error)
         await held.streams.wait(max(0.0, deadline - anyio.current_time()))
         await held.streams.close()
         return held.ended
 
-    async def bury(self, held: Held) -> Exit | None:
-        """Remove a container that is not alive; its exit, if it ever ran. Source: row E21.
+    def _is_tried_again(self, held: Held, error: Exception) -> bool:
+        """Containerd comes back; but what it refuses it may refuse for ever, and the exit must be told."""
+        if isinstance(error, errors.Unavailable):
+            return True
+        held.refusals += 1
+        return held.refusals < REFUSALS
 
-        Raises: what the deletion raises; it may be called again.
+    async def bury(self, held: Held) -> None:
+        """Remove a container that is not alive. How it ended, if it ever ran, is in ``held.found``. Source: row E21.
+
+        Raises: what the deletion raises; it may be called again. What was found by then stays found.
         """
         try:
             status = await self._client.status(held.id)
@@ -145,19 +179,21 @@ class Removal:
             status = None
         if status is Status.STOPPED:
             await held.streams.wait(self._timeouts.exit_drain)
-        ended = await self._delete_task(held.id)
+        if status not in (None, Status.CREATED):
+            held.found = Exit(held.id, held.run_id, None)
+        ended = await self._delete_task(held)
+        if held.found is not None:
+            oom = ended.oom and ended.code == KILLED
+            held.found = Exit(held.id, held.run_id, ended.code, signal_name(ended.code), oom, ended.exited_at)
         await self._client.delete(held.id)
-        if status in (None, Status.CREATED):
-            return None
-        return Exit(held.id, held.run_id, ended.code, signal_name(ended.code), ended.oom, ended.exited_at)
 
-    async def _delete_task(self, id: str) -> Removed:
+    async def _delete_task(self, held: Held) -> Removed:
         try:
-            oom = await self._client.oom_killed(id)
+            # Kept, because a second try finds no counter any more.
+            held.oom = await self._client.oom_killed(held.id) or held.oom
         except errors.Unavailable:
             raise
         except errors.MoorageError:
-            oom = False  # the shim or the control group is gone; nothing says that memory was short
-        code, exited_at = await self._client.delete_task(id)
-        # A killed child counts in the same control group; the first process died of it only if it was killed too.
-        return Removed(code, exited_at, oom and code == KILLED)
+            pass  # the shim or the control group is gone; nothing says that memory was short
+        code, exited_at = await self._client.delete_task(held.id)
+        return Removed(code, exited_at, held.oom)

@@ -18,6 +18,8 @@ from moorage.containerd.types import Envelope, Event, Mount, RuntimeOptions, Spe
 from moorage.executor import _machine as machine
 from moorage.executor._io_owner import io_owner
 from moorage.executor._machine import Do, Happening
+from moorage.executor._making import Making, Sweeper
+from moorage.executor._operations import Operations
 from moorage.executor._streams import Copies, Streams
 from moorage.executor._task import Held, LastExits, Removal
 from moorage.executor.protocols import (
@@ -60,6 +62,9 @@ class Executor:
         self._timeouts = timeouts
         self._process_end = process_end
         self._removal = Removal(client, timeouts)
+        self._making = Making(client, self._removal)
+        self._sweeper = Sweeper(client, self._removal, timeouts)
+        self._operations = Operations()
         self._held: dict[str, Held] = {}
         self._last_exits = LastExits()
         self._closing = anyio.Event()
@@ -86,20 +91,22 @@ class Executor:
         Raises: Conflict where the id is held by this executor or runs; the first failure, in words that name the cause.
         Source: rows E01 to E14 of docs/reference/executor.md.
         """
-        held = self._hold(id, secrets.token_hex(8), stdout, stderr, attach)
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._let_go, held)
-            self._last_exits.forget(id)
-            uid, gid = io_owner(spec)
-            options = replace(self._runtime, io_uid=uid, io_gid=gid)
-            all_labels = {**(labels or {}), RUN_LABEL: held.run_id}
-            await self._make_record(
-                id, lambda: self._client.create(id, spec, options, rootfs=rootfs, labels=all_labels)
-            )
-            undo.push_async_callback(self._removal.clean_up, id)
-            pid = await self._start(held)
-            undo.pop_all()
-        self._begin(held, pid)
+        with self._operations.one(id):
+            held = self._hold(id, secrets.token_hex(8), stdout, stderr, attach)
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(self._let_go, held)
+                self._last_exits.forget(id)
+                uid, gid = io_owner(spec)
+                options = replace(self._runtime, io_uid=uid, io_gid=gid)
+                all_labels = {**(labels or {}), RUN_LABEL: held.run_id}
+                await self._sweeper.clear(id)
+                await self._make_record(
+                    held, lambda: self._client.create(id, spec, options, rootfs=rootfs, labels=all_labels)
+                )
+                undo.push_async_callback(self._undo_create, held)
+                pid = await self._making.start(held)
+                undo.pop_all()
+            self._begin(held, pid)
 
     async def restore(
         self,
@@ -118,21 +125,25 @@ class Executor:
         in which case the container is left as it is and the sinks are closed.
         Source: rows E20 to E24.
         """
-        held = self._hold(id, "", stdout, stderr, attach)
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._let_go, held)
-            held.run_id = await self._run_of(id)
-            try:
-                alive, pid = await self._client.restore(id, held.streams.attach)
-            except errors.NotFound:
-                alive, pid = False, None
-            if alive:
-                undo.pop_all()
-                self._begin(held, pid)
-                return True
-            exit = await self._removal.bury(held)
-        if exit is not None:
-            self._last_exits.remember(exit)
+        with self._operations.one(id):
+            held = self._hold(id, "", stdout, stderr, attach)
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(self._let_go, held)
+                await self._sweeper.clear(id)
+                held.run_id = await self._run_of(id)
+                try:
+                    alive, pid = await self._client.restore(id, held.streams.attach)
+                except errors.NotFound:
+                    alive, pid = False, None
+                if alive:
+                    undo.pop_all()
+                    self._begin(held, pid)
+                    return True
+                try:
+                    await self._removal.bury(held)
+                finally:
+                    if held.found is not None:
+                        self._last_exits.remember(held.found)
         return False
 
     async def is_running(self, id: str) -> bool:
@@ -153,7 +164,6 @@ class Executor:
         """Take an event of this id into account; only exits of a held container's first process count.
 
         Returns when what follows is done, the exit handler included; what is not confirmed yet is asked for later.
-
         Raises: what the exit handler raises.
         """
         held = self._held.get(id)
@@ -188,6 +198,7 @@ class Executor:
                 self._tasks.start_soon(self._compare_now_and_then)
                 task_status.started(None)
                 await self._closing.wait()
+                await self._operations.end()
                 self._tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
@@ -247,6 +258,19 @@ class Executor:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
             await held.streams.close()
 
+    async def _make_record(self, held: Held, create: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._making.record(held.id, create)
+        except BaseException as error:
+            # Where an answer was not waited for, or never came, the record may be there all the same.
+            if isinstance(error, errors.Unavailable) or not isinstance(error, errors.MoorageError):
+                self._sweeper.leave(held.id, held.run_id, self._tasks, has_record=False)
+            raise
+
+    async def _undo_create(self, held: Held) -> None:
+        if not await self._removal.clean_up(held.id):
+            self._sweeper.leave(held.id, held.run_id, self._tasks, has_record=True)
+
     def _begin(self, held: Held, pid: int | None) -> None:
         self._queue(held, machine.Started(pid))
         if pid is not None:
@@ -260,53 +284,6 @@ class Executor:
                 log.warning("cannot watch process %d of %s, its exit will be known later: %s", pid, held.id, error)
                 return
             self._queue(held, machine.Died())
-
-    # creating
-
-    async def _make_record(self, id: str, create: Callable[[], Awaitable[None]]) -> None:
-        """Make the record; where that fails, clear what an earlier run has left and try once more.
-
-        Raises: the first failure where something lives under this id, else the second one. Source: row E02.
-        """
-        try:
-            await create()
-            return
-        except errors.MoorageError as first:
-            if not await self._clear_the_way(id):
-                raise
-            log.info("cleared what was left of %s, making it once more: %s", id, first)
-        try:
-            await create()
-        except errors.MoorageError as second:
-            raise type(second)(f"cannot create containerd container: {second}") from second
-
-    async def _clear_the_way(self, id: str) -> bool:
-        """Remove what is in the way of a new record; False where it lives and must not be touched."""
-        try:
-            status = await self._client.status(id)
-        except errors.NotFound:
-            status = None
-        except errors.MoorageError as error:
-            # Nothing is known of a task, so nothing is killed; what has none can still be cleared.
-            log.warning("cannot read the status of %s, whose id is wanted: %s", id, error)
-            await self._removal.forget(id)
-            return True
-        if not machine.may_replace(status):
-            return False
-        await self._removal.clean_up(id)
-        return True
-
-    async def _start(self, held: Held) -> int:
-        """Start the task; what an earlier one left in the way is cleared, once. Source: rows E03, E04."""
-        try:
-            return await self._client.start(held.id, "", False, held.streams.attach)
-        except errors.Conflict as error:
-            if held.streams.is_attached:
-                raise
-            log.info("clearing what is left of an earlier task of %s: %s", held.id, error)
-            # The record is ours and new, so whatever has a task under it is a leftover that nobody can reach.
-            await self._client.delete_task(held.id)
-        return await self._client.start(held.id, "", False, held.streams.attach)
 
     # what happens to a run
 
@@ -336,7 +313,7 @@ class Executor:
             case Do.FINISH:
                 return await self._removal.finish(held)
             case Do.ASK_LATER | Do.FINISH_LATER:
-                self._tasks.start_soon(self._look_later, held)
+                self._look_later(held)
                 return None
             case Do.DELIVER:
                 await self._deliver(held)
@@ -351,9 +328,15 @@ class Executor:
             log.debug("cannot ask for the status of %s: %s", id, error)
             return machine.Unanswered()
 
-    async def _look_later(self, held: Held) -> None:
-        await anyio.sleep(next(held.again))
-        self._look(held)
+    def _look_later(self, held: Held) -> None:
+        async def look() -> None:
+            await anyio.sleep(next(held.again))
+            held.look_planned = False
+            self._look(held)
+
+        if not held.look_planned:
+            held.look_planned = True
+            self._tasks.start_soon(look)
 
     async def _deliver(self, held: Held) -> None:
         held.watching.cancel()
