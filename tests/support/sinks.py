@@ -11,7 +11,7 @@ class Memory:
     """Keeps what it is given."""
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        self.data = b""
         self.closes = 0
         self.closed = anyio.Event()
 
@@ -60,7 +60,7 @@ class Plain:
     """A sink as people write them: plain methods."""
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        self.data = b""
         self.closes = 0
 
     def write(self, data: bytes) -> int:

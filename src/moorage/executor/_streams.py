@@ -85,27 +85,32 @@ class Copies:
             if not copy.started:
                 copy.started = True
                 await copy.close()
+            elif copy.is_writing:
+                log.warning("the sink for the output of %s does not take it; the rest is lost", copy.name)
 
 
 class _Copy:
     """One stream into one sink: whatever the sink does, the stream is read to its end."""
 
     def __init__(self, name: str, sink: ByteSink, timeouts: Timeouts) -> None:
+        self.name = name
         self.done = anyio.Event()
         self.started = False
-        self._name = name
+        self.is_writing = False
         self._sink = sink
         self._broken = False
         self._timeouts = timeouts
+        # Threads of its own: a sink that blocks must take none from others. The second one is for closing it.
+        self._threads = anyio.CapacityLimiter(2)
 
     async def run(self, stream: OutputStream) -> None:
         try:
             while data := await stream.read():
                 await self._write(data)
         except anyio.ClosedResourceError:
-            log.info("the output of %s was cut off before its end", self._name)
+            log.info("the output of %s was cut off before its end", self.name)
         except OSError:
-            log.exception("cannot read the output of %s", self._name)
+            log.exception("cannot read the output of %s", self.name)
         finally:
             stream.close()
             await self.close()
@@ -113,28 +118,32 @@ class _Copy:
     async def close(self) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup) as scope:
             try:
-                await _call(self._sink.close)
+                await self._call(self._sink.close)
             except Exception:
-                log.exception("cannot close the sink for the output of %s", self._name)
+                log.exception("cannot close the sink for the output of %s", self.name)
         if scope.cancelled_caught:
-            log.warning("the sink for the output of %s does not close", self._name)
+            log.warning("the sink for the output of %s does not close", self.name)
         self.done.set()
 
     async def _write(self, data: bytes) -> None:
         if self._broken:
             return  # read on and throw away: a full pipe would stop the process
+        self.is_writing = True
         try:
-            await _call(self._sink.write, data)
+            await self._call(self._sink.write, data)
         except Exception:
             self._broken = True
-            log.exception("the sink for the output of %s failed; its output is thrown away from here on", self._name)
+            log.exception("the sink for the output of %s failed; its output is thrown away from here on", self.name)
+        finally:
+            self.is_writing = False
 
-
-async def _call(method: Callable[..., object], *arguments: object) -> None:
-    """Call a sink's method, ``async`` or plain. A plain one may block, so it gets a thread."""
-    if inspect.iscoroutinefunction(method):
-        await method(*arguments)
-        return
-    result = await anyio.to_thread.run_sync(lambda: method(*arguments), abandon_on_cancel=True)
-    if inspect.isawaitable(result):
-        await result
+    async def _call(self, method: Callable[..., object], *arguments: object) -> None:
+        """Call a sink's method, ``async`` or plain. A plain one may block, so it gets a thread."""
+        if inspect.iscoroutinefunction(method):
+            await method(*arguments)
+            return
+        result = await anyio.to_thread.run_sync(
+            lambda: method(*arguments), abandon_on_cancel=True, limiter=self._threads
+        )
+        if inspect.isawaitable(result):
+            await result
