@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage import errors
-from moorage.engine.devices import resolve_device, resolve_devices
+from moorage.engine.devices import locked_flags, resolve_device, resolve_devices
 from moorage.plugins import (
     NO_OVERRIDES,
     DeviceNode,
@@ -85,7 +85,7 @@ def test_c08_the_least_config_gets_mobys_default_container() -> None:
         "/dev/shm",
         "/run/docker/plugins",
     ]
-    assert [each["type"] for each in spec["linux"]["namespaces"]] == ["mount", "uts", "pid", "ipc", "network"]
+    assert [each["type"] for each in spec["linux"]["namespaces"]] == ["mount", "network", "uts", "pid", "ipc"]
     assert spec["linux"]["cgroupsPath"] == "/moorage/0"
     assert spec["linux"]["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
     assert not {"rootfsPropagation", "devices"} & spec["linux"].keys()
@@ -592,3 +592,16 @@ def test_c08_what_cannot_be_looked_at_is_unavailable(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os.path, "realpath", refuse)
     with pytest.raises(errors.Unavailable, match="cannot look at device /dev/x: Permission denied"):
         resolve_device("/dev/x")
+
+
+def test_case_077_the_flags_of_a_source_are_those_of_its_mount() -> None:
+    flags = locked_flags(["/proc", "/", "/proc"])
+    options = {
+        line.split()[1]: line.split()[3].split(",") for line in Path("/proc/self/mounts").read_text().splitlines()
+    }
+    for path, found in flags.items():
+        assert set(found) == {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime"} & set(
+            options[path]
+        )
+    with pytest.raises(errors.Unavailable, match="cannot look at mount source /none/there: No such file"):
+        locked_flags(["/none/there"])

@@ -1,4 +1,4 @@
-"""Looks up devices of the host for ``plugins.spec``. Nothing is opened."""
+"""Looks up on the host what ``plugins.spec`` has to know: devices, and flags that must stay. Opens nothing."""
 
 import errno
 import os
@@ -8,9 +8,46 @@ from collections.abc import Iterable, Iterator
 from moorage import errors
 from moorage.plugins.spec import DeviceNode
 
-__all__ = ("resolve_device", "resolve_devices")
+__all__ = ("is_in_user_namespace", "locked_flags", "resolve_device", "resolve_devices")
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+
+_WHOLE_ID_RANGE = ["0", "0", str(2**32 - 1)]
+_FLAGS = {
+    "ro": os.ST_RDONLY,
+    "nosuid": os.ST_NOSUID,
+    "nodev": os.ST_NODEV,
+    "noexec": os.ST_NOEXEC,
+    "noatime": os.ST_NOATIME,
+    "nodiratime": os.ST_NODIRATIME,
+    "relatime": os.ST_RELATIME,
+}
+
+
+def is_in_user_namespace() -> bool:
+    """Whether this process is not in the first user namespace (user_namespaces(7))."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as map:
+            return map.read().split() != _WHOLE_ID_RANGE
+    except FileNotFoundError:  # a kernel without user namespaces
+        return False
+
+
+def locked_flags(sources: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The mount options that each source has now, for ``Places.locked_flags`` (blocking).
+
+    Inside a user namespace the kernel refuses a remount that would lose one (mount_namespaces(7)).
+
+    Raises: Unavailable if a source cannot be looked at.
+    """
+    found = {}
+    for source in dict.fromkeys(sources):
+        try:
+            flags = os.statvfs(source).f_flag
+        except OSError as error:
+            raise errors.Unavailable(f"cannot look at mount source {source}: {error.strerror}") from error
+        found[source] = tuple(name for name, bit in _FLAGS.items() if flags & bit)
+    return found
 
 
 def resolve_devices(paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:

@@ -208,7 +208,7 @@ def _capability(spelling: str) -> str:
 
 def _namespaces(config: Config) -> list[str]:
     shared = {"pid": config.pid_host, "ipc": config.ipc_host, "network": config.network.is_host}
-    return [each for each in ("mount", "uts", "pid", "ipc", "network") if not shared.get(each, False)]
+    return [each for each in ("mount", "network", "uts", "pid", "ipc") if not shared.get(each, False)]
 
 
 def _mounts(config: Config, settings: Settings, places: Places) -> list[Mount]:

@@ -1,0 +1,4 @@
+from peers.dockerd import dockerd as dockerd
+from support.fixtures import ground as ground
+from support.fixtures import place as place
+from support.fixtures import pytest_runtest_makereport as pytest_runtest_makereport

@@ -1,0 +1,186 @@
+"""A real dockerd to compare with: of its own directories, without network, gone with all its traces at the end.
+
+Talks to it over its API, so that no docker command is needed. One trace it makes whatever its options say is
+``/run/docker/plugins/<id>``; it is removed as well where it was not there before.
+"""
+
+import http.client
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from support import leftovers
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+SOCKETS = Path("/run/docker/plugins")
+"""Where dockerd puts the socket directories of its plugins, with any exec root."""
+
+
+class Refused(Exception):
+    """An answer of 400 or more."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP to a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("dockerd", timeout=START_SECONDS)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+class Dockerd:
+    """A running dockerd. ``stop`` must be called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.state = directory / "exec"
+        self.address = directory / "docker.sock"
+        self.log = directory / "log"
+        self._made = [each for each in (SOCKETS, SOCKETS.parent) if not each.exists()]
+        command = [
+            "dockerd",
+            "--iptables=false",
+            "--bridge=none",
+            f"--data-root={self.data}",
+            f"--exec-root={self.state}",
+            f"--pidfile={directory / 'pid'}",
+            f"--host=unix://{self.address}",
+        ]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "NOTIFY_"))}
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+
+    def wait_until_serving(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.ask("GET", "/_ping")
+                return
+            except (OSError, http.client.HTTPException):
+                assert self.process.poll() is None, f"dockerd ended: {self.log.read_text()[-2000:]}"
+                assert time.monotonic() < deadline, f"dockerd does not serve: {self.log.read_text()[-2000:]}"
+            time.sleep(0.05)
+
+    def ask(self, verb: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
+        """One call. Raises: Refused."""
+        connection = _Connection(self.address)
+        try:
+            connection.request(verb, path, body, {"Content-Type": kind} if body else {})
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise Refused(answer.status, str(json.loads(text)["message"]))
+        return text
+
+    def version(self) -> str:
+        return str(json.loads(self.ask("GET", "/version"))["Version"])
+
+    def create_plugin(self, name: str, config: bytes, rootfs: Path) -> None:
+        package = io.BytesIO()
+        with tarfile.open(fileobj=package, mode="w") as tar:
+            member = tarfile.TarInfo("config.json")
+            member.size = len(config)
+            tar.addfile(member, io.BytesIO(config))
+            tar.add(rootfs, "rootfs")
+        self.ask("POST", f"/plugins/create?name={quote(name)}", package.getvalue(), "application/x-tar")
+
+    def set_plugin(self, name: str, assignments: Sequence[str]) -> None:
+        self.ask("POST", f"/plugins/{name}/set", json.dumps(list(assignments)).encode())
+
+    def enable_plugin(self, name: str) -> None:
+        self.ask("POST", f"/plugins/{name}/enable?timeout=30")
+
+    def inspect_plugin(self, name: str) -> dict[str, Any]:
+        answer = json.loads(self.ask("GET", f"/plugins/{name}/json"))
+        assert isinstance(answer, dict)
+        return answer
+
+    def remove_plugin(self, name: str) -> None:
+        self.ask("DELETE", f"/plugins/{name}?force=1")
+
+    def spec_of(self, id: str) -> dict[str, Any]:
+        """The OCI spec that a running plugin's runc was given."""
+        (path,) = self.state.glob(f"**/{id}/config.json")
+        spec = json.loads(path.read_bytes())
+        assert isinstance(spec, dict)
+        return spec
+
+    def stop(self) -> None:
+        """End dockerd, its containerd and its plugins, and remove what is left of them."""
+        children = self._descendants()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._end(children)
+        for directory in self._made:
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+        for point in reversed(leftovers.mounts_below(self.directory)):
+            subprocess.run(["umount", "--lazy", point], check=True)
+
+    def _descendants(self) -> list[int]:
+        """Our dockerd's containerd and whatever it started: they carry our directory in their command line."""
+        mark = os.fsencode(self.directory)
+        numbers = [int(each) for each in os.listdir("/proc") if each.isdigit()]
+        return [
+            each
+            for each in numbers
+            if each not in (os.getpid(), self.process.pid)
+            and any(mark in word for word in leftovers.command_line(each))
+        ]
+
+    def _end(self, pids: Sequence[int]) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        for pid in pids:
+            while leftovers.is_alive(pid):
+                if time.monotonic() > deadline - STOP_SECONDS / 2:
+                    os.kill(pid, signal.SIGKILL)
+                assert time.monotonic() < deadline, f"process {pid} of dockerd does not end"
+                time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[Dockerd]:
+    """A dockerd of this session's own. What uses it is marked ``needs("dockerd")``."""
+    directory = Path(tempfile.mkdtemp(prefix="m-dockerd-", dir="/tmp"))
+    peer = Dockerd(directory)
+    try:
+        peer.wait_until_serving()
+        yield peer
+    finally:
+        peer.stop()
+        assert not leftovers.mounts_below(directory)
+        shutil.rmtree(directory)
