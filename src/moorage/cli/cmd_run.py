@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ import click
 from moorage.cli.output import Output
 from moorage.engine.foreground import Ended, Gone, Happened, Kept, Lines, Plan, Ready, Started
 from moorage.executor import Exit
+
+_NOBODY_READS = 128 + signal.SIGPIPE
 
 
 @click.command(
@@ -58,7 +61,10 @@ def command(
         await teller.starting(plugin.path)
         return await run_in_foreground(plugin, settings, teller, options)
 
-    return anyio.run(run, backend_options={"use_uvloop": True})
+    try:
+        return anyio.run(run, backend_options={"use_uvloop": True})
+    except BrokenPipeError:
+        return _NOBODY_READS
 
 
 class _Teller:

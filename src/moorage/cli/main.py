@@ -62,10 +62,6 @@ def main() -> None:
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         status = 130
-    except BrokenPipeError:
-        # whoever read our output has seen enough; Python would complain once more at its own end
-        sys.stderr.close()
-        status = 141
     except OSError as error:
         what = f" {error.filename}" if error.filename else ""
         click.echo(f"moorage: cannot go on{what}: {error.strerror or error}", err=True)

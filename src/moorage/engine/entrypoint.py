@@ -73,7 +73,7 @@ def _explain_contents(view: "_View", path: str, found: str) -> str:
         line = head.split(b"\n", 1)[0][2:].split()
         interpreter = os.fsdecode(line[0]) if line else ""
         if not interpreter or view.find(interpreter) is None:
-            return f"{path} is a script for {_shown(interpreter) or 'nothing'}, which is not in the plugin's root file system"
+            return f"{path} is a script for {_shown(interpreter) or 'nothing'}, which is not in the plugin"
         return ""
     if not head.startswith(b"\x7fELF"):
         return f"{path} is neither a program of this machine nor a script that starts with #!"
