@@ -1,10 +1,12 @@
 """Every point at which an operation waits, one after the other: to cancel it there, or to kill its process."""
 
-import asyncio
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from moorage._lib.inbox import Inboxes
 
 Result = TypeVar("Result")
 
@@ -47,13 +49,16 @@ def _drive(coroutine: Coroutine[Any, Any, Result], on_wait: Callable[[], None]) 
         return result
 
 
-def drive_tasks(name: str, on_wait: Callable[[], None]) -> None:
-    """Drive every coroutine of this qualified name that becomes a task of the running loop from now on."""
+@contextmanager
+def drive_inboxes(on_wait: Callable[[], None]) -> Iterator[None]:
+    """Drive whatever inboxes do, which is where exits are handled, inside the block."""
+    work = Inboxes._work
 
-    def make(
-        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Result], **more: Any
-    ) -> asyncio.Task[Result]:
-        driven = drive(coroutine, on_wait) if getattr(coroutine, "__qualname__", "") == name else coroutine
-        return asyncio.Task(driven, loop=loop, **more)
+    async def driven(self: Inboxes[Any], key: Any) -> None:
+        await drive(work(self, key), on_wait)
 
-    asyncio.get_running_loop().set_task_factory(make)  # type: ignore[arg-type]  # the stub wants any awaitable
+    Inboxes._work = driven  # type: ignore[method-assign]  # put back below
+    try:
+        yield
+    finally:
+        Inboxes._work = work  # type: ignore[method-assign]

@@ -181,7 +181,8 @@ class Removal:
             await held.streams.wait(self._timeouts.exit_drain)
         if status not in (None, Status.CREATED):
             held.found = Exit(held.id, held.run_id, None)
-        ended = await self._delete_task(held)
+        with anyio.CancelScope(shield=True):  # each call has its bound; an answer that is not waited for is lost
+            ended = await self._delete_task(held)
         if held.found is not None:
             oom = ended.oom and ended.code == KILLED
             held.found = Exit(held.id, held.run_id, ended.code, signal_name(ended.code), oom, ended.exited_at)
