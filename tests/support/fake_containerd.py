@@ -76,6 +76,8 @@ class FakeContainerd:
     pipes: dict[str, tuple[FakePipe, FakePipe]] = field(default_factory=dict)
     """The FIFOs that are there as files."""
     bundles: set[str] = field(default_factory=set)
+    notes: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
+    """How ended tasks ended, as it lies in their directories."""
     obstacles: set[tuple[str, str]] = field(default_factory=set)
     up: bool = True
     deaf: bool = False
@@ -330,13 +332,15 @@ class FakeContainers:
                 world.records[id] = Record({}, {"bundle": ""}, RuntimeOptions(), ())
             ended = await self._kill_and_delete(id)
         world.obstacles.discard((id, RUNTIME_STATE))
-        return ended or (None, None)
+        return ended or world.notes.get(id, (None, None))
 
     async def _kill_and_delete(self, id: str) -> tuple[int, datetime | None] | None:
         try:
             async with self._call("kill", id):
                 task = self._task(id)
                 if task.status is Status.STOPPED:
+                    if id in self.world.bundles:
+                        self.world.notes[id] = task.code, task.exited_at
                     raise errors.NotFound("process already finished: not found")
                 self._kill(task, 9)
             async with self._call("wait", id):
@@ -367,10 +371,12 @@ class FakeContainers:
         try:
             async with self._call("delete_container", id):
                 self.world.records.pop(id, None)
-        finally:
-            self._made.discard(id)
-            self.world.bundles.discard(id)
-            self.world.pipes.pop(id, None)
+        except errors.NotFound:
+            pass
+        self._made.discard(id)
+        self.world.bundles.discard(id)
+        self.world.notes.pop(id, None)
+        self.world.pipes.pop(id, None)
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[Envelope]]:

@@ -92,7 +92,7 @@ class Executor:
         Source: rows E01 to E14 of docs/reference/executor.md.
         """
         with self._operations.one(id):
-            held = self._hold(id, secrets.token_hex(8), stdout, stderr, attach)
+            held = await self._hold(id, secrets.token_hex(8), stdout, stderr, attach)
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(self._let_go, held)
                 self._last_exits.forget(id)
@@ -126,7 +126,7 @@ class Executor:
         Source: rows E20 to E24.
         """
         with self._operations.one(id):
-            held = self._hold(id, "", stdout, stderr, attach)
+            held = await self._hold(id, "", stdout, stderr, attach)
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(self._let_go, held)
                 await self._sweeper.clear(id)
@@ -234,20 +234,21 @@ class Executor:
 
     # holding
 
-    def _hold(
+    async def _hold(
         self, id: str, run_id: str, stdout: ByteSink | None, stderr: ByteSink | None, attach: Attach | None
     ) -> Held:
         """Register the id, before anything is done for it: an instant exit must find its owner."""
-        if self._closing.is_set():
-            raise errors.Conflict(f"cannot take container {id}: the executor is closed")
-        if id in self._held:
-            raise errors.Conflict(f"cannot take container {id}: it is held already")
         if attach is None:
             if stdout is None or stderr is None:
                 raise errors.Invalid(f"cannot take container {id}: its output needs two sinks, or attach")
             attach = Copies(id, stdout, stderr, self._tasks, self._timeouts)
+        streams = Streams(id, attach)
+        if self._closing.is_set() or id in self._held:
+            await streams.close()
+            why = "the executor is closed" if self._closing.is_set() else "it is held already"
+            raise errors.Conflict(f"cannot take container {id}: {why}")
         again = pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit)
-        held = self._held[id] = Held(id, run_id, machine.Run(id), Streams(id, attach), again)
+        held = self._held[id] = Held(id, run_id, machine.Run(id), streams, again)
         return held
 
     async def _let_go(self, held: Held) -> None:
