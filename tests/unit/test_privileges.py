@@ -129,7 +129,7 @@ privileges = st.lists(
     st.builds(
         Privilege,
         st.sampled_from(["network", "mount", "device"]),
-        st.text(max_size=3),
+        st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=3),
         st.lists(st.sampled_from(["a", "b"]), max_size=2).map(tuple),
     ),
     max_size=4,
