@@ -163,9 +163,10 @@ async def test_an_ended_task_keeps_its_code_and_time_until_it_is_deleted(peer: P
         assert before - timedelta(seconds=1) <= exited_at <= datetime.now(UTC) + timedelta(seconds=1)
         with pytest.raises(errors.NotFound):
             await client.status("a")
-        assert await client.delete_task("a") == (None, None)
+        assert await client.delete_task("a") == (code, exited_at)
         assert (await client.labels("a"))["who"] == "a"
         await client.delete("a")
+        assert await client.delete_task("a") == (None, None)
         await client.delete("a")
         assert not await peer.left()
 

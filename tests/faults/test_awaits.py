@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.real, pytest.mark.timeout(300)]
 
 # So many awaits the operations make at least; each test finds the true number by going on until none is left.
 CREATE, RESTORE, EXIT = 8, 7, 8
+LOST = 2  # awaits of an exit after the directory is gone and before the handler is called
 
 
 async def leave_running(place: Place) -> int:
@@ -163,7 +164,7 @@ async def test_e51_killed_at_every_await_the_next_process_takes_over(place: Plac
 
 
 async def test_e51_killed_at_every_await_of_an_exit_it_is_never_told_twice(place: Place) -> None:
-    """Between the deletion of the task and the handler's call nobody can know the code any more."""
+    """Between the removal of the last file and the handler's call nobody can know of it any more."""
     async with victim(place) as it:
         at, killed, lost = 0, True, 0
         while killed:
@@ -179,4 +180,4 @@ async def test_e51_killed_at_every_await_of_an_exit_it_is_never_told_twice(place
             lost += not told
             at += 1
     assert at > EXIT
-    assert lost < at / 2
+    assert lost <= LOST

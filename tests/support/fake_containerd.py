@@ -332,7 +332,7 @@ class FakeContainers:
                 world.records[id] = Record({}, {"bundle": ""}, RuntimeOptions(), ())
             ended = await self._kill_and_delete(id)
         world.obstacles.discard((id, RUNTIME_STATE))
-        return ended or world.notes.get(id, (None, None))
+        return ended if ended is not None else world.notes.get(id, (None, None))
 
     async def _kill_and_delete(self, id: str) -> tuple[int, datetime | None] | None:
         try:

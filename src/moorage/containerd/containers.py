@@ -18,11 +18,12 @@ import anyio
 
 from moorage import errors
 from moorage._lib.threads import remove_tree, run_blocking
+from moorage.containerd._exit_note import find_exit, keep_exit
 from moorage.containerd.client import Client, check_identifier
 from moorage.containerd.events import subscribe
 from moorage.containerd.stdio import Stdio, fifo_paths, make_fifos, open_stdio
 from moorage.containerd.supervisor import find_binary
-from moorage.containerd.types import Envelope, Mount, ProcessExit, RuntimeOptions, Spec, Status
+from moorage.containerd.types import Envelope, Mount, Process, ProcessExit, RuntimeOptions, Spec, Status
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "Attached", "BundledContainers")
@@ -182,6 +183,7 @@ class BundledContainers:
         """Kill the task, wait for its end, remove it; exit code and time, both None where there was no task.
 
         Clears what a half-made task leaves too: a task without a record, the runtime's state, containerd's directory.
+        May be repeated, also by another process: how an ended task ended is kept in its directory until ``delete``.
 
         Raises: Unavailable where the process does not end.
         """
@@ -192,8 +194,8 @@ class BundledContainers:
             ended = await self._kill_and_delete(id)
         if ended is None:
             await self._delete_runtime_state(id)
-            return None, None
-        return ended.code, ended.exited_at
+            ended = await run_blocking(lambda: find_exit(self._bundle(id)))
+        return (ended.code, ended.exited_at) if ended else (None, None)
 
     async def delete(self, id: str) -> None:
         """Remove the record, the directory and the FIFOs. What is gone already is fine.
@@ -207,11 +209,9 @@ class BundledContainers:
             status = Status.STOPPED
         if status is not Status.STOPPED:
             raise errors.Conflict(f"cannot delete container {id}: it has a task that is {status.value}")
-        try:
-            await self._delete_record(id)
-        finally:
-            self._made.pop(id, None)
-            await remove_tree(bundle)
+        await self._delete_record(id)
+        self._made.pop(id, None)
+        await remove_tree(bundle)  # last: it says how the task ended
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[Envelope]]:
@@ -220,7 +220,12 @@ class BundledContainers:
             yield envelopes
 
     async def _kill_and_delete(self, id: str) -> ProcessExit | None:
-        if await self._may_live(id):
+        task = await self._find_task(id)
+        if task is not None and task.status is Status.STOPPED:
+            # To kill a stopped task takes the runtime 10 ms for nothing. Once it is deleted nobody else knows its end.
+            ended = ProcessExit(task.exit_code, task.exited_at)
+            await run_blocking(lambda: keep_exit(self._bundle(id), ended))
+        elif task is not None:
             try:
                 await self._client.kill(id, _KILL, all_processes=True)
             except errors.NotFound:
@@ -232,16 +237,16 @@ class BundledContainers:
         except errors.NotFound:
             return None
 
-    async def _may_live(self, id: str) -> bool:
-        """Whether there may be something to kill. To kill a stopped task takes the runtime 10 ms for nothing."""
+    async def _find_task(self, id: str) -> Process | None:
+        """The task, None where there is none; one of unknown status where its shim gives no answer."""
         try:
-            return await self.status(id) is not Status.STOPPED
+            return await self._client.get_task(id)
         except errors.NotFound:
-            return False
+            return None
         except errors.Unavailable:
             raise
         except errors.MoorageError:
-            return True
+            return Process(id, id, 0, Status.UNKNOWN)
 
     async def _wait_for_end(self, id: str) -> None:
         try:

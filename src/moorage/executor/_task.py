@@ -183,7 +183,7 @@ class Removal:
             held.found = Exit(held.id, held.run_id, None)
         with anyio.CancelScope(shield=True):  # each call has its bound; an answer that is not waited for is lost
             ended = await self._delete_task(held)
-        if held.found is not None:
+        if held.found is not None or (status is None and ended.code is not None):
             oom = ended.oom and ended.code == KILLED
             held.found = Exit(held.id, held.run_id, ended.code, signal_name(ended.code), oom, ended.exited_at)
         await self._client.delete(held.id)

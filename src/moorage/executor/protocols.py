@@ -148,6 +148,8 @@ class ContainerClient(Protocol):
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
         """Kill, wait, remove the task; how it ended, both None where there was none.
 
+        How an ended task ended is told again until ``delete``, also to another process.
+
         Raises: Unavailable while a process of it may still live.
         """
 
