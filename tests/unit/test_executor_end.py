@@ -1,0 +1,237 @@
+"""The executor's opening and end on the fake, and what handlers may do (row E50)."""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from moorage import errors
+from moorage.containerd.types import Status, TaskExit
+from moorage.executor import Executor, Exit, open_executor
+from moorage.executor._task import LastExits
+from support.bench import QUICK, RUNTIME, Bench, bench, leave, spec
+from support.fake_containerd import Call, FakeContainerd, FakeContainers
+from support.sinks import Exits, Gate, Memory
+from support.waiting import PATIENCE_SECONDS, eventually, settled
+
+pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
+
+
+async def test_opening_without_containerd_fails_by_kind_and_says_what_failed() -> None:
+    world = FakeContainerd(up=False)
+    with pytest.raises(errors.Unavailable, match=r"^cannot create containerd exec client: cannot reach"):
+        async with open_executor(FakeContainers(world), Exits(), runtime=RUNTIME, timeouts=QUICK):
+            raise AssertionError("not reached")
+    assert not world.subscribers
+
+
+async def test_what_the_block_raises_comes_out_as_itself() -> None:
+    with pytest.raises(LookupError, match="mine"):
+        async with open_executor(FakeContainers(FakeContainerd()), Exits(), runtime=RUNTIME):
+            raise LookupError("mine")
+
+
+async def test_e50_the_end_detaches_and_leaves_the_tasks_for_the_next_process() -> None:
+    world = FakeContainerd()
+    async with bench(world) as it:
+        await it.create("a", out=b"first")
+        await settled()
+        await it.executor.aclose()
+        await it.executor.aclose()
+        assert [sink.closes for sink in it.sinks] == [1, 1]
+        assert it.sinks[0].data == b"first"
+        assert not world.subscribers
+        assert world.tasks["a"].status is Status.RUNNING
+        assert world.tasks["a"].stdout.readers == 0
+        for late in (it.create, it.restore):
+            with pytest.raises(errors.Conflict, match="closed"):
+                await late("b")
+        with pytest.raises(errors.Conflict, match="closed"):
+            await it.create("a")
+        world.end("a", 3)
+        await it.executor.process_event("a", TaskExit("a", "a", world.tasks["a"].pid, 3))
+    assert not it.exits.seen
+    async with bench(world) as it:
+        assert not await it.restore("a")
+        found = it.executor.last_exit("a")
+        assert found
+        assert found.code == 3
+        assert not world.left()
+
+
+async def test_e50_process_events_that_wait_are_told_of_the_end() -> None:
+    exits = Exits(hold={"a": anyio.Event()})
+    async with bench(FakeContainerd(deaf=True, blind=True), exits=exits) as it:
+        await it.create()
+        event = TaskExit("a", "a", it.world.tasks["a"].pid, 3)
+        it.world.end("a", 3)
+        told = 0
+
+        async def wait() -> None:
+            nonlocal told
+            with pytest.raises(errors.Conflict):
+                await it.executor.process_event("a", event)
+            told += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await eventually(lambda: exits.seen)
+            await it.create()
+            tasks.start_soon(wait)
+            await settled()
+            await it.executor.aclose()
+        assert told == 2
+
+
+async def create(it: Bench) -> None:
+    await it.create("b")
+
+
+async def restore(it: Bench) -> None:
+    await it.restore("b")
+
+
+async def close_at(it: Bench, act: Callable[[Bench], Awaitable[None]], number: int, after: bool) -> tuple[bool, str]:
+    """End the executor while an operation waits in this call; whether it came that far, and what it raised."""
+    reached, said = False, ""
+    async with anyio.create_task_group() as tasks:
+
+        async def fault(call: Call) -> None:
+            nonlocal reached
+            if (call.number, call.after) == (number, after):
+                reached = True
+                tasks.start_soon(it.executor.aclose)
+                await anyio.sleep_forever()
+
+        it.client.fault = fault
+        try:
+            await act(it)
+        except errors.Conflict as error:
+            said = str(error)
+    return reached, said
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("act", [create, restore])
+async def test_e50_an_operation_under_way_at_the_end_is_undone(
+    act: Callable[[Bench], Awaitable[None]], after: bool
+) -> None:
+    number, reached = 1, True
+    while reached:
+        world = FakeContainerd()
+        if act is restore:
+            await leave(world, Status.RUNNING, "b")
+        async with bench(world) as it:
+            reached, said = await close_at(it, act, number, after)
+            assert ("closed" in said) == reached
+        assert not [left for left in world.left() if left.startswith("reader")]
+        if reached and act is create:
+            assert not world.left()
+        else:
+            assert world.tasks["b"].status is Status.RUNNING
+        number += 1
+    assert number > 3
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("get_task", False),
+        ("get_task", True),
+        ("metrics", False),
+        ("metrics", True),
+        ("delete_task", False),
+        ("delete_task", True),
+        ("delete_container", False),
+        ("delete_container", True),
+    ],
+)
+async def test_e50_an_exit_that_is_being_handled_at_the_end_is_not_lost(name: str, after: bool) -> None:
+    world, reached = FakeContainerd(), anyio.Event()
+
+    async def fault(call: Call) -> None:
+        if (call.name, call.after) == (name, after):
+            reached.set()
+            await settled()
+
+    async with bench(world) as it:
+        await it.create()
+        it.client.fault = fault
+        world.end("a", 3)
+        await reached.wait()
+        await it.executor.aclose()
+    async with bench(world) as next_one:
+        assert not await next_one.restore()
+        found = next_one.executor.last_exit("a")
+        # either this handler was called, or the next process finds the exit
+        assert [exit.code for exit in (*it.exits.seen, *([found] if found else []))] == [3]
+        assert not world.left()
+
+
+class Restarting:
+    """Creates the same id again when it ends, as long as there are lives."""
+
+    def __init__(self, lives: int) -> None:
+        self.lives = lives
+        self.exits: list[Exit] = []
+        self.executor: Executor
+
+    async def handle_exit_event(self, id: str, exit: Exit) -> None:
+        self.exits.append(exit)
+        if len(self.exits) < self.lives:
+            await self.executor.create(id, spec(id, code=len(self.exits)), Memory(), Memory())
+
+
+async def test_a_handler_may_create_the_same_id_again() -> None:
+    world, handler = FakeContainerd(), Restarting(5)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with open_executor(
+            FakeContainers(world), handler, runtime=RUNTIME, timeouts=QUICK, process_end=world.wait_for_end
+        ) as handler.executor:
+            await handler.executor.create("a", spec("a", code=0), Memory(), Memory())
+            await eventually(lambda: len(handler.exits) == 5 and not world.left())
+    assert [exit.code for exit in handler.exits] == [0, 1, 2, 3, 4]
+    assert len({exit.run for exit in handler.exits}) == 5
+
+
+async def test_a_handler_may_end_the_executor() -> None:
+    world = FakeContainerd()
+    async with bench(world) as it:
+
+        async def end(id: str, exit: Exit) -> None:
+            it.exits.seen.append(exit)
+            await it.executor.aclose()
+
+        it.exits.handle_exit_event = end  # type: ignore[method-assign]  # the handler of this test
+        await it.create("a")
+        await it.create("b")
+        world.end("a", 3)
+        await eventually(lambda: it.exits.seen)
+        await it.executor.aclose()
+    assert "b" in world.tasks
+
+
+async def test_the_end_waits_for_no_sink_that_is_stuck() -> None:
+    stuck = Gate()
+    async with bench() as it:
+        await it.executor.create("a", spec("a", out=b"x"), stuck, Memory())
+        await stuck.waiting.wait()
+    assert stuck.closes == 1
+
+
+async def test_an_id_that_is_none_harms_nobody() -> None:
+    async with bench() as it:
+        await it.create("a")
+        for bad in ("..", "", "a/b"):
+            with pytest.raises(errors.Invalid):
+                await it.create(bad)
+        assert it.world.bundles == {"a"}
+
+
+async def test_remembered_exits_are_bounded_and_the_newest_stay() -> None:
+    exits = LastExits()
+    for number in range(LastExits.LIMIT + 10):
+        exits.remember(Exit(f"a{number}", "run", 0))
+    assert exits.find("a9") is None
+    assert exits.find("a10")
+    assert exits.find(f"a{LastExits.LIMIT + 9}")
