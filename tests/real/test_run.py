@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from support.foreground import ANSWER, FOREVER, LISTEN, Machine, environment, fingerprint, make_plugin, wait_until
+from support.foreground import (
+    ANSWER,
+    FOREVER,
+    LISTEN,
+    Machine,
+    environment,
+    fingerprint,
+    make_plugin,
+    open_to_all,
+    wait_until,
+)
 
 pytestmark = pytest.mark.real
 
@@ -101,10 +111,7 @@ def test_l01_keep_leaves_what_the_plugin_wrote_and_says_where(machine: Machine, 
 
 
 def test_l01_print_spec_starts_nothing_and_needs_no_root(machine: Machine, tmp_path: Path) -> None:
-    plugin = make_plugin(tmp_path / "it", "", env=[{"name": "A", "settable": ["value"], "value": "1"}])
-    for directory in [tmp_path, *tmp_path.parents]:
-        if directory.stat().st_uid == os.geteuid() and not directory.stat().st_mode & 0o001:
-            directory.chmod(directory.stat().st_mode | 0o011)  # pytest makes its directories for one user only
+    plugin = make_plugin(open_to_all(tmp_path) / "it", "", env=[{"name": "A", "settable": ["value"], "value": "1"}])
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     for wrapper in ([], as_nobody):
         done = machine.moorage("run", "--print-spec", plugin, "A=2 3", wrapper=wrapper)

@@ -83,7 +83,7 @@ class Machine:
     def __init__(self, prepare: str = "") -> None:
         mounts = "mount -t tmpfs -o mode=755 run /run && mount -t tmpfs -o mode=1777 tmp /var/tmp"
         clean = "rm -rf /run/mount"  # of mount(8)
-        text = f"set -e; {mounts}; {prepare or ':'}; {clean}; echo ready; exec sleep 1000000"
+        text = "\n".join(["set -e", mounts, prepare, clean, "cd /", "echo ready", "exec sleep 1000000"])
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", text], stdout=subprocess.PIPE, text=True
         )
@@ -100,6 +100,14 @@ class Machine:
     def do(self, script: str) -> None:
         """Run a shell script on the machine, which must work."""
         subprocess.run(self.command("sh", "-ec", script), check=True)
+
+    def hide(self, name: str) -> None:
+        """Let there be no command of this name."""
+        places = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+        found = {os.path.realpath(f"{place}/{name}") for place in [*places, *os.get_exec_path()]}
+        for path in filter(os.path.exists, found):
+            self.do(f"touch /run/no; chmod 0 /run/no; mount --bind /run/no {path}; rm -rf /run/no /run/mount")
+            self._mounts.append(path)
 
     def inside(self, path: str | Path) -> Path:
         """A path of the machine, as we can reach it."""
@@ -296,6 +304,14 @@ def environment(more: Mapping[str, str] | None) -> dict[str, str]:
     """Ours, with Moorage's source in the path; a value of "" takes a variable out."""
     made = {**os.environ, "PYTHONPATH": str(SOURCE), "TMPDIR": "", **(more or {})}
     return {name: value for name, value in made.items() if value}
+
+
+def open_to_all(directory: Path) -> Path:
+    """The directory, after letting every user through to it: pytest makes its directories for one user only."""
+    for above in [directory, *directory.parents]:
+        if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o011)
+    return directory
 
 
 def fingerprint(directory: Path) -> list[tuple[object, ...]]:

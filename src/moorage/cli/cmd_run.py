@@ -44,6 +44,8 @@ def command(
     from moorage.serve import RunOptions, plan_run, run_in_foreground
     from moorage.timeouts import DEFAULT
 
+    if timeout is not None and math.isnan(timeout):
+        raise click.BadParameter("it is not a number", param_hint="--timeout")
     plugin = load_directory(directory)
     for warning in plugin.parsed.warnings:
         click.echo(f"moorage: warning: {plugin.path / 'config.json'}: {warning}", err=True)
@@ -52,8 +54,6 @@ def command(
     if print_spec:
         click.echo(json.dumps(plan_run(plugin, settings).spec, indent=2))
         return 0
-    if timeout is not None and math.isnan(timeout):
-        raise click.BadParameter("it is not a number", param_hint="--timeout")
     options = RunOptions(keep, replace(DEFAULT, ready=timeout) if timeout else DEFAULT)
 
     async def run() -> int:

@@ -31,6 +31,7 @@ _CHANGES = "upper"
 _DATA_LINK = "data"
 _ID_LINK = "id"
 _TRIES = 100
+_ROOM = 1024 * 1024  # bytes that containerd needs for itself, and some more
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def make_pair(state: Path, data: Path, id: str) -> Pair:
     try:
         descriptor = _make_locked(state)
         try:
+            _check_room(data.parent)
             # From here on a sweep after us finds both, however far we come.
             (state / _DATA_LINK).symlink_to(data)
             (state / _ID_LINK).symlink_to(id)
@@ -111,9 +113,18 @@ def make_pair(state: Path, data: Path, id: str) -> Pair:
             raise
     except OSError as error:
         path = error.filename2 or error.filename
-        advice = "; set TMPDIR to a directory that can be written to" if path == str(data) else ""
-        raise errors.Invalid(f"cannot make {path} for this run: {error.strerror}{advice}") from error
+        is_data = path in (str(data), str(data.parent))
+        advice = "; set TMPDIR to a directory that can be written to" if is_data else ""
+        raise errors.Invalid(f"cannot use {path} for this run: {error.strerror}{advice}") from error
     return Pair(state, data, id, descriptor)
+
+
+def _check_room(directory: Path) -> None:
+    # With less than it needs, containerd starts all the same, and then answers that it has no services.
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if status.f_blocks and free < _ROOM:  # some file systems tell no sizes
+        raise OSError(errno.ENOSPC, f"there is no room, it has only {free // 1024} KiB left", str(directory))
 
 
 def _make_locked(state: Path) -> int:
