@@ -1,10 +1,13 @@
 """One operation of an executor, broken at one point, and what must hold whatever came of it."""
 
 import os
+import re
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 
@@ -17,6 +20,7 @@ from support.kills import replace_containerd
 from support.places import TIMEOUTS, Place
 from support.proxy import Harm, Proxy, When
 from support.sinks import Exits, Memory
+from support.traces import recorded
 from support.waiting import PATIENCE_SECONDS, eventually
 
 FULL = os.environ.get("MOORAGE_FAULTS") == "full"
@@ -70,11 +74,21 @@ class Scene:
 async def scene(place: Place, timeouts: Timeouts = TIMEOUTS) -> AsyncIterator[Scene]:
     """An executor that reaches the place's containerd through a proxy of its own."""
     exits = Exits()
-    async with (
-        proxies.proxy_before(place.containerd.address, place.root) as proxy,
-        open_executor(proxy.address, place.root, exits, namespace=place.namespace, timeouts=timeouts) as executor,
-    ):
-        yield Scene(place, proxy, executor, exits)
+    with _recording(place):
+        async with (
+            proxies.proxy_before(place.containerd.address, place.root) as proxy,
+            open_executor(proxy.address, place.root, exits, namespace=place.namespace, timeouts=timeouts) as executor,
+        ):
+            yield Scene(place, proxy, executor, exits)
+
+
+def _recording(place: Place) -> AbstractContextManager[None]:
+    """Where MOORAGE_TRACES names a directory, what the machine is told is written there."""
+    directory, test = os.environ.get("MOORAGE_TRACES"), os.environ.get("PYTEST_CURRENT_TEST", "")
+    if not directory:
+        return nullcontext()
+    name = re.sub(r"\W+", "-", test.partition("::")[2].partition(" ")[0]).strip("-")
+    return recorded(Path(directory, f"{name}.{place.namespace}.{time.monotonic_ns()}.json"))
 
 
 def harms(scene: Scene) -> dict[str, tuple[Harm, tuple[When, ...]]]:
@@ -127,4 +141,4 @@ async def broken(scene: Scene, act: Act, number: int, harm_name: str, when: str)
     return Broken(failure, reached)
 
 
-__all__ = ("FULL", "HARMS", "ID", "KILLED", "Act", "Broken", "Scene", "broken", "harms", "replace", "scene")
+__all__ = ("FULL", "HARMS", "ID", "KILLED", "Act", "Broken", "Scene", "broken", "harms", "scene")

@@ -207,9 +207,9 @@ def _ending(run: Run, happening: Happening) -> tuple[Run, Do]:
         case NotRemoved():
             return replace(run, tried=True), Do.FINISH_LATER
         case Removed(code, exited_at, oom):
-            if code is None and run.heard is not None and run.tried and not run.vanished:
-                # The deletion worked, but its answer was lost with the connection; the event had told. Without an
-                # earlier try the task vanished by itself, as it does when its shim is killed: the code is invented.
+            if code is None and run.tried and not run.vanished and run.heard and run.heard.code != KILLED:
+                # The deletion worked, but its answer was lost, and the event had told. Without an earlier try the task
+                # vanished by itself; and 137 may be what containerd invents for a shim that was killed meanwhile.
                 code, exited_at = run.heard.code, run.heard.exited_at
             # A killed child counts in the same control group; the first process died of it only if it was killed too.
             oom = oom and code == KILLED

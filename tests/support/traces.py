@@ -1,0 +1,112 @@
+"""What the machine was told in real runs, and what it decided: written as JSON, and played again."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from moorage.containerd.types import Status
+from moorage.executor import _machine as machine
+from moorage.executor._machine import Do, Happening, Run
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        machine.Started,
+        machine.GaveUp,
+        machine.ExitSeen,
+        machine.Died,
+        machine.Look,
+        machine.Answered,
+        machine.Unanswered,
+        machine.Removed,
+        machine.NotRemoved,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run."""
+
+    id: str
+    steps: list[tuple[Happening, Do]]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.name
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def write(path: Path, traces: list[Trace]) -> None:
+    """Write the traces of one test."""
+    runs = [
+        {
+            "id": trace.id,
+            "steps": [
+                [type(it).__name__, {name: _plain(value) for name, value in asdict(it).items()}, do.name]
+                for it, do in trace.steps
+            ],
+        }
+        for trace in traces
+    ]
+    lines = ",\n  ".join(json.dumps(run) for run in runs)
+    path.write_text(f"[\n  {lines}\n]\n")
+
+
+def read(path: Path) -> list[Trace]:
+    """The traces of a file."""
+    return [
+        Trace(run["id"], [(_happening(kind, fields), Do[do]) for kind, fields, do in run["steps"]])
+        for run in json.loads(path.read_text())
+    ]
+
+
+def _happening(kind: str, fields: dict[str, Any]) -> Happening:
+    if fields.get("exited_at"):
+        fields["exited_at"] = datetime.fromisoformat(fields["exited_at"])
+    if fields.get("status"):
+        fields["status"] = Status[fields["status"]]
+    happening: Happening = _KINDS[kind](**fields)
+    return happening
+
+
+def replay(trace: Trace) -> Run:
+    """The run at its end. Raises: AssertionError where the machine decides otherwise than it did."""
+    run = Run(trace.id)
+    for number, (happening, do) in enumerate(trace.steps):
+        run, decided = machine.step(run, happening)
+        assert decided is do, f"step {number}, {happening}: {decided}, was {do}"
+    return run
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[None]:
+    """Write what every run is told inside the block."""
+    step = machine.step
+    traces: list[Trace] = []
+    latest: dict[int, Trace] = {}  # by identity of the run as it is now
+    kept: list[Run] = []  # so that no identity is used twice
+
+    def record(run: Run, happening: Happening) -> tuple[Run, Do]:
+        after, do = step(run, happening)
+        trace = latest.pop(id(run), None)
+        if trace is None:
+            trace = Trace(run.id, [])
+            traces.append(trace)
+        trace.steps.append((happening, do))
+        latest[id(after)] = trace
+        kept.append(after)
+        return after, do
+
+    machine.step = record
+    try:
+        yield
+    finally:
+        machine.step = step
+        write(path, traces)
