@@ -1,21 +1,25 @@
 """``moorage version``: our version, and those of what we run on."""
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 
 import click
 
-from moorage import __version__, errors
+from moorage import __version__
+
+_SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def _first_line(name: str) -> str:
-    from moorage.containerd.supervisor import find_binary
-
-    try:
-        done = subprocess.run([find_binary(name), "--version"], capture_output=True, text=True, check=True, timeout=10)
-    except errors.Unsupported:
+    # The supervisor finds commands the same way, but to import it means to import gRPC.
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}")
+    if path is None:
         return "not on this machine"
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError) as error:
         return f"does not tell: {error}"
     return done.stdout.partition("\n")[0].strip()

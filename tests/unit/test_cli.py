@@ -1,0 +1,85 @@
+"""The command line itself: help, wrong calls, and that a command imports only what it needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import moorage
+
+pytestmark = pytest.mark.quick
+
+SOURCE = Path(moorage.__file__).parents[1]
+COMMANDS = ("doctor", "run", "version")
+
+
+def call(*words: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, *options, "-m", "moorage", *words]
+    environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
+def test_help_goes_to_standard_output(words: list[str]) -> None:
+    done = call(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+
+
+def test_help_names_every_command_with_what_it_does() -> None:
+    lines = [line.split(None, 1) for line in call("--help").stdout.partition("Commands:\n")[2].splitlines()]
+    assert tuple(line[0] for line in lines) == COMMANDS
+    assert all(len(line) == 2 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["--nonsense"], "--nonsense"),
+        (["run"], "Missing argument 'DIRECTORY'"),
+        (["run", "--timeout", "soon", "."], "'soon' is not a valid float"),
+        (["run", "--timeout", "0", "."], "--timeout"),
+        (["run", "--timeout", "nan", "."], "it is not a number"),
+        (["version", "more"], "unexpected extra argument"),
+    ],
+)
+def test_a_wrong_call_is_told_with_status_2(words: list[str], said: str) -> None:
+    done = call(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_without_a_command_help_is_shown_as_a_wrong_call() -> None:
+    done = call()
+    assert done.returncode == 2
+    assert "Usage: " in done.stderr
+
+
+def test_version_tells_ours_and_what_we_run_on() -> None:
+    assert moorage.__version__ in call("--version").stdout
+    lines = dict(line.split(None, 1) for line in call("version").stdout.splitlines())
+    assert list(lines) == ["moorage", "containerd", "runc", "python", "kernel"]
+    assert lines["moorage"] == moorage.__version__
+    assert json.loads(call("--json", "version").stdout) == lines
+
+
+@pytest.mark.parametrize(
+    ("words", "needless"),
+    [
+        (
+            ["version"],
+            {"grpclib", "aiohttp", "uvloop", "google.protobuf", "elftools", "moorage.engine", "moorage.serve"},
+        ),
+        (["--help"], {"grpclib", "aiohttp", "anyio", "msgspec", "moorage.engine", "moorage.cli.telling"}),
+        (["run", "--help"], {"grpclib", "aiohttp", "elftools"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(words: list[str], needless: set[str]) -> None:
+    done = call(*words, options=("-X", "importtime"))
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 0
+    assert "moorage.cli.main" in imported
+    assert imported & needless == set()
