@@ -5,53 +5,35 @@ What differs on purpose is DIFFERENCES, by the names of the table in docs/refere
 
 import copy
 import json
-import os
 import re
-import shutil
-import signal
-import socket
-import stat
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from moorage import errors
-from moorage.engine.devices import resolve_devices
 from moorage.plugins import (
     NO_OVERRIDES,
     Config,
-    Places,
     Settings,
     apply_settings,
-    build_spec,
     effective_settings,
     needs,
     parse_config,
-    socket_path,
 )
-from peers.dockerd import SOCKETS, Dockerd, Refused
+from peers.dockerd import Dockerd, Refused
+from peers.sides import HERE, HOST, Spec, View, Workshop, on_dockerd, point_of, with_us, without_points
 from support.places import Place
-from support.sinks import Exits, Memory
-from support.waiting import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 
-HERE = Path(__file__).parent
 CONFIGS = sorted(each.stem for each in (HERE / "configs").glob("*.json"))
 TABLE = HERE.parents[1] / "docs" / "reference" / "oci-spec.md"
 POWERCAP = "/sys/devices/virtual/powercap"
-HOST = "@HOST@"
 
-Spec = dict[str, Any]
-View = dict[str, list[str]]
 
 ASSIGNMENTS: dict[str, tuple[str, ...]] = {
     "args-by-a-name-with-a-dash": ("opa-args=-set one",),
@@ -156,51 +138,7 @@ WITNESSES = {
 """For each difference a config whose spec would not be ours without it."""
 
 
-# --- the two sides
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one engine made of a config: the spec that its runc got, and what the plugin saw."""
-
-    spec: Spec
-    view: View
-
-
-class Workshop:
-    """Root file systems with the probe, and a host's directory for configs to mount."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.host = directory / "host"
-        self._numbers = count(1)
-        self.probe = directory / "probe"
-        subprocess.run(["gcc", "-static", "-O1", "-o", self.probe, HERE / "probe.c"], check=True)
-        for name in ("one", "two", "log", "shm", "queue", "devices/inner"):
-            (self.host / name).mkdir(parents=True)
-        (self.host / "file").write_text("a file\n")
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(str(self.host / "host.sock"))
-        for name, minor in (("devices/full", 7), ("devices/inner/zero", 5)):
-            os.mknod(self.host / name, stat.S_IFCHR | 0o640, os.makedev(1, minor))
-        (self.host / "devices/link").symlink_to("full")
-        (self.host / "linked").symlink_to("devices/full")
-        (self.host / "with-fifo").mkdir()
-        os.mknod(self.host / "with-fifo/full", stat.S_IFCHR | 0o640, os.makedev(1, 7))
-        os.mkfifo(self.host / "with-fifo/fifo")
-
-    def fill(self, text: str) -> str:
-        return text.replace(HOST, str(self.host))
-
-    def make_rootfs(self, config: Config) -> Path:
-        rootfs = self.directory / f"r{next(self._numbers)}"
-        rootfs.mkdir()
-        shutil.copy(self.probe, rootfs / "probe")
-        (rootfs / "probe.socket").write_text(str(SOCKETS / config.interface.socket))
-        return rootfs
-
-    def close(self) -> None:
-        self.socket.close()
+# --- the comparison
 
 
 @pytest.fixture(scope="session")
@@ -209,181 +147,6 @@ def workshop() -> Iterator[Workshop]:
         made = Workshop(Path(directory))
         yield made
         made.close()
-
-
-def read_view(path: Path) -> View:
-    view: View = {}
-    with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(20)
-        peer.connect(str(path))
-        with peer.makefile(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-            for line in lines:
-                kind, _, value = line.removesuffix("\n").partition(" ")
-                view.setdefault(kind, []).append(value)
-    assert "end" in view, view
-    return view
-
-
-def on_dockerd(dockerd: Dockerd, workshop: Workshop, name: str, raw: str, config: Config) -> Side:
-    plugin = f"probe/{name}:1"
-    rootfs = workshop.make_rootfs(config)
-    document = json.loads(raw)
-    for assignment in OURS_ONLY.get(name, ()):
-        key, _, value = workshop.fill(assignment).partition(".source=")
-        next(each for each in document["mounts"] if each.get("name") == key)["source"] = value
-    dockerd.create_plugin(plugin, json.dumps(document).encode(), rootfs)
-    try:
-        if assignments := [workshop.fill(each) for each in ASSIGNMENTS.get(name, ())]:
-            dockerd.set_plugin(plugin, assignments)
-        dockerd.enable_plugin(plugin)
-        id = dockerd.inspect_plugin(plugin)["Id"]
-        own = dockerd.data / "plugins" / id
-        names = {own / "propagated-mount": "PROPAGATED", own / "rootfs": "ROOT", SOCKETS / id: "SOCKETS"}
-        spec, view = dockerd.spec_of(id), read_view(SOCKETS / id / config.interface.socket)
-        return Side(plain_spec(spec, names), plain_view(view, names))
-    finally:
-        dockerd.remove_plugin(plugin)
-        shutil.rmtree(rootfs)
-
-
-@contextmanager
-def mounted(rootfs: Path) -> Iterator[None]:
-    """A root that is a mount, as the engine's is: what propagates depends on it."""
-    subprocess.run(["mount", "--bind", rootfs, rootfs], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", rootfs], check=True)
-
-
-@contextmanager
-def places_for(place: Place, workshop: Workshop, config: Config, settings: Settings) -> Iterator[Places]:
-    rootfs = workshop.make_rootfs(config)
-    places = Places(
-        rootfs=str(rootfs),
-        socket_directory=str(rootfs.with_suffix(".s")),
-        cgroup_path=place.cgroup("probe"),
-        propagated_mount=str(rootfs.with_suffix(".p")),
-        devices=resolve_devices(each.path for each in needs(settings).devices),
-    )
-    own = [places.socket_directory, str(places.propagated_mount)]
-    for directory in own:
-        os.mkdir(directory)
-        os.chown(directory, config.user.uid, config.user.gid)
-    try:
-        with mounted(rootfs):
-            yield places
-    finally:
-        for directory in (*own, places.rootfs):
-            shutil.rmtree(directory)
-
-
-async def with_us(place: Place, workshop: Workshop, config: Config, settings: Settings) -> Side:
-    exits, output = Exits(), Memory()
-    with places_for(place, workshop, config, settings) as places:
-        spec = build_spec(config, settings, places)
-        async with place.executor(exits) as executor:
-            await executor.create("probe", spec, output, output)
-            try:
-                view = await view_when_ready(Path(socket_path(config, places)), exits, output)
-            finally:
-                if not exits.seen:
-                    await executor.signal("probe", signal.SIGKILL)
-                await eventually(lambda: exits.seen)
-    names = {
-        Path(str(places.propagated_mount)): "PROPAGATED",
-        Path(places.rootfs): "ROOT",
-        Path(places.socket_directory): "SOCKETS",
-        Path(places.cgroup_path): "CGROUP",
-    }
-    return Side(plain_spec(spec, names), plain_view(view, names))
-
-
-async def view_when_ready(path: Path, exits: Exits, output: Memory) -> View:
-    def accepts() -> bool:
-        assert not exits.seen, f"the probe ended with {exits.seen}: {output.text}"
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(path)) == 0
-
-    await eventually(accepts)
-    return await anyio.to_thread.run_sync(read_view, path)
-
-
-# --- making the two comparable
-
-
-def plain_spec(spec: Spec, names: dict[Path, str]) -> Spec:
-    """Without what only this run has: directories by name, empty lists always there, no version of the schema."""
-    text = json.dumps(spec)
-    for path, name in names.items():
-        text = text.replace(f'"{path}"', f'"{name}"')
-    made = json.loads(text)
-    assert isinstance(made, dict)
-    made.pop("ociVersion")
-    made["process"]["capabilities"].setdefault("inheritable", [])
-    made["linux"].setdefault("devices", [])
-    made["linux"].setdefault("rootfsPropagation", "")
-    return made
-
-
-def plain_view(view: View, names: dict[Path, str]) -> View:
-    made = copy.deepcopy(view)
-    made["mount"] = [plain_mount(each, names) for each in view["mount"] if not is_somebody_elses(each)]
-    made["environment"] = sorted(view["environment"])  # their order is the spec's
-    made["namespace"] = [plain_namespace(each) for each in view["namespace"]]
-    for kind in ("hosts", "resolv"):  # empty ones are among the files that dockerd lays into every root
-        if view.get(kind) == ["No such file or directory"]:
-            del made[kind]
-    del made["cgroup"]  # by design another one; that it is the one of the spec is test_c08's matter
-    return made
-
-
-def point_of(line: str) -> str:
-    """Where something is mounted, or which device it is: the first word."""
-    return line.split(" ")[0]
-
-
-def without_points(view: View, points: set[str]) -> View:
-    """A view without what the two specs mount differently, and what is seen through it."""
-    files = {"hosts": "/etc/hosts", "resolv": "/etc/resolv.conf"}
-    made = {kind: lines for kind, lines in view.items() if files.get(kind) not in points}
-    for kind in ("mount", "device", "open"):
-        made[kind] = [each for each in view[kind] if not is_below(point_of(each), points)]
-    return made
-
-
-def is_below(path: str, points: set[str]) -> bool:
-    return any(f"{path}/".startswith(f"{point}/") for point in points)
-
-
-def plain_mount(line: str, names: dict[Path, str]) -> str:
-    """Point, what is there, options, whether mounts go out: no numbers, and nothing of the disk below our directories.
-
-    Whether mounts come in (``master``) is left out: it says how the machine's own mounts are set up.
-    """
-    before, _, after = line.partition(" - ")
-    _, _, _, root, point, options, *propagation = before.split(" ")
-    shared = "shared" if any(each.startswith("shared:") for each in propagation) else "-"
-    kind, source, more = after.split(" ", 2)
-    if kind.startswith("cgroup"):
-        root = "own"
-    for path, name in names.items():
-        if root not in ("/", "own") and str(path).endswith(root):
-            return f"{point} {name} {shared}"
-    return f"{point} {root} {options} {shared} {kind} {source} {more}"
-
-
-def is_somebody_elses(line: str) -> bool:
-    """Below a bind of the host's whole tree: what else runs on the machine just then."""
-    return line.split(" ")[4].startswith("/host/")
-
-
-def plain_namespace(line: str) -> str:
-    name, _, target = line.partition(" ")
-    return f"{name} {'host' if os.readlink(f'/proc/self/ns/{name}') == target else 'own'}"
-
-
-# --- the comparison
 
 
 def unlike(docker: Any, ours: Any, path: str = "") -> list[str]:
@@ -420,7 +183,10 @@ async def test_c08_the_same_spec_and_the_same_view_as_with_dockerd(
     name: str, case: tuple[str, Case], dockerd: Dockerd, place: Place, workshop: Workshop
 ) -> None:
     raw, made = case
-    docker = on_dockerd(dockerd, workshop, name, raw, made.config)
+    for default in OURS_ONLY.get(name, ()):
+        raw = with_default(raw, workshop.fill(default))
+    assignments = [workshop.fill(each) for each in ASSIGNMENTS.get(name, ())]
+    docker = on_dockerd(dockerd, workshop, name, raw, made.config, assignments)
     ours = await with_us(place, workshop, made.config, made.settings)
     assert unlike(expected_spec(docker.spec, made), ours.spec) == []
     for difference in (each for each, witness in WITNESSES.items() if witness == name):
@@ -435,6 +201,14 @@ async def test_c08_the_same_spec_and_the_same_view_as_with_dockerd(
     assert unlike(without_points(docker.view, hidden), without_points(ours.view, hidden)) == []
     there = {point_of(each) for each in ours.view["mount"]}
     assert {each["destination"] for each in ours.spec["mounts"]} <= there
+
+
+def with_default(raw: str, assignment: str) -> str:
+    """A document in which a mount's source is what we set."""
+    document = json.loads(raw)
+    name, _, value = assignment.partition(".source=")
+    next(each for each in document["mounts"] if each.get("name") == name)["source"] = value
+    return json.dumps(document)
 
 
 def points_that_differ(docker: Spec, ours: Spec) -> set[str]:
@@ -460,6 +234,19 @@ def test_c08_every_difference_is_in_the_one_table_of_the_docs() -> None:
     assert sorted(compared) == sorted(DIFFERENCES) == sorted(WITNESSES)
     assert set(WITNESSES.values()) <= set(CONFIGS)
     assert len(named) == len(set(named))
+
+
+@pytest.mark.anyio
+async def test_case_080_every_device_can_be_made_and_opened_in_a_cgroup_of_the_plugins_own(
+    place: Place, workshop: Workshop
+) -> None:
+    _, config = probe_config(workshop, linux={"allowAllDevices": True})
+    ours = await with_us(place, workshop, config, effective_settings(config, NO_OVERRIDES))
+    assert [each for each in ours.view["rule"] if " made" not in each] == []
+    assert "c 1:7 made open" in ours.view["rule"]
+    groups = [each.split(":", 2)[2] for each in ours.view["cgroup"]]
+    assert groups
+    assert set(groups) == {place.cgroup("probe")}
 
 
 # --- differences in what starts at all

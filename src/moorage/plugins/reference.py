@@ -42,11 +42,13 @@ class Reference:
 
     @property
     def familiar_name(self) -> str:
-        """Registry and repository as Docker prints them: ``x``, ``vieux/sshfs``, ``localhost:5000/a/b``."""
-        if self.host != DEFAULT_HOST:
-            return self.name
-        first, _, rest = self.path.partition("/")
-        return rest if first == _LIBRARY and rest and "/" not in rest else self.path
+        """Registry and repository as Docker prints them: ``x``, ``vieux/sshfs``, ``localhost:5000/a/b``.
+
+        Where that would be read as something else (``docker.io/a.b/c``, which Docker prints as ``a.b/c``), in full.
+        """
+        short = self.path.removeprefix(f"{_LIBRARY}/") if self.path.count("/") == 1 else self.path
+        is_understood = _split_host(short) == (self.host, self.path) and not _ID.fullmatch(short)
+        return short if is_understood else self.name
 
     @property
     def familiar(self) -> str:

@@ -247,7 +247,6 @@ def _for_user_namespace(mounts: Iterable[Mount], config: Config, places: Places)
     """
     bound = {("sysfs", "/sys")} if config.network.is_host else set()
     bound |= {("proc", "/proc")} if config.pid_host else set()
-    lost = ({"cgroup"} if config.network.is_host else set()) | ({"mqueue"} if config.ipc_host else set())
     made = []
     for mount in mounts:
         if mount.is_bind:
@@ -257,7 +256,7 @@ def _for_user_namespace(mounts: Iterable[Mount], config: Config, places: Places)
             mount = replace(mount, options=tuple(each for each in mount.options if not each.startswith("gid=")))
         elif (mount.type, mount.destination) in bound:
             mount = Mount(mount.destination, "bind", mount.destination, ("rbind", "nosuid", "noexec", "nodev", "ro"))
-        elif mount.type in lost:
+        elif mount.type == "mqueue" and config.ipc_host:
             continue
         made.append(mount)
     return made
