@@ -42,7 +42,7 @@ class Place:
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
         self.containerd = ground.containerd
-        self.namespace = f"t{next(_numbers)}"
+        self.namespace = f"t{os.getpid()}-{next(_numbers)}"
         self.root = ground.directory / self.namespace
         self.cgroup_prefix = f"{self.namespace}."
         self.root.mkdir()
