@@ -118,7 +118,6 @@ def test_every_phase_knows_what_every_happening_means(phase: Phase, kind: type) 
 def test_only_stopped_and_gone_end_a_run(status: Status | None, phase: Phase, do: Do) -> None:
     run, done = step(RUNNING, Answered(status))
     assert (run.phase, done) == (phase, do)
-    assert run.vanished == (status is None)
 
 
 @pytest.mark.parametrize("happening", [Answered(Status.RUNNING), Answered(Status.UNKNOWN), Unanswered()])
@@ -137,14 +136,14 @@ def test_an_exit_of_something_else_changes_nothing(seen: ExitSeen, phase: Phase)
 def test_an_exit_of_something_else_while_starting_is_not_taken_for_its_own(seen: ExitSeen) -> None:
     run, _ = step(STARTING, seen)
     run, do = step(run, Started(PID))
-    assert (run.phase, run.heard, run.dead, do) == (Phase.RUNNING, None, False, Do.NOTHING)
+    assert (run.phase, run.dead, do) == (Phase.RUNNING, False, Do.NOTHING)
 
 
 def test_an_exit_that_comes_before_the_pid_is_known_is_asked_for_at_once() -> None:
     run, _ = step(STARTING, ExitSeen(ID, OTHER_PID, 9, WHEN))
     run, _ = step(run, OWN)
     run, do = step(run, Started(PID))
-    assert (run.heard, run.dead, do) == (OWN, True, Do.ASK)
+    assert (run.early, run.dead, do) == ((), True, Do.ASK)
 
 
 @pytest.mark.parametrize("happening", [Look(), Died()])
@@ -165,27 +164,11 @@ def test_the_code_is_what_the_deletion_says() -> None:
     assert (run.code, run.exited_at) == (3, WHEN)
 
 
-def test_where_the_deletions_answer_was_lost_the_event_tells_the_code() -> None:
-    run = ended(RUNNING, OWN, Answered(Status.STOPPED), NotRemoved(), Removed())
-    assert (run.code, run.exited_at) == (3, WHEN)
-
-
-def test_the_first_event_counts_since_a_second_one_is_invented() -> None:
-    invented = replace(OWN, code=137)
-    stopped = Answered(Status.STOPPED)
-    orders: list[list[Happening]] = [[OWN, invented, stopped], [OWN, stopped, invented]]
-    for order in orders:
-        assert ended(RUNNING, *order, NotRemoved(), Removed()).code == 3
-
-
-def test_where_nothing_told_the_code_is_unknown() -> None:
-    run = ended(RUNNING, Died(), Answered(Status.STOPPED), NotRemoved(), Removed())
-    assert (run.code, run.exited_at) == (None, None)
-
-
 @pytest.mark.parametrize("tries", [0, 1])
-def test_a_code_that_containerd_invented_is_not_told(tries: int) -> None:
-    run = ended(RUNNING, replace(OWN, code=137), Answered(None), *[NotRemoved()] * tries, Removed())
+@pytest.mark.parametrize("status", [Status.STOPPED, None])
+@pytest.mark.parametrize("told", [3, 137])
+def test_no_event_is_believed_about_the_code(told: int, status: Status | None, tries: int) -> None:
+    run = ended(RUNNING, replace(OWN, code=told), Answered(status), *[NotRemoved()] * tries, Removed())
     assert (run.code, run.exited_at) == (None, None)
 
 
@@ -239,5 +222,5 @@ def test_whatever_comes_an_exit_is_delivered_once_at_most_and_never_without_an_a
         assert (run.phase is Phase.OVER) == bool(delivered or gave_up)
     assert delivered <= 1
     if run.code is not None:
-        told = {it.code for it in order if isinstance(it, Removed | ExitSeen)}
+        told = {it.code for it in order if isinstance(it, Removed)}
         assert run.code in told, "invented a code"

@@ -50,7 +50,7 @@ class World:
     hung: bool = False
     answer_is_lost: bool = False
     asks_later: bool = False
-    event_told: bool = False
+    is_noted: bool = False
 
     def feed(self, happening: Happening | None) -> None:
         while happening is not None:
@@ -83,11 +83,12 @@ class World:
     def remove(self) -> Happening:
         if not self.up or (self.hung and self.is_task):
             return NotRemoved()
-        was_task, self.is_task = self.is_task, False
+        self.is_noted = self.is_noted or self.is_task  # how it ended lies in its directory until all is removed
+        self.is_task = False
         if self.answer_is_lost:
             self.answer_is_lost = False
             return NotRemoved()
-        return Removed(CODE, WHEN) if was_task else Removed()
+        return Removed(CODE, WHEN) if self.is_noted else Removed()
 
     def move(self, name: str) -> None:
         match name:
@@ -100,7 +101,6 @@ class World:
                 self.is_dead = self.shim_was_killed = True
                 self.is_task = not self.up
             case "hear exit" if self.is_dead:
-                self.event_told = self.event_told or not self.shim_was_killed
                 self.feed(ExitSeen(ID, PID, 137 if self.shim_was_killed else CODE, WHEN))
             case "hear old exit":
                 self.feed(ExitSeen(ID, PID + 1, 9, WHEN))
@@ -142,9 +142,8 @@ def test_every_run_that_ended_is_delivered_exactly_once_and_no_other(moves: list
     assert len(world.delivered) == world.is_dead
     assert (world.run.phase is Phase.OVER) == world.is_dead
     for run in world.delivered:
-        assert run.code in (CODE, None) or not world.event_told, "an invented code was believed before the true one"
-        if not world.shim_was_killed and "lose answer" not in moves:
-            assert run.code == CODE
+        assert run.code == (CODE if world.is_noted else None)
+        assert world.is_noted or world.shim_was_killed
 
 
 @given(st.lists(st.sampled_from([move for move in MOVES if move not in ("die", "kill shim")]), max_size=40))

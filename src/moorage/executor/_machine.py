@@ -127,23 +127,14 @@ class Run:
     id: str
     phase: Phase = Phase.STARTING
     pid: int | None = None
-    early: tuple[ExitSeen, ...] = ()
-    """Exits of this id that were heard before its own pid was known."""
+    early: tuple[int, ...] = ()
+    """Pids whose exits were heard before its own pid was known."""
 
     look_first: bool = False
     """A comparison was asked for while it was starting."""
 
     dead: bool = False
     """The kernel or a matching event says that it ended; containerd has yet to say so."""
-
-    heard: ExitSeen | None = None
-    """The event of its own exit, for the case that the deletion's answer gets lost."""
-
-    vanished: bool = False
-    """Containerd had no such task before we deleted it: a code in an event was invented."""
-
-    tried: bool = False
-    """A deletion was begun whose answer never came: it may have worked."""
 
     code: int | None = None
     exited_at: datetime | None = None
@@ -166,15 +157,15 @@ def step(run: Run, happening: Happening) -> tuple[Run, Do]:
 def _starting(run: Run, happening: Happening) -> tuple[Run, Do]:
     match happening:
         case ExitSeen() if happening.process_id == run.id:
-            return replace(run, early=(*run.early, happening)), Do.NOTHING
+            return replace(run, early=(*run.early, happening.pid)), Do.NOTHING
         case Look() | Died():
             return replace(run, look_first=True), Do.NOTHING
         case GaveUp():
             return replace(run, phase=Phase.OVER, early=()), Do.NOTHING
         case Started(pid):
-            heard = next((seen for seen in run.early if seen.pid == pid), None)
-            started = replace(run, phase=Phase.RUNNING, pid=pid, early=(), heard=heard, dead=heard is not None)
-            return started, Do.ASK if heard or run.look_first else Do.NOTHING
+            dead = pid in run.early
+            started = replace(run, phase=Phase.RUNNING, pid=pid, early=(), dead=dead)
+            return started, Do.ASK if dead or run.look_first else Do.NOTHING
         case _:
             return run, Do.NOTHING
 
@@ -182,15 +173,13 @@ def _starting(run: Run, happening: Happening) -> tuple[Run, Do]:
 def _running(run: Run, happening: Happening) -> tuple[Run, Do]:
     match happening:
         case ExitSeen() if _is_own(run, happening):
-            return replace(run, dead=True, heard=run.heard or happening), Do.ASK
+            return replace(run, dead=True), Do.ASK
         case Died():
             return replace(run, dead=True), Do.ASK
         case Look():
             return run, Do.ASK
-        case Answered(Status.STOPPED):
+        case Answered(Status.STOPPED | None):
             return replace(run, phase=Phase.ENDING), Do.FINISH
-        case Answered(None):
-            return replace(run, phase=Phase.ENDING, vanished=True), Do.FINISH
         case Answered() | Unanswered():
             return run, Do.ASK_LATER if run.dead else Do.NOTHING
         case _:
@@ -199,18 +188,11 @@ def _running(run: Run, happening: Happening) -> tuple[Run, Do]:
 
 def _ending(run: Run, happening: Happening) -> tuple[Run, Do]:
     match happening:
-        case ExitSeen() if _is_own(run, happening):
-            # The first one counts: where a shim is killed after the end, containerd sends a second one and invents it.
-            return replace(run, heard=run.heard or happening), Do.NOTHING
         case Look():
             return run, Do.FINISH
         case NotRemoved():
-            return replace(run, tried=True), Do.FINISH_LATER
+            return run, Do.FINISH_LATER
         case Removed(code, exited_at, oom):
-            if code is None and run.tried and not run.vanished and run.heard and run.heard.code != KILLED:
-                # The deletion worked, but its answer was lost, and the event had told. Without an earlier try the task
-                # vanished by itself; and 137 may be what containerd invents for a shim that was killed meanwhile.
-                code, exited_at = run.heard.code, run.heard.exited_at
             # A killed child counts in the same control group; the first process died of it only if it was killed too.
             oom = oom and code == KILLED
             return replace(run, phase=Phase.OVER, code=code, exited_at=exited_at, oom=oom), Do.DELIVER
