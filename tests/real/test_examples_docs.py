@@ -20,12 +20,18 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs/guide").glob("*.md"))]
 
 # Commands of the pages that are run elsewhere, or that set up what these tests need.
+RUN_PY = ".venv/bin/python examples/containerd-client/run.py /run/containerd/containerd.sock sh -c 'echo hi; exit 3'"
+WORKER_PY = (
+    ".venv/bin/python examples/embed-executor/worker.py /run/containerd/containerd.sock /run/worker "
+    "sh -c 'while date; do sleep 1; done'"
+)
 ELSEWHERE = {
     "scripts/demo": "scripts/fresh, in bare roots",
     "scripts/test": "it runs this",
     "pip install .": "scripts/fresh",
     ".venv/bin/moorage run examples/hello-volume": "below, and scripts/demo",
-    "python examples/containerd-client/run.py /run/containerd/containerd.sock sh -c 'echo hi; exit 3'": "below",
+    RUN_PY: "below",
+    WORKER_PY: "below",
 }
 
 TO_COME = {"docs/figures.md"}  # written from a measurement, last of all
@@ -83,6 +89,19 @@ def test_the_clients_first_program_runs(ground: Ground) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment(None), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Version(" in done.stdout
+
+
+def test_a_program_can_keep_a_containerd_of_its_own_as_the_guide_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs/guide/containerd.md").read_text()
+    program = next(block for block in page.split("```python\n") if "containerd.supervise(" in block).partition("```")[0]
+    for name, place in (("/var/lib/my-program", tmp_path / "lib"), ("/run/my-program", tmp_path / "run")):
+        assert name in program
+        program = program.replace(name, str(place))
+    program += "\nimport anyio\nanyio.run(main)\n"
+    done = subprocess.run([sys.executable, "-c", program], env=environment(None), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Version(" in done.stdout
+    assert not (tmp_path / "run/c.sock").exists()
 
 
 def test_the_clients_example_runs_a_command(ground: Ground) -> None:
