@@ -62,7 +62,7 @@ async def _operate(order: dict[str, Any]) -> None:
             case "exit":
                 with drive_inboxes(awaits):
                     assert await executor.restore("a", Memory(), Memory())
-                    _say(ready=True)
+                    _say(ready=os.getpid())
                     await handler.heard.wait()
             case other:
                 raise ValueError(other)
@@ -98,9 +98,10 @@ class Victim:
         assert self._process.stdin
         await self._process.stdin.send(json.dumps(order).encode() + b"\n")
 
-    async def ready(self) -> None:
-        """It holds the container."""
-        assert await self._hear() == {"ready": True}
+    async def ready(self) -> int:
+        """Wait until it holds the container; its pid."""
+        pid: int = (await self._hear())["ready"]
+        return pid
 
     async def end(self) -> Fate:
         told = []
