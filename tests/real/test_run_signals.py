@@ -251,6 +251,7 @@ def test_l01_kill_9_of_its_containerd_and_an_interrupt_at_once(machine: Machine,
         if b"--config" in leftovers.command_line(pid):
             os.kill(pid, signal.SIGKILL)
     assert run.end(signal.SIGINT) == 130
+    assert run.exit["code"] == 7, "SIGTERM did not arrive once containerd was back"
     assert run.all("gone")
 
 
@@ -311,3 +312,30 @@ def test_l01_a_sweep_does_not_touch_a_run_that_lives(machine: Machine, tmp_path:
     assert other.end() == 0
     assert run.accepts()
     assert run.end(signal.SIGINT) == 130
+
+
+def test_l01_a_sweep_that_takes_a_new_directory_for_a_leftover_only_delays_the_run(machine: Machine) -> None:
+    program = """
+import fcntl, os, threading
+from pathlib import Path
+from moorage.engine.throwaway import make_pair, take_abandoned
+state, data = Path("/run/moorage-run-it"), Path("/var/tmp/moorage-run-it")
+state.mkdir()  # as the run has, which is about to lock it
+(swept,) = take_abandoned()
+made = []
+run = threading.Thread(target=lambda: made.append(make_pair(state, data, "id")))
+run.start()
+run.join(0.1)  # it waits for the sweep; were it not to wait, it would have failed by now
+assert run.is_alive() and not made
+state.rmdir()
+swept.let_go()
+run.join(10)
+assert os.readlink(state / "data") == str(data) and data.is_dir()
+assert take_abandoned() == []  # it is locked
+made[0].let_go()
+assert [(each.data, each.id) for each in take_abandoned()] == [(data, "id")]
+"""
+    command = machine.command(sys.executable, "-c", program)
+    done = subprocess.run(command, env=environment(None), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    machine.do("rm -r /run/* /var/tmp/*")

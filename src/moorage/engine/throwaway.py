@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _STATE_BASE = Path("/run")
 _CHANGES = "upper"
 _DATA_LINK = "data"
 _ID_LINK = "id"
-_TRIES = 100
+_TRIES, _PAUSE = 1000, 0.01  # seconds; a sweep that took the directory for a leftover needs a moment for it
 _ROOM = 1024 * 1024  # bytes that containerd needs for itself, and some more
 
 
@@ -137,6 +138,7 @@ def _make_locked(state: Path) -> int:
         descriptor = _try_lock(state)
         if descriptor is not None:
             return descriptor
+        time.sleep(_PAUSE)
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(state))
 
 
