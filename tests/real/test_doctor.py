@@ -91,7 +91,11 @@ def test_l03_a_data_directory_on_noexec_is_told_with_its_mount(machine: Machine)
 
 
 def test_l03_a_data_directory_that_is_relative_is_looked_at_too(machine: Machine) -> None:
-    assert examine(machine, env={"MOORAGE_ROOT": "no/such"})["data directory"][0] == "ok"
+    machine.do("mkdir /var/tmp/there; mount -t tmpfs -o noexec none /var/tmp/there; rm -rf /run/mount")
+    there = ["sh", "-c", 'cd /var/tmp/there && exec "$@"', "sh"]
+    advice = examine(machine, env={"MOORAGE_ROOT": "no/such"}, wrapper=there)["data directory"][2]
+    assert advice == "mount /var/tmp/there without noexec, or choose another directory"
+    machine.do("umount /var/tmp/there; rmdir /var/tmp/there; rm -rf /run/mount")
 
 
 def test_l03_a_small_data_directory_is_told(machine: Machine) -> None:
