@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -15,6 +16,9 @@ from support.victim import victim
 from support.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real, pytest.mark.timeout(300)]
+
+Points = Callable[[str, object], None]
+"""Writes how many points there were into the report (``--junitxml``)."""
 
 # So many awaits the operations make at least; each test finds the true number by going on until none is left.
 CREATE, RESTORE, EXIT = 8, 7, 8
@@ -41,7 +45,7 @@ async def known_exits(place: Place, already: int = 0) -> list[int | None]:
     return [last.code] if last else []
 
 
-async def test_e09_a_create_cancelled_at_every_await_leaves_nothing(place: Place) -> None:
+async def test_e09_a_create_cancelled_at_every_await_leaves_nothing(place: Place, record_property: Points) -> None:
     exits = Exits()
     async with place.executor(exits) as executor:
         at, reached = 0, True
@@ -63,9 +67,12 @@ async def test_e09_a_create_cancelled_at_every_await_leaves_nothing(place: Place
                 exits.seen.clear()
             at += 1
     assert at > CREATE
+    record_property("points", at - 1)
 
 
-async def test_e09_a_create_during_which_the_executor_closes_leaves_nothing(place: Place) -> None:
+async def test_e09_a_create_during_which_the_executor_closes_leaves_nothing(
+    place: Place, record_property: Points
+) -> None:
     at, reached = 0, True
     while reached:
         exits, sinks = Exits(), (Memory(), Memory())
@@ -83,9 +90,10 @@ async def test_e09_a_create_during_which_the_executor_closes_leaves_nothing(plac
         assert not exits.seen
         at += 1
     assert at > CREATE
+    record_property("points", at - 1)
 
 
-async def test_a_restore_cancelled_at_every_await_can_be_repeated(place: Place) -> None:
+async def test_a_restore_cancelled_at_every_await_can_be_repeated(place: Place, record_property: Points) -> None:
     pid = await leave_running(place)
     exits = Exits()
     at, reached = 0, True
@@ -102,12 +110,15 @@ async def test_a_restore_cancelled_at_every_await_can_be_repeated(place: Place) 
             assert await executor.is_running(ID)
         at += 1
     assert at > RESTORE
+    record_property("points", at - 1)
     assert await known_exits(place) == [KILLED]
     assert not exits.seen
     assert pid
 
 
-async def test_a_restore_of_an_ended_one_cancelled_at_every_await_loses_no_exit(place: Place) -> None:
+async def test_a_restore_of_an_ended_one_cancelled_at_every_await_loses_no_exit(
+    place: Place, record_property: Points
+) -> None:
     at, reached = 0, True
     while reached:
         os.kill(await leave_running(place), signal.SIGKILL)
@@ -124,9 +135,10 @@ async def test_a_restore_of_an_ended_one_cancelled_at_every_await_loses_no_exit(
             await place.assert_nothing_left()
         at += 1
     assert at > RESTORE
+    record_property("points", at - 1)
 
 
-async def test_e50_an_exit_during_which_the_executor_closes_is_told_once(place: Place) -> None:
+async def test_e50_an_exit_during_which_the_executor_closes_is_told_once(place: Place, record_property: Points) -> None:
     at, reached = 0, True
     while reached:
         pid = await leave_running(place)
@@ -142,10 +154,13 @@ async def test_e50_an_exit_during_which_the_executor_closes_is_told_once(place: 
         assert told + await known_exits(place) == [KILLED]
         at += 1
     assert at > EXIT
+    record_property("points", at - 1)
 
 
 @pytest.mark.parametrize("operation", ["create", "restore"])
-async def test_e51_killed_at_every_await_the_next_process_takes_over(place: Place, operation: str) -> None:
+async def test_e51_killed_at_every_await_the_next_process_takes_over(
+    place: Place, operation: str, record_property: Points
+) -> None:
     async with victim(place) as it:
         at, killed = 0, True
         while killed:
@@ -161,9 +176,12 @@ async def test_e51_killed_at_every_await_the_next_process_takes_over(place: Plac
             assert not fate.told
             at += 1
     assert at > (CREATE if operation == "create" else RESTORE)
+    record_property("points", at - 1)
 
 
-async def test_e51_killed_at_every_await_of_an_exit_it_is_never_told_twice(place: Place) -> None:
+async def test_e51_killed_at_every_await_of_an_exit_it_is_never_told_twice(
+    place: Place, record_property: Points
+) -> None:
     """Between the removal of the last file and the handler's call nobody can know of it any more."""
     async with victim(place) as it:
         at, killed, lost = 0, True, 0
@@ -180,4 +198,5 @@ async def test_e51_killed_at_every_await_of_an_exit_it_is_never_told_twice(place
             lost += not told
             at += 1
     assert at > EXIT
+    record_property("points", at - 1)
     assert lost <= LOST

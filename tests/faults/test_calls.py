@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -18,6 +19,9 @@ every_harm = pytest.mark.parametrize(("harm", "when"), HARMS)
 most_harms = pytest.mark.parametrize(
     ("harm", "when"), HARMS if FULL else [(harm, when) for harm, when in HARMS if harm in ("cut", "killed", "unknown")]
 )
+
+Points = Callable[[str, object], None]
+"""Writes how many points there were into the report (``--junitxml``)."""
 
 CREATE = ["Containers/Create", "Tasks/Create", "Tasks/Start"]
 RESTORE = ["Containers/Get", "Containers/Get", "Tasks/Get", "Tasks/Get"]
@@ -44,7 +48,7 @@ async def clear_as_the_next_process(place: Place) -> None:
 
 
 @every_harm
-async def test_create_is_whole_or_nothing(place: Place, harm: str, when: str) -> None:
+async def test_create_is_whole_or_nothing(place: Place, harm: str, when: str, record_property: Points) -> None:
     async with scene(place) as it:
         it.proxy.arm()
         await it.create()
@@ -58,10 +62,11 @@ async def test_create_is_whole_or_nothing(place: Place, harm: str, when: str) ->
                 await it.create()
             await it.end()
     it.assert_sinks_closed_once()
+    record_property("points", len(CREATE))
 
 
 @most_harms
-async def test_a_failing_create_leaves_nothing(place: Place, harm: str, when: str) -> None:
+async def test_a_failing_create_leaves_nothing(place: Place, harm: str, when: str, record_property: Points) -> None:
     async def fail(it: Scene) -> None:
         await it.executor.create(ID, place.command(ID, [MISSING]), *it.two_sinks())
 
@@ -76,10 +81,13 @@ async def test_a_failing_create_leaves_nothing(place: Place, harm: str, when: st
         assert number > len(CREATE), "the undo makes calls too"
         assert not it.exits.seen
     it.assert_sinks_closed_once()
+    record_property("points", number - 1)
 
 
 @most_harms
-async def test_a_restore_is_whole_or_can_be_repeated(place: Place, harm: str, when: str) -> None:
+async def test_a_restore_is_whole_or_can_be_repeated(
+    place: Place, harm: str, when: str, record_property: Points
+) -> None:
     async def restore(it: Scene) -> None:
         assert await it.restore()
 
@@ -92,10 +100,13 @@ async def test_a_restore_is_whole_or_can_be_repeated(place: Place, harm: str, wh
                 await restore(it)
             assert (await it.end()).pid == pid
         it.assert_sinks_closed_once()
+    record_property("points", len(RESTORE))
 
 
 @most_harms
-async def test_a_restore_of_an_ended_one_tells_its_exit_once(place: Place, harm: str, when: str) -> None:
+async def test_a_restore_of_an_ended_one_tells_its_exit_once(
+    place: Place, harm: str, when: str, record_property: Points
+) -> None:
     number, reached = 0, True
     while reached:
         pid = await leave_running(place)
@@ -113,10 +124,13 @@ async def test_a_restore_of_an_ended_one_tells_its_exit_once(place: Place, harm:
         it.assert_sinks_closed_once()
         number, reached = number + 1, result.reached
     assert number > len(RESTORE)
+    record_property("points", number - 1)
 
 
 @most_harms
-async def test_an_exit_is_told_once_and_everything_removed(place: Place, harm: str, when: str) -> None:
+async def test_an_exit_is_told_once_and_everything_removed(
+    place: Place, harm: str, when: str, record_property: Points
+) -> None:
     async def end(it: Scene) -> None:
         os.kill(await it.pid(), signal.SIGKILL)
         await eventually(lambda: it.exits.seen)
@@ -134,10 +148,13 @@ async def test_an_exit_is_told_once_and_everything_removed(place: Place, harm: s
         it.assert_sinks_closed_once()
         number, reached = number + 1, result.reached
     assert number > len(EXIT)
+    record_property("points", number - 1)
 
 
 @most_harms
-async def test_a_signal_fails_by_kind_and_is_no_exit(place: Place, harm: str, when: str) -> None:
+async def test_a_signal_fails_by_kind_and_is_no_exit(
+    place: Place, harm: str, when: str, record_property: Points
+) -> None:
     async def interrupt(it: Scene) -> None:
         await it.executor.signal(ID, signal.SIGCONT)
 
@@ -161,9 +178,12 @@ async def test_a_signal_fails_by_kind_and_is_no_exit(place: Place, harm: str, wh
 
 
 @every_harm
-async def test_what_a_broken_create_left_is_found_by_the_next_process(place: Place, harm: str, when: str) -> None:
+async def test_what_a_broken_create_left_is_found_by_the_next_process(
+    place: Place, harm: str, when: str, record_property: Points
+) -> None:
     for number in range(len(CREATE)):
         async with scene(place) as it:
             result = await broken(it, Scene.create, number, harm, when)
             assert result.reached
         await clear_as_the_next_process(place)
+    record_property("points", 1)

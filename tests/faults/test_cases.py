@@ -17,7 +17,7 @@ from support.scenes import FULL, ID, KILLED, scene
 from support.sinks import Exits, Memory
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.anyio, pytest.mark.real]
+pytestmark = [pytest.mark.anyio, pytest.mark.real, pytest.mark.timeout(600 if FULL else 120)]
 
 
 @pytest.mark.parametrize("left", ["record", "stopped task", "directory"])

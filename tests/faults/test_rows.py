@@ -16,7 +16,7 @@ from support.scenes import FULL, ID, KILLED, scene
 from support.victim import victim
 from support.waiting import PATIENCE_SECONDS, eventually, settled
 
-pytestmark = [pytest.mark.anyio, pytest.mark.real]
+pytestmark = [pytest.mark.anyio, pytest.mark.real, pytest.mark.timeout(600 if FULL else 120)]
 
 NEVER = -1
 SHORT_OUTAGE, LONG_OUTAGE = 2.0, 20.0  # after the first containerd is told of an exit by the shim, after the second not
