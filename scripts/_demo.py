@@ -334,7 +334,13 @@ def look_for_leftovers(before: Traces, during: Traces, id_: str, own: list[Path]
     def left_cgroups() -> list[str]:
         """Ours, and what was made to hold it; not what other plugins, begun in the meantime, live in."""
         new = cgroups() - before.cgroups
-        return [str(each) for each in new if id_ in str(each) or not any(path.is_dir() for path in each.iterdir())]
+        return [str(each) for each in new if id_ in str(each) or is_empty(each)]
+
+    def is_empty(group: Path) -> bool:
+        try:
+            return not any(path.is_dir() for path in group.iterdir())
+        except FileNotFoundError:
+            return False  # another's, gone since it was listed
 
     def left_files() -> list[str]:
         return [str(each) for each in {*(places() - before.places), *filter(os.path.lexists, own)}]

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from moorage import containerd
+from moorage import containerd, errors
 from moorage.containerd import types
 
 NAME = "moorage-example"
@@ -77,4 +77,9 @@ async def main(address: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(anyio.run(main, sys.argv[1], sys.argv[2:]))
+    if len(sys.argv) < 3:
+        sys.exit("usage: run.py SOCKET COMMAND [ARGUMENT...]")
+    try:
+        sys.exit(anyio.run(main, sys.argv[1], sys.argv[2:]))
+    except errors.MoorageError as error:
+        sys.exit(f"run.py: {error}")

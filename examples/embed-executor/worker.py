@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from moorage import Exit, open_executor
+from moorage import Exit, errors, open_executor
 
 ID = "worker-1"
 
@@ -77,7 +77,11 @@ async def main(address: str, directory: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit("usage: worker.py SOCKET STATE_DIRECTORY COMMAND [ARGUMENT...]")
     try:
         sys.exit(anyio.run(main, sys.argv[1], sys.argv[2], sys.argv[3:]))
+    except errors.MoorageError as error:
+        sys.exit(f"worker.py: {error}")
     except KeyboardInterrupt:
         print("left it running")

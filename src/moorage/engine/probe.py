@@ -1,6 +1,8 @@
 """Whether a plugin listens, and what it says it implements."""
 
+import os
 import socket
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,6 +42,12 @@ async def wait_until_listening(path: str, give_up: Callable[[], bool]) -> bool:
 
 
 def _accepts(path: str) -> bool:
+    # Not through a link: the plugin makes what stands there, and we are root on the host.
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except OSError:
+        return False
     # On a unix socket connect() does not wait: it succeeds, is refused, or says that the backlog is full.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as client:
         try:

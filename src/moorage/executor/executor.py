@@ -197,8 +197,12 @@ class Executor:
                     return
                 self._tasks.start_soon(self._compare_now_and_then)
                 task_status.started(None)
-                await self._closing.wait()
-                await self._operations.end()
+                try:
+                    await self._closing.wait()
+                finally:
+                    # Also where all around us is cancelled: an undo still needs this group and the client.
+                    with anyio.CancelScope(shield=True):
+                        await self._operations.end()
                 self._tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
