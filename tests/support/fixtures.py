@@ -20,6 +20,7 @@ CONTAINERD_LOG = pytest.StashKey[tuple[Path, int]]()
 def ground() -> Iterator[Ground]:
     """A containerd of this session's own, and a root file system for its containers."""
     directory = Path(tempfile.mkdtemp(prefix=f"moorage-test-{os.getpid()}-"))
+    directory.chmod(0o711)  # users of a user namespace must get through to the root file system
     containerd = PrivateContainerd(directory / "root", directory / "state")
     anyio.run(containerd.ensure)
     try:

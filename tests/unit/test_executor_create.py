@@ -73,7 +73,7 @@ async def test_e02_what_may_live_is_not_touched_and_the_first_error_stands(statu
     async with bench(world) as it:
         with pytest.raises(errors.Conflict, match="already"):
             await it.create()
-        assert it.called() == ["subscribe", "get_task"], "only asked"
+        assert it.called() == ["subscribe", "get_task", "get_container"], "only asked"
     assert (world.tasks["a"], world.records["a"]) == (task, record)
     assert task.status is (Status.RUNNING if status is Status.UNKNOWN else status)
 
@@ -139,13 +139,14 @@ async def test_e02_a_deletion_that_fails_is_logged_and_the_rest_goes_on(
     assert warnings(caplog) == ([] if kind is errors.NotFound else [said])
 
 
-@pytest.mark.parametrize("what", [HALF_MADE, RUNTIME_STATE, TASK_DIRECTORY, "task without record"])
+@pytest.mark.parametrize("what", [HALF_MADE, RUNTIME_STATE, TASK_DIRECTORY, "task", "task and directory"])
 async def test_e04_leftovers_that_refuse_the_task_are_cleared(what: str) -> None:
     world = FakeContainerd()
-    if what == "task without record":
+    if what.startswith("task"):
         await leave(world, Status.RUNNING)
         del world.records["a"]
-        world.bundles.clear()
+        if what == "task":
+            world.bundles.clear()
     else:
         world.obstacles.add(("a", what))
     async with bench(world) as it:

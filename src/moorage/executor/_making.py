@@ -52,9 +52,19 @@ class Making:
             log.warning("cannot read the status of %s, whose id is wanted: %s", id, error)
             await self._removal.forget(id)
             return True
-        if not machine.may_replace(status):
+        if not machine.may_replace(status) and await self._has_record(id):
             return False
         await self._removal.clean_up(id)
+        return True
+
+    async def _has_record(self, id: str) -> bool:
+        """Whether anybody can reach the task of this id: one that runs without its record is a leftover."""
+        try:
+            await self._client.labels(id)
+        except errors.NotFound:
+            return False
+        except errors.MoorageError:
+            pass
         return True
 
     async def start(self, held: Held) -> int:

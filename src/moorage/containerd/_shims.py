@@ -1,0 +1,82 @@
+"""Shims that containerd has lost.
+
+Where whoever asked for a task goes away in the middle of its creation, containerd 1.6 undoes it, but forgets to end the
+shim in one case of six. Nothing runs in such a shim and nobody can reach it; it stays until it is killed.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import anyio
+
+from moorage._lib.pidfd import wait_for_end
+from moorage._lib.threads import remove_tree, run_blocking
+
+__all__ = ("end_lost_shims",)
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 0.02  # seconds; a runtime that is about to end in the shim is not our child
+
+
+async def end_lost_shims(
+    address: str, namespace: str, id: str, clear_runtime: Callable[[], Awaitable[None]], *, runtime: str, within: float
+) -> None:
+    """Kill every shim of a container in which nothing runs. Only for one that containerd has no task of.
+
+    Where the runtime (the name of its command) is still at work in one, what it makes is cleared until it is not, at
+    most for ``within`` seconds. A shim that was given other containers too has their processes for children, and is let
+    alone.
+    """
+    at_work = (runtime, "containerd-shim")
+    with anyio.move_on_after(within):
+        while shims := await run_blocking(lambda: _shims(address, namespace, id)):
+            idle = [pid for pid, children in shims if not children]
+            for pid in idle:
+                await _end(pid, Path("io.containerd.runtime.v2.task", namespace, id))
+            if not idle and not any(all(it.startswith(at_work) for it in children) for _, children in shims):
+                return
+            await clear_runtime()
+            await anyio.sleep(_LOOK_AGAIN)
+
+
+async def _end(pid: int, directory_end: Path) -> None:
+    """Kill an idle shim, and remove containerd's directory of the task, which it works in, where that is left."""
+    directory = Path("/nowhere")
+    with suppress(FileNotFoundError, ProcessLookupError):
+        directory = Path(os.readlink(f"/proc/{pid}/cwd"))
+        os.kill(pid, signal.SIGKILL)
+    await wait_for_end(pid)
+    if directory.parts[-3:] == directory_end.parts:
+        try:
+            await remove_tree(directory)
+        except OSError as error:
+            log.warning("cannot remove %s, left by a lost shim: %s", directory, error)
+
+
+def _shims(address: str, namespace: str, id: str) -> list[tuple[int, list[str]]]:
+    """The shims of a container, each with the names of its child processes."""
+    wanted = [("-namespace", namespace), ("-id", id), ("-address", address)]
+    found = []
+    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+        with suppress(OSError):  # it has ended
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            options = list(pairwise(words))
+            is_shim = os.path.basename(words[0]).startswith("containerd-shim")
+            if is_shim and all(option in options for option in wanted):
+                found.append((pid, _children(pid)))
+    return found
+
+
+def _children(pid: int) -> list[str]:
+    names = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
+            with suppress(OSError):
+                names.append(Path(f"/proc/{child}/comm").read_text().strip())
+    return names
