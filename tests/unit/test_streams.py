@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage.executor import Attached, ByteSink, Stdio
 from moorage.executor._streams import Copies, Streams
-from moorage.timeouts import DEFAULT
+from moorage.timeouts import DEFAULT, Timeouts
 from support.fake_streams import CAPACITY_BYTES, FakeInput, FakePipe, FakeStdio
 from support.sinks import Failing, Gate, Memory, Plain
 from support.waiting import PATIENCE_SECONDS, settled
@@ -26,9 +26,9 @@ SHORT = replace(DEFAULT, cleanup=0.02)
 class Output:
     """Both pipes of a process, copied into two sinks."""
 
-    def __init__(self, tasks: TaskGroup, stdout: ByteSink, stderr: ByteSink) -> None:
+    def __init__(self, tasks: TaskGroup, stdout: ByteSink, stderr: ByteSink, timeouts: Timeouts = DEFAULT) -> None:
         self.stdout, self.stderr = FakePipe(), FakePipe()
-        self.streams = Streams("a", Copies("a", stdout, stderr, tasks, SHORT))
+        self.streams = Streams("a", Copies("a", stdout, stderr, tasks, timeouts))
         self.stdio = FakeStdio(self.stdout, self.stderr)
 
     def end(self) -> None:
@@ -130,7 +130,7 @@ async def test_e12_a_sink_that_cannot_be_closed_is_reported_and_ends_the_wait(
             await anyio.sleep_forever()
 
     broken, hanging = Broken(), Hanging()
-    output = Output(tasks, broken, hanging)
+    output = Output(tasks, broken, hanging, SHORT)
     await output.streams.attach(output.stdio)
     output.end()
     assert await output.streams.wait(PATIENCE_SECONDS)
