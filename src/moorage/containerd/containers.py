@@ -20,6 +20,7 @@ import anyio
 from moorage import errors
 from moorage._lib.threads import remove_tree, run_blocking
 from moorage.containerd._exit_note import find_exit, keep_exit
+from moorage.containerd._left_cgroups import remove_left_cgroups
 from moorage.containerd._shims import end_lost_shims
 from moorage.containerd.client import Client, check_identifier
 from moorage.containerd.events import subscribe
@@ -207,6 +208,7 @@ class BundledContainers:
                 runtime=os.path.basename(self._runtime.binary_name or "runc"),
                 within=self._timeouts.killed,
             )
+            await self._remove_cgroups(id)
             ended = await run_blocking(lambda: find_exit(self._bundle(id)))
         return (ended.code, ended.exited_at) if ended else (None, None)
 
@@ -310,6 +312,14 @@ class BundledContainers:
         done = await anyio.run_process(command, check=False)
         if done.returncode:
             log.warning("cannot delete the runtime's state of %s: %s", id, done.stderr.decode(errors="replace").strip())
+
+    async def _remove_cgroups(self, id: str) -> None:
+        """Remove what a runtime has left that was killed with its containerd while it made the container."""
+        try:
+            spec = (await self._client.get_container(id)).spec
+        except errors.NotFound:
+            return
+        await run_blocking(lambda: remove_left_cgroups(spec))
 
     async def _undo(self, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
