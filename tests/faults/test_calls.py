@@ -175,6 +175,7 @@ async def test_a_signal_fails_by_kind_and_is_no_exit(
         await place.assert_nothing_left()
         assert [exit.code for exit in it.exits.seen] == [KILLED]
     it.assert_sinks_closed_once()
+    record_property("points", 2)
 
 
 @every_harm
@@ -186,4 +187,4 @@ async def test_what_a_broken_create_left_is_found_by_the_next_process(
             result = await broken(it, Scene.create, number, harm, when)
             assert result.reached
         await clear_as_the_next_process(place)
-    record_property("points", 1)
+    record_property("points", len(CREATE))
