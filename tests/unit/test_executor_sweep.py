@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from moorage import errors
-from moorage.containerd.types import Mount, RuntimeOptions, Status
-from moorage.executor import RUN_LABEL
+from moorage.containerd.types import Mount, RuntimeOptions, Status, TaskExit
+from moorage.executor import RUN_LABEL, Attached, Stdio
 from moorage.executor._task import REFUSALS
 from support.bench import QUICK, RUNTIME, Bench, at_call, bench, spec
 from support.fake_containerd import Call, FakeContainerd, cancel_at
@@ -92,8 +93,9 @@ async def test_e04_tries_in_the_background_say_nothing_more(caplog: pytest.LogCa
         seen: list[Call] = []
         it.client.fault = refuse_all("delete_task", errors.MoorageError, seen)
         await eventually(lambda: len(seen) > 3)
-        it.client.fault = refuse_all("delete_container", errors.MoorageError, seen)
-        await eventually(lambda: len(it.called("delete_container")) > 3)
+        refused: list[Call] = []
+        it.client.fault = refuse_all("delete_container", errors.MoorageError, refused)
+        await eventually(lambda: len(refused) > 3)
         assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == said
         it.client.fault = None
         await eventually(lambda: not it.world.left())
@@ -240,15 +242,118 @@ async def test_e44_comparisons_of_a_dead_process_that_is_not_confirmed_do_not_pi
         it.world.tasks["a"].hung = True
         it.world.ends[it.world.tasks["a"].pid].set()  # the kernel says so
         for _ in range(50):
+            asked = len(it.called("get_task"))
             it.executor._compare()
-            for _ in range(5):
-                await anyio.lowlevel.checkpoint()
+            await eventually(lambda: len(it.called("get_task")) > asked)  # noqa: B023 - awaited in this round
         begin = len(it.called("get_task"))
         await anyio.sleep(QUICK.reconnect_limit * 20)  # in which one chain of looks makes some twenty to forty
         assert 2 < len(it.called("get_task")) - begin < 60
         it.world.tasks["a"].hung = False
         it.world.end("a", 3)
         await eventually(lambda: it.exits.seen)
+
+
+class Hanging:
+    """A call that has no answer until it is let go."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.calls = 0
+        self.let_go = anyio.Event()
+
+    async def __call__(self, call: Call) -> None:
+        if call.name == self._name and not call.after:
+            self.calls += 1
+            await self.let_go.wait()
+
+
+async def test_e46_an_event_of_an_id_waits_for_what_is_done_for_it() -> None:
+    async with bench() as it, anyio.create_task_group() as tasks:
+        await it.create()
+        await settled()
+        it.client.fault = hanging = Hanging("get_task")
+        for _ in range(20):
+            it.executor._compare()
+            await anyio.lowlevel.checkpoint()
+        pid = it.world.tasks["a"].pid
+        tasks.start_soon(it.executor.process_event, "a", TaskExit("a", "a", pid, 0))
+        await settled()
+        assert hanging.calls == 1
+        it.world.end("a", 0)
+        hanging.let_go.set()
+        await eventually(lambda: it.exits.seen)
+        assert hanging.calls <= 4, "comparisons have piled up"
+
+
+async def test_e04_an_undo_that_hangs_is_given_up_in_time_and_done_later() -> None:
+    async with bench(timeouts=replace(QUICK, cleanup=0.05)) as it:
+        it.client.fault = hanging = Hanging("delete_task")
+        it.client.fault = both(hanging, at_call("start_task", refusal))
+        with pytest.raises(errors.MoorageError, match="in this test"):
+            await it.create()
+        assert it.world.tasks
+        hanging.let_go.set()
+        it.client.fault = None
+        await eventually(lambda: not it.world.left())
+
+
+async def test_e43_a_removal_that_hangs_is_given_up_in_time_and_done_later() -> None:
+    async with bench(timeouts=replace(QUICK, cleanup=0.05)) as it:
+        await it.create()
+        it.client.fault = hanging = Hanging("delete_task")
+        it.world.end("a", 3)
+        await eventually(lambda: hanging.calls > 1)
+        assert not it.exits.seen
+        hanging.let_go.set()
+        await eventually(lambda: it.exits.seen)
+        assert [exit.code for exit in it.exits.seen] == [3]
+        assert not it.world.left()
+
+
+def both(*faults: Callable[[Call], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
+    async def fault(call: Call) -> None:
+        for each in faults:
+            await each(call)
+
+    return fault
+
+
+async def test_e47_a_restored_end_by_a_kill_is_not_for_want_of_memory() -> None:
+    world = FakeContainerd()
+    async with bench(world) as before:
+        await before.create()
+    world.end("a", 137)
+    async with bench(world) as it:
+        assert not await it.restore()
+        found = it.executor.last_exit("a")
+        assert found
+        assert (found.code, found.oom) == (137, False)
+
+
+async def test_e20_a_restore_may_be_given_a_taker_of_its_own() -> None:
+    world = FakeContainerd()
+    async with bench(world) as before:
+        await before.create(out=b"x")
+    taken: list[Stdio] = []
+
+    class Taker:
+        async def wait(self) -> None:
+            """Takes nothing to the end."""
+
+    async def attach(stdio: Stdio) -> Attached:
+        taken.append(stdio)
+        return Taker()
+
+    async with bench(world) as it:
+        assert await it.executor.restore("a", attach=attach)
+        assert len(taken) == 1
+        taken[0].close()
+
+
+async def test_e31_the_words_for_a_wrong_signal_name_the_right_ones() -> None:
+    async with bench() as it:
+        with pytest.raises(errors.Invalid, match=r"\(0 to 64\)"):
+            await it.executor.signal("a", 65)
 
 
 async def test_the_arguments_of_a_create_are_kept_apart() -> None:
