@@ -45,6 +45,9 @@ _KILL = 9
 _STALE_TASK_DIRECTORY = re.compile(r"mkdir (?P<path>/\S+/io\.containerd\.runtime\.v2\.task/\S+): file exists")
 _STALE_RUNTIME_STATE = "container with given ID already exists"
 
+_SHIM_IS_GONE = "ttrpc: closed"
+_LOOK_AGAIN = 0.02  # seconds until containerd is asked again whether it has noticed
+
 
 class Attached(Protocol):
     """Whatever took the streams."""
@@ -235,6 +238,18 @@ class BundledContainers:
             yield envelopes
 
     async def _kill_and_delete(self, id: str) -> ProcessExit | None:
+        with anyio.move_on_after(self._timeouts.killed):
+            while True:
+                try:
+                    return await self._kill_and_delete_once(id)
+                except errors.MoorageError as error:
+                    if _SHIM_IS_GONE not in str(error):
+                        raise
+                # The shim was killed a moment ago; containerd notices, then kills and removes what was in it.
+                await anyio.sleep(_LOOK_AGAIN)
+        raise errors.Unavailable(f"cannot end container {id}: its shim is gone, and containerd does not notice")
+
+    async def _kill_and_delete_once(self, id: str) -> ProcessExit | None:
         task = await self._find_task(id)
         if task is not None and task.status is Status.STOPPED:
             # To kill a stopped task takes the runtime 10 ms for nothing. Once it is deleted nobody else knows its end.

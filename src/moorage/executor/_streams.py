@@ -23,6 +23,7 @@ class Streams:
         self._attach = attach
         self._stdio: Stdio | None = None
         self._attached: Attached | None = None
+        self._has_ended = False
 
     async def attach(self, stdio: Stdio) -> Attached:
         """Hand the streams to whoever takes them. Raises: MoorageError for a standard input, which nobody asked for."""
@@ -38,15 +39,15 @@ class Streams:
 
         A taker that fails has taken what it takes: its failure is logged, and the run goes on to its end.
         """
-        if self._attached is None:
+        if self._attached is None or self._has_ended:
             return True
         with anyio.move_on_after(within):
             try:
                 await self._attached.wait()
             except Exception:
                 log.exception("whoever takes the output of %s failed", self._id)
-            return True
-        return False
+            self._has_ended = True
+        return self._has_ended
 
     @property
     def is_attached(self) -> bool:

@@ -102,7 +102,10 @@ class Attached(Protocol):
     """Whoever took the streams."""
 
     async def wait(self) -> None:
-        """Return when both copies, and the io below them, have ended."""
+        """Return when both copies, and the io below them, have ended.
+
+        Cancelled where that takes too long, and perhaps called again then.
+        """
 
 
 Attach = Callable[[Stdio], Awaitable[Attached]]

@@ -1,0 +1,312 @@
+"""The executor's restore, questions and signals on a real containerd (rows E20 to E31, E50, E51)."""
+
+import os
+import shutil
+import signal
+
+import anyio
+import pytest
+
+from moorage import errors
+from moorage.containerd.types import RuntimeOptions, Status
+from moorage.executor import RUN_LABEL
+from support import leftovers
+from support.holder import holder
+from support.kills import kill
+from support.places import Place
+from support.rig import Rig, rig
+from support.sinks import Memory
+from support.specs import FOREVER
+from support.waiting import PATIENCE_SECONDS, eventually
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+COUNTS_ON_USR1 = "trap 'n=$((n + 1)); echo $n' USR1; n=0; echo ready; while :; do sleep 1000000 & wait $!; done"
+
+
+async def told(place: Place, pid: int, sink: Memory, text: str) -> None:
+    """Make the process say its next number."""
+    os.kill(pid, signal.SIGUSR1)
+    await eventually(lambda: text in sink.text)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_e20_e50_a_container_outlives_its_executor_and_is_taken_over_by_the_next(
+    place: Place, paused: bool
+) -> None:
+    async with rig(place) as it:
+        out, err = it.pair()
+        await it.executor.create("a", place.shell("a", COUNTS_ON_USR1), out, err)
+        pid = await it.pid()
+        await eventually(lambda: out.text == "ready\n")
+        run = (await it.client.get_container("a")).labels[RUN_LABEL]
+    assert leftovers.is_alive(pid)
+    os.kill(pid, signal.SIGUSR1)  # what it says while nobody reads waits in the pipe
+    async with rig(place) as it:
+        if paused:
+            await it.client.pause("a")
+        out, err = it.pair()
+        assert await it.executor.restore("a", out, err)
+        if paused:
+            await it.client.resume("a")
+        await eventually(lambda: out.text == "1\n")
+        await told(place, pid, out, "2\n")
+        assert await it.pid() == pid
+        await it.executor.signal("a", signal.SIGKILL)
+        exit = await it.one_exit(137)
+        assert (exit.run, exit.pid, exit.signal) == (run, pid, "SIGKILL")
+        assert (out.text, err.text) == ("1\n2\n", "")
+        await place.assert_nothing_left()
+
+
+async def make(it: Rig, state: str) -> None:
+    """A container as an earlier process, or somebody who meddles, may have left it."""
+    if state == "nothing":
+        return
+    async with rig(it.place) as before:
+        pid = await before.create("exec sleep 1000000")
+    match state:
+        case "stopped":
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: not leftovers.is_alive(pid))
+        case "record only":
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: not leftovers.is_alive(pid))
+            await it.client.delete_task("a")
+        case "directory only":
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: not leftovers.is_alive(pid))
+            await it.client.delete_task("a")
+            await it.client.delete_container("a")
+        case "no fifos":
+            for name in ("stdout", "stderr"):
+                (it.place.bundles / "a" / name).unlink()
+        case "no directory":
+            shutil.rmtree(it.place.bundles / "a")
+        case "no record":
+            await it.client.delete_container("a")
+        case "shim killed":
+            for shim in it.place.shims("a"):
+                await kill(shim)
+            await eventually(lambda: not leftovers.is_alive(pid))
+        case _:
+            raise AssertionError(state)
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("nothing", None),
+        ("stopped", 137),
+        ("record only", None),
+        ("directory only", None),
+        ("no fifos", 137),
+        ("no directory", 137),
+        ("no record", 137),
+        ("shim killed", None),
+    ],
+)
+async def test_e21_what_does_not_live_is_removed_without_a_handler_and_its_exit_remembered(
+    place: Place, state: str, code: int | None
+) -> None:
+    async with rig(place) as it:
+        await make(it, state)
+        assert not await it.restore()
+        await place.assert_nothing_left()
+        exit = it.executor.last_exit("a")
+        assert (exit.code if exit else None) == code
+        await it.create()
+        assert it.executor.last_exit("a") is None
+        await it.kill()
+        await it.one_exit(137)
+
+
+async def test_e21_one_that_was_created_and_never_started_is_removed_and_has_no_exit(place: Place) -> None:
+    async with place.containers() as containers:
+        await containers.create("a", place.spec("a"), place.runtime, labels={RUN_LABEL: "x"})
+
+        async def refuse(stdio: object) -> object:
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            await containers.start("a", "", False, refuse)  # type: ignore[arg-type]  # it never returns
+    async with rig(place) as it:
+        assert (await it.client.get_task("a")).status is Status.CREATED
+        assert not await it.restore()
+        assert it.executor.last_exit("a") is None
+        await place.assert_nothing_left()
+
+
+async def test_e21_a_shim_that_does_not_answer_is_an_error_and_the_container_stays(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await it.create()
+    async with rig(place) as it:
+        for shim in place.shims("a"):
+            os.kill(shim, signal.SIGSTOP)
+        with pytest.raises(errors.Unavailable, match="shim"):
+            await it.restore()
+        for shim in place.shims("a"):
+            os.kill(shim, signal.SIGCONT)
+        assert leftovers.is_alive(pid)
+        assert await it.restore()
+        await it.kill()
+        await it.one_exit(137)
+
+
+async def test_e22_a_fifo_without_a_writer_does_not_block_a_restore(place: Place) -> None:
+    async with rig(place) as it:
+        await it.create()
+    for name in ("stdout", "stderr"):
+        (place.bundles / "a" / name).unlink()
+        os.mkfifo(place.bundles / "a" / name)
+    async with rig(place) as it:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            assert await it.restore()
+        await it.kill()
+        await it.one_exit(137)
+
+
+async def test_e23_dying_at_any_time_of_a_restore_is_false_or_one_exit(place: Place) -> None:
+    alive_and_dead = set()
+    for tenths in range(12):
+        async with rig(place) as it:
+            pid = await it.create()
+        async with rig(place) as it:
+
+            async def die(milliseconds: float, pid: int) -> None:
+                await anyio.sleep(milliseconds / 1000)
+                os.kill(pid, signal.SIGKILL)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(die, tenths / 2, pid)
+                alive = await it.restore()
+            if alive:
+                await it.one_exit(137)
+            await place.assert_nothing_left()
+            assert len(it.exits.seen) == alive
+            exit = it.executor.last_exit("a")
+            assert exit
+            assert exit.code == 137
+            alive_and_dead.add(alive)
+    assert alive_and_dead
+
+
+async def test_e24_a_held_id_is_a_conflict_and_keeps_its_only_reader(place: Place) -> None:
+    async with rig(place) as it:
+        out, err = it.pair()
+        await it.executor.create("a", place.shell("a", COUNTS_ON_USR1), out, err)
+        pid = await it.pid()
+        await eventually(lambda: out.text)
+        with pytest.raises(errors.Conflict):
+            await it.create()
+        with pytest.raises(errors.Conflict):
+            await it.restore()
+        for number in range(1, 11):
+            await told(place, pid, out, f"{number}\n")
+        await it.kill()
+        await it.one_exit(137)
+
+
+async def test_e24_two_executors_do_not_make_the_same_container(place: Place) -> None:
+    async with rig(place) as it, rig(place) as other:
+        await it.create()
+        with pytest.raises(errors.Conflict):
+            await other.create()
+        await it.kill()
+        await it.one_exit(137)
+        assert not other.exits.seen
+
+
+async def test_e30_running_is_what_containerd_calls_running(place: Place) -> None:
+    async with rig(place) as it, rig(place) as other:
+        for rigged in (it, other):
+            with pytest.raises(errors.NotFound):
+                await rigged.executor.is_running("a")
+        await it.create()
+        assert await it.executor.is_running("a")
+        assert await other.executor.is_running("a")
+        await it.client.pause("a")
+        assert not await it.executor.is_running("a")
+        await it.client.resume("a")
+        assert await it.executor.is_running("a")
+        await it.kill()
+        await it.one_exit(137)
+        with pytest.raises(errors.NotFound):
+            await it.executor.is_running("a")
+
+
+async def test_e31_a_signal_goes_to_init_only_and_to_the_dead_is_not_found(place: Place) -> None:
+    text = (
+        "trap 'echo child' TERM; (trap 'echo grandchild' TERM; echo ready; while :; do sleep 0.01; done) & wait; exit 9"
+    )
+    async with rig(place) as it:
+        out, err = it.pair()
+        await it.executor.create("a", place.shell("a", text), out, err)
+        await eventually(lambda: out.text == "ready\n")
+        await it.executor.signal("a", 0)
+        await it.executor.signal("a", signal.SIGTERM)
+        await it.one_exit(9)
+        assert out.text == "ready\nchild\n"
+        for id in ("a", "b"):
+            with pytest.raises(errors.NotFound):
+                await it.executor.signal(id, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [-1, 65, 4096])
+async def test_e31_a_number_that_is_no_signal_is_invalid(place: Place, number: int) -> None:
+    async with rig(place) as it:
+        await it.create()
+        with pytest.raises(errors.Invalid):
+            await it.executor.signal("a", number)
+        assert await it.executor.is_running("a")
+        await it.kill()
+        await it.one_exit(137)
+
+
+async def test_e48_a_container_of_somebody_else_is_not_taken_over(place: Place) -> None:
+    async with rig(place) as it:
+        await it.client.create_container("a", place.shell("a", FOREVER), RuntimeOptions(root=place.runtime.root))
+        await it.client.create_task("a")
+        pid = await it.client.start_task("a")
+        with pytest.raises(errors.Conflict, match="not made by Moorage"):
+            await it.restore()
+        with pytest.raises(errors.Conflict):
+            await it.create()
+        await kill(pid)
+        await eventually(lambda: it.client.get_task("a"))
+        await it.client.wait("a", within=PATIENCE_SECONDS)
+        assert (await it.client.get_task("a")).status is Status.STOPPED
+        assert not it.exits.seen
+        await it.client.delete_task("a")
+        await it.client.delete_container("a")
+
+
+async def test_e51_after_a_kill_of_our_process_the_next_one_takes_the_container_over(place: Place) -> None:
+    async with holder(place, place.shell("a", COUNTS_ON_USR1)) as held:
+        assert await held.hear("output") == "ready\n"
+        await kill(held.pid)
+    async with rig(place) as it:
+        pid = await it.pid()
+        out, err = it.pair()
+        assert await it.executor.restore("a", out, err)
+        await told(place, pid, out, "1\n")
+        await it.kill()
+        await it.one_exit(137)
+
+
+async def test_e51_e43_an_exit_after_a_kill_of_our_process_is_told_by_the_next_restore(place: Place) -> None:
+    async with holder(
+        place, place.shell("a", "trap 'echo bye; exit 6' TERM; echo ready; sleep 1000000 & wait")
+    ) as held:
+        await held.hear("output")
+        await kill(held.pid)
+    async with rig(place) as it:
+        os.kill(pid := await it.pid(), signal.SIGTERM)
+        await eventually(lambda: not leftovers.is_alive(pid))
+        out, err = it.pair()
+        assert not await it.executor.restore("a", out, err)
+        exit = it.executor.last_exit("a")
+        assert exit
+        assert exit.code == 6
+        assert not it.exits.seen
+        await place.assert_nothing_left()
