@@ -108,7 +108,7 @@ class PrivateContainerd:
         self._lock = state / "lock"
         self._log = root / "containerd.log"
         self._timeouts = timeouts
-        self._child: subprocess.Popen[bytes] | None = None
+        self._children: set[int] = set()
         self._stopping = False
         if (length := len(os.fsencode(self.address))) > ADDRESS_LIMIT:
             raise errors.Invalid(
@@ -182,7 +182,7 @@ class PrivateContainerd:
         if self._log.exists() and self._log.stat().st_size > _LOG_LIMIT:
             self._log.replace(self._log.with_suffix(".log.1"))
         with open(self._log, "ab") as output:
-            self._child = subprocess.Popen(
+            child = subprocess.Popen(
                 [find_binary("containerd"), "--config", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -191,9 +191,11 @@ class PrivateContainerd:
                 env={**_clean_environment(), "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}"},
                 start_new_session=True,
             )
-        self._pid_file.write_text(f"{self._child.pid}\n")
-        log.info("started containerd, pid %d, log %s", self._child.pid, self._log)
-        return self._child.pid
+        child.returncode = 0  # it outlives us, which Popen would call a leak; _reap takes its true status
+        self._children.add(child.pid)
+        self._pid_file.write_text(f"{child.pid}\n")
+        log.info("started containerd, pid %d, log %s", child.pid, self._log)
+        return child.pid
 
     async def _wait_until_serving(self, pid: int) -> None:
         try:
@@ -248,14 +250,20 @@ class PrivateContainerd:
                     await anyio.sleep(pause)
 
     def _reap(self) -> None:
-        """Take the exit status of a containerd that we started and that ended; else it stays a zombie."""
-        if self._child is not None and self._child.poll() is not None:
-            self._child = None
+        """Take the exit status of each containerd that we started and that ended; else they stay zombies."""
+        for pid in list(self._children):
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended = pid  # somebody else took it
+            if ended:
+                self._children.discard(pid)
 
     def _ended(self, pid: int) -> bool:
         # /proc says nothing of a child for a moment around its exec, so only its exit status counts.
-        if self._child is not None and self._child.pid == pid:
-            return self._child.poll() is not None
+        if pid in self._children:
+            self._reap()
+            return pid not in self._children
         return not self._is_ours(pid)
 
     def _log_end(self, lines: int = 5) -> str:

@@ -1,0 +1,264 @@
+"""Containerd, shims and our own process killed or stopped under running containers (rows E43 to E45, E49, E51)."""
+
+import logging
+import os
+import signal
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from moorage import errors
+from moorage.containerd.supervisor import supervise
+from moorage.containerd.types import Status, TaskExit
+from moorage.executor import RUN_LABEL, Attached, Stdio
+from support import leftovers
+from support.holder import holder
+from support.kills import kill, kill_containerd, replace_containerd, stopped
+from support.places import TIMEOUTS, Place
+from support.rig import Rig, rig
+from support.waiting import PATIENCE_SECONDS, eventually
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+LIVES_UNTIL_TERM = "trap 'echo bye; exit 6' TERM; echo ready; sleep 1000000 & wait"
+
+
+async def ready(it: Rig, text: str = LIVES_UNTIL_TERM) -> int:
+    """Start a shell that says ready; its pid."""
+    out, err = it.pair()
+    await it.executor.create("a", it.place.shell("a", text), out, err)
+    await eventually(lambda: out.text == "ready\n")
+    return await it.pid()
+
+
+async def end(pid: int) -> None:
+    """Let the process end by itself, and wait for it."""
+    os.kill(pid, signal.SIGTERM)
+    await eventually(lambda: not leftovers.is_alive(pid))
+
+
+async def test_e43_an_exit_while_containerd_is_down_is_told_once_it_is_back(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        await kill_containerd(place.containerd)
+        await end(pid)
+        assert not it.exits.seen
+        await place.containerd.ensure()
+        exit = await it.one_exit(6)
+        assert exit.pid == pid
+        assert it.sinks[0].text == "ready\nbye\n"
+        await place.assert_nothing_left()
+        assert len(it.exits.seen) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [2, 20])
+async def test_e43_an_exit_in_an_outage_is_told_once_whether_its_event_is_replayed_or_not(
+    place: Place, seconds: float
+) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        await kill_containerd(place.containerd)
+        await end(pid)
+        await anyio.sleep(seconds)  # the shim tries for 15 s to send its event
+        await place.containerd.ensure()
+        await it.one_exit(6)
+        async with rig(place, replace(TIMEOUTS, reconcile=0.1)) as other:  # what comes late would come by now
+            await other.create(id="b")
+            await other.kill("b")
+            await other.one_exit(137, "b")
+        assert len(it.exits.seen) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_e44_containerd_restarting_ten_times_changes_neither_pid_nor_run(place: Place, number: int) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        run = (await it.client.get_container("a")).labels[RUN_LABEL]
+        for _ in range(10):
+            containerd = place.containerd.find()
+            assert containerd
+            os.kill(containerd, number)
+            await eventually(lambda: place.containerd.find() is None)
+            await it.executor.process_event("a", TaskExit("a", "a", pid, 0))  # a hint that nobody can confirm now
+            await place.containerd.ensure()
+            assert await it.pid() == pid
+            assert await it.executor.is_running("a")
+        assert (await it.client.get_container("a")).labels[RUN_LABEL] == run
+        assert not it.exits.seen
+        await end(pid)
+        await it.one_exit(6)
+
+
+async def test_e44_a_shim_that_stands_still_is_no_exit(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        with stopped(*place.shims("a")):
+            await it.executor.process_event("a", TaskExit("a", "a", pid, 0))
+            task = await it.client.get_task("a")
+            assert (task.status, task.pid) == (Status.UNKNOWN, 0)
+            assert not it.exits.seen
+        assert await it.executor.is_running("a")
+        with stopped(*place.shims("a")):
+            await end(pid)  # only the kernel can tell
+            assert not it.exits.seen
+        await it.one_exit(6)
+
+
+@pytest.mark.long
+async def test_e44_a_shim_that_is_slow_while_containerd_restarts_keeps_its_container(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        with stopped(*place.shims("a")):
+            await kill_containerd(place.containerd)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(place.containerd.ensure)
+                await anyio.sleep(7)  # containerd's own limit would be 5 s
+                assert leftovers.is_alive(pid)
+                for shim in place.shims("a"):
+                    os.kill(shim, signal.SIGCONT)
+        assert await it.pid() == pid
+        await end(pid)
+        await it.one_exit(6)
+
+
+async def test_e44_a_containerd_that_stands_still_is_unavailable_and_no_exit(place: Place) -> None:
+    async with rig(place, replace(TIMEOUTS, rpc=0.3)) as it:
+        pid = await ready(it)
+        containerd = place.containerd.find()
+        assert containerd
+        with stopped(containerd):
+            with pytest.raises(errors.Unavailable):
+                await it.executor.is_running("a")
+            with pytest.raises(errors.Unavailable):
+                await it.restore("b")
+            await it.executor.process_event("a", TaskExit("a", "a", pid, 0))
+            await end(pid)
+            assert not it.exits.seen
+        await it.one_exit(6)
+
+
+async def test_e45_an_outage_is_logged_once_at_each_end_and_everything_works_afterwards(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moorage.executor")
+    quick = replace(TIMEOUTS, reconnect_first=0.01, reconnect_limit=0.05)
+    async with rig(place, quick) as it:
+        pid = await ready(it)
+        for _ in range(2):
+            await kill_containerd(place.containerd)
+            with pytest.raises(errors.Unavailable):
+                await it.executor.is_running("a")
+            begin = os.times().user + os.times().system
+            await anyio.sleep(1)
+            used = os.times().user + os.times().system - begin
+            assert used < 0.5, f"{used} s of processor time in one second of waiting"
+            await place.containerd.ensure()
+            await eventually(lambda: caplog.messages[-1] == "containerd is back")
+        said = [message.partition(",")[0] for message in caplog.messages]
+        assert said == ["containerd is away", "containerd is back"] * 2
+        await end(pid)
+        await it.one_exit(6)
+
+
+async def test_e49_a_shim_that_is_killed_ends_the_run_without_a_code(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        for shim in place.shims("a"):
+            await kill(shim)
+        exit = await it.one_exit(None)
+        assert not leftovers.is_alive(pid)
+        assert (exit.signal, exit.pid) == (None, pid)
+        await place.assert_nothing_left()
+        await it.create()
+        await it.kill()
+        await eventually(lambda: [each.code for each in it.exits.seen] == [None, 137])
+
+
+async def test_e49_a_shim_that_is_killed_while_containerd_is_down_ends_the_run_when_it_is_back(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        await kill_containerd(place.containerd)
+        for shim in place.shims("a"):
+            await kill(shim)
+        assert leftovers.is_alive(pid), "an orphan now"
+        assert not it.exits.seen
+        await place.containerd.ensure()
+        await it.one_exit(None)
+        assert not leftovers.is_alive(pid)
+        await place.assert_nothing_left()
+        await it.create()
+        await it.kill()
+        await eventually(lambda: [each.code for each in it.exits.seen] == [None, 137])
+
+
+async def test_e49_a_task_that_was_never_started_has_no_exit(place: Place) -> None:
+    async def kill_shim(stdio: Stdio) -> Attached:
+        for shim in place.shims("a"):
+            await kill(shim)
+        raise errors.MoorageError("too late")
+
+    async with rig(place) as it:
+        with pytest.raises(errors.MoorageError, match="too late"):
+            await it.executor.create("a", place.shell("a", LIVES_UNTIL_TERM), attach=kill_shim)
+        await place.assert_nothing_left()
+        assert not it.exits.seen
+        assert it.executor.last_exit("a") is None
+        await it.create()
+        await it.kill()
+        await it.one_exit(137)
+
+
+async def test_e43_our_process_standing_still_misses_no_exit(place: Place) -> None:
+    async with holder(place, place.shell("a", LIVES_UNTIL_TERM)) as held, place.client() as client:
+        assert await held.hear("output") == "ready\n"
+        pid = (await client.get_task("a")).pid
+        with stopped(held.pid):
+            await end(pid)
+            await replace_containerd(place.containerd)
+        with anyio.fail_after(PATIENCE_SECONDS):
+            assert await held.hear("output") == "bye\n"
+            assert await held.hear("exit") == 6
+        await place.assert_nothing_left()
+
+
+@pytest.mark.long
+async def test_e51_our_process_killed_at_any_time_of_a_run_leaves_it_to_the_next(place: Place) -> None:
+    for tenths in range(8):
+        async with holder(place, place.shell("a", LIVES_UNTIL_TERM)) as held, place.client() as client:
+            pid = (await client.get_task("a")).pid
+            os.kill(pid, signal.SIGTERM)
+            await anyio.sleep(tenths / 200)
+            await kill(held.pid)
+        async with rig(place) as it:
+            if await it.restore():
+                await it.one_exit(6)
+            await place.assert_nothing_left()
+            assert (exit := it.executor.last_exit("a")) is None or exit.code == 6
+
+
+async def test_e43_containerd_and_its_shim_killed_together_while_the_process_ends(place: Place) -> None:
+    async with rig(place) as it:
+        for _ in range(3):
+            pid = await ready(it)
+            before = len(it.exits.seen)
+            os.kill(pid, signal.SIGTERM)
+            await kill_containerd(place.containerd)
+            for shim in place.shims("a"):
+                await kill(shim)
+            await place.containerd.ensure()
+            await eventually(lambda: len(it.exits.seen) > before)  # noqa: B023 - waited for here
+            assert it.exits.seen[-1].code in (6, None)
+            await place.assert_nothing_left()
+            assert len(it.exits.seen) == before + 1
+
+
+async def test_e43_a_supervised_containerd_comes_back_by_itself_and_the_exit_is_told(place: Place) -> None:
+    async with supervise(place.containerd.root, place.containerd.state) as containerd, rig(place) as it:
+        pid = await ready(it)
+        first = containerd.find()
+        await kill_containerd(containerd)
+        await end(pid)
+        await it.one_exit(6)
+        assert containerd.find() not in (first, None)
