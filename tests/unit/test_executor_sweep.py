@@ -188,11 +188,12 @@ async def test_e43_what_is_refused_for_ever_is_told_all_the_same(name: str, capl
         it.client.fault = None
 
 
-async def test_e43_an_absent_containerd_is_waited_for_longer_than_refusals_are() -> None:
+@pytest.mark.parametrize("name", ["delete_task", "delete_container"])
+async def test_e43_an_absent_containerd_is_waited_for_longer_than_refusals_are(name: str) -> None:
     async with bench() as it:
         await it.create()
         seen: list[Call] = []
-        it.client.fault = refuse_all("delete_task", errors.Unavailable, seen)
+        it.client.fault = refuse_all(name, errors.Unavailable, seen)
         it.world.end("a", 3)
         await eventually(lambda: len(seen) > REFUSALS * 3)
         assert not it.exits.seen
@@ -330,24 +331,41 @@ async def test_e47_a_restored_end_by_a_kill_is_not_for_want_of_memory() -> None:
         assert (found.code, found.oom) == (137, False)
 
 
-async def test_e20_a_restore_may_be_given_a_taker_of_its_own() -> None:
+class Taker:
+    """An ``attach`` that keeps what it is given and takes nothing."""
+
+    def __init__(self) -> None:
+        self.taken: list[Stdio] = []
+
+    async def __call__(self, stdio: Stdio) -> Attached:
+        self.taken.append(stdio)
+        return self
+
+    async def wait(self) -> None:
+        """Nothing is taken to its end."""
+
+
+async def test_e01_e20_a_taker_may_stand_in_for_the_sinks() -> None:
+    world = FakeContainerd()
+    for restored in (False, True):
+        taker = Taker()
+        async with bench(world) as it:
+            if restored:
+                assert await it.executor.restore("a", attach=taker)
+            else:
+                await it.executor.create("a", spec("a"), attach=taker)
+            assert len(taker.taken) == 1
+
+
+async def test_e02_what_lives_is_asked_about_once_and_its_error_is_the_first() -> None:
     world = FakeContainerd()
     async with bench(world) as before:
-        await before.create(out=b"x")
-    taken: list[Stdio] = []
-
-    class Taker:
-        async def wait(self) -> None:
-            """Takes nothing to the end."""
-
-    async def attach(stdio: Stdio) -> Attached:
-        taken.append(stdio)
-        return Taker()
-
+        await before.create()
     async with bench(world) as it:
-        assert await it.executor.restore("a", attach=attach)
-        assert len(taken) == 1
-        taken[0].close()
+        with pytest.raises(errors.Conflict) as caught:
+            await it.create()
+        assert "cannot create containerd container" not in str(caught.value)
+        assert it.called("create_container").count("create_container") <= 1
 
 
 async def test_e31_the_words_for_a_wrong_signal_name_the_right_ones() -> None:
