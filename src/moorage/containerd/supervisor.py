@@ -41,6 +41,7 @@ _NEEDED = {
     "runc": "runc",
 }
 _LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is put aside at the next start
+_ENDING = 0.5  # seconds from the end of a process's memory to that of its sockets, at most
 _POLL = 0.005  # seconds between two looks at a containerd that is about to serve
 
 # What a plugin engine has no use for, and what only costs start-up time; names that a version does not know are
@@ -75,12 +76,12 @@ disabled_plugins = [
 """
 
 
-def find_binary(name: str) -> str:
-    """The absolute path of a command, in PATH or where system packages put it.
+def find_binary(name: str, search: str | None = None) -> str:
+    """The absolute path of a command: in PATH or where system packages put it, or only in the paths of ``search``.
 
     Raises: Unsupported with the package to install.
     """
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}")
+    found = shutil.which(name, path=search or _search_path())
     if found is None:
         package = _NEEDED.get(name, name)
         raise errors.Unsupported(
@@ -89,17 +90,20 @@ def find_binary(name: str) -> str:
     return found
 
 
-def check_machine() -> None:
+def check_machine(search: str | None = None) -> None:
     """Raises: Unsupported naming the first command that is missing here and the package that brings it."""
     for name in _NEEDED:
-        find_binary(name)
+        find_binary(name, search)
 
 
 class PrivateContainerd:
     """One containerd below two directories. ``supervise`` keeps one running; this is its hand."""
 
-    def __init__(self, root: Path, state: Path, timeouts: Timeouts = DEFAULT) -> None:
-        """Nothing is touched yet. Raises: Invalid where the socket's path is too long."""
+    def __init__(self, root: Path, state: Path, timeouts: Timeouts = DEFAULT, *, search: str | None = None) -> None:
+        """Nothing is touched yet. Commands are looked for as ``find_binary`` does.
+
+        Raises: Invalid where the socket's path is too long.
+        """
         self.root = root
         self.state = state
         self.address = str(state / "c.sock")
@@ -108,6 +112,7 @@ class PrivateContainerd:
         self._lock = state / "lock"
         self._log = root / "containerd.log"
         self._timeouts = timeouts
+        self._search = search
         self._children: set[int] = set()
         self._stopping = False
         if (length := len(os.fsencode(self.address))) > ADDRESS_LIMIT:
@@ -119,17 +124,28 @@ class PrivateContainerd:
     async def ensure(self) -> int:
         """Start containerd, or find the one that runs, and wait until it serves; its pid.
 
-        Raises: Unsupported where a command is missing; Unavailable where it does not come up, with the end of its log.
+        Raises: Unsupported where a command is missing; Invalid for a directory that cannot be used; Conflict where
+        another program has the socket; Unavailable where it does not come up, with the end of its log.
         """
+        self._stopping = False
         for directory in (self.root, self.state):
-            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            try:
+                directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            except OSError as error:
+                raise errors.Invalid(f"cannot use {directory} for containerd: {error}") from error
         async with hold_lock(self._lock):
-            pid = await run_blocking(self.find)
-            if pid is None:
-                self._refuse_to_take_a_socket()
+            return await self._ensure()
+
+    async def _ensure(self) -> int:
+        pid = await run_blocking(self.find)
+        if pid is None:
+            await self._refuse_to_take_a_socket()
+            try:
                 pid = await run_blocking(self._spawn)
-            await self._wait_until_serving(pid)
-            return pid
+            except OSError as error:
+                raise errors.Unavailable(f"cannot start containerd: {error}") from error
+        await self._wait_until_serving(pid)
+        return pid
 
     def find(self) -> int | None:
         """The pid of the containerd that runs on these directories, or None. Only looks."""
@@ -167,14 +183,21 @@ class PrivateContainerd:
             return False
         return os.fsencode(str(self._config)) in words and b"containerd" in os.path.basename(words[0])
 
-    def _refuse_to_take_a_socket(self) -> None:
+    async def _refuse_to_take_a_socket(self) -> None:
         # A second containerd would take the socket of one with other directories, which then lives on unreachable.
+        # One of ours that is about to end has no command line any more but still its socket, for a moment.
+        with anyio.move_on_after(_ENDING):
+            while self._is_listened_on():  # noqa: ASYNC110 - a process that is not our child: no event tells
+                await anyio.sleep(_POLL)
+            return
+        raise errors.Conflict(f"cannot start containerd: another program listens on {self.address}")
+
+    def _is_listened_on(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
-            if client.connect_ex(self.address) in (0, errno.EAGAIN):
-                raise errors.Conflict(f"cannot start containerd: another program listens on {self.address}")
+            return client.connect_ex(self.address) in (0, errno.EAGAIN)
 
     def _spawn(self) -> int:
-        check_machine()
+        check_machine(self._search)
         self._reap()
         self._config.write_text(
             _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
@@ -183,12 +206,12 @@ class PrivateContainerd:
             self._log.replace(self._log.with_suffix(".log.1"))
         with open(self._log, "ab") as output:
             child = subprocess.Popen(
-                [find_binary("containerd"), "--config", str(self._config)],
+                [find_binary("containerd", self._search), "--config", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd="/",
-                env={**_clean_environment(), "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}"},
+                env={**_clean_environment(), "PATH": self._search or _search_path()},
                 start_new_session=True,
             )
         child.returncode = 0  # it outlives us, which Popen would call a leak; _reap takes its true status
@@ -241,13 +264,24 @@ class PrivateContainerd:
             if self._stopping:
                 return
             log.warning("containerd, pid %d, ended; starting it again", pid)
-            for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
-                try:
-                    pid = await self.ensure()
-                    break
-                except (errors.MoorageError, OSError) as error:
-                    log.warning("containerd does not start: %s", error)
-                    await anyio.sleep(pause)
+            started = await self._come_back()
+            if started is None:
+                return
+            pid = started
+
+    async def _come_back(self) -> int | None:
+        for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
+            try:
+                return await self._start_again()
+            except (errors.MoorageError, OSError) as error:
+                log.warning("containerd does not start: %s", error)
+                await anyio.sleep(pause)
+        raise AssertionError("pauses never end")
+
+    async def _start_again(self) -> int | None:
+        """As ``ensure``; None where somebody has called ``stop`` meanwhile, which is the last word."""
+        async with hold_lock(self._lock):
+            return None if self._stopping else await self._ensure()
 
     def _reap(self) -> None:
         """Take the exit status of each containerd that we started and that ended; else they stay zombies."""
@@ -286,6 +320,10 @@ async def supervise(root: Path, state: Path, timeouts: Timeouts = DEFAULT) -> As
     async with background_tasks() as tasks:
         tasks.start_soon(containerd.keep_running, pid)
         yield containerd
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}"
 
 
 def _toml(value: Path | str) -> str:
