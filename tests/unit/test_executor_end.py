@@ -1,11 +1,14 @@
 """The executor's opening and end on the fake, and what handlers may do (row E50)."""
 
+import ast
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import pytest
 
 from moorage import errors
+from moorage import executor as executor_package
 from moorage.containerd.types import Status, TaskExit
 from moorage.executor import Executor, Exit, open_executor
 from moorage.executor._task import LastExits
@@ -235,3 +238,9 @@ async def test_remembered_exits_are_bounded_and_the_newest_stay() -> None:
     assert exits.find("a9") is None
     assert exits.find("a10")
     assert exits.find(f"a{LastExits.LIMIT + 9}")
+
+
+def test_e43_nothing_in_the_executor_reads_the_wall_clock_so_setting_it_back_changes_nothing() -> None:
+    for path in Path(executor_package.__file__).parent.glob("*.py"):
+        names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not names & {"now", "utcnow", "today", "time", "time_ns", "localtime", "gmtime"}, path
