@@ -72,8 +72,26 @@ async def test_case_017_no_shim_stays_after_kills_of_containerd_at_any_moment(pl
                     continue
             os.kill(await it.pid(), signal.SIGKILL)
             await eventually(lambda: len(it.exits.seen) == before + 1)  # noqa: B023 - awaited in this round
+        await eventually(lambda: not place.shims())
+        # A containerd that is killed while it deletes a directory of its own leaves it; the next creates clear that.
+        for _ in range(3):
+            before = len(it.exits.seen)
+            await it.create(ID, "exit 0")
+            await eventually(lambda: len(it.exits.seen) == before + 1)  # noqa: B023 - awaited in this round
         await place.assert_nothing_left()
     it.assert_sinks_closed_once()
+
+
+async def test_case_017_a_directory_that_containerd_hid_and_never_removed_goes_with_the_next_creates(
+    place: Place,
+) -> None:
+    hidden = place.task_directories / f".{ID}"
+    (hidden / "left").mkdir(parents=True)
+    async with scene(place) as it:
+        for number in range(3):
+            await it.create(ID, "exit 0")
+            await eventually(lambda: len(it.exits.seen) == number + 1)  # noqa: B023 - awaited in this round
+        await place.assert_nothing_left()
 
 
 async def test_case_018_an_old_runs_exit_and_shim_do_not_touch_the_new_run(place: Place) -> None:

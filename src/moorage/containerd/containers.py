@@ -315,7 +315,10 @@ class BundledContainers:
         if directory.name != id or directory.parent.name != self._client.namespace:
             return False
         log.warning("removing %s, left from an earlier task of %s", directory, id)
-        await self._undo(remove_tree, directory)
+        # containerd renames a directory to a hidden one before it removes it; killed in between it leaves that for
+        # ever, and then fails at every deletion of the same id.
+        for left in (directory, directory.with_name(f".{id}")):
+            await self._undo(remove_tree, left)
         return True
 
     async def _delete_runtime_state(self, id: str) -> None:
