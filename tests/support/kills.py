@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from moorage._lib.pidfd import wait_for_end
 from moorage.containerd.supervisor import PrivateContainerd
@@ -35,8 +36,18 @@ def stopped(*pids: int) -> Iterator[None]:
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
+            while not _stands_still(pid):
+                os.sched_yield()  # each of its threads stops at its own next step
         yield
     finally:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        stats = [Path(f"/proc/{pid}/task/{thread}/stat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return True  # it has ended
+    return all(stat.rpartition(") ")[2].startswith(("T", "Z")) for stat in stats)
