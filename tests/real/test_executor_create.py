@@ -19,7 +19,7 @@ from moorage.containerd.types import Mount, RuntimeOptions, Status
 from moorage.embedding import open_executor
 from moorage.executor import RUN_LABEL, Attached, Stdio
 from support import leftovers
-from support.kills import kill_containerd
+from support.kills import kill_containerd, stop
 from support.peers import RealPeer
 from support.places import TIMEOUTS, Place
 from support.rig import Rig, rig
@@ -76,7 +76,7 @@ async def leave(it: Rig, state: str) -> None:
             await it.client.pause("a")
         case "hung":
             for shim in it.place.shims("a"):
-                os.kill(shim, signal.SIGSTOP)
+                stop(shim)
         case "stopped":
             os.kill(pid, signal.SIGKILL)
             await eventually(lambda: not leftovers.is_alive(pid))

@@ -12,7 +12,7 @@ from moorage.containerd.types import RuntimeOptions, Status
 from moorage.executor import RUN_LABEL
 from support import leftovers
 from support.holder import holder
-from support.kills import kill
+from support.kills import kill, stop
 from support.places import Place
 from support.rig import Rig, rig
 from support.sinks import Memory
@@ -142,7 +142,7 @@ async def test_e21_a_shim_that_does_not_answer_is_an_error_and_the_container_sta
         pid = await it.create()
     async with rig(place) as it:
         for shim in place.shims("a"):
-            os.kill(shim, signal.SIGSTOP)
+            stop(shim)
         with pytest.raises(errors.Unavailable, match="shim"):
             await it.restore()
         for shim in place.shims("a"):

@@ -35,14 +35,19 @@ def stopped(*pids: int) -> Iterator[None]:
     """The processes stand still inside the block."""
     try:
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-            while not _stands_still(pid):
-                os.sched_yield()  # each of its threads stops at its own next step
+            stop(pid)
         yield
     finally:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and wait until the process stands still: each of its threads stops at its own next step."""
+    os.kill(pid, signal.SIGSTOP)
+    while not _stands_still(pid):
+        os.sched_yield()
 
 
 def _stands_still(pid: int) -> bool:

@@ -11,6 +11,7 @@ from moorage.containerd.types import RuntimeOptions
 from moorage.executor import ContainerClient
 from support import fake_containerd, specs
 from support.fake_containerd import FakeContainerd, FakeContainers
+from support.kills import stop
 from support.places import Place
 from support.waiting import eventually
 
@@ -155,7 +156,7 @@ class RealPeer:
 
     async def hang(self, id: str) -> None:
         for pid in self.place.shims(id):
-            os.kill(pid, signal.SIGSTOP)
+            stop(pid)
 
     async def go_on(self, id: str) -> None:
         for pid in self.place.shims(id):
