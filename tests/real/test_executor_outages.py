@@ -3,7 +3,11 @@
 import logging
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -262,3 +266,28 @@ async def test_e43_a_supervised_containerd_comes_back_by_itself_and_the_exit_is_
         await end(pid)
         await it.one_exit(6)
         assert containerd.find() not in (first, None)
+
+
+@pytest.fixture
+def small_disk(place: Place) -> Iterator[Place]:
+    """The executor's directory on a file system of 1 MiB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place.root], check=True)
+    yield place
+    subprocess.run(["umount", place.root], check=True)
+
+
+def fill(path: Path) -> None:
+    """Take all the room that there is."""
+    with suppress(OSError), open(path, "wb", buffering=0) as full:
+        while True:
+            full.write(bytes(4096))
+
+
+async def test_e43_with_a_full_disk_the_exit_is_told_and_everything_removed(small_disk: Place) -> None:
+    async with rig(small_disk) as it:
+        pid = await ready(it)
+        fill(small_disk.root / "full")
+        await end(pid)
+        await it.one_exit(6)
+        assert not small_disk.files()
+        (small_disk.root / "full").unlink()

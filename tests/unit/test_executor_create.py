@@ -183,15 +183,16 @@ async def test_e04_the_task_goes_first_then_the_record() -> None:
         assert not it.world.left()
 
 
+@pytest.mark.parametrize("kind", [errors.MoorageError, OSError])
 @pytest.mark.parametrize("failing", ["kill", "delete_task", "delete_container"])
 async def test_e04_a_failing_clean_up_is_logged_and_hides_nothing(
-    failing: str, caplog: pytest.LogCaptureFixture
+    failing: str, kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fault(call: Call) -> None:
         if call.name == "start_task":
             raise errors.MoorageError("no start")
         if call.name == failing:
-            raise errors.MoorageError("no clean-up")
+            raise kind("no clean-up")
 
     async with bench() as it:
         it.client.fault = fault

@@ -21,7 +21,7 @@ from moorage.containerd.types import (
 from moorage.executor import Exit
 from moorage.timeouts import Timeouts
 from support.bench import QUICK, Bench, at_call, bench, spec
-from support.fake_containerd import FakeContainerd
+from support.fake_containerd import Call, FakeContainerd
 from support.sinks import Exits, Gate, Memory
 from support.waiting import eventually, settled
 
@@ -175,6 +175,30 @@ async def test_e43_any_hints_in_any_order_deliver_one_exit(hints: tuple[str, ...
                 case _:
                     pass  # the periodic comparison comes by itself
         await one_exit(it, 3)
+
+
+@pytest.mark.parametrize("name", ["get_task", "delete_task", "delete_container"])
+@pytest.mark.parametrize("times", [2, 1000])
+async def test_e43_an_exit_is_told_whatever_the_machine_refuses_and_how_often(name: str, times: int) -> None:
+    refused = 0
+
+    async def fault(call: Call) -> None:
+        nonlocal refused
+        if call.name == name and refused < times and "a" in it.world.records:
+            refused += 1
+            raise OSError(28, "No space left on device") if name != "get_task" else errors.MoorageError("no")
+
+    async with bench() as it:
+        await it.create()
+        it.client.fault = fault
+        it.world.end("a", 3)
+        if name == "get_task" and times > 2:
+            await eventually(lambda: refused > 5)
+            assert not it.exits.seen, "nobody has said that it ended"
+            it.client.fault = None
+        await eventually(lambda: it.exits.seen)
+        assert [exit.code for exit in it.exits.seen] in ([3], [None])
+        it.client.fault = None
 
 
 @pytest.mark.parametrize("event", ["replayed", "lost"])

@@ -254,7 +254,10 @@ class BundledContainers:
         if task is not None and task.status is Status.STOPPED:
             # To kill a stopped task takes the runtime 10 ms for nothing. Once it is deleted nobody else knows its end.
             ended = ProcessExit(task.exit_code, task.exited_at)
-            await run_blocking(lambda: keep_exit(self._bundle(id), ended))
+            try:
+                await run_blocking(lambda: keep_exit(self._bundle(id), ended))
+            except OSError as error:
+                log.warning("cannot keep how %s ended for the next process: %s", id, error)
         elif task is not None:
             try:
                 await self._client.kill(id, _KILL, all_processes=True)
@@ -327,7 +330,11 @@ class BundledContainers:
         if not self._runtime.root or not await run_blocking((root / id).exists):
             return
         command = [find_binary(self._runtime.binary_name or "runc"), "--root", str(root), "delete", "--force", id]
-        done = await anyio.run_process(command, check=False)
+        try:
+            done = await anyio.run_process(command, check=False)
+        except OSError as error:
+            log.warning("cannot delete the runtime's state of %s: %s", id, error)
+            return
         if done.returncode:
             log.warning("cannot delete the runtime's state of %s: %s", id, done.stderr.decode(errors="replace").strip())
 
@@ -338,6 +345,12 @@ class BundledContainers:
         except errors.NotFound:
             return
         await run_blocking(lambda: remove_left_cgroups(spec))
+
+    async def _remove_directory(self, id: str, bundle: Path) -> None:
+        try:
+            await remove_tree(bundle)
+        except OSError as error:
+            raise errors.MoorageError(f"cannot remove the directory of container {id}: {error}") from error
 
     async def _undo(self, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):

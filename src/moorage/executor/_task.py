@@ -110,7 +110,7 @@ class Removal:
         except errors.Unavailable as error:
             log.log(level, "cannot delete the task of %s, its process may still live: %s", id, error)
             return False
-        except errors.MoorageError as error:
+        except (errors.MoorageError, OSError) as error:
             if not isinstance(error, errors.NotFound):
                 log.log(level, "cannot delete the task of %s: %s", id, error)
                 await self.forget(id, level)
@@ -144,7 +144,7 @@ class Removal:
             await held.streams.wait(self._timeouts.exit_drain)
             try:
                 held.ended = await self._delete_task(held)
-            except errors.MoorageError as error:
+            except (errors.MoorageError, OSError) as error:
                 if self._is_tried_again(held, error):
                     log.info("cannot delete the task of %s yet: %s", held.id, error)
                     return NotRemoved()
