@@ -21,6 +21,10 @@ LOOKS_TO_THE_END = 40
 """Comparisons after which everything must be settled, when nothing breaks any more."""
 
 
+RESTLESS = 50
+"""Steps after one happening from which on the machine is taken for one that never rests."""
+
+
 class Violation(AssertionError):
     """A promise does not hold."""
 
@@ -185,8 +189,11 @@ class Simulation:
         if not self._holding or not self._inbox:
             return
         happening: Happening | None = self._inbox.pop(0)
+        limit = self.happenings + RESTLESS
         while happening is not None:
             self.happenings += 1
+            if self.happenings > limit:
+                raise Violation(f"it never rests: {self._run}, {happening}")
             if self._log is not None:
                 self._say(f"  {happening}")
             self._run, do = machine.step(self._run, happening)

@@ -53,7 +53,10 @@ class World:
     is_noted: bool = False
 
     def feed(self, happening: Happening | None) -> None:
+        steps = 0
         while happening is not None:
+            steps += 1
+            assert steps < 50, "it never rests"
             self.run, do = step(self.run, happening)
             happening = self.act(do)
 
