@@ -121,8 +121,11 @@ def test_only_stopped_and_gone_end_a_run(status: Status | None, phase: Phase, do
 
 
 @pytest.mark.parametrize("happening", [Answered(Status.RUNNING), Answered(Status.UNKNOWN), Unanswered()])
-def test_a_process_that_the_kernel_calls_dead_is_asked_for_until_containerd_says_so(happening: Happening) -> None:
-    dead, _ = step(RUNNING, Died())
+@pytest.mark.parametrize("hint", [Died(), OWN])
+def test_a_process_that_is_called_dead_is_asked_for_until_containerd_says_so(
+    hint: Happening, happening: Happening
+) -> None:
+    dead, _ = step(RUNNING, hint)
     assert step(dead, happening) == (dead, Do.ASK_LATER)
 
 
