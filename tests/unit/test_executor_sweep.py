@@ -11,7 +11,7 @@ import pytest
 from moorage import errors
 from moorage.containerd.types import Mount, RuntimeOptions, Status, TaskExit
 from moorage.executor import RUN_LABEL, Attached, Stdio
-from moorage.executor._task import REFUSALS
+from moorage.executor._task import REFUSALS, signal_name
 from support.bench import QUICK, RUNTIME, Bench, at_call, bench, spec
 from support.fake_containerd import Call, FakeContainerd, cancel_at
 from support.sinks import Memory
@@ -366,6 +366,13 @@ async def test_e02_what_lives_is_asked_about_once_and_its_error_is_the_first() -
             await it.create()
         assert "cannot create containerd container" not in str(caught.value)
         assert it.called("create_container").count("create_container") <= 1
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [(None, None), (0, None), (1, None), (128, None), (129, "SIGHUP"), (137, "SIGKILL"), (255, None)]
+)
+async def test_an_exit_code_names_its_signal(code: int | None, name: str | None) -> None:
+    assert signal_name(code) == name
 
 
 async def test_e31_the_words_for_a_wrong_signal_name_the_right_ones() -> None:
