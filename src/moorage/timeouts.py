@@ -39,8 +39,8 @@ class Timeouts:
     reconcile: float = 30.0
     """Pause between two comparisons of what we hold with what containerd says, when nothing else asks for one."""
 
-    containerd_start: float = 15.0
-    """From the start of our own containerd until it serves."""
+    containerd_start: float = 75.0
+    """From the start of our own containerd until it serves; it gives each shim that is slow to answer 60 s first."""
 
     containerd_stop: float = 10.0
     """From SIGTERM to our own containerd until SIGKILL."""
