@@ -127,7 +127,7 @@ FOREIGN = re.compile(
             r"(deb|security|ftp|snapshot)" + r"\.debian\.org",
             r"npm" + r"js\.(org|com)",
             r"/opt/" + r"(pypi|wheels)",
-            r"/work/" + r"(main|shared)",
+            r"/wo" + r"rk/(main|shared)",
             r"/tmp/" + r"venv",
             r"\.py" + r"env/",
             r"/home/" + r"(?!user/|you/)\w+/",
