@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -266,6 +267,30 @@ async def test_e43_a_supervised_containerd_comes_back_by_itself_and_the_exit_is_
         await end(pid)
         await it.one_exit(6)
         assert containerd.find() not in (first, None)
+
+
+async def test_a_container_whose_record_was_deleted_runs_on_and_its_exit_is_told(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        await it.client.delete_container("a")
+        await replace_containerd(place.containerd)  # so that everything is compared
+        async with rig(place) as other:
+            await other.run("exit 0", "b")
+        assert leftovers.is_alive(pid)
+        assert not it.exits.seen
+        await end(pid)
+        await it.one_exit(6)
+
+
+async def test_a_container_whose_directory_vanished_runs_on_and_its_exit_is_told(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await ready(it)
+        shutil.rmtree(place.bundles / "a")
+        await replace_containerd(place.containerd)
+        assert await it.executor.is_running("a")
+        await end(pid)
+        await it.one_exit(6)
+        assert it.sinks[0].text == "ready\nbye\n"
 
 
 @pytest.fixture

@@ -244,3 +244,33 @@ def test_e43_nothing_in_the_executor_reads_the_wall_clock_so_setting_it_back_cha
     for path in Path(executor_package.__file__).parent.glob("*.py"):
         names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert not names & {"now", "utcnow", "today", "time", "time_ns", "localtime", "gmtime"}, path
+
+
+async def test_a_kernel_that_calls_a_living_process_dead_is_not_believed() -> None:
+    # so it looks where containerd counts processes in another pid namespace than we do
+    async with bench() as it:
+        await it.create()
+        it.world.ends[it.world.tasks["a"].pid].set()
+        await eventually(lambda: it.called().count("get_task") > 3)
+        assert not it.exits.seen
+        assert await it.executor.is_running("a")
+        it.world.end("a", 3)
+        await eventually(lambda: it.exits.seen)
+
+
+async def test_a_kernel_that_gives_no_descriptor_is_a_warning_and_the_exit_is_told_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world, exits = FakeContainerd(), Exits()
+
+    async def refuse(pid: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    async with open_executor(
+        FakeContainers(world), exits, runtime=RUNTIME, timeouts=QUICK, process_end=refuse
+    ) as executor:
+        await executor.create("a", spec("a"), Memory(), Memory())
+        await settled()
+        assert "Too many open files" in caplog.text
+        world.end("a", 3)
+        await eventually(lambda: exits.seen)

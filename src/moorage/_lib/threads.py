@@ -31,7 +31,7 @@ def mount_points_below(path: Path) -> list[Path]:
             point = line.split(" ", 5)[4]
             if "\\" in point:
                 point = os.fsdecode(os.fsencode(point).decode("unicode_escape").encode("latin-1"))
-            if point == top or point.startswith(top + "/"):
+            if point == top or point.startswith(top.rstrip("/") + "/"):
                 found.append(Path(point))
     return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
