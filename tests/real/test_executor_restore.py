@@ -81,6 +81,8 @@ async def make(it: Rig, state: str) -> None:
         case "no fifos":
             for name in ("stdout", "stderr"):
                 (it.place.bundles / "a" / name).unlink()
+        case "one fifo":
+            (it.place.bundles / "a" / "stderr").unlink()
         case "no directory":
             shutil.rmtree(it.place.bundles / "a")
         case "no record":
@@ -101,6 +103,7 @@ async def make(it: Rig, state: str) -> None:
         ("record only", None),
         ("directory only", None),
         ("no fifos", 137),
+        ("one fifo", 137),
         ("no directory", 137),
         ("no record", 137),
         ("shim killed", None),

@@ -26,6 +26,7 @@ class FifoReader:
     def __init__(self, path: Path) -> None:
         """Open without waiting for a writer. Raises: FileNotFoundError."""
         self.path = path
+        self._is_waited_for = False
         self._descriptor: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def fileno(self) -> int:
@@ -44,14 +45,19 @@ class FifoReader:
             try:
                 return os.read(self.fileno(), max_bytes)
             except BlockingIOError:
-                await anyio.wait_readable(self.fileno())
+                self._is_waited_for = True
+                try:
+                    await anyio.wait_readable(self.fileno())
+                finally:
+                    self._is_waited_for = False
 
     def close(self) -> None:
         """Close the read end; a reader that waits gets ClosedResourceError. May be repeated."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             try:
-                anyio.notify_closing(descriptor)
+                if self._is_waited_for:  # else there may be no loop to tell it: opening happens in worker threads
+                    anyio.notify_closing(descriptor)
             finally:
                 os.close(descriptor)
 
