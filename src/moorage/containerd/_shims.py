@@ -56,7 +56,8 @@ async def _end(pid: int, directory_end: Path) -> None:
         try:
             await remove_tree(directory)
         except OSError as error:
-            log.warning("cannot remove %s, left by a lost shim: %s", directory, error)
+            # a mount in it goes with the shim, a moment later, and containerd removes the rest
+            log.info("cannot remove %s, left by a lost shim: %s", directory, error)
 
 
 def _shims(address: str, namespace: str, id: str) -> list[tuple[int, list[str]]]:
