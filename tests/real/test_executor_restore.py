@@ -239,7 +239,8 @@ async def test_e30_running_is_what_containerd_calls_running(place: Place) -> Non
 
 
 async def test_e31_a_signal_goes_to_init_only_and_to_the_dead_is_not_found(place: Place) -> None:
-    text = "trap 'echo child' TERM; (trap 'echo grandchild' TERM; echo ready; while :; do sleep 0.01; done) & wait; sleep 0.2; exit 9"
+    grandchild = "(trap 'echo grandchild' TERM; echo ready; while :; do sleep 0.01; done)"
+    text = f"trap 'echo child' TERM; {grandchild} & wait; sleep 0.2; exit 9"
     async with rig(place) as it:
         out, err = it.pair()
         await it.executor.create("a", place.shell("a", text), out, err)
