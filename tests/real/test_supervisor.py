@@ -16,12 +16,13 @@ import anyio
 import pytest
 
 from moorage import errors
+from moorage._lib.filelock import hold_lock
 from moorage.containerd import connect
 from moorage.containerd.supervisor import ADDRESS_LIMIT, PrivateContainerd, check_machine, find_binary, supervise
 from moorage.timeouts import DEFAULT
 from support import leftovers
 from support.kills import kill, kill_containerd
-from support.waiting import PATIENCE_SECONDS, eventually
+from support.waiting import PATIENCE_SECONDS, eventually, settled
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
@@ -142,22 +143,21 @@ async def answers_or_not(containerd: PrivateContainerd) -> bool:
         return False
 
 
-async def test_a_stop_while_it_is_being_started_again_is_the_last_word(ours: PrivateContainerd) -> None:
-    for _ in range(5):
+async def test_a_stop_while_it_is_being_started_again_is_the_last_word(
+    ours: PrivateContainerd, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(6):  # stop and start wait for the same lock, and either may have it first
+        caplog.clear()
         async with supervise(ours.root, ours.state, QUICK) as containerd:
-            await kill_containerd(containerd)
-            await anyio.lowlevel.checkpoint()
-            await containerd.stop()
-            assert containerd.find() is None
-            await kill_nothing_and_wait(containerd)
+            async with anyio.create_task_group() as tasks, hold_lock(ours.state / "lock"):
+                await kill_containerd(containerd)
+                await eventually(lambda: "starting it again" in caplog.text)
+                tasks.start_soon(containerd.stop)
+                await settled()
+            for _ in range(10):  # it would have the lock within these
+                await anyio.sleep(0.005)
+                assert containerd.find() is None
         assert not processes_of(ours.root.parent)
-
-
-async def kill_nothing_and_wait(containerd: PrivateContainerd) -> None:
-    """Give whoever would start it again its turns: the lock is free, so it would have it within these."""
-    for _ in range(20):
-        await anyio.sleep(0.005)
-    assert containerd.find() is None
 
 
 async def test_the_end_of_the_block_leaves_it_running(ours: PrivateContainerd) -> None:
