@@ -146,7 +146,7 @@ async def answers_or_not(containerd: PrivateContainerd) -> bool:
 async def test_a_stop_while_it_is_being_started_again_is_the_last_word(
     ours: PrivateContainerd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for _ in range(6):  # stop and start wait for the same lock, and either may have it first
+    for number in range(8):  # stop and start look every 10 ms for the same lock; either may have it first
         caplog.clear()
         async with supervise(ours.root, ours.state, QUICK) as containerd:
             async with anyio.create_task_group() as tasks, hold_lock(ours.state / "lock"):
@@ -154,6 +154,7 @@ async def test_a_stop_while_it_is_being_started_again_is_the_last_word(
                 await eventually(lambda: "starting it again" in caplog.text)
                 tasks.start_soon(containerd.stop)
                 await settled()
+                await anyio.sleep(number * 0.0015)
             for _ in range(10):  # it would have the lock within these
                 await anyio.sleep(0.005)
                 assert containerd.find() is None
