@@ -84,4 +84,4 @@ if __name__ == "__main__":
     except errors.MoorageError as error:
         sys.exit(f"worker.py: {error}")
     except KeyboardInterrupt:
-        print("left it running")
+        print("interrupted: a container that was started goes on running")

@@ -134,21 +134,31 @@ class Worker:
         wait_until(lambda: text in self.log.read_text() or self.child.poll() is not None, text)
         assert text in self.log.read_text(), self.log.read_text()
 
+    def end(self) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.wait()
+
 
 def test_the_executors_example_leaves_its_container_and_finds_it_again(ground: Ground, tmp_path: Path) -> None:
     state = tmp_path / "state"
     words = ("sh", "-c", "echo begun; while ! test -e /go; do sleep 0.05; done; echo done; exit 5")
+    workers = []
     try:
-        first = Worker(ground, state, *words)
+        workers.append(first := Worker(ground, state, *words))
         first.until("[stdout] begun")
+        first.until("started it")  # output may come before create returns, and an interrupt then undoes it
         first.child.send_signal(signal.SIGINT)
         assert first.child.wait(30) == 0
-        assert "left it running" in first.log.read_text()
-        second = Worker(ground, state, *words)
+        assert "goes on running" in first.log.read_text()
+        workers.append(second := Worker(ground, state, *words))
         second.until("found it running")
+        (state / "root/go").touch()
+        assert second.child.wait(30) == 5
     finally:
         (state / "root/go").touch()
-    assert second.child.wait(30) == 5
+        for worker in workers:
+            worker.end()
     assert "[stdout] done" in second.log.read_text()
     assert "Traceback" not in second.log.read_text()
 
