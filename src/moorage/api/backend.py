@@ -1,0 +1,73 @@
+"""What the API needs of an engine. Failures come by kind (``moorage.errors``), in words for the user."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol
+
+from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
+from moorage.logs.files import Line
+
+__all__ = ("Backend",)
+
+
+class Backend(Protocol):
+    """The engine. A plugin is named by full id, name (default tag added) or unique id prefix, in that order.
+
+    Every method that takes ``name`` raises NotFound for an unknown one and Invalid for an ambiguous one. Methods that
+    start or stop something raise Unavailable while containerd is away. A caller that is cancelled stops waiting; what
+    it began goes on, but for ``create``, which is undone.
+    """
+
+    def info(self) -> EngineInfo:
+        """The engine as a whole. Never waits."""
+
+    def list(self) -> list[PluginView]:
+        """Every plugin, by name. Never waits."""
+
+    def get(self, name: str) -> PluginView:
+        """One plugin. Never waits."""
+
+    async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
+        """Make a plugin of a tar stream of config.json and rootfs/, gzipped or not. Raises: Conflict, Invalid."""
+
+    async def enable(self, name: str, within: float) -> None:
+        """Start it and wait until its socket accepts, ``within`` seconds (0: the default).
+
+        Raises: Conflict where it is enabled; else why it did not come up, with its last lines, and it is disabled.
+        """
+
+    async def disable(self, name: str, *, force: bool) -> None:
+        """Stop it, and return when nothing of the run is left. Raises: Conflict where it is disabled, or held."""
+
+    async def restart(self, name: str) -> None:
+        """Stop it and start it again. Raises: Conflict where it is disabled; why it did not come up."""
+
+    async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
+        """Change settings, all or none; ``secrets`` are never shown again. Raises: Conflict while enabled, Invalid."""
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        """Remove it with all that is its own. Raises: Conflict while enabled or held, unless forced."""
+
+    async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
+        """Change its policy, also while it runs. Raises: Invalid."""
+
+    async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
+        """POST to the plugin's socket and give back what it answers, within this many seconds (0: the default).
+
+        Raises: Conflict where it is not ready, Invalid where it speaks no HTTP, Unavailable for no answer.
+        """
+
+    async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
+        """Say that ``owner`` uses it; an attached holder is not kept over a restart of the engine. Raises: Conflict."""
+
+    async def release(self, name: str, token: str) -> None:
+        """Give a hold back. Raises: NotFound for a token that it does not have."""
+
+    def logs(
+        self, name: str, *, tail: int | None, since: datetime | None, follow: bool
+    ) -> AbstractAsyncContextManager[AsyncIterator[Line]]:
+        """Its output, oldest first: the last ``tail`` lines (None: all), written after ``since``."""
+
+    def events(self, *, since: datetime | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+        """Events from now on, and before them those of the kept ones that came after ``since``. Does not end."""

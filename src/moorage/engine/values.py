@@ -1,0 +1,117 @@
+"""What the engine tells of plugins: frozen values, of which the API makes JSON."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from moorage.engine.lifecycle import RestartPolicy, State
+from moorage.plugins import Config, Privilege, Settings
+
+__all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange")
+
+
+@dataclass(frozen=True, slots=True)
+class LastExit:
+    """How the last run of a plugin ended, or why it could not be started."""
+
+    code: int | None = None
+    """Exit status, 128 + n for signal n; None where nobody can know it, or nothing ran."""
+    signal: str | None = None
+    oom: bool = False
+    at: datetime | None = None
+    error: str = ""
+    """Why it did not start or become ready; empty for a plain end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Somebody who uses a plugin. As long as there is one, disable and remove are refused."""
+
+    token: str
+    owner: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PluginView:
+    """One plugin at one instant. Secret settings are in here: only ``settings_to_api`` may show ``settings``."""
+
+    id: str
+    name: str
+    reference: str
+    """Where it came from, in full; the local name for one made here."""
+    enabled: bool
+    """What the user wants."""
+    state: State
+    config: Config
+    settings: Settings = field(repr=False)
+    privileges: tuple[Privilege, ...] = ()
+    restarts: int = 0
+    """Starts that nobody asked for, since the user's last enable."""
+    last_exit: LastExit | None = None
+    next_try_at: datetime | None = None
+    ready_at: datetime | None = None
+    """Since when its socket accepts; None unless ready."""
+    pid: int | None = None
+    socket: str = ""
+    """The host's path of its socket, there or not."""
+    policy: RestartPolicy = RestartPolicy()
+    holders: tuple[Holder, ...] = ()
+    problem: str = ""
+    """Why it is as it is, where that needs words: what a removal waits for, why a record cannot be used."""
+    warnings: tuple[str, ...] = ()
+    """What was odd about its config when it was created."""
+    digest: str = ""
+    """Of the manifest of its package."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """Which lines of a policy to change; None leaves one as it is."""
+
+    restarts: str | None = None
+    """always, on-failure or never."""
+    most: int | None = None
+    """Most restarts in a row; 0 for no limit."""
+    stop_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """One event, as GET /events tells it: create, pull, enable, disable, upgrade, remove, ready, die, restart, ..."""
+
+    action: str
+    id: str
+    name: str
+    at: datetime
+    attributes: dict[str, str] = field(default_factory=dict)
+    """More than the name: ``code``, ``oom``, ``signal``, ``seconds``, ..."""
+    nanoseconds: int = 0
+    """The instant once more, since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a plugin answered to a call."""
+
+    status: int
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """The engine as a whole."""
+
+    root: str
+    namespace: str
+    containerd: str
+    """``private``, ``system`` or an address, as it was chosen at the first start."""
+    containerd_address: str
+    containerd_version: str
+    """Empty while containerd is away."""
+    problem: str
+    """Why plugins cannot be started or stopped right now; empty when they can."""
+    snapshotter: str
+    started_at: datetime
+    engine_id: str
+    """Stays over restarts."""

@@ -1,0 +1,1 @@
+"""Output of plugins: stamped lines in rotated files, tail and follow."""
