@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-__all__ = ("mount_points_below", "remove_tree", "run_blocking")
+__all__ = ("mount_points_below", "remove_tree", "remove_tree_now", "run_blocking")
 
 Result = TypeVar("Result")
 
@@ -37,24 +37,25 @@ def mount_points_below(path: Path) -> list[Path]:
 
 
 async def remove_tree(path: Path) -> None:
-    """Remove a directory with all below it. One that is gone already is fine.
+    """As ``remove_tree_now``, in a worker thread."""
+    await run_blocking(lambda: remove_tree_now(path))
+
+
+def remove_tree_now(path: Path) -> None:
+    """Remove a directory with all below it (blocking). One that is gone already is fine.
 
     Never deletes across a mount point: what is mounted below belongs to somebody.
 
     Raises: OSError naming what could not be removed (EBUSY for a mount point).
     """
-
-    def remove() -> None:
-        if path.is_dir() and (points := mount_points_below(path)):
-            raise OSError(errno.EBUSY, "is a mount point and keeps the directory from being removed", str(points[0]))
-        for last_try in (False, True):
-            try:
-                shutil.rmtree(path)
-            except FileNotFoundError:
-                # gone already, or something below it vanished between listing and removing
-                if last_try or not path.exists():
-                    return
-            else:
+    if path.is_dir() and (points := mount_points_below(path)):
+        raise OSError(errno.EBUSY, "is a mount point and keeps the directory from being removed", str(points[0]))
+    for last_try in (False, True):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            # gone already, or something below it vanished between listing and removing
+            if last_try or not path.exists():
                 return
-
-    await run_blocking(remove)
+        else:
+            return

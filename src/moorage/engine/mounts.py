@@ -7,12 +7,26 @@ Source: mount(2), umount(2), Linux ``include/uapi/linux/mount.h``.
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from moorage import errors
 from moorage._lib.threads import mount_points_below
+from moorage.containerd.types import Mount
 
-__all__ = ("bind", "bind_shared", "mount_overlay", "unmount_all_below")
+__all__ = (
+    "bind",
+    "bind_shared",
+    "drop_dead_mounts",
+    "is_mount_point",
+    "mount_all",
+    "mount_overlay",
+    "unmount_all_below",
+)
+
+_FLAGS = {"ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8, "bind": 0x1000, "rbind": 0x5000, "rw": 0}
+_PAGE = 4096  # bytes of options that mount(2) takes
+_DEAD = frozenset({errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.EHOSTDOWN})
 
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -60,6 +74,43 @@ def mount_overlay(lower: Path, scratch: Path, target: Path) -> None:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def mount_all(mounts: Sequence[Mount], target: Path) -> None:
+    """Make the mounts that containerd gives for a snapshot, at ``target``, which exists.
+
+    Raises: Unsupported where the kernel refuses one.
+    """
+    for mount in mounts:
+        flags = 0
+        for option in mount.options:
+            flags |= _FLAGS.get(option, 0)
+        data = ",".join(option for option in mount.options if option not in _FLAGS)
+        if len(data) >= _PAGE:
+            raise errors.Unsupported(f"cannot mount a root of so many layers: its options have {len(data)} bytes")
+        kind = "none" if mount.type == "bind" else mount.type
+        try:
+            _mount(mount.source, target, kind, flags, data)
+        except OSError as error:
+            raise errors.Unsupported(f"cannot mount {mount.type} on {target}: {error.strerror}") from error
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether something is mounted exactly there."""
+    return Path(os.path.realpath(path)) in mount_points_below(path)
+
+
+def drop_dead_mounts(directory: Path) -> list[Path]:
+    """Unmount what is mounted below a directory and whose server is gone (FUSE); which ones. Live ones stay."""
+    dropped = []
+    for point in mount_points_below(directory):
+        try:
+            os.stat(point)
+        except OSError as error:
+            if error.errno in _DEAD:
+                _unmount(point, _MNT_DETACH)
+                dropped.append(point)
+    return dropped
 
 
 def unmount_all_below(directory: Path) -> None:

@@ -1,0 +1,67 @@
+"""What happened to plugins, for whoever listens, and the newest of it for whoever asks later."""
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio
+
+from moorage.engine.values import Happened
+
+__all__ = ("EventLog",)
+
+_KEPT = 256
+_BEHIND = 1024
+"""A listener that is this many events behind is let go: it must not hold the memory of all that happened."""
+
+
+class EventLog:
+    """The events of one engine. They are gone with it."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Happened] = deque(maxlen=_KEPT)
+        self._listeners: set[_Listener] = set()
+
+    def tell(self, action: str, id: str, name: str, **attributes: str) -> None:
+        """Note an event and wake the listeners. Never waits."""
+        nanoseconds = time.time_ns()
+        at = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+        happened = Happened(action, id, name, at, attributes, nanoseconds)
+        self._kept.append(happened)
+        for listener in list(self._listeners):
+            listener.put(happened)
+
+    @asynccontextmanager
+    async def listen(self, since: datetime | None) -> AsyncIterator[AsyncIterator[Happened]]:
+        """Events from now on; before them, of those that are kept, the ones at or after ``since``."""
+        listener = _Listener([each for each in self._kept if since is not None and each.at >= since])
+        self._listeners.add(listener)
+        try:
+            yield listener.events()
+        finally:
+            self._listeners.discard(listener)
+
+
+class _Listener:
+    def __init__(self, waiting: list[Happened]) -> None:
+        self._waiting = deque(waiting)
+        self._more = anyio.Event()
+        self._lost = False
+
+    def put(self, happened: Happened) -> None:
+        if len(self._waiting) >= _BEHIND:
+            self._lost = True
+        else:
+            self._waiting.append(happened)
+        self._more.set()
+
+    async def events(self) -> AsyncIterator[Happened]:
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            if self._lost:
+                return
+            self._more = anyio.Event()
+            await self._more.wait()

@@ -1,0 +1,140 @@
+"""What plugins run on, while containerd is there: client, executor and the storage of roots."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.containerd import Client, connect
+from moorage.containerd.containers import BundledContainers
+from moorage.containerd.storage import Storage
+from moorage.containerd.types import RuntimeOptions
+from moorage.engine.mounts import mount_all, unmount_all_below
+from moorage.executor import RUN_LABEL, Executor, ExitHandler, open_executor
+from moorage.timeouts import Timeouts
+
+__all__ = ("PLUGIN_LABEL", "Machinery", "open_machinery")
+
+log = logging.getLogger(__name__)
+
+PLUGIN_LABEL = "moorage.plugin"
+"""Label of a container, and of an image record: the id of the plugin that it belongs to."""
+
+_LEASE_PREFIX = "moorage-"
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """Everything of one containerd that an engine uses."""
+
+    client: Client
+    containers: BundledContainers
+    executor: Executor
+    snapshotter: str
+    version: str
+
+    @property
+    def storage(self) -> Storage:
+        """Content, images, snapshots, leases."""
+        return self.client.storage
+
+    async def owners(self) -> dict[str, str]:
+        """Every container of the namespace, and the plugin that it belongs to; "" for one that nobody of us made."""
+        return {each.id: _owner(each.labels) for each in await self.client.list_containers()}
+
+    async def destroy(self, container: str) -> None:
+        """Kill and remove a container that no executor holds, whoever made it."""
+        log.warning("removing container %s, which belongs to no run of a plugin", container)
+        await self.containers.delete_task(container)
+        await self.containers.delete(container)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[str]:
+        """The id of a lease for the length of the block; whatever only it holds is collected after it."""
+        id = f"{_LEASE_PREFIX}{secrets.token_hex(8)}"
+        await self.storage.create_lease(id)
+        try:
+            yield id
+        finally:
+            await _without(self.storage, id)
+
+    async def drop_stale_leases(self) -> None:
+        """End the leases of engines that were killed, and collect what only they held."""
+        stale = [id for id in await self.storage.list_leases() if id.startswith(_LEASE_PREFIX)]
+        for id in stale:
+            await self.storage.delete_lease(id)
+        if stale:
+            await self.storage.collect()
+
+
+def _owner(labels: Mapping[str, str]) -> str:
+    return labels.get(PLUGIN_LABEL, "") if RUN_LABEL in labels else ""
+
+
+async def _without(storage: Storage, lease: str) -> None:
+    import anyio
+
+    with anyio.CancelScope(shield=True):
+        try:
+            await storage.delete_lease(lease)
+        except errors.NotFound:
+            pass
+        except errors.MoorageError as error:
+            log.warning("cannot end lease %s, the next start does: %s", lease, error)
+
+
+@asynccontextmanager
+async def open_machinery(
+    address: str, runtime: Path, namespace: str, handler: ExitHandler, scratch: Path, timeouts: Timeouts
+) -> AsyncIterator[Machinery]:
+    """The machinery of the containerd at this socket, until the block ends. Bundles are below ``runtime``.
+
+    Raises: Unavailable where it cannot be reached, Unsupported where no snapshotter works.
+    """
+    options = RuntimeOptions(root=str(runtime / "runtime-root"))
+    async with connect(address, namespace, timeouts) as client:
+        version = await client.version()
+        containers = BundledContainers(client, runtime, runtime=options, timeouts=timeouts)
+        async with open_executor(containers, handler, runtime=options, timeouts=timeouts) as executor:
+            snapshotter = await _choose_snapshotter(client.storage, scratch)
+            yield Machinery(client, containers, executor, snapshotter, version.version)
+
+
+async def _choose_snapshotter(storage: Storage, scratch: Path) -> str:
+    """overlayfs where a trial mount works, else native: containerd says "ok" of one that cannot mount.
+
+    Two layers, because the first one alone is a plain bind mount.
+    """
+    lease, base = f"{_LEASE_PREFIX}trial", f"{_LEASE_PREFIX}trial-{secrets.token_hex(4)}"
+    target = scratch / base
+    try:
+        await storage.create_lease(lease)
+    except errors.Conflict:
+        pass
+    held = storage.under(lease)
+    try:
+        await held.prepare_snapshot("overlayfs", f"{base}-1")
+        await held.commit_snapshot("overlayfs", base, f"{base}-1")
+        mounts = await held.prepare_snapshot("overlayfs", f"{base}-2", base)
+
+        def attempt() -> None:
+            target.mkdir()
+            try:
+                mount_all(mounts, target)
+            finally:
+                unmount_all_below(target)
+                target.rmdir()
+
+        await run_blocking(attempt)
+    except errors.Unavailable:
+        raise
+    except errors.MoorageError as error:
+        log.warning("overlayfs cannot be used, every plugin gets a whole copy of its files: %s", error)
+        return "native"
+    finally:
+        await _without(storage, lease)
+    return "overlayfs"

@@ -1,0 +1,232 @@
+"""What is known of each plugin, on disk: one JSON document a plugin, complete before success is answered.
+
+Everything in ``Store`` blocks: call it in a worker thread. One engine works on a data directory at a time (``lock``).
+"""
+
+import logging
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from moorage import errors
+from moorage._lib.atomic_file import sync_directory, write_atomically
+from moorage._lib.filelock import try_lock
+from moorage.engine.lifecycle import RestartPolicy
+from moorage.engine.values import Holder, LastExit
+from moorage.plugins import NO_OVERRIDES, Overrides
+
+__all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "new_id")
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+"""Version of everything in the data directory."""
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, object]], dict[str, object]]] = {}
+"""From a version to the next one; the first is the present one, so there is none yet."""
+
+_ID = re.compile(r"[0-9a-f]{64}")
+_RECORD = "plugin.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One plugin as it is on disk. Values that a user set stay out of ``repr``, and so of logs."""
+
+    id: str
+    name: str
+    reference: str
+    config: str = field(repr=False)
+    """The text of its config.json."""
+    image: str
+    """Name of the image record that holds its content and its root in containerd."""
+    digest: str
+    snapshotter: str
+    snapshot: str
+    """Key of the active snapshot that is its root."""
+    created_at: datetime
+    enabled: bool = False
+    overrides: Overrides = field(default=NO_OVERRIDES, repr=False)
+    policy: RestartPolicy = RestartPolicy()
+    run: int = 0
+    """Number of its last run; the run's container is ``<id>.<run>``."""
+    restarts: int = 0
+    failures: int = 0
+    """Ends in a row, for the next pause."""
+    last_exit: LastExit | None = None
+    next_try_at: datetime | None = None
+    holders: tuple[Holder, ...] = ()
+    warnings: tuple[str, ...] = ()
+    removing: bool = False
+    """A removal was begun, and goes on."""
+    schema: int = SCHEMA
+
+    @property
+    def container(self) -> str:
+        """Id of the container of its last run."""
+        return f"{self.id}.{self.run}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was settled at the first start on a data directory, and never changes."""
+
+    engine_id: str
+    containerd: str
+    """``private``, ``system`` or an address."""
+    namespace: str
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was found: the records, and in words what could not be read."""
+
+    records: tuple[Record, ...]
+    problems: tuple[str, ...] = ()
+
+
+def new_id() -> str:
+    """The id of a new plugin: 64 hexadecimal digits."""
+    return secrets.token_hex(32)
+
+
+class Store:
+    """The data directory of an engine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.plugins = root / "plugins"
+        self.temporary = root / "tmp"
+
+    def lock(self) -> int:
+        """Make the directory ours alone; a descriptor that keeps it so. Raises: Conflict, Invalid."""
+        try:
+            for directory in (self.root, self.plugins, self.temporary):
+                directory.mkdir(mode=0o711 if directory is self.root else 0o700, parents=True, exist_ok=True)
+            descriptor = try_lock(self.root / "lock")
+        except OSError as error:
+            raise errors.Invalid(
+                f"cannot use {self.root} as data directory: {error.strerror} ({error.filename})"
+            ) from error
+        if descriptor is None:
+            raise errors.Conflict(
+                f"cannot use {self.root}: another engine (pid {self.find_owner() or 'unknown'}) works on it; "
+                "stop that one, or give another directory with --root"
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        return descriptor
+
+    def find_owner(self) -> int | None:
+        """The process that has, or last had, the lock."""
+        try:
+            return int((self.root / "lock").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def settle(self, containerd: str | None, namespace: str) -> Choice:
+        """The choice of the first start, which this may be.
+
+        Raises: Conflict where another one was made then; Invalid where it cannot be read; Unsupported for the data of
+        a newer version.
+        """
+        path = self.root / "engine.json"
+        try:
+            made = _decode(path.read_bytes(), Choice, path)
+        except FileNotFoundError:
+            made = Choice(secrets.token_hex(16), containerd or "private", namespace)
+            write_atomically(path, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+        for what, asked, settled in (
+            ("containerd", containerd or made.containerd, made.containerd),
+            ("namespace", namespace, made.namespace),
+        ):
+            if asked != settled:
+                raise errors.Conflict(
+                    f"cannot use {what} {asked}: the plugins in {self.root} were made with {settled}; "
+                    "leave the option out, or give another --root"
+                )
+        return made
+
+    def load(self) -> Loaded:
+        """Every record that can be read. A bad one is told and skipped; its files stay as they are.
+
+        Raises: Unsupported for the data of a newer version.
+        """
+        records, problems = [], []
+        for directory in sorted(self.plugins.iterdir()):
+            path = directory / _RECORD
+            if not _ID.fullmatch(directory.name):
+                continue
+            try:
+                record = _decode(path.read_bytes(), Record, path)
+                if record.id != directory.name:
+                    raise errors.Invalid(f"cannot read {path}: it is of plugin {record.id}")
+                records.append(record)
+            except FileNotFoundError:
+                continue  # of a create or a remove that was cut off; the sweep takes it
+            except (errors.Invalid, OSError) as error:
+                problems.append(str(error))
+        return Loaded(tuple(records), tuple(problems))
+
+    def save(self, record: Record) -> None:
+        """Write a record; it is on disk when this returns. Raises: Unavailable where the disk does not take it."""
+        directory = self.directory(record.id)
+        try:
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700)
+                sync_directory(self.plugins)
+            write_atomically(directory / _RECORD, msgspec.json.encode(record))
+        except OSError as error:
+            raise errors.Unavailable(f"cannot write the record of plugin {record.name}: {error.strerror}") from error
+
+    def forget(self, id: str) -> None:
+        """Remove a record, last of all that is of a plugin."""
+        directory = self.directory(id)
+        (directory / _RECORD).unlink(missing_ok=True)
+        if directory.is_dir():
+            directory.rmdir()
+            sync_directory(self.plugins)
+
+    def directory(self, id: str) -> Path:
+        """Where everything of a plugin is that is not containerd's."""
+        return self.plugins / id
+
+    def propagated_mount(self, id: str) -> Path:
+        """The host's side of a plugin's propagated mount."""
+        return self.directory(id) / "propagated-mount"
+
+    def strays(self, known: frozenset[str]) -> list[Path]:
+        """What lies among the plugins and in the temporary directory and belongs to none."""
+        half_made = [each for each in self.plugins.iterdir() if each.name not in known and not (each / _RECORD).exists()]
+        return [*half_made, *self.temporary.iterdir()]
+
+
+Kind = TypeVar("Kind")
+
+
+def _decode(raw: bytes, kind: type[Kind], path: Path) -> Kind:
+    """The document, brought to the present version. Raises: Invalid with the place, Unsupported for a newer one."""
+    try:
+        document = msgspec.json.decode(raw)
+        if not isinstance(document, dict):
+            raise errors.Invalid(f"cannot read {path}: it is no JSON object")
+        version = document.get("schema")
+        if not isinstance(version, int):
+            raise errors.Invalid(f"cannot read {path}: it has no schema version")
+        if version > SCHEMA:
+            raise errors.Unsupported(
+                f"cannot read {path}: it was written by a newer moorage (schema {version}; this one knows {SCHEMA})"
+            )
+        for step in range(version, SCHEMA):
+            document = {**_MIGRATIONS[step](document), "schema": step + 1}
+        return msgspec.convert(document, kind, strict=False)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, KeyError) as error:
+        raise errors.Invalid(f"cannot read {path}: {error}") from error
