@@ -51,6 +51,9 @@ class Timeouts:
     stop: float = 10.0
     """From SIGTERM to a plugin until SIGKILL."""
 
+    call: float = 60.0
+    """One call to a plugin, where the caller gives no bound."""
+
     activate: float = 10.0
     """One call to a plugin that is only asked what it implements."""
 

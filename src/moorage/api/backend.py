@@ -22,7 +22,7 @@ class Backend(Protocol):
     def info(self) -> EngineInfo:
         """The engine as a whole. Never waits."""
 
-    def list(self) -> list[PluginView]:
+    def list(self) -> Sequence[PluginView]:
         """Every plugin, by name. Never waits."""
 
     def get(self, name: str) -> PluginView:

@@ -55,10 +55,12 @@ class Storage:
 
     # leases
 
-    async def create_lease(self, id: str, *, expires_at: datetime | None = None) -> None:
+    async def create_lease(
+        self, id: str, *, expires_at: datetime | None = None, labels: Mapping[str, str] | None = None
+    ) -> None:
         """Make a lease; one with an end counts as gone after it. Raises: Conflict where there is one."""
-        labels = {_EXPIRE_LABEL: expires_at.isoformat()} if expires_at else {}
-        request = moorage_leases_pb2.CreateRequest(id=id, labels=labels)
+        end = {_EXPIRE_LABEL: expires_at.isoformat()} if expires_at else {}
+        request = moorage_leases_pb2.CreateRequest(id=id, labels={**(labels or {}), **end})
         await self._call(_LEASES + "Create", request, moorage_leases_pb2.CreateResponse)
 
     async def list_leases(self) -> dict[str, dict[str, str]]:

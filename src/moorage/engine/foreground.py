@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal as signals
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,10 +11,10 @@ from typing import Protocol, TypeAlias
 import anyio
 
 from moorage import errors
-from moorage._lib.backoff import pauses
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Spec
 from moorage.engine.devices import resolve_devices
+from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
 from moorage.engine.package import PluginDirectory
 from moorage.engine.probe import HTTP_PROTOCOLS, Activation, activate, wait_until_listening
@@ -199,33 +198,18 @@ class Foreground:
 
         Raises: Unavailable for a process whose end nobody tells of.
         """
-        for number, within, enough in (
-            (signals.SIGTERM, self._timeouts.stop, self._end_of_patience),
-            (signals.SIGKILL, self._timeouts.killed, self._ended),
-        ):
-            if self._exit is None:
-                with anyio.move_on_after(within):
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._signal, executor, number)
-                        await enough.wait()
-                        tasks.cancel_scope.cancel()
+        await end_process(
+            lambda number: executor.signal(self._plan.id, number),
+            self._ended,
+            self._timeouts,
+            within=self._timeouts.stop,
+            hurry=self._end_of_patience,
+        )
         if self._exit is None:
             raise errors.Unavailable(
                 f"cannot end the plugin: containerd does not tell of its end {self._timeouts.killed:g} s after SIGKILL"
             )
         return self._exit
-
-    async def _signal(self, executor: Executor, number: int) -> None:
-        for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
-            try:
-                await executor.signal(self._plan.id, number)
-            except errors.NotFound:
-                return  # it ended just now; its exit is on the way
-            except errors.MoorageError as error:
-                log.debug("cannot send signal %d: %s", number, error)
-                await anyio.sleep(pause)  # containerd is being started again
-            else:
-                return
 
     async def _create(self, executor: Executor) -> None:
         plan = self._plan

@@ -12,6 +12,7 @@ from moorage import errors
 __all__ = (
     "BACK_OFF_FIRST",
     "BACK_OFF_LIMIT",
+    "DEFAULT_POLICY",
     "STEADY_AFTER",
     "TRANSITIONS",
     "Event",
@@ -115,6 +116,9 @@ class RestartPolicy:
         if self.restarts is Restarts.NEVER or (self.restarts is Restarts.ON_FAILURE and not is_failure):
             return False
         return self.most is None or failures <= self.most
+
+
+DEFAULT_POLICY = RestartPolicy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
 """What plugins run on, while containerd is there: client, executor and the storage of roots."""
 
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
@@ -14,10 +17,11 @@ from moorage.containerd.containers import BundledContainers
 from moorage.containerd.storage import Storage
 from moorage.containerd.types import RuntimeOptions
 from moorage.engine.mounts import mount_all, unmount_all_below
+from moorage.engine.store import Store
 from moorage.executor import RUN_LABEL, Executor, ExitHandler, open_executor
 from moorage.timeouts import Timeouts
 
-__all__ = ("PLUGIN_LABEL", "Machinery", "open_machinery")
+__all__ = ("PLUGIN_LABEL", "Machinery", "choose_snapshotter", "open_machinery")
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +29,7 @@ PLUGIN_LABEL = "moorage.plugin"
 """Label of a container, and of an image record: the id of the plugin that it belongs to."""
 
 _LEASE_PREFIX = "moorage-"
+_OWNER, _ROOT_LABEL, _BOOT_LABEL = "moorage.owner", "moorage.root", "moorage.boot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,9 @@ class Machinery:
     client: Client
     containers: BundledContainers
     executor: Executor
-    snapshotter: str
     version: str
+    creating: anyio.CapacityLimiter
+    """Creations at once: more than this only make each other slow."""
 
     @property
     def storage(self) -> Storage:
@@ -62,6 +68,21 @@ class Machinery:
         finally:
             await _without(self.storage, id)
 
+    async def claim(self, store: Store, boot: str) -> None:
+        """Say whose namespace this is. Raises: Conflict where it is another engine's that is alive."""
+        owner = (await self.storage.list_leases()).get(_OWNER)
+        if owner is not None:
+            root = owner.get(_ROOT_LABEL, "")
+            if root == str(store.root) and owner.get(_BOOT_LABEL) == boot:
+                return
+            if root != str(store.root) and Store(Path(root)).is_locked():
+                raise errors.Conflict(
+                    f"cannot use namespace {self.client.namespace}: the engine on {root} works in it; "
+                    "give another one with --namespace, or use --containerd private"
+                )
+            await self.storage.delete_lease(_OWNER)
+        await self.storage.create_lease(_OWNER, labels={_ROOT_LABEL: str(store.root), _BOOT_LABEL: boot})
+
     async def drop_stale_leases(self) -> None:
         """End the leases of engines that were killed, and collect what only they held."""
         stale = [id for id in await self.storage.list_leases() if id.startswith(_LEASE_PREFIX)]
@@ -76,8 +97,6 @@ def _owner(labels: Mapping[str, str]) -> str:
 
 
 async def _without(storage: Storage, lease: str) -> None:
-    import anyio
-
     with anyio.CancelScope(shield=True):
         try:
             await storage.delete_lease(lease)
@@ -89,22 +108,23 @@ async def _without(storage: Storage, lease: str) -> None:
 
 @asynccontextmanager
 async def open_machinery(
-    address: str, runtime: Path, namespace: str, handler: ExitHandler, scratch: Path, timeouts: Timeouts
+    address: str, runtime: Path, namespace: str, handler: ExitHandler, timeouts: Timeouts
 ) -> AsyncIterator[Machinery]:
     """The machinery of the containerd at this socket, until the block ends. Bundles are below ``runtime``.
 
-    Raises: Unavailable where it cannot be reached, Unsupported where no snapshotter works.
+    Raises: Unavailable where it cannot be reached.
     """
     options = RuntimeOptions(root=str(runtime / "runtime-root"))
     async with connect(address, namespace, timeouts) as client:
         version = await client.version()
         containers = BundledContainers(client, runtime, runtime=options, timeouts=timeouts)
         async with open_executor(containers, handler, runtime=options, timeouts=timeouts) as executor:
-            snapshotter = await _choose_snapshotter(client.storage, scratch)
-            yield Machinery(client, containers, executor, snapshotter, version.version)
+            yield Machinery(
+                client, containers, executor, version.version, anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
+            )
 
 
-async def _choose_snapshotter(storage: Storage, scratch: Path) -> str:
+async def choose_snapshotter(storage: Storage, scratch: Path) -> str:
     """overlayfs where a trial mount works, else native: containerd says "ok" of one that cannot mount.
 
     Two layers, because the first one alone is a plain bind mount.

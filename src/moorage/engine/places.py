@@ -1,8 +1,8 @@
 """Where a plugin's parts are on this host, made before a run and removed after the last one. Everything here blocks.
 
-Below the run-time directory a plugin has ``p/<first 12 of its id>``: ``root`` (its mounted root file system, from enable
-to disable, the same for every run) and ``s`` (the directory of its socket). The propagated mount is in the data
-directory, a shared mount of its own.
+Below the run-time directory a plugin has ``p/<first 12 of its id>``: ``root`` (its mounted root file system, from its
+enable to its disable, the same for every run) and ``s`` (the directory of its socket). The propagated mount is in the
+data directory, a shared mount of its own.
 """
 
 import os

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from moorage import errors
 
-__all__ = ("end_processes", "has_shim_directory", "remove_shim_directory", "remove_traces")
+__all__ = ("end_processes", "has_shim_directory", "remove_group", "remove_shim_directory", "remove_traces")
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,15 @@ def remove_traces(address: str, namespace: str, id: str) -> None:
     for directory in _groups(id):
         for below, _, _ in os.walk(directory, topdown=False):
             _remove(below)
-    for mount_point in _hierarchies():
-        _remove(os.path.join(mount_point, _GROUP))
+    remove_group()
     digest = hashlib.sha256(posixpath.join(address, namespace, id).encode()).hexdigest()
     (_SHIM_SOCKETS / digest).unlink(missing_ok=True)
+
+
+def remove_group() -> None:
+    """Remove the control group above all plugins where it is empty."""
+    for mount_point in _hierarchies():
+        _remove(os.path.join(mount_point, _GROUP))
 
 
 def has_shim_directory() -> bool:

@@ -18,7 +18,9 @@ import msgspec
 from moorage import errors
 from moorage._lib.atomic_file import sync_directory, write_atomically
 from moorage._lib.filelock import try_lock
-from moorage.engine.lifecycle import RestartPolicy
+from moorage._lib.threads import remove_tree_now
+from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
+from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
 from moorage.plugins import NO_OVERRIDES, Overrides
 
@@ -54,7 +56,7 @@ class Record:
     created_at: datetime
     enabled: bool = False
     overrides: Overrides = field(default=NO_OVERRIDES, repr=False)
-    policy: RestartPolicy = RestartPolicy()
+    policy: RestartPolicy = DEFAULT_POLICY
     run: int = 0
     """Number of its last run; the run's container is ``<id>.<run>``."""
     restarts: int = 0
@@ -124,6 +126,16 @@ class Store:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         return descriptor
+
+    def is_locked(self) -> bool:
+        """Whether an engine works on this directory now."""
+        try:
+            descriptor = try_lock(self.root / "lock")
+        except OSError:
+            return False
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is None
 
     def find_owner(self) -> int | None:
         """The process that has, or last had, the lock."""
@@ -203,10 +215,23 @@ class Store:
         """The host's side of a plugin's propagated mount."""
         return self.directory(id) / "propagated-mount"
 
-    def strays(self, known: frozenset[str]) -> list[Path]:
-        """What lies among the plugins and in the temporary directory and belongs to none."""
-        half_made = [each for each in self.plugins.iterdir() if each.name not in known and not (each / _RECORD).exists()]
-        return [*half_made, *self.temporary.iterdir()]
+    def is_free(self, id: str) -> bool:
+        """Whether there is no record of this id, not even one that cannot be read (whose things are to stay)."""
+        return not (self.directory(id) / _RECORD).exists()
+
+    def sweep(self, known: frozenset[str]) -> None:
+        """Remove what lies in the temporary directory, and directories of plugins without a record.
+
+        Raises: OSError for what stays.
+        """
+        half_made = [each for each in self.plugins.iterdir() if each.name not in known and self.is_free(each.name)]
+        for path in (*half_made, *self.temporary.iterdir()):
+            log.warning("removing %s, which belongs to no plugin", path)
+            if path.is_dir() and not path.is_symlink():
+                unmount_all_below(path)
+                remove_tree_now(path)
+            else:
+                path.unlink()
 
 
 Kind = TypeVar("Kind")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from moorage.engine.lifecycle import RestartPolicy, State
+from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, State
 from moorage.plugins import Config, Privilege, Settings
 
 __all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange")
@@ -54,7 +54,7 @@ class PluginView:
     pid: int | None = None
     socket: str = ""
     """The host's path of its socket, there or not."""
-    policy: RestartPolicy = RestartPolicy()
+    policy: RestartPolicy = DEFAULT_POLICY
     holders: tuple[Holder, ...] = ()
     problem: str = ""
     """Why it is as it is, where that needs words: what a removal waits for, why a record cannot be used."""

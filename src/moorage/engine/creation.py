@@ -1,0 +1,110 @@
+"""A plugin from a package: content and root in containerd first, the image record that holds them, our record last."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+
+import anyio
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.containerd.types import Image
+from moorage.distribution.package import Package, create_package
+from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
+from moorage.engine.places import SHORT_ID
+from moorage.engine.plugin import Plugin
+from moorage.engine.store import Record, new_id
+from moorage.engine.work import Work
+from moorage.plugins import as_it_came, local_name, parse_reference
+
+__all__ = ("Creation",)
+
+log = logging.getLogger(__name__)
+
+_SNAPSHOT_REF = "containerd.io/gc.ref.snapshot."
+"""Label of an image record, with the snapshotter's name: the snapshot that it holds."""
+
+
+class Creation:
+    """Makes plugins, and removes what is left of ones that were not finished."""
+
+    def __init__(self, work: Work, take: Callable[[Record], Plugin]) -> None:
+        self.snapshotter = ""
+        """Which one new plugins use; empty until the first one is made."""
+        self._work = work
+        self._take = take
+        self._choosing = anyio.Lock()
+
+    async def create(self, name: str, package: AsyncIterator[bytes]) -> Plugin:
+        """Make a plugin of this name. Cancelled, it leaves nothing.
+
+        Raises: Conflict where the name is taken; Invalid for what is no package; Unavailable.
+        """
+        local = local_name(name)
+        with self._work.registry.reserve(local):
+            machinery = self._work.need_machinery()
+            snapshotter = await self._choose(machinery)
+            id = self._fresh_id()
+            async with machinery.lease() as lease:
+                storage = machinery.storage.under(lease)
+                made = await create_package(storage, lease, snapshotter, package, scratch_key=f"moorage-layer-{id}")
+                await storage.prepare_snapshot(snapshotter, f"moorage-{id}", made.chain)
+                # containerd 1.6 syncs none of what it unpacked: a power cut would leave empty files in the layer
+                await run_blocking(os.sync)
+                with anyio.CancelScope(shield=True):
+                    plugin = await self._register(machinery, _record(id, local, made, snapshotter), made)
+        self._work.tell(plugin, "create")
+        return plugin
+
+    async def sweep(self, machinery: Machinery) -> None:
+        """Remove the image records of plugins that are not there, and the leases of engines that are not."""
+        for image in await machinery.storage.list_images():
+            owner = image.labels.get(PLUGIN_LABEL)
+            if owner is not None and self._work.registry.find_id(owner) is None and self._work.store.is_free(owner):
+                log.warning("removing image %s: its plugin %s was never finished", image.name, owner)
+                await machinery.storage.delete_image(image.name, collect=True)
+        await machinery.drop_stale_leases()
+
+    async def _choose(self, machinery: Machinery) -> str:
+        async with self._choosing:
+            if not self.snapshotter:
+                self.snapshotter = await choose_snapshotter(machinery.storage, self._work.store.temporary)
+        return self.snapshotter
+
+    def _fresh_id(self) -> str:
+        """An id whose beginning names a run-time directory that no other plugin has."""
+        taken = {plugin.id[:SHORT_ID] for plugin in self._work.registry.all()}
+        while (id := new_id())[:SHORT_ID] in taken:
+            pass
+        return id
+
+    async def _register(self, machinery: Machinery, record: Record, package: Package) -> Plugin:
+        labels = {f"{_SNAPSHOT_REF}{record.snapshotter}": record.snapshot, PLUGIN_LABEL: record.id}
+        image = Image(record.image, package.manifest, labels)
+        try:
+            await machinery.storage.create_image(image)
+        except errors.Conflict:  # of a plugin that was cut off while it was made or removed: the name is ours now
+            await machinery.storage.delete_image(image.name)
+            await machinery.storage.create_image(image)
+        try:
+            await run_blocking(lambda: self._work.store.save(record))
+        except errors.MoorageError:
+            await machinery.storage.delete_image(image.name)
+            raise
+        return self._take(record)
+
+
+def _record(id: str, name: str, package: Package, snapshotter: str) -> Record:
+    return Record(
+        id=id,
+        name=name,
+        reference=name,
+        config=as_it_came(package.config).decode(),
+        image=str(parse_reference(name)),
+        digest=package.manifest.digest,
+        snapshotter=snapshotter,
+        snapshot=f"moorage-{id}",
+        created_at=datetime.now(UTC),
+        warnings=package.warnings,
+    )

@@ -1,0 +1,49 @@
+"""How a plugin's process is made to end: asked first, killed after a while, and never taken for ended before it is."""
+
+import logging
+import signal as signals
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from moorage import errors
+from moorage._lib.backoff import pauses
+from moorage.timeouts import Timeouts
+
+__all__ = ("end_process",)
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[int], Awaitable[None]]
+"""Sends a signal. Raises: NotFound for a process that is gone, Unavailable while containerd is away."""
+
+
+async def end_process(
+    send: Send, ended: anyio.Event, timeouts: Timeouts, *, within: float, hurry: anyio.Event | None = None
+) -> bool:
+    """TERM, then KILL after ``within`` seconds or when ``hurry`` happens; whether the process ended.
+
+    ``ended`` is the executor's word that it did, and that everything of its run is removed.
+    """
+    steps = ((signals.SIGTERM, within, hurry or ended), (signals.SIGKILL, timeouts.killed, ended))
+    for number, patience, enough in steps:
+        if not ended.is_set() and patience > 0:
+            with anyio.move_on_after(patience):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_send, send, number, timeouts)
+                    await enough.wait()
+                    tasks.cancel_scope.cancel()
+    return ended.is_set()
+
+
+async def _send(send: Send, number: int, timeouts: Timeouts) -> None:
+    for pause in pauses(timeouts.reconnect_first, timeouts.reconnect_limit):
+        try:
+            await send(number)
+        except errors.NotFound:
+            return  # it ended just now; its exit is on the way
+        except errors.MoorageError as error:
+            log.debug("cannot send signal %d: %s", number, error)
+            await anyio.sleep(pause)  # containerd is being started again
+        else:
+            return

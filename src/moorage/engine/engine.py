@@ -1,0 +1,317 @@
+"""Plugins over time: what users ask for goes to the plugin's inbox, what happens by itself does too."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.engine.calls import call
+from moorage.engine.creation import Creation
+from moorage.engine.events import EventLog
+from moorage.engine.lifecycle import RestartPolicy, Restarts, State
+from moorage.engine.machinery import Machinery
+from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
+from moorage.engine.plugin import Plugin
+from moorage.engine.registry import Registry
+from moorage.engine.store import Choice, Record, Store
+from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
+from moorage.engine.work import Job, Work, check_unused, logged
+from moorage.executor import Exit
+from moorage.logs.files import Line, PluginLog
+from moorage.plugins import apply_settings
+from moorage.timeouts import Timeouts
+
+__all__ = ("Engine",)
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """All plugins of one data directory. It is the API's backend, and the executor's exit handler.
+
+    Made with its records read; ``serve`` gives it something to run them on, as often as that is lost and found.
+    """
+
+    def __init__(self, store: Store, runtime: Path, choice: Choice, tasks: TaskGroup, timeouts: Timeouts) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._choice = choice
+        self._timeouts = timeouts
+        self._started_at = datetime.now(UTC)
+        self._events = EventLog()
+        self._registry = Registry()
+        self._work = Work(store, self._registry, self._events, tasks, timeouts)
+        self._creation = Creation(self._work, self._take)
+        self._address = ""
+
+    # what is there
+
+    def load(self) -> None:
+        """Read every record (blocking). One that cannot be read is told and left alone.
+
+        Raises: Unsupported for the data of a newer version.
+        """
+        loaded = self._store.load()
+        problems = list(loaded.problems)
+        for record in loaded.records:
+            try:
+                self._take(record)
+            except errors.Invalid as error:
+                problems.append(f"cannot use the record of plugin {record.name}: {error}")
+        for problem in problems:
+            log.error("%s; it is skipped, and its files stay", problem)
+
+    def _take(self, record: Record) -> Plugin:
+        places = PluginPlaces(
+            record.id, self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
+        )
+        plugin = Plugin(record, places, PluginLog(self._store.root / "logs" / record.id))
+        self._registry.add(plugin)
+        return plugin
+
+    def info(self) -> EngineInfo:
+        """The engine as a whole."""
+        machinery = self._work.machinery
+        return EngineInfo(
+            root=str(self._store.root),
+            namespace=self._choice.namespace,
+            containerd=self._choice.containerd,
+            containerd_address=self._address,
+            containerd_version=machinery.version if machinery else "",
+            problem="" if machinery else self._work.problem,
+            snapshotter=self._creation.snapshotter,
+            started_at=self._started_at,
+            engine_id=self._choice.engine_id,
+        )
+
+    def list(self) -> Sequence[PluginView]:
+        """Every plugin, by name."""
+        return [plugin.view() for plugin in self._registry.all()]
+
+    def get(self, name: str) -> PluginView:
+        """One plugin. Raises: NotFound, Invalid."""
+        return self._registry.get(name).view()
+
+    def events(self, *, since: datetime | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+        """Events from now on, and kept ones from ``since``."""
+        return self._events.listen(since)
+
+    def logs(
+        self, name: str, *, tail: int | None, since: datetime | None, follow: bool
+    ) -> AbstractAsyncContextManager[AsyncIterator[Line]]:
+        """A plugin's output. Raises: NotFound, Invalid."""
+        return self._registry.get(name).log.read(tail=tail, since=since, follow=follow)
+
+    # what users ask for
+
+    async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
+        """Make a plugin of a package. Raises: Conflict where the name is taken, Invalid for what is no package."""
+        return (await self._creation.create(name, package)).view()
+
+    async def enable(self, name: str, within: float) -> None:
+        """Start it and wait until it is ready. Raises: Conflict; why it did not come up."""
+        plugin = self._registry.get(name)
+        await self._do(plugin, lambda: self._work.enable(plugin, name, within))
+
+    async def disable(self, name: str, *, force: bool) -> None:
+        """Stop it. Raises: Conflict, Unavailable."""
+        plugin = self._registry.get(name)
+        check_unused(plugin, force=force)
+        plugin.interrupt()
+        await self._do(plugin, lambda: self._work.disable(plugin, name, force=force))
+
+    async def restart(self, name: str) -> None:
+        """Stop it and start it again. Raises: Conflict; why it did not come up."""
+        plugin = self._registry.get(name)
+        await self._do(plugin, lambda: self._work.restart(plugin))
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        """Remove it. Raises: Conflict, Unavailable."""
+        plugin = self._registry.get(name)
+        check_unused(plugin, force=force)
+        if force:
+            plugin.interrupt()
+        await self._do(plugin, lambda: self._work.remove(plugin, name, force=force))
+
+    async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
+        """Change settings, all or none. Raises: Conflict, Invalid."""
+        plugin = self._registry.get(name)
+
+        async def job() -> None:
+            if plugin.record.enabled or plugin.state is not State.DISABLED:
+                raise errors.Conflict("cannot set on an active plugin, disable plugin before setting")
+            made = apply_settings(plugin.config, plugin.record.overrides, assignments, secrets=secrets)
+            await self._work.save(plugin, overrides=made)
+
+        await self._do(plugin, job)
+
+    async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
+        """Change its policy. Raises: Invalid."""
+        plugin = self._registry.get(name)
+        _changed(plugin.record.policy, change)  # so that a wrong one is refused at once
+
+        async def job() -> None:
+            await self._work.save(plugin, policy=_changed(plugin.record.policy, change))
+
+        await self._do(plugin, job)
+        return plugin.view()
+
+    async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
+        """What a plugin answers to a call. Raises: Conflict, Invalid, Unavailable."""
+        plugin = self._registry.get(name)
+        if plugin.state is not State.READY:
+            raise errors.Conflict(f"cannot call plugin {plugin.name}: it is {plugin.state.value}")
+        if not plugin.config.interface.is_http:
+            scheme = plugin.config.interface.protocol_scheme
+            raise errors.Invalid(f"cannot call plugin {plugin.name}: it speaks {scheme}, not HTTP")
+        return await call(plugin.places.socket(plugin.config), method, body, within or self._timeouts.call)
+
+    async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
+        """Note that somebody uses it. Raises: Conflict where it is disabled."""
+        plugin = self._registry.get(name)
+        holder = Holder(secrets.token_hex(16), owner, datetime.now(UTC))
+
+        async def job() -> None:
+            if not plugin.is_enabled:
+                raise errors.Conflict(f"cannot hold plugin {plugin.name}: it is disabled")
+            if is_attached:
+                plugin.attached[holder.token] = holder
+            else:
+                await self._work.save(plugin, holders=(*plugin.record.holders, holder))
+
+        await self._do(plugin, job)
+        return holder
+
+    async def release(self, name: str, token: str) -> None:
+        """Let a hold go. Raises: NotFound."""
+        plugin = self._registry.get(name)
+
+        async def job() -> None:
+            if plugin.attached.pop(token, None) is None:
+                left = tuple(each for each in plugin.record.holders if each.token != token)
+                if len(left) == len(plugin.record.holders):
+                    raise errors.NotFound(f"plugin {plugin.name} has no holder with this token")
+                await self._work.save(plugin, holders=left)
+
+        await self._do(plugin, job)
+
+    async def stop_all(self) -> Sequence[str]:
+        """End every plugin, all at once, and remove their mounts; what users want is not changed. What failed."""
+        problems: list[str] = []
+
+        async def stop(plugin: Plugin) -> None:
+            plugin.interrupt()
+            try:
+                await self._do(plugin, lambda: self._work.stop(plugin))
+            except errors.MoorageError as error:
+                problems.append(str(error))
+
+        async with anyio.create_task_group() as tasks:
+            for plugin in self._registry.all():
+                if plugin.state is not State.REMOVING:
+                    tasks.start_soon(stop, plugin)
+        return problems
+
+    async def _do(self, plugin: Plugin, job: Job) -> None:
+        """Let the plugin's inbox do it, and wait. Raises: NotFound where the plugin was removed meanwhile."""
+
+        async def run() -> None:
+            if self._registry.find_id(plugin.id) is None:
+                raise errors.NotFound(f'plugin "{plugin.name}" not found')
+            await job()
+
+        await self._work.inboxes.run(plugin.id, run)
+
+    # what happens by itself
+
+    async def handle_exit_event(self, id: str, exit: Exit) -> None:
+        """The executor tells of the end of a run. Returns at once: the plugin's inbox goes on from here."""
+        plugin = self._registry.find_id(id.partition(".")[0])
+        run = plugin.run if plugin is not None else None
+        if plugin is not None and run is not None and run.container == id:
+            run.end(exit)
+            self._work.inboxes.put(plugin.id, logged(plugin, lambda: self._work.run_ended(plugin, run)))
+
+    @asynccontextmanager
+    async def working_on(self, machinery: Machinery, address: str, *, start: bool) -> AsyncIterator[None]:
+        """Run plugins on this machinery for the length of the block; first take over what is there.
+
+        ``start`` also starts what users want enabled. Raises: Conflict for a namespace that is not ours.
+        """
+        owners = await machinery.owners()
+        self._refuse_foreign(owners)
+        if self._choice.containerd != "private":
+            await machinery.claim(self._store, await run_blocking(_boot_id))
+        self._work.machinery, self._address = machinery, address
+        try:
+            async with anyio.create_task_group() as tasks:
+                for plugin in self._registry.all():
+                    tasks.start_soon(self._restore, plugin, owners, start)
+            await self._sweep(machinery, owners)
+            yield
+        finally:
+            self._work.machinery = None
+            self._work.problem = "the engine is being stopped"
+
+    def without_machinery(self, problem: str) -> None:
+        """Say why plugins cannot be started or stopped."""
+        self._work.problem = problem
+
+    def _refuse_foreign(self, owners: dict[str, str]) -> None:
+        """Raises: Conflict for a namespace with containers that no engine of ours made."""
+        foreign = [
+            id for id, owner in owners.items() if not owner and self._registry.find_id(id.partition(".")[0]) is None
+        ]
+        if foreign:
+            raise errors.Conflict(
+                f"cannot use namespace {self._choice.namespace}: container {foreign[0]} in it is not ours "
+                "(a dockerd keeps its plugins there, and removes what it does not know); "
+                "give another one with --namespace, or use --containerd private"
+            )
+
+    async def _restore(self, plugin: Plugin, owners: dict[str, str], start: bool) -> None:
+        await self._work.inboxes.run(plugin.id, logged(plugin, lambda: self._work.restore(plugin, owners, start=start)))
+
+    async def _sweep(self, machinery: Machinery, owners: dict[str, str]) -> None:
+        """Remove what belongs to no plugin: of creates and removals that were cut off. Failures are logged."""
+        known = frozenset(plugin.id for plugin in self._registry.all())
+        try:
+            for container, owner in owners.items():
+                if owner and owner not in known and self._store.is_free(owner):
+                    await machinery.destroy(container)
+            await self._creation.sweep(machinery)
+            await run_blocking(lambda: sweep(self._runtime, frozenset(id[:SHORT_ID] for id in known)))
+            await run_blocking(lambda: self._store.sweep(known))
+        except (errors.MoorageError, OSError) as error:
+            log.warning("cannot remove all that was left: %s", error)
+
+
+def _changed(policy: RestartPolicy, change: PolicyChange) -> RestartPolicy:
+    made = policy
+    if change.restarts is not None:
+        try:
+            made = replace(made, restarts=Restarts(change.restarts))
+        except ValueError as error:
+            names = ", ".join(each.value for each in Restarts)
+            raise errors.Invalid(f"cannot restart {change.restarts!r}: it must be one of {names}") from error
+    if change.most is not None:
+        if change.most < 0:
+            raise errors.Invalid(f"cannot restart {change.most} times: it must be 0 (no limit) or more")
+        made = replace(made, most=change.most or None)
+    if change.stop_timeout is not None:
+        if not 0 <= change.stop_timeout <= 3600:
+            raise errors.Invalid(f"cannot wait {change.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
+        made = replace(made, stop_timeout=change.stop_timeout)
+    return made
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

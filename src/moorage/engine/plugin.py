@@ -1,0 +1,142 @@
+"""One plugin in the engine's memory: its record, its state, its present run. Changed only by its own inbox."""
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+
+from moorage.engine.lifecycle import Event, Life, State, move
+from moorage.engine.places import PluginPlaces
+from moorage.engine.store import Record
+from moorage.engine.values import Holder, PluginView
+from moorage.executor import Exit
+from moorage.logs.files import PluginLog
+from moorage.plugins import (
+    Config,
+    Settings,
+    compute_privileges,
+    effective_settings,
+    parse_config,
+)
+
+__all__ = ("Plugin", "Run")
+
+
+class Run:
+    """One run of a plugin: one container, used once."""
+
+    def __init__(self, container: str) -> None:
+        self.container = container
+        self.exit: Exit | None = None
+        self.ended = anyio.Event()
+        """Set when everything of the run is removed."""
+        self.pid: int | None = None
+        self.begun_at = datetime.now(UTC)
+
+    def end(self, exit: Exit) -> None:
+        """The executor's word."""
+        self.exit = exit
+        self.ended.set()
+
+
+class Plugin:
+    """What an engine knows of a plugin, and what it is doing with it."""
+
+    def __init__(self, record: Record, places: PluginPlaces, log: PluginLog) -> None:
+        """Raises: Invalid where the config of the record cannot be read."""
+        self.record = record
+        self.config: Config = parse_config(record.config.encode()).config
+        self.places = places
+        self.log = log
+        self.life = Life(State.REMOVING) if record.removing else Life(failures=record.failures)
+        self.run: Run | None = None
+        self.problem = ""
+        self.attached: dict[str, Holder] = {}
+        """Holders that last as long as their connection."""
+        self.is_asked = False
+        """Whether a user waits for the start that is under way; only its success makes the plugin enabled."""
+        self.starting: anyio.CancelScope | None = None
+        self.waiting: anyio.CancelScope | None = None
+        self._ready_since: float | None = None
+        self._ready_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """Its local name, always with a tag."""
+        return self.record.name
+
+    @property
+    def state(self) -> State:
+        """What it really does."""
+        return self.life.state
+
+    @property
+    def is_enabled(self) -> bool:
+        """What the user wants, as far as it was granted."""
+        return self.record.enabled and not self.is_asked
+
+    def settings(self) -> Settings:
+        """What it runs with."""
+        return effective_settings(self.config, self.record.overrides)
+
+    def move(self, event: Event) -> None:
+        """Take the step that the state table has. Raises: Conflict where it has none."""
+        self.become(move(self.life, event))
+
+    def become(self, life: Life) -> None:
+        """Take this life, and note since when it is ready."""
+        self.life = life
+        self._ready_at = None
+        if life.state is State.READY:
+            self._ready_since, self._ready_at = time.monotonic(), datetime.now(UTC)
+
+    def ready_seconds(self) -> float:
+        """How long it has been ready, 0 if it never was in this run; asked once, at its end."""
+        since, self._ready_since = self._ready_since, None
+        return 0.0 if since is None else time.monotonic() - since
+
+    def interrupt(self) -> None:
+        """End the start that is under way, and the pause before the next one: somebody wants it stopped."""
+        for scope in (self.starting, self.waiting):
+            if scope is not None:
+                scope.cancel()
+
+    def view(self) -> PluginView:
+        """The plugin at this instant."""
+        record = self.record
+        return PluginView(
+            id=record.id,
+            name=record.name,
+            reference=record.reference,
+            enabled=self.is_enabled,
+            state=self.state,
+            config=self.config,
+            settings=self.settings(),
+            privileges=tuple(compute_privileges(self.config)),
+            restarts=record.restarts,
+            last_exit=record.last_exit,
+            next_try_at=record.next_try_at if self.state is State.RESTARTING else None,
+            ready_at=self._ready_at,
+            pid=self.run.pid if self.run is not None and not self.run.ended.is_set() else None,
+            socket=str(Path(self.places.sockets, self.config.interface.socket)),
+            policy=record.policy,
+            holders=self.holders(),
+            problem=self.problem,
+            warnings=record.warnings,
+            digest=record.digest,
+        )
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Everybody who says that he uses it."""
+        return (*self.record.holders, *self.attached.values())
+
+    def change(self, **fields: object) -> Record:
+        """The record with these fields changed; nothing is saved, and nothing changes here."""
+        return replace(self.record, **fields)  # type: ignore[arg-type]  # names are checked by replace itself

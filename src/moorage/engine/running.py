@@ -1,0 +1,162 @@
+"""One run of a plugin: brought up until its socket accepts, brought down until nothing of it is left."""
+
+import logging
+import os
+from collections.abc import Callable
+
+import anyio
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.containerd.types import Spec
+from moorage.engine.ending import end_process
+from moorage.engine.entrypoint import explain
+from moorage.engine.machinery import PLUGIN_LABEL, Machinery
+from moorage.engine.plugin import Plugin, Run
+from moorage.engine.probe import wait_until_listening
+from moorage.executor import Exit
+from moorage.timeouts import Timeouts
+
+__all__ = ("adopt", "await_ready", "bring_down", "bring_up", "how_it_ended", "remove_strays")
+
+log = logging.getLogger(__name__)
+
+_LAST_LINES = 10
+
+
+async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Callable[..., None]) -> None:
+    """Start the run that the record names, and return when its socket accepts.
+
+    On failure the process may be there still: ``bring_down`` ends it. ``tell`` takes an event.
+
+    Raises: why it did not come up, in words: Invalid for what this host lacks, MoorageError for the rest.
+    """
+    config, places = plugin.config, plugin.places
+    spec = await run_blocking(lambda: places.spec(config, plugin.settings()))
+    socket = places.socket(config)
+    mounts = await machinery.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
+    for point in await run_blocking(lambda: places.prepare(config, mounts)):
+        log.warning("unmounted %s of plugin %s: its server is gone", point, plugin.name)
+        tell("unmount", path=str(point))
+    run = Run(plugin.record.container)
+    labels = {PLUGIN_LABEL: plugin.id}
+    stdout, stderr = plugin.log.sink("stdout"), plugin.log.sink("stderr")
+    plugin.run = run
+    try:
+        async with machinery.creating:
+            await machinery.executor.create(run.container, spec, stdout, stderr, labels=labels)
+    except BaseException as error:
+        plugin.run = None
+        if isinstance(error, errors.MoorageError) and not isinstance(error, errors.Unavailable):
+            raise await _why_not_created(plugin, spec, error) from error
+        raise
+    await await_ready(plugin, run, machinery, socket, within, spec)
+
+
+async def await_ready(
+    plugin: Plugin, run: Run, machinery: Machinery, socket: str, within: float, spec: Spec | None = None
+) -> None:
+    """Return when the socket of a run accepts. Raises: MoorageError where it ends or takes too long, in words."""
+    deadline = anyio.current_time() + within
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_find_pid, run, machinery)
+        is_ready = await wait_until_listening(socket, lambda: run.ended.is_set() or anyio.current_time() > deadline)
+        if is_ready and run.pid is not None:
+            tasks.cancel_scope.cancel()
+    if run.ended.is_set():
+        reason = await _explain(spec, plugin) if spec is not None else ""
+        raise errors.MoorageError(
+            f"it {how_it_ended(run.exit)} before it accepted a connection on {socket}"
+            f"{f': {reason}' if reason else ''}{_last_output(plugin, run)}"
+        )
+    if not is_ready:
+        raise errors.MoorageError(
+            f"it did not accept a connection on {socket} within {within:g} s{_last_output(plugin, run)}"
+        )
+
+
+async def adopt(plugin: Plugin, machinery: Machinery) -> Exit | None:
+    """Take over the run that the record names; how it ended meanwhile, None where it lives (``plugin.run`` is set)."""
+    run = Run(plugin.record.container)
+    plugin.run = run
+    try:
+        stdout, stderr = plugin.log.sink("stdout"), plugin.log.sink("stderr")
+        if await machinery.executor.restore(run.container, stdout, stderr):
+            return None
+    except BaseException:
+        plugin.run = None
+        raise
+    plugin.run = None
+    return machinery.executor.last_exit(run.container) or Exit(run.container, "", None)
+
+
+async def bring_down(
+    plugin: Plugin, machinery: Machinery | None, timeouts: Timeouts, *, at_once: bool = False, keep_places: bool = False
+) -> None:
+    """End the present run, if there is one, and unmount and remove what was made for it.
+
+    ``at_once`` kills it without asking first; ``keep_places`` leaves the root mounted, for the next run.
+
+    Raises: Unavailable for a process that does not end, or for what cannot be removed; it may be called again.
+    """
+    run = plugin.run
+    if run is not None and not run.ended.is_set():
+        if machinery is None:
+            raise errors.Unavailable(f"cannot stop plugin {plugin.name}: containerd is not there")
+        executor = machinery.executor
+        own = plugin.record.policy.stop_timeout
+        patience = 0.0 if at_once else timeouts.stop if own is None else own
+        if not await end_process(
+            lambda number: executor.signal(run.container, number), run.ended, timeouts, within=patience
+        ):
+            raise errors.Unavailable(
+                f"cannot stop plugin {plugin.name}: its process{_pid(run)} is still there "
+                f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
+            )
+    plugin.run = None
+    if not keep_places:
+        await run_blocking(plugin.places.clear)
+
+
+async def remove_strays(plugin: Plugin, machinery: Machinery) -> None:
+    """Remove every container that is this plugin's and is no run that is held. Source: row M16."""
+    held = plugin.run.container if plugin.run is not None else ""
+    for container, owner in (await machinery.owners()).items():
+        if container != held and (owner == plugin.id or container.partition(".")[0] == plugin.id):
+            await machinery.destroy(container)
+
+
+def how_it_ended(exit: Exit | None) -> str:
+    """The end of a process in words: "ended with exit status 3"."""
+    if exit is None or exit.code is None:
+        return "ended, and nobody can tell how"
+    if exit.oom:
+        return "was killed for want of memory (exit status 137)"
+    if exit.signal:
+        return f"was killed by {exit.signal} (exit status {exit.code})"
+    return f"ended with exit status {exit.code}"
+
+
+async def _find_pid(run: Run, machinery: Machinery) -> None:
+    try:
+        run.pid = (await machinery.client.get_task(run.container)).pid
+    except errors.MoorageError as error:
+        log.debug("cannot tell the pid of %s: %s", run.container, error)
+
+
+async def _why_not_created(plugin: Plugin, spec: Spec, error: errors.MoorageError) -> errors.MoorageError:
+    reason = await _explain(spec, plugin)
+    return type(error)(f"{reason} ({error})" if reason else str(error))
+
+
+async def _explain(spec: Spec, plugin: Plugin) -> str:
+    return await run_blocking(lambda: explain(spec, os.fspath(plugin.places.root)))
+
+
+def _last_output(plugin: Plugin, run: Run) -> str:
+    lines = [line for line in plugin.log.last_lines(_LAST_LINES) if line.at >= run.begun_at]
+    return "; its last output:\n" + "\n".join(line.text for line in lines) if lines else "; it wrote nothing"
+
+
+def _pid(run: Run) -> str:
+    return f" (pid {run.pid})" if run.pid else ""

@@ -1,0 +1,365 @@
+"""What is done with one plugin: each method is a job of that plugin's inbox, so they come one after another."""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import anyio
+from anyio.abc import TaskGroup
+
+from moorage import errors
+from moorage._lib.inbox import Inboxes
+from moorage._lib.threads import remove_tree, run_blocking
+from moorage.engine.events import EventLog
+from moorage.engine.lifecycle import STEADY_AFTER, Event, Life, State, after_end, back_off, move
+from moorage.engine.machinery import Machinery
+from moorage.engine.plugin import Plugin, Run
+from moorage.engine.registry import Registry
+from moorage.engine.running import adopt, await_ready, bring_down, bring_up, remove_strays
+from moorage.engine.store import Store
+from moorage.engine.values import LastExit
+from moorage.executor import Exit
+from moorage.timeouts import Timeouts
+
+__all__ = ("Work",)
+
+log = logging.getLogger(__name__)
+
+Job = Callable[[], Awaitable[None]]
+
+_AWAY = 1.0
+"""Seconds between two starts that fail because containerd is away: it may be back at any time."""
+
+_REMOVE_AGAIN = 10.0
+"""Seconds between two tries of a removal that something stands in the way of."""
+
+
+class Work:
+    """The jobs, and what they share."""
+
+    def __init__(
+        self, store: Store, registry: Registry, events: EventLog, tasks: TaskGroup, timeouts: Timeouts
+    ) -> None:
+        self.store = store
+        self.registry = registry
+        self.events = events
+        self.timeouts = timeouts
+        self.inboxes: Inboxes[str] = Inboxes(tasks)
+        self.machinery: Machinery | None = None
+        self.problem = "containerd is not there yet"
+        self._tasks = tasks
+
+    def need_machinery(self) -> Machinery:
+        """What plugins run on. Raises: Unavailable while it is not there."""
+        if self.machinery is None:
+            raise errors.Unavailable(f"cannot do that now: {self.problem}")
+        return self.machinery
+
+    def tell(self, plugin: Plugin, action: str, *, name: str = "", **attributes: str) -> None:
+        """Note an event of a plugin, under the name that the caller used."""
+        self.events.tell(action, plugin.id, name or plugin.name, **attributes)
+
+    async def save(self, plugin: Plugin, **fields: object) -> None:
+        """Change these fields, on disk first. Raises: Unavailable, and then nothing is changed."""
+        record = plugin.change(**fields)
+        await run_blocking(lambda: self.store.save(record))
+        plugin.record = record
+
+    # starting
+
+    async def enable(self, plugin: Plugin, name: str, within: float) -> None:
+        """The user's enable. Raises: Conflict; why it did not come up, and then it is disabled again."""
+        if plugin.record.enabled or plugin.state is not State.DISABLED:
+            why = "enabled" if plugin.record.enabled else plugin.state.value
+            raise errors.Conflict(f"plugin already enabled: plugin {plugin.name} is {why}")
+        self.need_machinery()
+        plugin.is_asked = True
+        try:
+            failure = await self._start(plugin, within, failures=0, restarts=0, last_exit=None)
+            if failure is not None:
+                await self._refuse(plugin, failure)
+                raise type(failure)(f"cannot enable plugin {plugin.name}: {failure}") from failure
+        finally:
+            plugin.is_asked = False
+        self.tell(plugin, "enable", name=name)
+        self.tell(plugin, "ready")
+
+    async def restart(self, plugin: Plugin) -> None:
+        """The user's restart. Raises: Conflict; why it did not come up, and then it is tried again."""
+        if not plugin.record.enabled:
+            raise errors.Conflict(f"cannot restart plugin {plugin.name}: it is disabled")
+        self.need_machinery()
+        await self.stop(plugin)
+        failure = await self._start(plugin, self.timeouts.ready, failures=0)
+        if failure is not None:
+            await self._failed(plugin, failure)
+            raise type(failure)(f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
+        self.tell(plugin, "restart")
+        self.tell(plugin, "ready")
+
+    async def start_again(self, plugin: Plugin, **fields: object) -> None:
+        """A start that nobody waits for: at the start of the engine, after an end, after a pause."""
+        if not plugin.record.enabled or plugin.state not in (State.DISABLED, State.RESTARTING):
+            return
+        failure = await self._start(plugin, self.timeouts.ready, **fields)
+        if failure is not None:
+            await self._failed(plugin, failure)
+        elif plugin.view().ready_at is not None:
+            self.tell(plugin, "ready")
+
+    async def _start(self, plugin: Plugin, within: float, **fields: object) -> errors.MoorageError | None:
+        """Take it from its present state to ready; why that failed, None also where somebody stopped it meanwhile."""
+        plugin.move(Event.START)
+        failure: errors.MoorageError | None = None
+        plugin.starting = anyio.CancelScope()
+        try:
+            with plugin.starting:
+                machinery = self.need_machinery()
+                await self.save(plugin, run=plugin.record.run + 1, enabled=True, next_try_at=None, **fields)
+                await remove_strays(plugin, machinery)
+                await bring_up(plugin, machinery, within or self.timeouts.ready, self._teller(plugin))
+                plugin.move(Event.ACCEPTED)  # no await between this and the last look at the run's end
+        except errors.MoorageError as error:
+            failure = error
+        finally:
+            plugin.starting = None
+        if plugin.state is State.STARTING and failure is None and plugin.is_asked:
+            failure = errors.Conflict("it was told to stop while it started")
+        return failure
+
+    def _teller(self, plugin: Plugin) -> Callable[..., None]:
+        return lambda action, **attributes: self.tell(plugin, action, **attributes)
+
+    async def _refuse(self, plugin: Plugin, failure: errors.MoorageError) -> None:
+        """Undo a start that the user asked for: nothing of it is left, and it is disabled."""
+        last = _last_exit(plugin.run, str(failure))
+        plugin.move(Event.REFUSED)
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._bring_down(plugin, at_once=True)
+                plugin.move(Event.STOPPED)
+            except errors.MoorageError as error:  # the first failure is the one to tell
+                log.error("plugin %s: %s", plugin.name, error)
+            await self._save_or_log(plugin, enabled=False, last_exit=last)
+
+    async def _failed(self, plugin: Plugin, failure: errors.MoorageError) -> None:
+        """Undo a start that nobody waits for, and plan the next one."""
+        last = _last_exit(plugin.run, str(failure))
+        try:
+            await self._bring_down(plugin, at_once=True, keep_places=True)
+        except errors.Unavailable as error:
+            log.warning("plugin %s: %s", plugin.name, error)
+        log.warning("plugin %s does not come up: %s", plugin.name, failure)
+        if isinstance(failure, errors.Unavailable):
+            plugin.become(replace(plugin.life, state=move(plugin.life, Event.ENDED).state))
+            await self._plan(plugin, _AWAY)
+        else:
+            await self.ended(plugin, last, is_failure=True)
+
+    # ends
+
+    async def run_ended(self, plugin: Plugin, run: Run) -> None:
+        """The executor told of the end of a run. One that a job waits for is that job's."""
+        if plugin.run is not run or run.exit is None:
+            return
+        if plugin.state is State.STOPPING:  # it would not end when it was told to, and now it has
+            await self.stop(plugin)
+        if plugin.state is not State.READY:
+            return
+        plugin.run = None
+        last = _last_exit(run, "")
+        attributes = {"code": "" if last.code is None else str(last.code), "oom": str(last.oom).lower()}
+        self.tell(plugin, "die", **attributes, **({"signal": last.signal} if last.signal else {}))
+        await self.ended(plugin, last, is_failure=last.code != 0)
+
+    async def ended(self, plugin: Plugin, last: LastExit, *, is_failure: bool, steady: bool = False) -> None:
+        """It ended by itself: start it again, at once or after a pause, or give up."""
+        ready_seconds = STEADY_AFTER if steady else plugin.ready_seconds()
+        life = after_end(plugin.life, plugin.record.policy, is_failure=is_failure, ready_seconds=ready_seconds)
+        plugin.become(life)
+        if life.state is not State.RESTARTING:
+            await self._save_or_log(plugin, last_exit=last, failures=life.failures)
+            self.tell(plugin, "failed")
+            return
+        fields = {"last_exit": last, "failures": life.failures, "restarts": plugin.record.restarts + 1}
+        pause = back_off(life.failures) * random.uniform(0.5, 1.0)
+        if pause:
+            await self._plan(plugin, pause, **fields)
+        else:
+            self.tell(plugin, "restart")
+            await self.start_again(plugin, **fields)
+
+    async def _plan(self, plugin: Plugin, pause: float, **fields: object) -> None:
+        """Start it again after a pause, which a disable ends."""
+        scope = plugin.waiting = anyio.CancelScope()
+        at = datetime.now(UTC) + timedelta(seconds=pause)
+        await self._save_or_log(plugin, next_try_at=at, **fields)
+        self.tell(plugin, "backoff", seconds=f"{pause:.3f}")
+
+        async def start() -> None:
+            self.tell(plugin, "restart")
+            await self.start_again(plugin)
+
+        async def wait() -> None:
+            with scope:
+                await anyio.sleep(pause)
+                if plugin.waiting is scope:
+                    plugin.waiting = None
+                    self.inboxes.put(plugin.id, logged(plugin, start))
+
+        self._tasks.start_soon(wait)
+
+    async def _save_or_log(self, plugin: Plugin, **fields: object) -> None:
+        """What is known in memory anyway must not stop a restart where the disk is full."""
+        try:
+            await self.save(plugin, **fields)
+        except errors.Unavailable as error:
+            log.error("%s", error)
+            plugin.record = plugin.change(**fields)
+
+    # stopping
+
+    async def disable(self, plugin: Plugin, name: str, *, force: bool) -> None:
+        """The user's disable. Raises: Conflict; Unavailable for a process that does not end (it stays stopping)."""
+        if plugin.state is not State.STARTING:  # such a start was cut off for this, after the same look
+            check_unused(plugin, force=force)
+        if not plugin.record.enabled and plugin.state is State.DISABLED:
+            raise errors.Conflict(f"plugin is already disabled: plugin {plugin.name} found but disabled")
+        await self.save(plugin, enabled=False, next_try_at=None, failures=0, holders=())
+        await self.stop(plugin)
+        self.tell(plugin, "disable", name=name)
+
+    async def stop(self, plugin: Plugin) -> None:
+        """End it, whatever it is doing, and remove what was made for it; what the user wants is not changed."""
+        plugin.interrupt()
+        plugin.move(Event.STOP)
+        with anyio.CancelScope(shield=True):
+            await self._bring_down(plugin)
+            plugin.move(Event.STOPPED)
+
+    async def _bring_down(self, plugin: Plugin, *, at_once: bool = False, keep_places: bool = False) -> None:
+        try:
+            await bring_down(plugin, self.machinery, self.timeouts, at_once=at_once, keep_places=keep_places)
+        except errors.MoorageError as error:
+            plugin.problem = str(error)
+            raise
+        plugin.problem = ""
+
+    async def remove(self, plugin: Plugin, name: str, *, force: bool) -> None:
+        """The user's remove. Raises: Conflict; Unavailable where something stands in the way (tried again then)."""
+        if plugin.state is not State.STARTING:
+            check_unused(plugin, force=force)
+        if plugin.record.enabled and not force:
+            raise errors.Conflict(f"plugin {plugin.name} is enabled")
+        self.need_machinery()
+        if plugin.state is not State.DISABLED and plugin.state is not State.REMOVING:
+            await self.save(plugin, enabled=False, holders=())
+            await self.stop(plugin)
+        await self.save(plugin, removing=True, enabled=False)
+        plugin.move(Event.REMOVE)
+        await self.erase(plugin)
+        self.tell(plugin, "remove", name=name)
+
+    async def erase(self, plugin: Plugin) -> None:
+        """Remove all that is this plugin's, its record last. Raises: Unavailable, and it is tried again by itself."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._erase(plugin)
+            except (errors.MoorageError, OSError) as error:
+                plugin.problem = f"cannot remove plugin {plugin.name} yet, it is tried again: {error}"
+                self._tasks.start_soon(self._erase_later, plugin)
+                raise errors.Unavailable(plugin.problem) from error
+
+    async def _erase(self, plugin: Plugin) -> None:
+        machinery = self.need_machinery()
+        await remove_strays(plugin, machinery)
+        await run_blocking(plugin.places.erase)
+        try:
+            await machinery.storage.delete_image(plugin.record.image, collect=True)
+        except errors.NotFound:
+            pass
+        plugin.log.close()
+        await remove_tree(plugin.log.directory)
+        await run_blocking(lambda: self.store.forget(plugin.id))
+        self.registry.discard(plugin)
+
+    async def _erase_later(self, plugin: Plugin) -> None:
+        await anyio.sleep(_REMOVE_AGAIN)
+        self.inboxes.put(plugin.id, logged(plugin, lambda: self.erase(plugin)))
+
+    # taking over
+
+    async def restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
+        """Find out what became of it while no engine was there, and go on from that.
+
+        Without ``start`` nothing is started that does not run.
+        """
+        machinery = self.need_machinery()
+        record = plugin.record
+        if record.removing:
+            await self.erase(plugin)
+            return
+        is_there = record.container in owners
+        if record.enabled and is_there:
+            exit = await adopt(plugin, machinery)
+            if exit is None:
+                await self._adopted(plugin, machinery)
+            elif start:
+                plugin.become(Life(State.READY, record.failures))
+                await self.ended(plugin, last_exit_of(exit), is_failure=exit.code != 0, steady=record.failures == 0)
+            return
+        await remove_strays(plugin, machinery)
+        if not record.enabled or not start:
+            await run_blocking(plugin.places.clear)
+        else:
+            await self.start_again(plugin)
+
+    async def _adopted(self, plugin: Plugin, machinery: Machinery) -> None:
+        run = plugin.run
+        assert run is not None
+        plugin.move(Event.ADOPTED)
+        plugin.starting = anyio.CancelScope()
+        try:
+            with plugin.starting:
+                socket = plugin.places.socket(plugin.config)
+                await await_ready(plugin, run, machinery, socket, self.timeouts.ready)
+                plugin.move(Event.ACCEPTED)
+        except errors.MoorageError as error:
+            await self._failed(plugin, error)
+        finally:
+            plugin.starting = None
+        await remove_strays(plugin, machinery)
+
+
+def check_unused(plugin: Plugin, *, force: bool) -> None:
+    """Raises: Conflict naming who uses it, unless forced."""
+    if not force and (holders := plugin.holders()):
+        owners = ", ".join(sorted({holder.owner for holder in holders}))
+        raise errors.Conflict(f"plugin {plugin.name} is in use by {owners}")
+
+
+def logged(plugin: Plugin, job: Job) -> Job:
+    """The job for an inbox with nobody who waits: what it raises goes to the log."""
+
+    async def run() -> None:
+        try:
+            await job()
+        except errors.MoorageError as error:
+            log.warning("plugin %s: %s", plugin.name, error)
+        except Exception:
+            log.exception("a job of plugin %s failed", plugin.name)
+
+    return run
+
+
+def last_exit_of(exit: Exit, error: str = "") -> LastExit:
+    """An exit as the record keeps it."""
+    return LastExit(exit.code, exit.signal, exit.oom, exit.exited_at, error)
+
+
+def _last_exit(run: Run | None, error: str) -> LastExit:
+    if run is not None and run.exit is not None:
+        return last_exit_of(run.exit, error)
+    return LastExit(at=datetime.now(UTC), error=error)

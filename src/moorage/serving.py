@@ -1,0 +1,234 @@
+"""The engine as a program: data directory, API, containerd, plugins, in this order; ended in reverse.
+
+The API answers before containerd is there and before any plugin is started: a plugin may call it while it starts.
+"""
+
+import logging
+import os
+import signal as signals
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskStatus
+
+from moorage import errors
+from moorage._lib.backoff import pauses
+from moorage._lib.groups import background_tasks
+from moorage._lib.threads import remove_tree, run_blocking
+from moorage.api.server import serve_api
+from moorage.containerd.supervisor import PrivateContainerd, supervise
+from moorage.engine.engine import Engine
+from moorage.engine.machinery import open_machinery
+from moorage.engine.mounts import unmount_all_below
+from moorage.engine.remains import remove_group, remove_shim_directory
+from moorage.engine.store import Choice, Store
+from moorage.executor import PLUGIN_NAMESPACE
+from moorage.timeouts import DEFAULT, Timeouts
+
+__all__ = ("ServeOptions", "run_engine", "take_down")
+
+log = logging.getLogger(__name__)
+
+_SYSTEM_CONTAINERD = "/run/containerd/containerd.sock"
+_RUNTIME_PARTS = ("p", "bundles", "runtime-root", "containerd")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Where an engine works."""
+
+    root: Path = Path("/var/lib/moorage")
+    exec_root: Path = Path("/run/moorage")
+    socket: Path | None = None
+    """Where the API listens; None for moorage.sock in ``exec_root``."""
+    namespace: str = PLUGIN_NAMESPACE
+    containerd: str | None = None
+    """``private``, ``system`` or an address; None for what was chosen at the first start (private then)."""
+    group: str | None = None
+    """Whose members may use the API, besides root."""
+    timeouts: Timeouts = DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What one engine stands on, settled."""
+
+    store: Store
+    choice: Choice
+    options: ServeOptions
+
+    @property
+    def private(self) -> PrivateContainerd:
+        return PrivateContainerd(
+            self.options.root / "containerd", self.options.exec_root / "containerd", self.options.timeouts
+        )
+
+
+async def run_engine(options: ServeOptions) -> int:
+    """Serve until a signal says so; plugins go on running then. The exit status for the shell.
+
+    Raises: by kind, in words for the user: Denied without root, Conflict for a directory or a namespace that another
+    engine works on, Invalid for a directory that cannot be used, Unsupported for the data of a newer version.
+    """
+    failure: errors.MoorageError | None = None
+    socket = options.socket or options.exec_root / "moorage.sock"
+    async with _engine(options) as (engine, ground), _until_signal() as stop:
+
+        async def keep_working() -> None:
+            nonlocal failure
+            try:
+                await _keep_working(engine, ground)
+            except errors.Conflict as error:
+                failure = error
+                stop.cancel()
+
+        async with background_tasks() as tasks, serve_api(engine, socket, options.group):
+            log.info("the API listens on %s", socket)
+            tasks.start_soon(keep_working)
+            await anyio.sleep_forever()
+    if failure is not None:
+        raise failure
+    return 0
+
+
+async def take_down(options: ServeOptions) -> int:
+    """End the engine on these directories and all its plugins, at once, and its containerd; only the data stays.
+
+    What users want enabled stays so, for the next start. Raises: Unavailable naming what could not be ended.
+    """
+    if not (options.root / "engine.json").exists():
+        await _remove_runtime(options.exec_root)
+        return 0
+    await _end_engine(Store(options.root), options.timeouts)
+    async with _engine(options) as (engine, ground):
+        with anyio.move_on_after(options.timeouts.containerd_start + options.timeouts.rpc) as patience:
+            async with _machinery(engine, ground, start=False):
+                patience.deadline = float("inf")
+                problems = await engine.stop_all()
+        if patience.cancelled_caught:
+            raise errors.Unavailable("cannot stop the plugins: containerd does not come up")
+        if problems:
+            raise errors.Unavailable("; ".join(problems))
+        if ground.choice.containerd == "private":
+            await ground.private.stop()
+    await _remove_runtime(options.exec_root)
+    return 0
+
+
+@asynccontextmanager
+async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]]:
+    """An engine that has the data directory to itself, with its records read."""
+    if os.geteuid() != 0:
+        raise errors.Denied("cannot run plugins: mounts and control groups need root; run this with sudo")
+    for directory in (options.root, options.exec_root):
+        if not directory.is_absolute():
+            raise errors.Invalid(f"cannot use {directory}: it must be an absolute path")
+    store = Store(options.root)
+    lock = await run_blocking(store.lock)
+    try:
+        choice = await run_blocking(lambda: store.settle(options.containerd, options.namespace))
+        ground = _Ground(store, choice, options)
+        _ = ground.private  # a path that is too long for its socket is refused now
+        options.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        async with background_tasks() as tasks:
+            engine = Engine(store, options.exec_root, choice, tasks, options.timeouts)
+            await run_blocking(engine.load)
+            yield engine, ground
+    finally:
+        os.close(lock)
+
+
+async def _keep_working(engine: Engine, ground: _Ground) -> None:
+    """Find containerd, waited for without bound, and run plugins on it. Raises: Conflict for one that is not ours."""
+    timeouts = ground.options.timeouts
+    for pause in pauses(timeouts.reconnect_first, timeouts.reconnect_limit):
+        try:
+            async with _machinery(engine, ground, start=True):
+                await anyio.sleep_forever()
+        except errors.Conflict:
+            raise
+        except errors.MoorageError as error:
+            log.warning("cannot run plugins yet: %s", error)
+            engine.without_machinery(str(error))
+        await anyio.sleep(pause)
+
+
+@asynccontextmanager
+async def _machinery(engine: Engine, ground: _Ground, *, start: bool) -> AsyncIterator[None]:
+    options, choice = ground.options, ground.choice
+    async with (
+        _containerd(ground) as address,
+        open_machinery(address, options.exec_root, choice.namespace, engine, options.timeouts) as machinery,
+        engine.working_on(machinery, address, start=start),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _containerd(ground: _Ground) -> AsyncIterator[str]:
+    """The socket of the containerd that was chosen; a private one is started and kept running."""
+    if ground.choice.containerd == "private":
+        private = ground.private
+        async with supervise(private.root, private.state, ground.options.timeouts) as containerd:
+            yield containerd.address
+    elif ground.choice.containerd == "system":
+        yield _SYSTEM_CONTAINERD
+    else:
+        yield ground.choice.containerd.removeprefix("unix://")
+
+
+@asynccontextmanager
+async def _until_signal() -> AsyncIterator[anyio.CancelScope]:
+    """Cancel the block at a signal that asks to stop."""
+
+    async def receive(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signals.SIGINT, signals.SIGTERM) as received:
+            task_status.started()
+            async for number in received:
+                log.info("got %s, leaving the plugins running", signals.Signals(number).name)
+                scope.cancel()
+
+    async with background_tasks() as tasks:
+        with anyio.CancelScope() as scope:
+            await tasks.start(receive, scope)
+            yield scope
+
+
+async def _end_engine(store: Store, timeouts: Timeouts) -> None:
+    """Let the engine that works on this directory detach, and wait for it. Raises: Unavailable."""
+    with anyio.move_on_after(timeouts.cleanup):
+        told = None
+        while await run_blocking(store.is_locked):
+            owner = store.find_owner()
+            if owner is not None and owner != told:
+                told = owner
+                try:
+                    os.kill(owner, signals.SIGTERM)
+                except ProcessLookupError:
+                    pass
+            await anyio.sleep(0.02)
+        return
+    raise errors.Unavailable(f"cannot end the engine on {store.root}: process {store.find_owner()} does not end")
+
+
+async def _remove_runtime(directory: Path) -> None:
+    """Remove what is below the run-time directory, and it too where nothing else is in it."""
+
+    def remove_rest() -> None:
+        remove_group()
+        remove_shim_directory()
+        try:
+            directory.rmdir()
+        except OSError:
+            pass  # not there, or something in it is not ours
+
+    try:
+        for part in _RUNTIME_PARTS:
+            await run_blocking(lambda part=part: unmount_all_below(directory / part))  # type: ignore[misc]
+            await remove_tree(directory / part)
+        await run_blocking(remove_rest)
+    except OSError as error:
+        raise errors.Unavailable(f"cannot remove {error.filename or directory}: {error.strerror}") from error
