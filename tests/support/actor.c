@@ -1,0 +1,151 @@
+/* A plugin that does what its arguments say, for tests: one static program, and nothing else in its root.
+ *
+ *   listen=MS     listen after so many milliseconds (0)       never         never listen
+ *   end=CODE@MS   exit by itself, after that long             ignore-term   go on after SIGTERM
+ *   out=TEXT      a line on standard output                   err=TEXT      a line on standard error
+ *   wedge         accept, never answer                        flood=BYTES   so many bytes a second on standard output
+ *   allocate=MIB  take so much memory once it listens
+ *
+ * It answers POST /exit/CODE by exiting, /env with its environment, /args with its arguments, everything else with
+ * what it implements. The socket is the one that the environment names in SOCKET, or plugin.sock.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+static int arguments;
+static char **argument;
+
+static void pause_ms(long ms) {
+    struct timespec left = {ms / 1000, ms % 1000 * 1000000};
+    while (nanosleep(&left, &left) != 0) {
+    }
+}
+
+static const char *find(const char *key) {
+    size_t length = strlen(key);
+    for (int i = 1; i < arguments; i++)
+        if (strncmp(argument[i], key, length) == 0 && (argument[i][length] == '=' || argument[i][length] == 0))
+            return argument[i][length] == '=' ? argument[i] + length + 1 : "";
+    return NULL;
+}
+
+static void leave(int number) {
+    (void)number;
+    _exit(0);
+}
+
+static void flood(long bytes_per_second) {
+    static char line[1024];
+    memset(line, 'x', sizeof line);
+    line[sizeof line - 1] = '\n';
+    long per_tick = bytes_per_second / 100;
+    for (;;) {
+        for (long sent = 0; sent < per_tick; sent += sizeof line)
+            if (write(1, line, sizeof line) < 0)
+                _exit(3);
+        pause_ms(10);
+    }
+}
+
+static void answer(int client) {
+    char request[4096], body[65536] = "{\"Implements\": [\"VolumeDriver\"]}", head[256];
+    ssize_t got = read(client, request, sizeof request - 1);
+    if (got <= 0)
+        return;
+    request[got] = 0;
+    char *path = strchr(request, ' ');
+    path = path ? path + 1 : request;
+    char **list = strncmp(path, "/env", 4) == 0 ? environ : strncmp(path, "/args", 5) == 0 ? argument : NULL;
+    if (strncmp(path, "/exit/", 6) == 0)
+        _exit(atoi(path + 6));
+    if (list) {
+        size_t used = 0;
+        body[0] = 0;
+        for (; *list; list++)
+            used += snprintf(body + used, sizeof body - used, "%s\n", *list);
+    }
+    snprintf(head, sizeof head,
+             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+             strlen(body));
+    if (write(client, head, strlen(head)) < 0 || write(client, body, strlen(body)) < 0)
+        return;
+}
+
+static void serve(void) {
+    const char *name = getenv("SOCKET") ? getenv("SOCKET") : "plugin.sock";
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "/run/docker/plugins/%s", name);
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 64) != 0) {
+        perror("bind");
+        _exit(4);
+    }
+    if (find("allocate")) {
+        size_t size = (size_t)atol(find("allocate")) << 20;
+        char *memory = malloc(size);
+        if (memory)
+            memset(memory, 1, size);
+    }
+    for (;;) {
+        int client = accept(listener, NULL, NULL);
+        if (client < 0)
+            continue;
+        if (find("wedge"))
+            continue; /* kept open, never answered */
+        answer(client);
+        close(client);
+    }
+}
+
+static void in_child(void (*work)(long), long value) {
+    if (fork() == 0) {
+        work(value);
+        _exit(0);
+    }
+}
+
+static void end_later(long unused) {
+    (void)unused;
+    const char *text = find("end"), *at = strchr(text, '@');
+    pause_ms(at ? atol(at + 1) : 0);
+    kill(1, SIGUSR1);
+}
+
+static void end_now(int number) {
+    (void)number;
+    _exit(atoi(find("end")));
+}
+
+int main(int count, char **words) {
+    arguments = count;
+    argument = words;
+    signal(SIGTERM, find("ignore-term") ? SIG_IGN : leave);
+    signal(SIGPIPE, SIG_IGN);
+    if (find("out"))
+        dprintf(1, "%s\n", find("out"));
+    if (find("err"))
+        dprintf(2, "%s\n", find("err"));
+    if (find("end")) {
+        if (!strchr(find("end"), '@'))
+            _exit(atoi(find("end")));
+        signal(SIGUSR1, end_now);
+        in_child(end_later, 0);
+    }
+    if (find("flood"))
+        in_child(flood, atol(find("flood")));
+    if (find("never"))
+        for (;;)
+            pause();
+    if (find("listen"))
+        pause_ms(atol(find("listen")));
+    serve();
+}

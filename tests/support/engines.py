@@ -1,0 +1,284 @@
+"""A whole engine for tests: a process of its own on directories of its own, with plugins that do what they are told."""
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from support import leftovers
+from support.foreground import wait_until
+
+SOURCE = Path(__file__).with_name("actor.c")
+SERVE = """
+import anyio, logging, sys
+from pathlib import Path
+from moorage.serving import ServeOptions, run_engine, take_down
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+what = {"serve": run_engine, "down": take_down}[sys.argv[1]]
+options = ServeOptions(Path(sys.argv[2]), Path(sys.argv[3]), containerd=sys.argv[4] or None, namespace=sys.argv[5])
+sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
+"""
+
+
+@cache
+def actor() -> bytes:
+    """The program of ``actor.c``."""
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch, "actor")
+        subprocess.run(["gcc", "-static", "-O1", "-s", "-o", program, SOURCE], check=True)
+        return program.read_bytes()
+
+
+def config(*arguments: str, **fields: Any) -> dict[str, Any]:
+    """The config of an actor that does this."""
+    return {
+        "description": "an actor",
+        "entrypoint": ["/actor", *arguments],
+        "interface": {"types": ["docker.volumedriver/1.0"], "socket": "plugin.sock"},
+        "network": {"type": "none"},
+        **fields,
+    }
+
+
+def package(document: dict[str, Any] | bytes, files: dict[str, bytes] | None = None) -> bytes:
+    """A package as a tar: this config, an actor, and these files."""
+    raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, data, mode in [
+            ("config.json", raw, 0o644),
+            ("rootfs/actor", actor(), 0o755),
+            *((f"rootfs/{name}", data, 0o644) for name, data in (files or {}).items()),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), mode
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+class Refused(Exception):
+    """The API answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status, self.message = status, message
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("moorage", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class EngineProcess:
+    """An engine below two directories: started, killed and started again by a test."""
+
+    def __init__(self, base: Path, *, containerd: str = "", namespace: str = "plugins.moby") -> None:
+        self.root = base / "data"
+        self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
+        self.socket = self.exec_root / "moorage.sock"
+        self.log = base / "engine.log"
+        self.containerd, self.namespace = containerd, namespace
+        self.child: subprocess.Popen[bytes] | None = None
+
+    # the process
+
+    def _popen(self, verb: str) -> subprocess.Popen[bytes]:
+        arguments = [verb, str(self.root), str(self.exec_root), self.containerd, self.namespace]
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-c", SERVE, *arguments], stdout=output, stderr=output, start_new_session=True
+            )
+
+    def start(self, *, wait: bool = True) -> "EngineProcess":
+        """Start it, and return when it answers and has found containerd."""
+        self.child = self._popen("serve")
+        if wait:
+            self.wait_until(lambda: self.info()["Moorage"]["Problem"] == "", "the engine has containerd")
+        return self
+
+    def wait_until(self, condition: Any, what: str, within: float = 30.0) -> None:
+        """Wait until a condition over the API holds; one that cannot be asked yet does not."""
+
+        def holds() -> bool:
+            child = self.child
+            assert child is None or child.poll() is None, f"the engine ended: {self.log.read_text()[-4000:]}"
+            try:
+                return bool(condition())
+            except (OSError, http.client.HTTPException):
+                return False
+
+        wait_until(holds, what, within)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and take its status."""
+        assert self.child is not None
+        self.child.send_signal(number)
+        status = self.child.wait(30)
+        self.child = None
+        return status
+
+    def down(self) -> None:
+        """``moorage down``: everything ends but the data."""
+        done = self._popen("down")
+        assert done.wait(60) == 0, self.log.read_text()[-4000:]
+        if self.child is not None:
+            assert self.child.wait(10) == 0
+            self.child = None
+
+    def close(self) -> None:
+        """Take everything down whatever the test did; nothing is left but the data. Raises where something is."""
+        if self.child is not None and self.child.poll() is not None:
+            self.child = None
+        self.down()
+        assert self.left() == []
+        shutil.rmtree(self.exec_root, ignore_errors=True)
+
+    def left(self) -> list[str]:
+        """What is left outside the data directory."""
+        places = (self.exec_root, self.root)
+        return [
+            *(f"mount {point}" for point in leftovers.mounts_below(*places)),
+            *(f"process {pid}" for pid in processes_below(*places)),
+            *(f"file {path}" for path in sorted(self.exec_root.rglob("*")) if self.exec_root.exists()),
+        ]
+
+    # the API
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, timeout: float = 60.0, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """One request; the status and the body as they come."""
+        sent = dict(headers or {})
+        if isinstance(body, dict | list):
+            body, sent["Content-Type"] = json.dumps(body), "application/json"
+        connection = UnixConnection(self.socket, timeout)
+        try:
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        """One request; what it answers as JSON, or None. Raises: Refused."""
+        status, raw = self.request(method, path, body, **more)
+        if status >= 400:
+            raise Refused(status, json.loads(raw)["message"])
+        return json.loads(raw) if raw else None
+
+    def info(self) -> Any:
+        return self.ask("GET", "/info")
+
+    def create(self, name: str, document: dict[str, Any] | bytes | None = None, **files: bytes) -> None:
+        body = package(document if document is not None else config(), files)
+        self.ask(
+            "POST", f"/plugins/create?name={quote(name, safe='')}", body, headers={"Content-Type": "application/x-tar"}
+        )
+
+    def enable(self, name: str, within: int = 30) -> None:
+        self.ask("POST", f"/plugins/{name}/enable?timeout={within}")
+
+    def disable(self, name: str, *, force: bool = False) -> None:
+        self.ask("POST", f"/plugins/{name}/disable{'?force=1' if force else ''}")
+
+    def set(self, name: str, *assignments: str) -> None:
+        self.ask("POST", f"/plugins/{name}/set", list(assignments))
+
+    def remove(self, name: str, *, force: bool = False) -> None:
+        self.ask("DELETE", f"/plugins/{name}{'?force=1' if force else ''}")
+
+    def inspect(self, name: str) -> Any:
+        return self.ask("GET", f"/plugins/{name}/json")
+
+    def more(self, name: str) -> Any:
+        """What Docker's object has no place for."""
+        return self.inspect(name)["Moorage"]
+
+    def list(self) -> Any:
+        return self.ask("GET", "/plugins")
+
+    def ours(self, method: str, name: str, verb: str, body: Any = None, **more: Any) -> Any:
+        """One of our own calls."""
+        return self.ask(method, f"/moorage/v1/plugins/{quote(name, safe='')}/{verb}", body, **more)
+
+    def call(self, name: str, method: str) -> str:
+        """What a plugin answers."""
+        _, raw = self.request(
+            "POST", f"/moorage/v1/plugins/{quote(name, safe='')}/call?method={quote(method, safe='')}"
+        )
+        return raw.decode()
+
+    def crash(self, name: str, code: int) -> None:
+        """Let a plugin exit with this code."""
+        with contextlib.suppress(Refused, OSError, http.client.HTTPException):
+            self.call(name, f"exit/{code}")
+
+    def logs(self, name: str, query: str = "") -> list[dict[str, str]]:
+        """A plugin's output."""
+        _, raw = self.request("GET", f"/moorage/v1/plugins/{quote(name, safe='')}/logs?{query}")
+        return [json.loads(line) for line in raw.splitlines()]
+
+    def state(self, name: str) -> str:
+        return str(self.more(name)["State"])
+
+    def until(self, name: str, state: str, within: float = 30.0) -> Any:
+        """Wait until a plugin is in this state."""
+        self.wait_until(lambda: self.state(name) == state, f"{name} is {state}", within)
+        return self.more(name)
+
+
+def processes_below(*places: Path) -> list[int]:
+    """Processes that name a path below one of these on their command line, zombies apart."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                words = Path("/proc", entry, "cmdline").read_bytes()
+                if any(f"{place}/".encode() in words for place in places):
+                    found.append(int(entry))
+    return found
+
+
+@contextlib.contextmanager
+def engine(base: Path, **options: Any) -> Iterator[EngineProcess]:
+    """An engine that runs, and that is taken down at the end; a failure shows its log."""
+    made = EngineProcess(base, **options)
+    try:
+        yield made.start()
+        made.close()
+    except BaseException:
+        print(made.log.read_text()[-20000:] if made.log.exists() else "no log")
+        if made.child is not None and made.child.poll() is None:
+            made.child.kill()
+            made.child.wait()
+        with contextlib.suppress(Exception):
+            made._popen("down").wait(60)
+        raise
+
+
+def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
+    """Signal processes that may be gone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

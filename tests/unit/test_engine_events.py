@@ -1,0 +1,56 @@
+"""Events: heard by whoever listens, and the newest kept."""
+
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import pytest
+
+from moorage.engine.events import EventLog
+
+pytestmark = pytest.mark.anyio
+
+
+async def take(log: EventLog, count: int, since: datetime | None = None) -> list[str]:
+    found = []
+    with anyio.fail_after(5):
+        async with log.listen(since) as events:
+            async for event in events:
+                found.append(event.action)
+                if len(found) == count:
+                    break
+    return found
+
+
+async def test_m13_a_listener_hears_what_happens_from_now_on() -> None:
+    log = EventLog()
+    log.tell("create", "1", "a")
+    async with log.listen(None) as events:
+        log.tell("enable", "1", "a", code="3")
+        event = await anext(aiter(events))
+    assert (event.action, event.id, event.name, event.attributes) == ("enable", "1", "a", {"code": "3"})
+    assert abs((datetime.now(UTC) - event.at).total_seconds()) < 5
+    assert event.nanoseconds // 1000 == round(event.at.timestamp() * 1e6)
+
+
+async def test_m13_the_newest_256_are_kept() -> None:
+    log = EventLog()
+    for number in range(300):
+        log.tell(str(number), "1", "a")
+    assert await take(log, 256, datetime.now(UTC) - timedelta(hours=1)) == [str(each) for each in range(44, 300)]
+
+
+async def test_m13_since_leaves_out_what_came_before() -> None:
+    log = EventLog()
+    log.tell("old", "1", "a")
+    since = datetime.now(UTC)
+    log.tell("new", "1", "a")
+    assert await take(log, 1, since) == ["new"]
+
+
+async def test_a_listener_that_does_not_listen_is_let_go() -> None:
+    log = EventLog()
+    async with log.listen(None) as events:
+        for number in range(3000):
+            log.tell(str(number), "1", "a")
+        heard = [event.action async for event in events]
+    assert heard == [str(each) for each in range(1024)]
