@@ -29,7 +29,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
 def house(shared: EngineProcess) -> Iterator[EngineProcess]:
     """The shared engine, with no plugin before the test and none after it."""
     yield shared
-    for plugin in shared.list():
+    for plugin in shared.plugins():
         shared.remove(plugin["Name"], force=True)
     assert leftovers_of_runs(shared) == []
 
@@ -332,7 +332,7 @@ def test_m02_case_020_parallel_creates_and_enables_of_one_name(house: EngineProc
     with ThreadPoolExecutor(20) as pool:
         assert sorted(pool.map(attempt, ["create"] * 20)) == [200, *[409] * 19]
         assert sorted(pool.map(attempt, ["enable"] * 20)) == [200, *[409] * 19]
-    assert len(house.list()) == 1
+    assert len(house.plugins()) == 1
 
 
 def test_m02_case_020_mixed_enables_and_disables_end_as_the_last_answer_says(house: EngineProcess) -> None:
@@ -359,7 +359,7 @@ def test_m12_case_007_a_wedged_plugin_harms_nobody_else(house: EngineProcess) ->
         stuck = pool.submit(house.request, "POST", "/moorage/v1/plugins/wedged/call?method=x&timeout=3")
         begun = time.monotonic()
         house.enable("good")
-        house.list()
+        house.plugins()
         house.disable("good")
         assert time.monotonic() - begun < 3
         assert stuck.result()[0] == 503
@@ -473,7 +473,7 @@ def test_case_098_the_api_answers_while_containerd_is_away(tmp_path: Path) -> No
     house = EngineProcess(tmp_path, containerd=str(tmp_path / "none.sock"))
     try:
         house.start(wait=False)
-        house.wait_until(lambda: house.list() == [], "the list")
+        house.wait_until(lambda: house.plugins() == [], "the list")
         with pytest.raises(Refused, match="503"):
             house.create("p")
         assert house.info()["Moorage"]["Problem"]
@@ -510,7 +510,7 @@ def test_m08_a_bad_record_is_skipped(own: EngineProcess) -> None:
     own.end()
     (own.root / "plugins" / id / "plugin.json").write_text("{")
     own.start()
-    assert [plugin["Name"] for plugin in own.list()] == ["good:latest"]
+    assert [plugin["Name"] for plugin in own.plugins()] == ["good:latest"]
     assert "plugin.json" in own.log.read_text()
     own.enable("good")
 

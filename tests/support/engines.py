@@ -215,7 +215,7 @@ class EngineProcess:
         """What Docker's object has no place for."""
         return self.inspect(name)["Moorage"]
 
-    def list(self) -> Any:
+    def plugins(self) -> Any:
         return self.ask("GET", "/plugins")
 
     def ours(self, method: str, name: str, verb: str, body: Any = None, **more: Any) -> Any:

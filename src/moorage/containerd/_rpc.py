@@ -138,19 +138,24 @@ class Connection:
         try:
             yield
         except GRPCError as error:
+            _take_back(task, cancelling)
             kind = _KINDS.get(error.status, errors.MoorageError)
             text = (error.message or "").removesuffix(": unknown")
             raise kind(text or f"containerd answered {error.status.name} to {verb}") from error
         except (StreamTerminatedError, ProtocolError) as error:
-            # grpclib wakes a waiting call with Task.cancel() and turns the CancelledError into this error, but leaves
-            # the task's count of cancellations raised; every scope around us would then take its own for a foreign one.
-            if task and task.cancelling() > cancelling:
-                task.uncancel()
+            _take_back(task, cancelling)
             raise errors.Unavailable(f"lost {where} during {verb}: {error}") from error
         except TimeoutError as error:
             raise errors.Unavailable(f"{where} did not answer {verb} within {within:g} s") from error
         except OSError as error:
             raise errors.Unavailable(f"cannot reach {where}: {error.strerror or error}") from error
+
+
+def _take_back(task: asyncio.Task[Any] | None, cancelling: int) -> None:
+    # grpclib wakes a waiting call with Task.cancel() and turns the CancelledError into its own error, but leaves the
+    # task's count of cancellations raised; every scope around us would then take its own for a foreign one.
+    if task and task.cancelling() > cancelling:
+        task.uncancel()
 
 
 class Duplex(Generic[Request, Reply]):
