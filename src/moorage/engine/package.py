@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moorage import errors
+from moorage.distribution.package import CONFIG_LIMIT
 from moorage.plugins import ParsedConfig, parse_config
 
-__all__ = ("CONFIG_LIMIT", "PluginDirectory", "load_directory")
-
-CONFIG_LIMIT = 1024 * 1024
-"""Most bytes of a config.json; the largest that is known has some ten thousand."""
+__all__ = ("PluginDirectory", "load_directory")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,152 @@
+"""A package's tar stream, read once: the config taken out, the root file system written again as a layer.
+
+Everything here blocks: it runs in a worker thread, between a source and a sink that wait for the loop.
+"""
+
+import copy
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Callable
+from typing import IO
+
+from moorage import errors
+from moorage.plugins._reader import quote
+
+__all__ = ("CONFIG_LIMIT", "Source", "retar")
+
+CONFIG_LIMIT = 1024 * 1024
+"""Most bytes of a config.json; the largest that is known has some ten thousand."""
+
+_BLOCK = 256 * 1024
+_ROOT = "rootfs"
+_CONFIG = "config.json"
+_XATTR = "SCHILY.xattr."
+_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_TYPES = (
+    *_FILES,
+    tarfile.LNKTYPE,
+    tarfile.SYMTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+)
+
+
+class Source:
+    """A stream to read, made of chunks that come from a function; ``b""`` is the end."""
+
+    def __init__(self, next_chunk: Callable[[], bytes]) -> None:
+        self._next_chunk = next_chunk
+        self._rest = b""
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, fewer only at the end."""
+        while len(self._rest) < size and not self._ended:
+            chunk = self._next_chunk()
+            self._ended = not chunk
+            self._rest += chunk
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+
+class _Gzip:
+    """Takes what a tar writes, gives it compressed. The same bytes always give the same: no time, no name."""
+
+    def __init__(self, put: Callable[[bytes], None]) -> None:
+        self._put = put
+        self._compress = zlib.compressobj(1, wbits=31)
+        self._made = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._made += self._compress.compress(data)
+        if len(self._made) >= _BLOCK:
+            self._flush()
+        return len(data)
+
+    def close(self) -> None:
+        self._made += self._compress.flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        self._put(bytes(self._made))
+        self._made.clear()
+
+
+def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
+    """The text of config.json; what is below rootfs/ goes to ``put`` as a gzipped tar, in chunks.
+
+    Raises: Invalid naming the entry, for a stream that is no package: it is no tar, breaks off, lacks one of the two,
+    names a path outside, or holds what cannot be in a root file system. ``put`` has taken a part by then.
+    """
+    config: bytes | None = None
+    has_root = False
+    compressed = _Gzip(put)
+    try:
+        with (
+            tarfile.open(fileobj=source, mode="r|*", errors="surrogateescape") as package,  # type: ignore[call-overload]
+            tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as layer,  # type: ignore[call-overload]
+        ):
+            for entry in package:
+                name = _inner_name(entry, entry.name)
+                if name == _CONFIG:
+                    if config is not None:
+                        raise errors.Invalid("cannot read the package: it has two files config.json")
+                    config = _read_config(package, entry)
+                elif name == _ROOT or name.startswith(f"{_ROOT}/"):
+                    has_root = True
+                    made = _moved(entry, name)
+                    layer.addfile(made, package.extractfile(entry) if made.isreg() else None)
+        compressed.close()
+    except (tarfile.TarError, zlib.error, EOFError, UnicodeError, ValueError, OSError) as error:
+        raise errors.Invalid(f"cannot read the package: it is no whole tar stream: {error}") from error
+    if config is None:
+        raise errors.Invalid("config not found")
+    if not has_root:
+        raise errors.Invalid("no rootfs found")
+    return config
+
+
+def _inner_name(entry: tarfile.TarInfo, name: str) -> str:
+    """A name without ``./``. Raises: Invalid for one that leads out of the package."""
+    if name.startswith("/"):
+        raise errors.Invalid(f"cannot read the package: entry {quote(entry.name)} names an absolute path")
+    if ".." in name.split("/"):
+        raise errors.Invalid(f"cannot read the package: entry {quote(entry.name)} leads out of it by ..")
+    return posixpath.normpath(name)
+
+
+def _read_config(package: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    if entry.type not in _FILES:
+        raise errors.Invalid("cannot read the package: its config.json is not a file")
+    if entry.size > CONFIG_LIMIT:
+        raise errors.Invalid(f"cannot read the package: its config.json has more than {CONFIG_LIMIT} bytes")
+    file: IO[bytes] | None = package.extractfile(entry)
+    return file.read() if file is not None else b""
+
+
+def _moved(entry: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
+    """The entry as it stands in the layer. Raises: Invalid for what cannot be in a root file system."""
+    if entry.type not in _TYPES and not entry.issparse():
+        raise errors.Invalid(
+            f"cannot read the package: entry {quote(entry.name)} is of a kind ({entry.type!r}) that no file system has"
+        )
+    if name == _ROOT and not entry.isdir():
+        raise errors.Invalid("cannot read the package: its rootfs is not a directory")
+    made = copy.copy(entry)
+    made.name = name.removeprefix(_ROOT).removeprefix("/") or "."
+    made.uname = made.gname = ""  # names of whoever packed it; the numbers count
+    made.pax_headers = {key: value for key, value in entry.pax_headers.items() if key.startswith(_XATTR)}
+    if entry.islnk():
+        target = _inner_name(entry, entry.linkname)
+        if not target.startswith(f"{_ROOT}/"):
+            raise errors.Invalid(
+                f"cannot read the package: entry {quote(entry.name)} is a link to a file outside rootfs"
+            )
+        made.linkname = target.removeprefix(f"{_ROOT}/")
+    elif entry.isreg():  # a sparse one becomes whole
+        made.type = tarfile.REGTYPE
+        made.sparse = None
+    return made
