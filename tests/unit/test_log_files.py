@@ -1,0 +1,167 @@
+"""Output in files: stamped, bounded, rotated, read from the end, followed."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moorage.logs.files import LINE_LIMIT, Line, PluginLog
+
+pytestmark = pytest.mark.anyio
+
+
+async def read(log: PluginLog, tail: int | None = None, since: datetime | None = None) -> list[Line]:
+    async with log.read(tail=tail, since=since) as lines:
+        return [line async for line in lines]
+
+
+async def texts(log: PluginLog, tail: int | None = None) -> list[str]:
+    return [line.text for line in await read(log, tail)]
+
+
+async def test_case_030_lines_have_a_time_and_a_stream(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path / "log")
+    begun = datetime.now(UTC)
+    await log.sink("stdout").write(b"a\n")
+    await log.sink("stderr").write(b"b\r\n")
+    lines = await read(log)
+    assert [(line.stream, line.text) for line in lines] == [("stdout", "a"), ("stderr", "b")]
+    assert all(begun <= line.at <= datetime.now(UTC) for line in lines)
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "log/current").stat().st_mode & 0o777 == 0o600
+    log.close()
+
+
+async def test_case_030_another_process_goes_on_where_one_was_killed(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path)
+    log.append("stdout", b"first\n")
+    with (tmp_path / "current").open("ab") as file:
+        file.write(b"2026-01-01T00:00:00.000000+00:00 std")  # killed within a record
+    again = PluginLog(tmp_path)
+    again.append("stdout", b"second\n")
+    assert await texts(again) == ["first", "second"]
+    log.close()
+    again.close()
+
+
+async def test_a_line_is_whole_whatever_the_pieces_it_comes_in(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path)
+    for piece in (b"on", b"e\ntw", b"o\n\n", b"rest"):
+        log.append("stdout", piece)
+    assert await texts(log) == ["one", "two", ""]
+    assert [line.text for line in log.last_lines(2)] == ["", "rest"]
+    await log.sink("stdout").close()
+    assert await texts(log) == ["one", "two", "", "rest"]
+    log.close()
+
+
+async def test_a_long_line_is_kept_in_pieces(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path)
+    log.append("stdout", b"x" * (3 * LINE_LIMIT + 5))
+    log.append("stdout", b"\n")
+    found = await texts(log)
+    assert "".join(found) == "x" * (3 * LINE_LIMIT + 5)
+    assert max(map(len, found)) == LINE_LIMIT
+    log.close()
+
+
+async def test_bytes_that_are_no_text_are_shown(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path)
+    log.append("stdout", b"\xff\x00\n")
+    assert await texts(log) == ["\\xff\x00"]
+    log.close()
+
+
+async def test_a_flood_stays_below_the_cap_and_the_newest_is_kept(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path, most_bytes=300_000, files=3)
+    for number in range(500):
+        log.append("stdout", b"".join(b"%06d\n" % (number * 100 + each) for each in range(100)))
+        assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 320_000
+    found = await texts(log)
+    assert found == [f"{number:06d}" for number in range(50_000 - len(found), 50_000)]
+    assert len(found) > 3000
+    assert {file.name for file in tmp_path.iterdir()} == {"current", "1", "2"}
+    log.close()
+
+
+@given(st.lists(st.lists(st.integers(0, 3000), max_size=20), max_size=12), st.integers(0, 60))
+async def test_the_tail_is_the_end_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, writes: list[list[int]], count: int
+) -> None:
+    log = PluginLog(tmp_path_factory.mktemp("log"), most_bytes=60_000, files=3)
+    for write in writes:
+        log.append("stdout", b"".join(b"%d-%s\n" % (length, b"y" * length) for length in write))
+    whole = await texts(log)
+    assert await texts(log, count) == (whole[-count:] if count else [])
+    log.close()
+
+
+async def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path)
+    log.append("stdout", b"old\n")
+    since = (await read(log))[-1].at
+    await anyio.sleep(0.001)
+    log.append("stdout", b"new\n")
+    assert [line.text for line in await read(log, since=since)] == ["new"]
+    log.close()
+
+
+async def test_a_follower_sees_every_line_over_rotations(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path, most_bytes=30_000, files=3)
+    found: list[str] = []
+
+    async def follow() -> None:
+        async with log.read(tail=0, follow=True) as lines:
+            started.set()
+            async for line in lines:
+                found.append(line.text)
+                if line.text == "end":
+                    return
+
+    started = anyio.Event()
+    log.append("stdout", b"before\n")
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            await started.wait()
+            for number in range(400):
+                log.append("stdout", b"%d %s\n" % (number, b"z" * 100))
+                await anyio.sleep(0.001)
+            log.append("stdout", b"end\n")
+    assert [text.split()[0] for text in found] == [*map(str, range(400)), "end"]
+    log.close()
+
+
+async def test_a_follower_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path / "later")
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks, log.read(follow=True) as lines:
+            tasks.start_soon(anyio.sleep, 0)
+            await anyio.wait_all_tasks_blocked()
+            log.append("stdout", b"here\n")
+            assert (await anext(aiter(lines))).text == "here"
+    log.close()
+
+
+async def test_a_disk_that_takes_nothing_drops_lines_and_says_how_many(tmp_path: Path) -> None:
+    log = PluginLog(tmp_path / "log")
+    (tmp_path / "log").write_text("in the way")
+    log.append("stdout", b"a\nb\n")
+    (tmp_path / "log").unlink()
+    log.append("stdout", b"c\n")
+    assert await texts(log) == ["moorage: 2 lines were dropped: File exists", "c"]
+    log.close()
+
+
+async def test_nothing_stays_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    log = PluginLog(tmp_path)
+    log.append("stdout", b"a\n")
+    await read(log)
+    log.last_lines(3)
+    log.close()
+    assert len(os.listdir("/proc/self/fd")) == before
