@@ -69,5 +69,7 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Line]]:
         """Its output, oldest first: the last ``tail`` lines (None: all), written after ``since``."""
 
-    def events(self, *, since: datetime | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
-        """Events from now on, and before them those of the kept ones that came after ``since``. Does not end."""
+    def events(
+        self, *, since: datetime | None, until: datetime | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+        """Events from now on, and before them those of the kept ones from ``since``. Ends at ``until``, if at all."""

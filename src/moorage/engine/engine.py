@@ -100,9 +100,11 @@ class Engine:
         """One plugin. Raises: NotFound, Invalid."""
         return self._registry.get(name).view()
 
-    def events(self, *, since: datetime | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
-        """Events from now on, and kept ones from ``since``."""
-        return self._events.listen(since)
+    def events(
+        self, *, since: datetime | None, until: datetime | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+        """Events from now on, and kept ones from ``since``; ends at ``until``."""
+        return self._events.listen(since, until)
 
     def logs(
         self, name: str, *, tail: int | None, since: datetime | None, follow: bool

@@ -1,5 +1,6 @@
 """What happened to plugins, for whoever listens, and the newest of it for whoever asks later."""
 
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -34,9 +35,11 @@ class EventLog:
             listener.put(happened)
 
     @asynccontextmanager
-    async def listen(self, since: datetime | None) -> AsyncIterator[AsyncIterator[Happened]]:
-        """Events from now on; before them, of those that are kept, the ones at or after ``since``."""
-        listener = _Listener([each for each in self._kept if since is not None and each.at >= since])
+    async def listen(
+        self, since: datetime | None, until: datetime | None = None
+    ) -> AsyncIterator[AsyncIterator[Happened]]:
+        """Events from now on; before them, of the kept ones, those at or after ``since``; ends at ``until``."""
+        listener = _Listener([each for each in self._kept if since is not None and each.at >= since], until)
         self._listeners.add(listener)
         try:
             yield listener.events()
@@ -45,8 +48,9 @@ class EventLog:
 
 
 class _Listener:
-    def __init__(self, waiting: list[Happened]) -> None:
+    def __init__(self, waiting: list[Happened], until: datetime | None) -> None:
         self._waiting = deque(waiting)
+        self._until = until
         self._more = anyio.Event()
         self._lost = False
 
@@ -60,8 +64,13 @@ class _Listener:
     async def events(self) -> AsyncIterator[Happened]:
         while True:
             while self._waiting:
-                yield self._waiting.popleft()
-            if self._lost:
+                happened = self._waiting.popleft()
+                if self._until is not None and happened.at > self._until:
+                    return
+                yield happened
+            left = math.inf if self._until is None else (self._until - datetime.now(UTC)).total_seconds()
+            if self._lost or left <= 0:
                 return
             self._more = anyio.Event()
-            await self._more.wait()
+            with anyio.move_on_after(left):
+                await self._more.wait()

@@ -1,0 +1,129 @@
+"""Our own routes, below /moorage/v1: what Docker's API has no call for."""
+
+import json
+from typing import Any
+
+import anyio
+from aiohttp import web
+
+from moorage import errors
+from moorage.api.openapi import make_document
+from moorage.api.query import boolean, instant, integer, seconds
+from moorage.api.request import Request, json_answer
+from moorage.api.wire import holder_to_api, info_to_api, line_to_api, policy_to_api
+from moorage.engine.values import PolicyChange
+
+__all__ = ("call", "document", "hold", "holders", "info", "logs", "policy", "release", "restart", "set_", "set_policy")
+
+
+async def logs(request: Request) -> web.StreamResponse:
+    """GET logs: one JSON object a line."""
+    tail = integer(request.query("tail")) if request.query("tail") not in ("", "all") else None
+    if tail is not None and tail < 0:
+        raise errors.Invalid(f"cannot show {tail} lines")
+    since = instant(request.query("since"), "since")
+    follow = boolean(request.query("follow"))
+    reading = request.backend.logs(request.name, tail=tail, since=since, follow=follow)
+    async with request.stream("application/x-ndjson") as response, reading as lines:
+        async for line in lines:
+            await response.write(json.dumps(line_to_api(line)).encode() + b"\n")
+    return response
+
+
+async def call(request: Request) -> web.Response:
+    """POST call: the body goes to the plugin, its answer comes back, with its status in a header."""
+    method = request.query("method").lstrip("/")
+    if not method or any(each.isspace() for each in method):
+        raise errors.Invalid("cannot call a plugin without a method, as in ?method=VolumeDriver.List")
+    within = seconds(request.query("timeout"), "timeout")
+    answer = await request.backend.call(request.name, method, await request.body(), within)
+    headers = {"X-Plugin-Status": str(answer.status), "Content-Type": answer.content_type or "application/octet-stream"}
+    return web.Response(body=answer.body, headers=headers)
+
+
+async def restart(request: Request) -> web.Response:
+    """POST restart."""
+    await request.backend.restart(request.name)
+    return web.Response(status=204)
+
+
+async def policy(request: Request) -> web.Response:
+    """GET policy."""
+    return json_answer(policy_to_api(request.backend.get(request.name).policy))
+
+
+async def set_policy(request: Request) -> web.Response:
+    """PUT policy: only what is given changes."""
+    body = _fields(await request.json(), {"restarts": str, "most": int, "stop_timeout": (int, float)})
+    plugin = await request.backend.set_policy(request.name, PolicyChange(**body))
+    return json_answer(policy_to_api(plugin.policy))
+
+
+async def set_(request: Request) -> web.Response:
+    """POST set: as Docker's, with secrets beside."""
+    body = _fields(await request.json(), {"assignments": list, "secrets": list})
+    for values in body.values():
+        if not all(isinstance(value, str) for value in values):
+            raise errors.Invalid("invalid JSON: assignments and secrets are lists of texts NAME=VALUE")
+    await request.backend.set(request.name, body.get("assignments", []), body.get("secrets", []))
+    return web.Response(status=204)
+
+
+async def holders(request: Request) -> web.Response:
+    """GET holders."""
+    return json_answer([holder_to_api(each) for each in request.backend.get(request.name).holders])
+
+
+async def hold(request: Request) -> web.StreamResponse:
+    """POST holders. With ``attached`` the hold lasts as long as the answer, whose first line it is."""
+    owner = _fields(await request.json(), {"owner": str}).get("owner", "")
+    if not owner.strip():
+        raise errors.Invalid("cannot hold a plugin for nobody: give the owner")
+    is_attached = boolean(request.query("attached"))
+    holder = await request.backend.hold(request.name, owner, is_attached=is_attached)
+    made = {"token": holder.token, "owner": holder.owner, "since": holder.since.isoformat()}
+    if not is_attached:
+        return json_answer(made, 201)
+    try:
+        async with request.stream("application/x-ndjson") as response:
+            await response.write(json.dumps(made).encode() + b"\n")
+            await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            try:
+                await request.backend.release(request.name, holder.token)
+            except errors.NotFound:
+                pass  # a forced disable let it go, or the plugin is removed
+    return response
+
+
+async def release(request: Request) -> web.Response:
+    """DELETE holders/{token}."""
+    await request.backend.release(request.name, request.values["token"])
+    return web.Response(status=204)
+
+
+async def document(request: Request) -> web.Response:
+    """GET openapi.json."""
+    from moorage.api.routes import ROUTES  # the table has this handler in it
+
+    return json_answer(make_document(ROUTES))
+
+
+async def info(request: Request) -> web.Response:
+    """GET info: what ``/info`` has of ours."""
+    return json_answer(info_to_api(request.backend.info(), request.backend.list())["Moorage"])
+
+
+def _fields(document: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a JSON object, checked. Raises: Invalid naming the one that is wrong."""
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise errors.Invalid("invalid JSON: the body must be an object")
+    for key, value in document.items():
+        if key not in known:
+            raise errors.Invalid(f"invalid JSON: there is no field {key!r} here; known: {', '.join(known)}")
+        if value is not None and (not isinstance(value, known[key]) or isinstance(value, bool)):
+            raise errors.Invalid(f"invalid JSON: the field {key!r} is of a wrong type")
+    return {key: value for key, value in document.items() if value is not None}

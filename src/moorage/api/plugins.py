@@ -1,0 +1,109 @@
+"""Docker's routes for plugins: request in, backend asked, answer out."""
+
+from aiohttp import web
+
+from moorage import errors
+from moorage.api.query import boolean, integer, parse_filters, truth
+from moorage.api.request import Request, json_answer
+from moorage.api.wire import plugin_to_api
+from moorage.plugins import parse_reference
+
+__all__ = (
+    "create",
+    "disable",
+    "enable",
+    "inspect",
+    "list_all",
+    "privileges",
+    "pull",
+    "push",
+    "remove",
+    "set_",
+    "upgrade",
+)
+
+_FILTERS = frozenset({"enabled", "capability"})
+_NO_REGISTRIES = "this version of moorage does not talk to registries yet; make the plugin with create"
+
+
+async def list_all(request: Request) -> web.Response:
+    """GET /plugins. A plugin with several types is found by each of them."""
+    filters = parse_filters(request.query("filters"), _FILTERS)
+    enabled, capabilities = truth(filters, "enabled"), filters.get("capability", frozenset())
+    return json_answer(
+        [
+            plugin_to_api(plugin)
+            for plugin in request.backend.list()
+            if (enabled is None or plugin.enabled is enabled)
+            and (not capabilities or capabilities & {each.capability.lower() for each in plugin.config.interface.types})
+        ]
+    )
+
+
+async def inspect(request: Request) -> web.Response:
+    """GET /plugins/{name}/json."""
+    return json_answer(plugin_to_api(request.backend.get(request.name)))
+
+
+async def create(request: Request) -> web.Response:
+    """POST /plugins/create."""
+    await request.backend.create(request.query("name"), request.chunks())
+    return web.Response(status=204)
+
+
+async def enable(request: Request) -> web.Response:
+    """POST /plugins/{name}/enable. A timeout that is not given is the default, as 0 is."""
+    within = integer(request.query("timeout")) if "timeout" in request.http.query else 0
+    if within < 0:
+        raise errors.Invalid(f"cannot wait {within} s: negative timeout")
+    await request.backend.enable(request.name, float(within))
+    return web.Response()
+
+
+async def disable(request: Request) -> web.Response:
+    """POST /plugins/{name}/disable."""
+    await request.backend.disable(request.name, force=boolean(request.query("force")))
+    return web.Response()
+
+
+async def set_(request: Request) -> web.Response:
+    """POST /plugins/{name}/set."""
+    assignments = await request.json()
+    request.backend.get(request.name)
+    if not isinstance(assignments, list | None) or not all(isinstance(each, str) for each in assignments or ()):
+        raise errors.Invalid("invalid JSON: the body must be a list of texts NAME=VALUE")
+    await request.backend.set(request.name, assignments or [], ())
+    return web.Response(status=204)
+
+
+async def remove(request: Request) -> web.Response:
+    """DELETE /plugins/{name}."""
+    await request.backend.remove(request.name, force=boolean(request.query("force")))
+    return web.Response()
+
+
+async def privileges(request: Request) -> web.Response:
+    """GET /plugins/privileges."""
+    parse_reference(request.query("remote"))
+    raise errors.Unsupported(f"cannot read privileges: {_NO_REGISTRIES}")
+
+
+async def pull(request: Request) -> web.Response:
+    """POST /plugins/pull."""
+    await request.json()
+    parse_reference(request.query("remote"))
+    raise errors.Unsupported(f"cannot pull: {_NO_REGISTRIES}")
+
+
+async def upgrade(request: Request) -> web.Response:
+    """POST /plugins/{name}/upgrade."""
+    await request.json()
+    request.backend.get(request.name)
+    parse_reference(request.query("remote"))
+    raise errors.Unsupported(f"cannot upgrade: {_NO_REGISTRIES}")
+
+
+async def push(request: Request) -> web.Response:
+    """POST /plugins/{name}/push."""
+    request.backend.get(request.name)
+    raise errors.Unsupported(f"cannot push: {_NO_REGISTRIES}")

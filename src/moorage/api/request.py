@@ -1,0 +1,90 @@
+"""What every handler gets, and what streaming ones need: a client that may go away, an engine that may end."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from aiohttp import web
+
+from moorage import errors
+from moorage.api.backend import Backend
+from moorage.api.query import json_body
+
+__all__ = ("Request", "json_answer")
+
+_BODY_LIMIT = 4 * 1024 * 1024
+_CHUNK = 256 * 1024
+_LOOK = 0.5  # seconds; how late the end of a client is noticed that is only written to
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, routed."""
+
+    http: web.Request
+    backend: Backend
+    values: Mapping[str, str]
+    """What stood at the places of the route's template."""
+    closing: anyio.Event
+    """Happens when the server ends; streams end then."""
+
+    @property
+    def name(self) -> str:
+        """The plugin that is meant."""
+        return self.values["name"]
+
+    def query(self, key: str) -> str:
+        """A value of the query string, empty where it is not there."""
+        return self.http.query.get(key, "")
+
+    async def body(self) -> bytes:
+        """The whole body. Raises: Invalid for one over 4 MiB."""
+        taken = bytearray()
+        async for chunk in self.http.content.iter_chunked(_CHUNK):
+            taken += chunk
+            if len(taken) > _BODY_LIMIT:
+                raise errors.Invalid(f"cannot take a body of more than {_BODY_LIMIT} bytes here")
+        return bytes(taken)
+
+    async def json(self) -> Any:
+        """The body as JSON, None where there is none. Raises: Invalid."""
+        return json_body(await self.body(), self.http.headers.get("Content-Type"))
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises: Unavailable where the client breaks off."""
+        try:
+            async for chunk in self.http.content.iter_chunked(_CHUNK):
+                yield chunk
+        except (OSError, web.HTTPException, ValueError) as error:
+            raise errors.Unavailable(f"the client broke off: {error}") from error
+
+    @asynccontextmanager
+    async def stream(self, content_type: str) -> AsyncIterator[web.StreamResponse]:
+        """An answer in pieces; the block is cancelled when the client goes away, or the server ends."""
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        response.enable_chunked_encoding()
+        await response.prepare(self.http)
+        with anyio.CancelScope() as scope:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._watch, scope)
+                    yield response
+                    tasks.cancel_scope.cancel()
+            except* OSError:
+                pass  # the client is gone; nobody is left to be told
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        while self.http.transport is not None and not self.http.transport.is_closing():
+            with anyio.move_on_after(_LOOK):
+                await self.closing.wait()
+                break
+        scope.cancel()
+
+
+def json_answer(document: object, status: int = 200) -> web.Response:
+    """An answer of one JSON document."""
+    body = json.dumps(document, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+    return web.Response(status=status, body=body, headers={"Content-Type": "application/json"})

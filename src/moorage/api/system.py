@@ -1,0 +1,76 @@
+"""Docker's routes around plugins: ping, version, info, events."""
+
+import json
+
+from aiohttp import web
+
+from moorage.api.query import Filters, instant, parse_filters
+from moorage.api.request import Request, json_answer
+from moorage.api.wire import event_to_api, info_to_api, version_to_api
+from moorage.engine.values import Happened
+
+__all__ = ("events", "info", "ping", "version")
+
+_FILTERS = frozenset(
+    {"type", "plugin", "event", "scope", "label", "container", "image", "volume", "network", "daemon", "service",
+     "node", "secret", "config"}
+)  # fmt: skip
+_OTHERS = _FILTERS - {"type", "plugin", "event", "scope"}
+
+
+async def ping(request: Request) -> web.Response:
+    """GET and HEAD /_ping."""
+    headers = {
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+        "Builder-Version": "1",
+        "Swarm": "inactive",
+        "Content-Type": "text/plain; charset=utf-8",
+    }
+    if request.http.method == "HEAD":
+        return web.Response(headers={**headers, "Content-Length": "0"})
+    return web.Response(body=b"OK", headers=headers)
+
+
+async def version(request: Request) -> web.Response:
+    """GET /version."""
+    return json_answer(version_to_api(request.backend.info()))
+
+
+async def info(request: Request) -> web.Response:
+    """GET /info."""
+    return json_answer(info_to_api(request.backend.info(), request.backend.list()))
+
+
+async def events(request: Request) -> web.StreamResponse:
+    """GET /events: kept ones from ``since``, then those that come, until ``until``."""
+    filters = parse_filters(request.query("filters"), _FILTERS)
+    since, until = instant(request.query("since"), "since"), instant(request.query("until"), "until")
+    listening = request.backend.events(since=since, until=until)
+    async with request.stream("application/json") as response, listening as happened:
+        async for each in happened:
+            if _passes(each, filters):
+                await response.write(json.dumps(event_to_api(each)).encode() + b"\n")
+    return response
+
+
+def _passes(each: Happened, filters: Filters) -> bool:
+    """Whether an event is asked for. All keys must fit, and of a key any value."""
+    if any(filters.get(key) for key in _OTHERS):
+        return False
+    plugins = filters.get("plugin")
+    return (
+        _fits(filters, "type", "plugin")
+        and _fits(filters, "event", each.action)
+        and _fits(filters, "scope", "local")
+        and (not plugins or any(_names(each, plugin) for plugin in plugins))
+    )
+
+
+def _fits(filters: Filters, key: str, value: str) -> bool:
+    return not filters.get(key) or value in filters[key]
+
+
+def _names(each: Happened, plugin: str) -> bool:
+    name = each.name.removesuffix(":latest")
+    return plugin in (each.name, name, each.id) or (len(plugin) > 0 and each.id.startswith(plugin))

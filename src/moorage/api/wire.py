@@ -1,0 +1,173 @@
+"""Values as the Docker Engine API's JSON. What Docker's objects have no place for is below the key ``Moorage``."""
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from moorage import __version__
+from moorage.engine.lifecycle import RestartPolicy
+from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
+from moorage.logs.files import Line
+from moorage.plugins import config_to_api, privileges_to_api, settings_to_api
+
+__all__ = (
+    "API_VERSION",
+    "MIN_API_VERSION",
+    "event_to_api",
+    "holder_to_api",
+    "info_to_api",
+    "line_to_api",
+    "plugin_to_api",
+    "policy_to_api",
+    "version_to_api",
+)
+
+API_VERSION = (1, 47)
+MIN_API_VERSION = (1, 24)
+
+_KINDS = {"Volume": "volumedriver", "Network": "networkdriver", "Authorization": "authz", "Log": "logdriver"}
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+def plugin_to_api(plugin: PluginView) -> dict[str, object]:
+    """A plugin as GET /plugins/{name}/json shows it. Secrets are masked."""
+    return {
+        "Config": config_to_api(plugin.config),
+        "Enabled": plugin.enabled,
+        "Id": plugin.id,
+        "Name": plugin.name,
+        "PluginReference": plugin.reference,
+        "Settings": settings_to_api(plugin.settings),
+        "Moorage": {
+            "State": plugin.state.value,
+            "Restarts": plugin.restarts,
+            "LastExit": _exit_to_api(plugin.last_exit) if plugin.last_exit else None,
+            "NextTryAt": _time(plugin.next_try_at),
+            "ReadyAt": _time(plugin.ready_at),
+            "Pid": plugin.pid,
+            "Socket": plugin.socket,
+            "Policy": policy_to_api(plugin.policy),
+            "Holders": [holder_to_api(holder) for holder in plugin.holders],
+            "Privileges": privileges_to_api(plugin.privileges),
+            "Problem": plugin.problem,
+            "Warnings": list(plugin.warnings),
+            "Digest": plugin.digest,
+        },
+    }
+
+
+def policy_to_api(policy: RestartPolicy) -> dict[str, object]:
+    """A policy; StopTimeout is in seconds, null for the engine's default."""
+    return {"Restarts": policy.restarts.value, "Most": policy.most, "StopTimeout": policy.stop_timeout}
+
+
+def holder_to_api(holder: Holder) -> dict[str, object]:
+    """A holder, with the token that releases it."""
+    return {"Token": holder.token, "Owner": holder.owner, "Since": _time(holder.since)}
+
+
+def event_to_api(happened: Happened) -> dict[str, object]:
+    """An event as GET /events tells it."""
+    return {
+        "Type": "plugin",
+        "Action": happened.action,
+        "Actor": {"ID": happened.id, "Attributes": {"name": happened.name, **happened.attributes}},
+        "scope": "local",
+        "time": happened.nanoseconds // 10**9,
+        "timeNano": happened.nanoseconds,
+    }
+
+
+def line_to_api(line: Line) -> dict[str, object]:
+    """A line of output."""
+    return {"at": _time(line.at), "stream": line.stream, "text": line.text}
+
+
+def version_to_api(info: EngineInfo) -> dict[str, object]:
+    """What ``docker version`` shows of its server."""
+    details = {
+        "ApiVersion": _dotted(API_VERSION),
+        "MinAPIVersion": _dotted(MIN_API_VERSION),
+        "Os": "linux",
+        "Arch": _arch(),
+        "KernelVersion": platform.release(),
+    }
+    components = [{"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "false"}}]
+    if info.containerd_version:
+        components.append({"Name": "containerd", "Version": info.containerd_version, "Details": {}})
+    return {
+        "Platform": {"Name": "Moorage"},
+        "Components": components,
+        "Version": __version__,
+        **details,
+        "GitCommit": "",
+        "GoVersion": "",
+        "BuildTime": "",
+    }
+
+
+def info_to_api(info: EngineInfo, plugins: Sequence[PluginView]) -> dict[str, object]:
+    """What ``docker info`` shows, as far as it means anything without containers and images of Docker's."""
+    counts = {"Containers": 0, "ContainersRunning": 0, "ContainersPaused": 0, "ContainersStopped": 0, "Images": 0}
+    return {
+        "ID": info.engine_id,
+        **counts,
+        "Driver": info.snapshotter,
+        "DriverStatus": [],
+        "Plugins": {kind: _names_of(plugins, capability) for kind, capability in _KINDS.items()},
+        "LiveRestoreEnabled": True,
+        "KernelVersion": platform.release(),
+        "OperatingSystem": _operating_system(),
+        "OSType": "linux",
+        "OSVersion": "",
+        "Architecture": platform.machine(),
+        "NCPU": os.cpu_count() or 1,
+        "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "Name": platform.node(),
+        "Labels": [],
+        "ServerVersion": __version__,
+        "DockerRootDir": info.root,
+        "SecurityOptions": [],
+        "Swarm": {"LocalNodeState": "inactive"},
+        "Warnings": [info.problem] if info.problem else [],
+        "Moorage": {
+            "Containerd": info.containerd,
+            "ContainerdAddress": info.containerd_address,
+            "ContainerdVersion": info.containerd_version,
+            "Namespace": info.namespace,
+            "Problem": info.problem,
+            "StartedAt": _time(info.started_at),
+        },
+    }
+
+
+def _exit_to_api(last: LastExit) -> dict[str, object]:
+    return {"Code": last.code, "Signal": last.signal, "OOM": last.oom, "At": _time(last.at), "Error": last.error}
+
+
+def _names_of(plugins: Iterable[PluginView], capability: str) -> list[str]:
+    return [
+        plugin.name
+        for plugin in plugins
+        if plugin.enabled and any(each.capability.lower() == capability for each in plugin.config.interface.types)
+    ]
+
+
+def _operating_system() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return "Linux"
+
+
+def _arch() -> str:
+    return _MACHINES.get(platform.machine(), platform.machine())
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.isoformat() if at is not None else None
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
