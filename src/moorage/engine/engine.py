@@ -127,8 +127,9 @@ class Engine:
         """Stop it. Raises: Conflict, Unavailable."""
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
+        cuts_off = plugin.starting is not None
         plugin.interrupt()
-        await self._do(plugin, lambda: self._work.disable(plugin, name, force=force))
+        await self._do(plugin, lambda: self._work.disable(plugin, name, force=force, cuts_off=cuts_off))
 
     async def restart(self, name: str) -> None:
         """Stop it and start it again. Raises: Conflict; why it did not come up."""

@@ -221,11 +221,17 @@ class Work:
 
     # stopping
 
-    async def disable(self, plugin: Plugin, name: str, *, force: bool) -> None:
-        """The user's disable. Raises: Conflict; Unavailable for a process that does not end (it stays stopping)."""
+    async def disable(self, plugin: Plugin, name: str, *, force: bool, cuts_off: bool) -> None:
+        """The user's disable, which perhaps cut a start off.
+
+        Raises: Conflict; Unavailable for a process that does not end (it stays stopping).
+        """
         if plugin.state is not State.STARTING:  # such a start was cut off for this, after the same look
             check_unused(plugin, force=force)
         if not plugin.record.enabled and plugin.state is State.DISABLED:
+            if cuts_off:  # the start that somebody asked for has undone itself
+                self.tell(plugin, "disable", name=name)
+                return
             raise errors.Conflict(f"plugin is already disabled: plugin {plugin.name} found but disabled")
         await self.save(plugin, enabled=False, next_try_at=None, failures=0, holders=())
         await self.stop(plugin)
