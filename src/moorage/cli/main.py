@@ -8,14 +8,31 @@ import sys
 import click
 
 from moorage import __version__, errors
+from moorage.client import DEFAULT_HOST
 
 __all__ = ("main",)
 
 _COMMANDS = {
-    "doctor": "cmd_doctor",
-    "run": "cmd_run",
-    "version": "cmd_version",
+    "call": "cmd_call.command",
+    "create": "cmd_create.command",
+    "disable": "cmd_lifecycle.disable",
+    "doctor": "cmd_doctor.command",
+    "down": "cmd_serve.down",
+    "enable": "cmd_lifecycle.enable",
+    "events": "cmd_look.events",
+    "inspect": "cmd_look.inspect",
+    "logs": "cmd_look.logs",
+    "ls": "cmd_look.list_all",
+    "policy": "cmd_lifecycle.policy",
+    "probe": "cmd_call.probe",
+    "restart": "cmd_lifecycle.restart",
+    "rm": "cmd_lifecycle.remove",
+    "run": "cmd_run.command",
+    "serve": "cmd_serve.command",
+    "set": "cmd_lifecycle.set_",
+    "version": "cmd_version.command",
 }
+"""Each command: the module and the name of it there."""
 
 
 class _Commands(click.Group):
@@ -27,7 +44,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"moorage.cli.{_COMMANDS[cmd_name]}").command
+        module, _, name = _COMMANDS[cmd_name].partition(".")
+        command = getattr(importlib.import_module(f"moorage.cli.{module}"), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -37,17 +55,18 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Run Docker-format managed plugins on containerd, without a Docker daemon.",
 )
+@click.option("--host", envvar="MOORAGE_HOST", default=DEFAULT_HOST, help="The engine's socket (unix://PATH).")
 @click.option("--json", "as_json", is_flag=True, help="Print data as JSON, one document a line.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what happens inside, on standard error.")
 @click.version_option(__version__, prog_name="moorage")
 @click.pass_context
-def _moorage(context: click.Context, as_json: bool, verbose: bool) -> None:
+def _moorage(context: click.Context, host: str, as_json: bool, verbose: bool) -> None:
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s",
     )
-    context.obj = as_json
+    context.obj = as_json  # commands that talk to the engine look up the host by themselves
 
 
 def main() -> None:

@@ -1,0 +1,55 @@
+"""``moorage call`` and ``moorage probe``: talk to a plugin."""
+
+import json
+
+import click
+
+from moorage import errors
+from moorage.cli.common import json_option, print_json, reach, wants_json
+
+
+@click.command(
+    name="call",
+    help="POST to PLUGIN's socket: METHOD as in VolumeDriver.List, DATA as JSON. Prints what it answers; exit status 1 "
+    "where that is an error.",
+)
+@click.argument("plugin")
+@click.argument("method")
+@click.argument("data", default="{}")
+@click.option("--timeout", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for the answer (0: 60).")
+@json_option
+def command(plugin: str, method: str, data: str, timeout: float) -> int:
+    """Call."""
+    try:
+        json.loads(data)
+    except ValueError as error:
+        raise errors.Invalid(f"cannot call {method}: the data is no JSON: {error}") from error
+    status, body = reach().call(plugin, method, data.encode(), timeout)
+    click.echo(body.decode(errors="backslashreplace").rstrip("\n"))
+    return 0 if status < 400 else 1
+
+
+@click.command(
+    name="probe", help="Ask PLUGIN, which must run, what it implements. Many plugins answer nothing, and work."
+)
+@click.argument("plugin")
+@click.option("--timeout", type=click.FloatRange(min=0), default=10.0, help="Seconds to wait for the answer (10).")
+@json_option
+def probe(plugin: str, timeout: float) -> None:
+    """Probe."""
+    client = reach()
+    types = client.inspect(plugin)["Config"]["Interface"]["Types"]
+    status, body = client.call(plugin, "Plugin.Activate", b"", timeout)
+    implements, problem = None, ""
+    try:
+        answer = json.loads(body)
+        implements = answer.get("Implements") if isinstance(answer, dict) else None
+    except ValueError:
+        problem = f"answers {status} and no JSON to /Plugin.Activate"
+    if status != 200:
+        implements, problem = None, f"answers {status} to /Plugin.Activate"
+    if wants_json():
+        print_json({"types": types, "implements": implements, "problem": problem})
+        return
+    click.echo(f"says in its config: {', '.join(types) or 'nothing'}")
+    click.echo(f"says of itself:     {', '.join(implements or ()) or problem or 'nothing'}")

@@ -1,0 +1,99 @@
+"""``moorage create``: a plugin from a directory."""
+
+import os
+import queue
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from moorage.cli.common import reach
+
+_CHUNKS = 8
+_BLOCK = 256 * 1024
+
+
+@click.command(
+    name="create", help="Make a plugin NAME of DIRECTORY (config.json beside rootfs/). It starts out disabled."
+)
+@click.argument("name")
+@click.argument("directory", type=click.Path(path_type=Path))
+def command(name: str, directory: Path) -> None:
+    """Create."""
+    from moorage.engine.package import load_directory
+
+    plugin = load_directory(directory)
+    for warning in plugin.parsed.warnings:
+        click.echo(f"moorage: warning: {plugin.path / 'config.json'}: {warning}", err=True)
+    reach().create(name, package(plugin.path))
+    click.echo(name)
+
+
+def package(directory: Path) -> Iterator[bytes]:
+    """A plugin's directory as a tar stream, with owners, links, devices and extended attributes.
+
+    Made in a thread as it is read; one that is no longer read ends it. Raises: OSError for a file that cannot be read.
+    """
+    chunks: queue.Queue[bytes | BaseException] = queue.Queue(_CHUNKS)
+    stop = threading.Event()
+    worker = threading.Thread(target=_fill, args=(directory, chunks, stop), daemon=True)
+    worker.start()
+    try:
+        while chunk := chunks.get():
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
+    finally:
+        stop.set()
+        while worker.is_alive():  # it may wait for room
+            try:
+                chunks.get(timeout=0.05)
+            except queue.Empty:
+                pass
+
+
+class _Chunks:
+    """Takes what a tar writes."""
+
+    def __init__(self, chunks: "queue.Queue[bytes | BaseException]", stop: threading.Event) -> None:
+        self._chunks = chunks
+        self._stop = stop
+
+    def write(self, data: bytes) -> int:
+        if self._stop.is_set():
+            raise BrokenPipeError
+        self._chunks.put(bytes(data))
+        return len(data)
+
+
+def _fill(directory: Path, chunks: "queue.Queue[bytes | BaseException]", stop: threading.Event) -> None:
+    try:
+        sink = _Chunks(chunks, stop)
+        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as archive:  # type: ignore[call-overload]
+            archive.add(directory / "config.json", "config.json", filter=_with_attributes(directory))
+            archive.add(directory / "rootfs", "rootfs", filter=_with_attributes(directory))
+        chunks.put(b"")
+    except BrokenPipeError:
+        pass
+    except BaseException as error:  # noqa: BLE001 - raised where the chunks are read
+        chunks.put(error)
+
+
+def _with_attributes(directory: Path) -> Callable[[tarfile.TarInfo], tarfile.TarInfo]:
+    """Adds the extended attributes of a file to its entry; tarfile leaves them out."""
+
+    def add(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        path = directory / entry.name
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+        except OSError:
+            return entry  # a file system without them
+        found = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+        entry.pax_headers = {
+            f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape") for name, value in found.items()
+        }
+        return entry
+
+    return add

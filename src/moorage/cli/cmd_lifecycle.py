@@ -1,0 +1,99 @@
+"""Commands that change what a plugin does: enable, disable, restart, set, rm, policy."""
+
+from pathlib import Path
+
+import click
+
+from moorage import errors
+from moorage.cli.common import each_name, json_option, print_json, reach, wants_json
+
+
+@click.command(name="enable", help="Start PLUGIN for good, and wait until it is ready.")
+@click.argument("plugin")
+@click.option("--timeout", type=click.IntRange(min=0), default=0, help="Seconds until it must be ready (0: 30).")
+def enable(plugin: str, timeout: int) -> None:
+    """Enable."""
+    reach().enable(plugin, timeout)
+    click.echo(plugin)
+
+
+@click.command(name="disable", help="Stop PLUGIN for good, and wait until nothing of it runs.")
+@click.argument("plugin")
+@click.option("-f", "--force", is_flag=True, help="Also where somebody uses it.")
+def disable(plugin: str, force: bool) -> None:
+    """Disable."""
+    reach().disable(plugin, force=force)
+    click.echo(plugin)
+
+
+@click.command(name="restart", help="Stop PLUGIN and start it again.")
+@click.argument("plugin")
+def restart(plugin: str) -> None:
+    """Restart."""
+    reach().restart(plugin)
+    click.echo(plugin)
+
+
+@click.command(name="rm", help="Remove each PLUGIN, with all its files.")
+@click.argument("plugins", metavar="PLUGIN...", nargs=-1, required=True)
+@click.option("-f", "--force", is_flag=True, help="Also where it is enabled, or somebody uses it.")
+def remove(plugins: tuple[str, ...], force: bool) -> int:
+    """Remove; goes on after a failure."""
+
+    def do(name: str) -> None:
+        reach().remove(name, force=force)
+        click.echo(name)
+
+    return each_name(plugins, do)
+
+
+@click.command(
+    name="set",
+    help="Change settings of PLUGIN, which must be disabled: NAME=VALUE for environment and arguments, "
+    "NAME.source=PATH for mounts, NAME.path=PATH for devices. All are changed or none.",
+)
+@click.argument("plugin")
+@click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
+@click.option(
+    "--secret",
+    "secrets",
+    metavar="NAME=@FILE",
+    multiple=True,
+    help="A value that is never shown again, from a file (NAME=VALUE works, and shows it in your shell's history).",
+)
+def set_(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...]) -> None:
+    """Set."""
+    if not assignments and not secrets:
+        raise click.UsageError("nothing to set: give NAME=VALUE or --secret NAME=@FILE")
+    reach().set(plugin, assignments, [_read_secret(each) for each in secrets])
+
+
+@click.command(name="policy", help="Show when PLUGIN is restarted and how long it has to end; with options, change it.")
+@click.argument("plugin")
+@click.option("--restart", type=click.Choice(["always", "on-failure", "never"]), help="After which ends.")
+@click.option("--max", "most", type=click.IntRange(min=0), help="Most restarts in a row; 0 for no limit.")
+@click.option("--stop-timeout", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL.")
+@json_option
+def policy(plugin: str, restart: str | None, most: int | None, stop_timeout: float | None) -> None:
+    """Show or change."""
+    change = {"restarts": restart, "most": most, "stop_timeout": stop_timeout}
+    given = {key: value for key, value in change.items() if value is not None}
+    found = reach().set_policy(plugin, given) if given else reach().policy(plugin)
+    if wants_json():
+        print_json(found)
+        return
+    limit = f"at most {found['Most']} times in a row" if found["Most"] else "without limit"
+    stop = "the engine's default" if found["StopTimeout"] is None else f"{found['StopTimeout']:g} s"
+    click.echo(f"restarts      {found['Restarts']}, {limit}")
+    click.echo(f"stop timeout  {stop}")
+
+
+def _read_secret(assignment: str) -> str:
+    name, equals, value = assignment.partition("=")
+    if not equals or not value.startswith("@"):
+        return assignment
+    path = Path(value[1:])
+    try:
+        return f"{name}={path.read_text().removesuffix(chr(10))}"
+    except UnicodeDecodeError as error:
+        raise errors.Invalid(f"cannot read the secret {name} from {path}: it is no text in UTF-8") from error

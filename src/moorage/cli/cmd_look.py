@@ -1,0 +1,134 @@
+"""Commands that look at plugins: ls, inspect, logs, events."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from moorage import errors
+from moorage.cli.common import ago, each_name, json_option, print_json, reach, table, wants_json
+
+_SHORT = 12
+_DESCRIPTION = 45
+_COLOURS = {"ready": "green", "failed": "red", "restarting": "yellow", "stopping": "yellow", "removing": "yellow"}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@click.command(name="ls", help="List plugins: what each really does, its restarts and its last end.")
+@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
+@click.option("--no-trunc", is_flag=True, help="Whole ids and descriptions.")
+@click.option("-f", "--filter", "filters", metavar="KEY=VALUE", multiple=True, help="enabled=true or capability=NAME.")
+@json_option
+def list_all(quiet: bool, no_trunc: bool, filters: tuple[str, ...]) -> None:
+    """List."""
+    plugins = sorted(reach().plugins(_filters(filters)), key=lambda plugin: str(plugin["Name"]))
+    if wants_json():
+        for plugin in plugins:
+            print_json(plugin)
+    elif quiet:
+        for plugin in plugins:
+            click.echo(plugin["Id"] if no_trunc else plugin["Id"][:_SHORT])
+    else:
+        head = ("ID", "NAME", "STATE", "RESTARTS", "LAST EXIT", "DESCRIPTION")
+        table(head, [_row(plugin, no_trunc=no_trunc) for plugin in plugins])
+
+
+@click.command(name="inspect", help="Show everything that is known of each PLUGIN, as JSON.")
+@click.argument("plugins", metavar="PLUGIN...", nargs=-1, required=True)
+@json_option
+def inspect(plugins: tuple[str, ...]) -> int:
+    """Inspect; goes on after a failure."""
+    found: list[Any] = []
+    status = each_name(plugins, lambda name: found.append(reach().inspect(name)))
+    if wants_json():
+        for plugin in found:
+            print_json(plugin)
+    else:
+        click.echo(json.dumps(found, indent=4))
+    return status
+
+
+@click.command(name="logs", help="Show what PLUGIN wrote, with time and stream, also before its last start.")
+@click.argument("plugin")
+@click.option("-n", "--tail", type=click.IntRange(min=0), help="Only the last lines.")
+@click.option("--since", default="", help="Only what came after a time (2026-01-02T03:04:05) or a while ago (10m).")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes; Ctrl-C ends it.")
+@json_option
+def logs(plugin: str, tail: int | None, since: str, follow: bool) -> None:
+    """Show lines as they come."""
+    as_json = wants_json()
+    for line in reach().logs(plugin, tail=tail, since=_instant(since), follow=follow):
+        if as_json:
+            print_json(line)
+            continue
+        at = datetime.fromisoformat(line["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        label = click.style(line["stream"], fg="red" if line["stream"] == "stderr" else "blue")
+        click.echo(f"{at} {label} | {line['text']}")
+
+
+@click.command(name="events", help="Show what happens to plugins, as it happens; Ctrl-C ends it.")
+@click.option("--since", default="", help="Begin with what happened since a time, or a while ago (10m).")
+@json_option
+def events(since: str) -> None:
+    """Show events as they come."""
+    as_json = wants_json()
+    for event in reach().events(_instant(since)):
+        if as_json:
+            print_json(event)
+            continue
+        at = datetime.fromtimestamp(event["timeNano"] / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        attributes = dict(event["Actor"]["Attributes"])
+        name = attributes.pop("name", "")
+        more = "".join(f" {key}={value}" for key, value in attributes.items())
+        click.echo(f"{at} {event['Action']:<8} {name}{more}")
+
+
+def _row(plugin: dict[str, Any], *, no_trunc: bool) -> tuple[str, ...]:
+    more, description = plugin["Moorage"], plugin["Config"]["Description"]
+    if not no_trunc and len(description) > _DESCRIPTION:
+        description = description[: _DESCRIPTION - 1] + "…"
+    id = plugin["Id"] if no_trunc else plugin["Id"][:_SHORT]
+    return id, plugin["Name"], _state(more), str(more["Restarts"]), _end(more["LastExit"]), description
+
+
+def _state(more: dict[str, Any]) -> str:
+    state = str(more["State"])
+    if state == "restarting" and more["NextTryAt"]:
+        return f"{state} ({ago(more['NextTryAt'])})"
+    return f"{state} ({ago(more['ReadyAt'])})" if state == "ready" and more["ReadyAt"] else state
+
+
+def _end(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return ""
+    how = (
+        "out of memory" if last["OOM"] else last["Signal"] or ("unknown" if last["Code"] is None else str(last["Code"]))
+    )
+    return f"{how}, {ago(last['At'])}" if last["At"] else how
+
+
+def _filters(texts: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--filter")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _instant(text: str) -> str:
+    """A time as the API takes it: a while ago becomes seconds since 1970."""
+    parts = _DURATION.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        past = timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+        return f"{(datetime.now(UTC) - past).timestamp():.6f}"
+    if not text or re.fullmatch(r"\d+(\.\d+)?", text):
+        return text
+    try:
+        return datetime.fromisoformat(text).astimezone().isoformat()
+    except ValueError as error:
+        raise errors.Invalid(f"cannot read --since {text}: neither a time nor a while like 10m or 1h30m") from error

@@ -1,0 +1,78 @@
+"""``moorage serve`` and ``moorage down``: the engine, and its end."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moorage.client import DEFAULT_HOST, socket_of
+
+if TYPE_CHECKING:
+    from moorage.serving import ServeOptions
+
+
+def _places(command: Callable[..., Any]) -> Callable[..., Any]:
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--root", type=path, envvar="MOORAGE_ROOT", default="/var/lib/moorage", help="Data directory."),
+        click.option(
+            "--exec-root", type=path, envvar="MOORAGE_EXEC_ROOT", default="/run/moorage", help="Run-time files."
+        ),
+        click.option("--namespace", default="plugins.moby", show_default=True, help="Namespace in containerd."),
+        click.option(
+            "--containerd",
+            envvar="MOORAGE_CONTAINERD",
+            help="private (one of our own, the default), system, or a socket; settled at the first start.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> "ServeOptions":
+    from moorage.serving import ServeOptions
+
+    host = click.get_current_context().find_root().params["host"]
+    # The default host follows the run-time directory, wherever that is.
+    socket = None if host == DEFAULT_HOST else Path(socket_of(host))
+    return ServeOptions(
+        Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket, namespace, containerd, group
+    )
+
+
+@click.command(
+    name="serve",
+    help="Run the engine until SIGTERM or Ctrl-C; plugins go on running then, and are found again. The API listens on "
+    "moorage.sock in the run-time directory, or where --host says.",
+)
+@_places
+@click.option("--group", help="Whose members may use the API, besides root.")
+def command(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> int:
+    """Serve; the exit status."""
+    import logging
+
+    import anyio
+
+    from moorage.serving import run_engine
+
+    logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
+    options = _options(root, exec_root, namespace, containerd, group)
+    return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
+
+
+@click.command(
+    name="down",
+    help="Stop the engine, all plugins at once, and the private containerd; only the data directory stays. Plugins "
+    "that are enabled come back at the next start.",
+)
+@_places
+def down(root: Path, exec_root: Path, namespace: str, containerd: str | None) -> int:
+    """Take everything down; the exit status."""
+    import anyio
+
+    from moorage.serving import take_down
+
+    options = _options(root, exec_root, namespace, containerd, None)
+    return anyio.run(take_down, options, backend_options={"use_uvloop": True})

@@ -1,0 +1,78 @@
+"""What commands that talk to the engine share: the client, the --json option, texts for people."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+from moorage import errors
+from moorage.client import MoorageClient
+
+__all__ = ("ago", "each_name", "json_option", "print_json", "reach", "table", "wants_json")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def reach() -> MoorageClient:
+    """A client of the engine that --host names."""
+    return MoorageClient(click.get_current_context().find_root().params["host"])
+
+
+def json_option(command: Command) -> Command:
+    """The option --json, which may stand after the command's name, too."""
+
+    def note(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+        if is_given:
+            context.find_root().meta["json"] = True
+
+    option = click.option("--json", is_flag=True, expose_value=False, callback=note, help="Print data as JSON.")
+    return option(command)
+
+
+def wants_json() -> bool:
+    """Whether --json was given, before or after the command's name."""
+    root = click.get_current_context().find_root()
+    return bool(root.params.get("as_json") or root.meta.get("json"))
+
+
+def print_json(document: object) -> None:
+    """One document on a line."""
+    click.echo(json.dumps(document))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as they need."""
+    lines = [tuple(head), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        click.echo("   ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def ago(text: str | None) -> str:
+    """How long ago an instant was, "3 minutes ago"; how far ahead, "in 5 seconds"; empty for none."""
+    if not text:
+        return ""
+    distance = (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
+    count, unit = next(((int(abs(distance) // size), unit) for size, unit in _UNITS if abs(distance) >= size), (0, ""))
+    if not unit:
+        return "now"
+    words = f"{count} {unit}{'' if count == 1 else 's'}"
+    return f"{words} ago" if distance > 0 else f"in {words}"
+
+
+def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:
+    """Do it for each name, go on after a failure; the exit status. An engine that is not there ends it."""
+    status = 0
+    for name in names:
+        try:
+            do(name)
+        except errors.Unavailable:
+            raise
+        except errors.MoorageError as error:
+            click.echo(f"moorage: {error}", err=True)
+            status = 1
+    return status
