@@ -13,7 +13,11 @@ def made() -> str:
     """What stands between the marks."""
     events = list(Event)
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> disabled"]
-    lines += [f"    {state.value} --> {to.value}: {event.value}" for state in State for event, to in TRANSITIONS[state].items()]
+    lines += [
+        f"    {state.value} --> {to.value}: {event.value}"
+        for state in State
+        for event, to in TRANSITIONS[state].items()
+    ]
     lines += ["```", "", f"| state | {' | '.join(event.value for event in events)} |", f"|---|{'---|' * len(events)}"]
     for state in State:
         row = TRANSITIONS[state]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def words(pid: int) -> list[bytes]:
     return leftovers.command_line(pid)
 
 
-def refusal(house: EngineProcess, *arguments: str, within: int = 30, **fields: object) -> Refused:
+def refusal(house: EngineProcess, *arguments: str, within: int = 30, **fields: Any) -> Refused:
     """Make a plugin like this and enable it, which has to be refused."""
     house.create("p", config(*arguments, **fields))
     with pytest.raises(Refused) as caught:
@@ -126,13 +127,13 @@ def test_case_024_a_mount_source_that_is_not_there_is_named(house: EngineProcess
 
 
 def test_case_048_null_sources_and_paths_are_named_and_can_be_set(house: EngineProcess) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "mounts": [{"name": "m", "destination": "/m", "type": "bind", "settable": ["source"]}],
         "linux": {"devices": [{"name": "d", "settable": ["path"]}]},
     }
     assert "m.source=" in refusal(house, **fields).message
     house.set("p", "m.source=/tmp")
-    with pytest.raises(Refused, match="d.path="):
+    with pytest.raises(Refused, match=r"d\.path="):
         house.enable("p")
     house.set("p", "d.path=/dev/null")
     house.enable("p")
@@ -338,14 +339,11 @@ def test_m02_case_020_parallel_creates_and_enables_of_one_name(house: EngineProc
 def test_m02_case_020_mixed_enables_and_disables_end_as_the_last_answer_says(house: EngineProcess) -> None:
     house.create("p")
 
-    def attempt(what: str) -> None:
-        try:
-            house.enable("p") if what == "enable" else house.disable("p")
-        except Refused as refused:
-            assert refused.status == 409, refused.message
+    def attempt(what: str) -> int:
+        return house.request("POST", f"/plugins/p/{what}?timeout=30")[0]
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(attempt, ["enable", "disable"] * 20))
+        assert set(pool.map(attempt, ["enable", "disable"] * 20)) <= {200, 409}
     wanted = house.inspect("p")["Enabled"]
     house.until("p", "ready" if wanted else "disabled")
 
@@ -401,8 +399,9 @@ def test_c04_settings_reach_the_process_and_secrets_are_never_shown(house: Engin
     assert "TOKEN=********" in house.inspect("p")["Settings"]["Env"]
     record = house.root / "plugins" / house.inspect("p")["Id"] / "plugin.json"
     assert record.stat().st_mode & 0o777 == 0o600
+    house.disable("p")
     with pytest.raises(Refused, match="400"):
-        house.disable("p") or house.set("p", "=x")
+        house.set("p", "=x")
 
 
 # ---- an engine that comes and goes

@@ -268,7 +268,7 @@ def engine(base: Path, **options: Any) -> Iterator[EngineProcess]:
         yield made.start()
         made.close()
     except BaseException:
-        print(made.log.read_text()[-20000:] if made.log.exists() else "no log")
+        sys.stderr.write(made.log.read_text()[-20000:] if made.log.exists() else "no log\n")
         if made.child is not None and made.child.poll() is None:
             made.child.kill()
             made.child.wait()

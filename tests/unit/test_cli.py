@@ -12,7 +12,10 @@ import moorage
 pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
-COMMANDS = ("doctor", "run", "version")
+COMMANDS = (
+    "call", "create", "disable", "doctor", "down", "enable", "events", "inspect", "logs", "ls", "policy", "probe",
+    "restart", "rm", "run", "serve", "set", "version",
+)  # fmt: skip
 
 
 def call(*words: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":

@@ -80,11 +80,11 @@ async def test_a_flood_stays_below_the_cap_and_the_newest_is_kept(tmp_path: Path
     log = PluginLog(tmp_path, most_bytes=300_000, files=3)
     for number in range(500):
         log.append("stdout", b"".join(b"%06d\n" % (number * 100 + each) for each in range(100)))
-        assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 320_000
+        assert sum(file.stat().st_size for file in os.scandir(tmp_path)) < 320_000
     found = await texts(log)
     assert found == [f"{number:06d}" for number in range(50_000 - len(found), 50_000)]
     assert len(found) > 3000
-    assert {file.name for file in tmp_path.iterdir()} == {"current", "1", "2"}
+    assert set(os.listdir(tmp_path)) == {"current", "1", "2"}
     log.close()
 
 

@@ -58,9 +58,12 @@ def test_a03_an_ambiguous_beginning_is_invalid(registry: Registry) -> None:
 
 
 def test_case_020_a_name_is_taken_from_the_moment_it_is_reserved(registry: Registry) -> None:
-    with registry.reserve("new:latest"):
-        with pytest.raises(errors.Conflict, match="plugin new:latest already exists"), registry.reserve("new:latest"):
-            pass
+    with (
+        registry.reserve("new:latest"),
+        pytest.raises(errors.Conflict, match="plugin new:latest already exists"),
+        registry.reserve("new:latest"),
+    ):
+        pass
     with registry.reserve("new:latest"):
         pass
     with pytest.raises(errors.Conflict, match="already exists"), registry.reserve("x/enable:latest"):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from moorage import __version__
+from moorage._version import __version__
 from moorage.api.wire import API_VERSION
 
 __all__ = ("make_document",)

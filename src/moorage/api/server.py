@@ -11,7 +11,8 @@ from pathlib import Path
 import anyio
 from aiohttp import web
 
-from moorage import __version__, errors
+from moorage import errors
+from moorage._version import __version__
 from moorage.api.backend import Backend
 from moorage.api.errors import answer_failure
 from moorage.api.request import Request

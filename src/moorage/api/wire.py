@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from moorage import __version__
+from moorage._version import __version__
 from moorage.engine.lifecycle import RestartPolicy
 from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
 from moorage.logs.files import Line

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import IO
 
 from moorage import errors
-from moorage.plugins._reader import quote
 
 __all__ = ("CONFIG_LIMIT", "Source", "retar")
 
@@ -112,9 +111,9 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
 def _inner_name(entry: tarfile.TarInfo, name: str) -> str:
     """A name without ``./``. Raises: Invalid for one that leads out of the package."""
     if name.startswith("/"):
-        raise errors.Invalid(f"cannot read the package: entry {quote(entry.name)} names an absolute path")
+        raise errors.Invalid(f"cannot read the package: entry {entry.name!r} names an absolute path")
     if ".." in name.split("/"):
-        raise errors.Invalid(f"cannot read the package: entry {quote(entry.name)} leads out of it by ..")
+        raise errors.Invalid(f"cannot read the package: entry {entry.name!r} leads out of it by ..")
     return posixpath.normpath(name)
 
 
@@ -131,7 +130,7 @@ def _moved(entry: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
     """The entry as it stands in the layer. Raises: Invalid for what cannot be in a root file system."""
     if entry.type not in _TYPES and not entry.issparse():
         raise errors.Invalid(
-            f"cannot read the package: entry {quote(entry.name)} is of a kind ({entry.type!r}) that no file system has"
+            f"cannot read the package: entry {entry.name!r} is of a kind ({entry.type!r}) that no file system has"
         )
     if name == _ROOT and not entry.isdir():
         raise errors.Invalid("cannot read the package: its rootfs is not a directory")
@@ -142,9 +141,7 @@ def _moved(entry: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
     if entry.islnk():
         target = _inner_name(entry, entry.linkname)
         if not target.startswith(f"{_ROOT}/"):
-            raise errors.Invalid(
-                f"cannot read the package: entry {quote(entry.name)} is a link to a file outside rootfs"
-            )
+            raise errors.Invalid(f"cannot read the package: entry {entry.name!r} is a link to a file outside rootfs")
         made.linkname = target.removeprefix(f"{_ROOT}/")
     elif entry.isreg():  # a sparse one becomes whole
         made.type = tarfile.REGTYPE

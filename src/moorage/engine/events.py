@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
 
@@ -28,7 +28,8 @@ class EventLog:
     def tell(self, action: str, id: str, name: str, **attributes: str) -> None:
         """Note an event and wake the listeners. Never waits."""
         nanoseconds = time.time_ns()
-        at = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+        whole, rest = divmod(nanoseconds, 10**9)
+        at = datetime.fromtimestamp(whole, UTC) + timedelta(microseconds=rest // 1000)
         happened = Happened(action, id, name, at, attributes, nanoseconds)
         self._kept.append(happened)
         for listener in list(self._listeners):
