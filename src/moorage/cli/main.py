@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import sys
 
 import click
@@ -81,6 +82,9 @@ def main() -> None:
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         status = 130
+    except BrokenPipeError:  # whoever read our output has had enough
+        _end_quietly()
+        status = 128 + signal.SIGPIPE
     except OSError as error:
         what = f" {error.filename}" if error.filename else ""
         click.echo(f"moorage: cannot go on{what}: {error.strerror or error}", err=True)
@@ -89,6 +93,11 @@ def main() -> None:
         click.echo(f"moorage: {error}", err=True)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_quietly() -> None:
+    # else Python complains at its end that it cannot write out what is left
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fill_standard_streams() -> None:
