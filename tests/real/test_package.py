@@ -81,10 +81,11 @@ async def mounted(storage: Storage, package: Package, target: Path) -> AsyncIter
 
 async def test_d02_every_kind_of_file_comes_out_as_it_went_in(place: Place, tmp_path: Path) -> None:
     long = "d" * 90 + "/" + "f" * 150
+    owned = {"mode": 0o4755, "uid": 7, "gid": 8, "mtime": 1_000_000_000}
     data = tar(
         [
-            ("./rootfs/p", b"program", {"mode": 0o4755, "uid": 7, "gid": 8, "mtime": 1_000_000_000}),
-            ("rootfs/hard", b"", {"type": tarfile.LNKTYPE, "linkname": "rootfs/p"}),
+            ("./rootfs/p", b"program", owned),
+            ("rootfs/hard", b"", {"type": tarfile.LNKTYPE, "linkname": "rootfs/p", **owned}),
             ("rootfs/soft", b"", {"type": tarfile.SYMTYPE, "linkname": "/outside/it/all"}),
             ("rootfs/null", b"", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3, "mode": 0o666}),
             ("rootfs/fifo", b"", {"type": tarfile.FIFOTYPE}),
