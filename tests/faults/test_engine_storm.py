@@ -17,8 +17,7 @@ from support.engines import EngineProcess, Refused, config, engine, kill, proces
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
 
 PLUGINS = 30
-STEPS = int(os.environ.get("MOORAGE_STORM_STEPS", "150"))
-"""2,000 in ``scripts/faults``."""
+STEPS = int(os.environ.get("MOORAGE_STORM_STEPS", "2000" if os.environ.get("MOORAGE_FAULTS") == "full" else "150"))
 
 CONFIG = config(env=[{"name": "A", "settable": ["value"]}])
 
@@ -149,11 +148,11 @@ def test_m11_a_dockerds_namespace_is_refused_with_the_way_out(tmp_path: Path, ho
     address = house.exec_root / "containerd/c.sock"
     rootfs = tmp_path / "rootfs"
     rootfs.mkdir()
-    ctr = ["ctr", "-a", address, "-n", "plugins.moby"]
+    ctr = ["ctr", "-a", str(address), "-n", "plugins.moby"]
     spec = tmp_path / "spec.json"
     process = {"args": ["/x"], "cwd": "/"}
     spec.write_text(json.dumps({"ociVersion": "1.0.2", "process": process, "root": {"path": str(rootfs)}}))
-    subprocess.run([*ctr, "containers", "create", "--config", spec, "0" * 64], check=True)
+    subprocess.run([*ctr, "containers", "create", "--config", str(spec), "0" * 64], check=True)
     second = EngineProcess(tmp_path / "second", containerd=str(address))
     second.root.parent.mkdir()
     child = second._popen("serve")

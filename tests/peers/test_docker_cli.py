@@ -119,7 +119,7 @@ def run(cli: str, host: Path, words: list[str]) -> tuple[int, str]:
     text = re.sub(r"\b[0-9a-f]{64}\b", "ID64", done.stdout + done.stderr)
     text = re.sub(r"\b[0-9a-f]{12}\b", "ID12", text)
     # the command's own words on a tar that it could not finish come or not, as the daemon is quick to refuse
-    noise = r"WARNING: Error loading config file.*\n|time=.* msg=\"Can't close tar writer.*\n"
+    noise = r"WARNING: Error loading config file.*\n|time=.* msg=\"Can't (close tar writer|add file).*\n"
     return done.returncode, re.sub(noise, "", text).strip()
 
 

@@ -81,7 +81,7 @@ async def mounted(storage: Storage, package: Package, target: Path) -> AsyncIter
 
 async def test_d02_every_kind_of_file_comes_out_as_it_went_in(place: Place, tmp_path: Path) -> None:
     long = "d" * 90 + "/" + "f" * 150
-    owned = {"mode": 0o4755, "uid": 7, "gid": 8, "mtime": 1_000_000_000}
+    owned: dict[str, object] = {"mode": 0o4755, "uid": 7, "gid": 8, "mtime": 1_000_000_000}
     data = tar(
         [
             ("./rootfs/p", b"program", owned),
