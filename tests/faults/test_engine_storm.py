@@ -17,7 +17,7 @@ from support.engines import EngineProcess, Refused, config, engine, kill, proces
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
 
 PLUGINS = 30
-STEPS = int(os.environ.get("MOORAGE_STORM_STEPS", "2000" if os.environ.get("MOORAGE_FAULTS") == "full" else "150"))
+STEPS = int(os.environ.get("MOORAGE_STORM_STEPS", "2000" if os.environ.get("MOORAGE_FAULTS") == "full" else "80"))
 
 CONFIG = config(env=[{"name": "A", "settable": ["value"]}])
 
@@ -101,9 +101,8 @@ class Storm:
         try:
             do()
         except Refused as refused:
-            expected = {404, 409, 503}
-            is_killed = "was killed by SIGKILL" in refused.message or "nobody can tell how" in refused.message
-            return refused.status if refused.status in expected or is_killed else pytest.fail(str(refused))
+            # 500: the process, or containerd, was killed while it was started
+            return refused.status if refused.status in (404, 409, 500, 503) else pytest.fail(str(refused))
         return 200
 
 
@@ -160,5 +159,9 @@ def test_m11_a_dockerds_namespace_is_refused_with_the_way_out(tmp_path: Path, ho
     assert "--namespace" in second.log.read_text()
     assert "is not ours" in second.log.read_text()
     subprocess.run([*ctr, "containers", "rm", "0" * 64], check=True)
+    # without it, it is the namespace of another engine that is alive
+    child = second._popen("serve")
+    assert child.wait(30) != 0
+    assert f"the engine on {house.root} works in it" in second.log.read_text()
     assert processes_below(second.exec_root) == []
     second.exec_root.rmdir()

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import anyio
@@ -46,7 +47,7 @@ class Creation:
             machinery = self._work.need_machinery()
             snapshotter = await self._choose(machinery)
             id = self._fresh_id()
-            async with machinery.lease() as lease:
+            async with self._naming(local), machinery.lease() as lease:
                 storage = machinery.storage.under(lease)
                 made = await create_package(storage, lease, snapshotter, package, scratch_key=f"moorage-layer-{id}")
                 await storage.prepare_snapshot(snapshotter, f"moorage-{id}", made.chain)
@@ -65,6 +66,14 @@ class Creation:
                 log.warning("removing image %s: its plugin %s was never finished", image.name, owner)
                 await machinery.storage.delete_image(image.name, collect=True)
         await machinery.drop_stale_leases()
+
+    @asynccontextmanager
+    async def _naming(self, name: str) -> AsyncIterator[None]:
+        """What containerd does not find, or finds in its way, is no plugin that is unknown or exists."""
+        try:
+            yield
+        except (errors.NotFound, errors.Conflict) as error:
+            raise errors.MoorageError(f"cannot create plugin {name}: {error}") from error
 
     async def _choose(self, machinery: Machinery) -> str:
         async with self._choosing:

@@ -251,8 +251,7 @@ class Engine:
         """
         owners = await machinery.owners()
         self._refuse_foreign(owners)
-        if self._choice.containerd != "private":
-            await machinery.claim(self._store, await run_blocking(_boot_id))
+        await machinery.claim(self._store, await run_blocking(_boot_id))
         self._work.machinery, self._address = machinery, address
         try:
             async with anyio.create_task_group() as tasks:

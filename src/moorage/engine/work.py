@@ -80,7 +80,7 @@ class Work:
             failure = await self._start(plugin, within, failures=0, restarts=0, last_exit=None)
             if failure is not None:
                 await self._refuse(plugin, failure)
-                raise type(failure)(f"cannot enable plugin {plugin.name}: {failure}") from failure
+                raise _told(failure, f"cannot enable plugin {plugin.name}: {failure}") from failure
         finally:
             plugin.is_asked = False
         self.tell(plugin, "enable", name=name)
@@ -95,7 +95,7 @@ class Work:
         failure = await self._start(plugin, self.timeouts.ready, failures=0)
         if failure is not None:
             await self._failed(plugin, failure)
-            raise type(failure)(f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
+            raise _told(failure, f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
         self.tell(plugin, "restart")
         self.tell(plugin, "ready")
 
@@ -126,7 +126,7 @@ class Work:
         finally:
             plugin.starting = None
         if plugin.state is State.STARTING and failure is None and plugin.is_asked:
-            failure = errors.Conflict("it was told to stop while it started")
+            failure = _CutOff("it was told to stop while it started")
         return failure
 
     def _teller(self, plugin: Plugin) -> Callable[..., None]:
@@ -337,6 +337,20 @@ class Work:
         finally:
             plugin.starting = None
         await remove_strays(plugin, machinery)
+
+
+class _CutOff(errors.Conflict):
+    """A start that somebody stopped."""
+
+
+def _told(failure: errors.MoorageError, text: str) -> errors.MoorageError:
+    """A failure in words for the user, of a kind that is true of the plugin: what containerd did not find, or found in
+    its way, is no plugin that is unknown or in the wrong state.
+    """
+    if isinstance(failure, _CutOff):
+        return errors.Conflict(text)
+    is_inner = isinstance(failure, errors.NotFound | errors.Conflict)
+    return errors.MoorageError(text) if is_inner else type(failure)(text)
 
 
 def check_unused(plugin: Plugin, *, force: bool) -> None:
