@@ -196,9 +196,8 @@ def test_m05_policies(house: EngineProcess) -> None:
         house.create("p")
         house.ours("PUT", "p", "policy", {"restarts": policy})
         house.enable("p")
-        first = house.more("p")["Pid"]
         house.crash("p", code)
-        house.wait_until(lambda: house.more("p")["Pid"] != first, "the end")  # noqa: B023 - waited for here
+        house.wait_until(lambda: house.more("p")["LastExit"], "the end is told")
         more = house.until("p", state)
         assert more["LastExit"]["Code"] == code
         assert house.inspect("p")["Enabled"] is True
