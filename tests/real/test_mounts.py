@@ -140,3 +140,42 @@ def test_a_busy_mount_is_detached(machine: Machine) -> None:
 
 def test_what_is_not_mounted_needs_no_unmounting(machine: Machine) -> None:
     run(machine, "unmount_all_below(Path('/var/tmp/w')); unmount_all_below(Path('/no/such'))")
+
+
+def test_m07_case_010_a_removal_never_crosses_a_mount_point(machine: Machine) -> None:
+    program = """
+from moorage._lib.threads import remove_tree_now
+import subprocess
+top = Path("/var/tmp/w/top"); inner = top / "a/host"; inner.mkdir(parents=True)
+subprocess.run(["mount", "-t", "tmpfs", "none", inner], check=True)
+(inner / "precious").write_text("x")
+try:
+    remove_tree_now(top)
+except OSError as error:
+    print(error.filename)
+print((inner / "precious").exists())
+unmount_all_below(top)
+remove_tree_now(top)
+print(top.exists())
+"""
+    assert run(machine, program).split() == ["/var/tmp/w/top/a/host", "True", "False"]
+
+
+def test_d01_mounts_of_containerd_are_made_as_they_say(machine: Machine) -> None:
+    program = """
+from moorage.containerd.types import Mount
+root = Path("/var/tmp/w"); made = [root / name for name in ("lower", "upper", "work", "seen", "bound")]
+for each in made: each.mkdir()
+(made[0] / "file").write_text("below")
+mount_all([Mount("overlay", "overlay", (f"lowerdir={made[0]}", f"upperdir={made[1]}", f"workdir={made[2]}"))], made[3])
+mount_all([Mount("bind", str(made[3]), ("rbind", "rw"))], made[4])
+(made[4] / "new").write_text("x")
+print((made[4] / "file").read_text(), (made[1] / "new").exists(), is_mount_point(made[3]), is_mount_point(made[0]))
+try:
+    mount_all([Mount("overlay", "overlay", ("lowerdir=/nope",))], made[3])
+except errors.Unsupported as error:
+    print("refused")
+unmount_all_below(root)
+print(is_mount_point(made[3]))
+"""
+    assert run(machine, program).split() == ["below", "True", "True", "False", "refused", "False"]
