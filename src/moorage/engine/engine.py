@@ -128,8 +128,7 @@ class Engine:
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
         cuts_off = plugin.starting is not None
-        plugin.interrupt()
-        await self._do(plugin, lambda: self._work.disable(plugin, name, force=force, cuts_off=cuts_off))
+        await self._stop(plugin, lambda: self._work.disable(plugin, name, force=force, cuts_off=cuts_off))
 
     async def restart(self, name: str) -> None:
         """Stop it and start it again. Raises: Conflict; why it did not come up."""
@@ -140,9 +139,8 @@ class Engine:
         """Remove it. Raises: Conflict, Unavailable."""
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
-        if force:
-            plugin.interrupt()
-        await self._do(plugin, lambda: self._work.remove(plugin, name, force=force))
+        do = self._stop if force else self._do
+        await do(plugin, lambda: self._work.remove(plugin, name, force=force))
 
     async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
         """Change settings, all or none. Raises: Conflict, Invalid."""
@@ -211,9 +209,8 @@ class Engine:
         problems: list[str] = []
 
         async def stop(plugin: Plugin) -> None:
-            plugin.interrupt()
             try:
-                await self._do(plugin, lambda: self._work.stop(plugin))
+                await self._stop(plugin, lambda: self._work.stop(plugin))
             except errors.MoorageError as error:
                 problems.append(str(error))
 
@@ -222,6 +219,22 @@ class Engine:
                 if plugin.state is not State.REMOVING:
                     tasks.start_soon(stop, plugin)
         return problems
+
+    async def _stop(self, plugin: Plugin, job: Job) -> None:
+        """As ``_do``, for a job that ends the plugin: a start, or a pause before one, is cut off for it at once."""
+
+        async def run() -> None:
+            try:
+                await job()
+            except BaseException:
+                plugin.stops -= 1
+                await self._work.go_on(plugin)
+                raise
+            plugin.stops -= 1
+
+        plugin.stops += 1
+        plugin.interrupt()
+        await self._do(plugin, run)
 
     async def _do(self, plugin: Plugin, job: Job) -> None:
         """Let the plugin's inbox do it, and wait. Raises: NotFound where the plugin was removed meanwhile."""

@@ -57,6 +57,8 @@ class Plugin:
         """Holders that last as long as their connection."""
         self.is_asked = False
         """Whether a user waits for the start that is under way; only its success makes the plugin enabled."""
+        self.stops = 0
+        """Stops that are asked for and not done; nothing is started by itself before them."""
         self.starting: anyio.CancelScope | None = None
         self.waiting: anyio.CancelScope | None = None
         self._ready_since: float | None = None

@@ -96,12 +96,15 @@ class Work:
         if failure is not None:
             await self._failed(plugin, failure)
             raise _told(failure, f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
+        if plugin.state is State.STARTING:
+            raise errors.Conflict(f"cannot restart plugin {plugin.name}: it was told to stop while it started")
         self.tell(plugin, "restart")
         self.tell(plugin, "ready")
 
     async def start_again(self, plugin: Plugin, **fields: object) -> None:
         """A start that nobody waits for: at the start of the engine, after an end, after a pause."""
-        if not plugin.record.enabled or plugin.state not in (State.DISABLED, State.RESTARTING):
+        is_due = plugin.record.enabled and plugin.state in (State.DISABLED, State.RESTARTING)
+        if not is_due or plugin.stops:
             return
         failure = await self._start(plugin, self.timeouts.ready, **fields)
         if failure is not None:
@@ -118,11 +121,15 @@ class Work:
             with plugin.starting:
                 machinery = self.need_machinery()
                 await self.save(plugin, run=plugin.record.run + 1, enabled=True, next_try_at=None, **fields)
+                # what an earlier start could not end must be gone before another one uses the same root
+                await bring_down(plugin, machinery, self.timeouts, at_once=True, keep_places=True)
                 await remove_strays(plugin, machinery)
                 await bring_up(plugin, machinery, within or self.timeouts.ready, self._teller(plugin))
                 plugin.move(Event.ACCEPTED)  # no await between this and the last look at the run's end
         except errors.MoorageError as error:
             failure = error
+        except OSError as error:
+            failure = errors.MoorageError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         finally:
             plugin.starting = None
         if plugin.state is State.STARTING and failure is None and plugin.is_asked:
@@ -147,11 +154,12 @@ class Work:
     async def _failed(self, plugin: Plugin, failure: errors.MoorageError) -> None:
         """Undo a start that nobody waits for, and plan the next one."""
         last = _last_exit(plugin.run, str(failure))
+        log.warning("plugin %s does not come up: %s", plugin.name, failure)
         try:
             await self._bring_down(plugin, at_once=True, keep_places=True)
         except errors.Unavailable as error:
+            failure = error
             log.warning("plugin %s: %s", plugin.name, error)
-        log.warning("plugin %s does not come up: %s", plugin.name, failure)
         if isinstance(failure, errors.Unavailable):
             plugin.become(replace(plugin.life, state=move(plugin.life, Event.ENDED).state))
             await self._plan(plugin, _AWAY)
@@ -236,6 +244,13 @@ class Work:
         await self.save(plugin, enabled=False, next_try_at=None, failures=0, holders=())
         await self.stop(plugin)
         self.tell(plugin, "disable", name=name)
+
+    async def go_on(self, plugin: Plugin) -> None:
+        """Take up again what was cut off for a stop that was then refused."""
+        if plugin.record.enabled and plugin.state is State.STARTING:
+            await self._failed(plugin, errors.Unavailable("it was told to stop, which was refused then"))
+        elif plugin.record.enabled and plugin.state is State.RESTARTING:
+            await self._plan(plugin, _AWAY)
 
     async def stop(self, plugin: Plugin) -> None:
         """End it, whatever it is doing, and remove what was made for it; what the user wants is not changed."""
