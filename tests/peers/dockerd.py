@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import tempfile
@@ -23,33 +22,13 @@ from urllib.parse import quote
 import pytest
 
 from support import leftovers
+from support.engines import Refused as Refused
+from support.engines import UnixConnection
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 SOCKETS = Path("/run/docker/plugins")
 """Where dockerd puts the socket directories of its plugins, with any exec root."""
-
-
-class Refused(Exception):
-    """An answer of 400 or more."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"{status}: {message}")
-        self.status = status
-        self.message = message
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP to a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("dockerd", timeout=START_SECONDS)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
 
 
 class Dockerd:
@@ -90,7 +69,7 @@ class Dockerd:
 
     def ask(self, verb: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
         """One call. Raises: Refused."""
-        connection = _Connection(self.address)
+        connection = UnixConnection(self.address, START_SECONDS)
         try:
             connection.request(verb, path, body, {"Content-Type": kind} if body else {})
             answer = connection.getresponse()
