@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from moorage import errors
@@ -138,6 +139,29 @@ async def test_case_068_two_packages_of_the_same_files_share_them(place: Place, 
         assert len(await storage.list_content()) == 3
 
 
+async def test_case_068_what_two_packages_share_is_held_by_each_of_their_leases(place: Place) -> None:
+    data = tar([("rootfs/p", b"x" * 100_000, {})])
+    async with storage_of(place) as storage:
+        await create(storage, data)
+        await storage.create_lease("other")
+        package = await create_package(storage.under("other"), "other", SNAPSHOTTER, pieces(data), scratch_key="s2")
+        await storage.delete_lease("test", collect=True)
+        await storage.create_lease("test")
+        assert len(await storage.list_content()) == 3
+        assert [each.name for each in await storage.list_snapshots(SNAPSHOTTER)] == [package.chain]
+        await storage.delete_lease("other")
+
+
+async def test_d02_a_package_that_is_refused_does_not_wait_for_its_sender(place: Place) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"not a tar" * 10_000
+        await anyio.sleep_forever()
+
+    async with storage_of(place) as storage:
+        with anyio.fail_after(10), pytest.raises(errors.Invalid, match="no whole tar stream"):
+            await create_package(storage, "test", SNAPSHOTTER, slow(), scratch_key="scratch")
+
+
 async def test_d02_an_empty_root_is_a_root(place: Place) -> None:
     async with storage_of(place) as storage:
         await create(storage, tar([]))
@@ -156,6 +180,9 @@ def wrong() -> Iterator[tuple[bytes, str]]:
     yield tar([("rootfs/x", b"", {"type": b"Z"})]), "is of a kind"
     yield tar([("rootfs", b"a file", {})], root=False), "its rootfs is not a directory"
     yield tar([("rootfs/p", b"x" * 100_000, {})])[:50_000], "no whole tar stream"
+    damaged = bytearray(tar([("rootfs/p", b"x" * 512, {}), ("rootfs/q", b"", {})]))
+    damaged[512 * 6 : 512 * 6 + 8] = b"\xff" * 8
+    yield bytes(damaged), "no whole tar stream"
     yield b"not a tar" * 1000, "no whole tar stream"
     yield gzip.compress(tar([("rootfs/p", os.urandom(100_000), {})]))[:50_000], "no whole tar stream"
     yield b"", "no whole tar stream"

@@ -33,6 +33,23 @@ _TYPES = (
 )
 
 
+_NAMES = {"format": tarfile.PAX_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
+"""Names are bytes, whatever the locale says."""
+
+
+class _StrictEntry(tarfile.TarInfo):
+    """An entry whose damage is told: tarfile takes a damaged header after the first one for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictEntry":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 class Source:
     """A stream to read, made of chunks that come from a function; ``b""`` is the end."""
 
@@ -85,10 +102,12 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
     compressed = _Gzip(put)
     try:
         with (
-            tarfile.open(fileobj=source, mode="r|*", errors="surrogateescape") as package,  # type: ignore[call-overload]
-            tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as layer,  # type: ignore[call-overload]
+            tarfile.open(fileobj=source, mode="r|*", tarinfo=_StrictEntry, **_NAMES) as package,  # type: ignore[call-overload]
+            tarfile.open(fileobj=compressed, mode="w|", bufsize=_BLOCK, **_NAMES) as layer,  # type: ignore[call-overload]
         ):
             for entry in package:
+                package.members.clear()  # both keep every entry otherwise, and a root may have a million
+                layer.members.clear()
                 name = _inner_name(entry, entry.name)
                 if name == _CONFIG:
                     if config is not None:

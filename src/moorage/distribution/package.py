@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from moorage import errors
@@ -86,6 +87,7 @@ class _Taking:
         self._body = body
         self._ref = f"moorage-layer-{secrets.token_hex(8)}"
         self._failures: list[BaseException] = []
+        self._tasks: TaskGroup
         self._size_bytes = 0
         self._digest = ""
 
@@ -94,7 +96,8 @@ class _Taking:
         raw_in, raw_out = anyio.create_memory_object_stream[bytes](_CHUNKS)
         made_in, made_out = anyio.create_memory_object_stream[bytes](_CHUNKS)
         try:
-            async with anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as self._tasks:
+                tasks = self._tasks
                 tasks.start_soon(self._receive, raw_in)
                 tasks.start_soon(self._work, raw_out, made_in)
                 tasks.start_soon(self._store, made_out)
@@ -104,6 +107,8 @@ class _Taking:
         if self._failures:
             await self._abort()
             raise self._failures[0]
+        # A blob that turned out to exist only at the end was not added to our lease; one that is asked for by name is.
+        await self._storage.write_content(f"{self._ref}-held", _nothing, digest=self._digest)
         return Descriptor(LAYER_TYPE, self._digest, self._size_bytes)
 
     async def _receive(self, raw: MemoryObjectSendStream[bytes]) -> None:
@@ -115,7 +120,7 @@ class _Taking:
             except anyio.BrokenResourceError:
                 pass  # the thread has had enough, and says why
             except Exception as error:  # noqa: BLE001 - raised by run, where it goes before what follows from it
-                self._failures.append(error)
+                self._fail(error)
 
     async def _work(self, raw: MemoryObjectReceiveStream[bytes], made: MemoryObjectSendStream[bytes]) -> None:
         async def next_chunk() -> bytes:
@@ -135,7 +140,7 @@ class _Taking:
             except anyio.BrokenResourceError:
                 pass  # nobody stores it any more, and says why
             except errors.MoorageError as error:
-                self._failures.append(error)
+                self._fail(error)
 
     async def _store(self, made: MemoryObjectReceiveStream[bytes]) -> None:
         async def chunks(offset: int) -> AsyncIterator[bytes]:
@@ -153,7 +158,12 @@ class _Taking:
             except _CutOff:
                 pass
             except errors.MoorageError as error:
-                self._failures.append(error)
+                self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End all three: a body that comes slowly must not keep a package that is refused already."""
+        self._failures.append(error)
+        self._tasks.cancel_scope.cancel()
 
     async def _abort(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -163,6 +173,13 @@ class _Taking:
                 pass
             except errors.MoorageError as error:
                 log.info("cannot throw away %s, the end of its lease does: %s", self._ref, error)
+
+
+async def _nothing(offset: int) -> AsyncIterator[bytes]:
+    """No bytes: what is asked for by name is there."""
+    if offset < 0:
+        yield b""
+    raise errors.Unavailable("a layer that was written is gone")
 
 
 class _CutOff(Exception):

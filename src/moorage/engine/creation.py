@@ -72,8 +72,12 @@ class Creation:
         """What containerd does not find, or finds in its way, is no plugin that is unknown or exists."""
         try:
             yield
-        except (errors.NotFound, errors.Conflict) as error:
-            raise errors.MoorageError(f"cannot create plugin {name}: {error}") from error
+        except errors.MoorageError as error:
+            if "no space left on device" in str(error) and not isinstance(error, errors.Unavailable):
+                raise errors.Unavailable(f"cannot create plugin {name}: {error}") from error
+            if isinstance(error, errors.NotFound | errors.Conflict):
+                raise errors.MoorageError(f"cannot create plugin {name}: {error}") from error
+            raise
 
     async def _choose(self, machinery: Machinery) -> str:
         async with self._choosing:

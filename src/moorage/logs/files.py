@@ -122,7 +122,12 @@ class PluginLog:
         self._descriptor = os.open(self.directory / _CURRENT, flags, 0o600)
         self._size = os.fstat(self._descriptor).st_size
         if self._size and os.pread(self._descriptor, 1, self._size - 1) != b"\n":
-            self._put(b"\n")  # a writer was killed within a record
+            try:
+                self._put(b"\n")  # a writer was killed within a record
+            except OSError:
+                os.close(self._descriptor)
+                self._descriptor = -1
+                raise
 
     def _rotate(self) -> None:
         os.close(self._descriptor)
@@ -188,6 +193,9 @@ class PluginLog:
             if file.inode == known:
                 file.close()
                 break
+            if any(file.inode == each.inode for each in newer):
+                file.close()
+                continue
             newer.insert(0, file)
         if newer:
             for file in files[:-1]:
@@ -199,6 +207,7 @@ class PluginLog:
     def _tail(self, count: int | None) -> list[tuple[int, int]]:
         """Descriptors of the files that have the last ``count`` records, oldest first, each with where they begin."""
         found: list[tuple[int, int]] = []
+        seen: set[int] = set()
         left = count
         for name in self._names():
             if left is not None and left <= 0 and found:
@@ -207,10 +216,15 @@ class PluginLog:
                 descriptor = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
+            inode = os.fstat(descriptor).st_ino
+            if inode in seen:  # it was given its next name between two looks
+                os.close(descriptor)
+                continue
+            seen.add(inode)
             offset = 0
             if left is not None:
-                offset, seen = _find_last(descriptor, left)
-                left -= seen
+                offset, records = _find_last(descriptor, left)
+                left -= records
             found.insert(0, (descriptor, offset))
         return found
 
@@ -244,8 +258,11 @@ class _Reader:
         while self._descriptor >= 0:
             data = os.pread(self._descriptor, _BLOCK, self._offset)
             whole, newline, _ = data.rpartition(b"\n")
-            if not newline:
+            if not newline and len(data) < _BLOCK:
                 return []
+            if not newline:  # no record is so long: something else was written here
+                self._offset += len(data)
+                continue
             self._offset += len(whole) + 1
             if lines := list(_parsed(whole)):
                 return lines
@@ -273,6 +290,8 @@ def _parsed(records: bytes) -> Iterator[Line]:
         try:
             at = datetime.fromisoformat(stamp.decode("ascii"))
         except ValueError:
+            continue
+        if at.tzinfo is None:
             continue
         yield Line(at, stream.decode(errors="replace").removesuffix("+"), _shown(text))
 
