@@ -16,6 +16,10 @@ from moorage.engine.values import PolicyChange
 __all__ = ("call", "document", "hold", "holders", "info", "logs", "policy", "release", "restart", "set_", "set_policy")
 
 
+_RELEASE = 10.0  # seconds; how long the end of an attached hold waits for the plugin's other work
+_MOST = 1_000_000_000
+
+
 async def logs(request: Request) -> web.StreamResponse:
     """GET logs: one JSON object a line."""
     tail = integer(request.query("tail")) if request.query("tail") not in ("", "all") else None
@@ -24,7 +28,7 @@ async def logs(request: Request) -> web.StreamResponse:
     since = instant(request.query("since"), "since")
     follow = boolean(request.query("follow"))
     reading = request.backend.logs(request.name, tail=tail, since=since, follow=follow)
-    async with request.stream("application/x-ndjson") as response, reading as lines:
+    async with reading as lines, request.stream("application/x-ndjson") as response:
         async for line in lines:
             await response.write(json.dumps(line_to_api(line)).encode() + b"\n")
     return response
@@ -55,6 +59,8 @@ async def policy(request: Request) -> web.Response:
 async def set_policy(request: Request) -> web.Response:
     """PUT policy: only what is given changes."""
     body = _fields(await request.json(), {"restarts": str, "most": int, "stop_timeout": (int, float)})
+    if not -_MOST <= body.get("most", 0) <= _MOST:
+        raise errors.Invalid(f"cannot restart {body['most']} times: at most {_MOST} are possible; 0 is no limit")
     plugin = await request.backend.set_policy(request.name, PolicyChange(**body))
     return json_answer(policy_to_api(plugin.policy))
 
@@ -89,7 +95,7 @@ async def hold(request: Request) -> web.StreamResponse:
             await response.write(json.dumps(made).encode() + b"\n")
             await anyio.sleep_forever()
     finally:
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(_RELEASE, shield=True):
             try:
                 await request.backend.release(request.name, holder.token)
             except errors.NotFound:

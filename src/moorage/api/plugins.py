@@ -29,7 +29,8 @@ _NO_REGISTRIES = "this version of moorage does not talk to registries yet; make 
 async def list_all(request: Request) -> web.Response:
     """GET /plugins. A plugin with several types is found by each of them."""
     filters = parse_filters(request.query("filters"), _FILTERS)
-    enabled, capabilities = truth(filters, "enabled"), filters.get("capability", frozenset())
+    enabled = truth(filters, "enabled")
+    capabilities = {each.lower() for each in filters.get("capability", ())}
     return json_answer(
         [
             plugin_to_api(plugin)
@@ -46,8 +47,9 @@ async def inspect(request: Request) -> web.Response:
 
 
 async def create(request: Request) -> web.Response:
-    """POST /plugins/create."""
-    await request.backend.create(request.query("name"), request.chunks())
+    """POST /plugins/create. A client that goes away before the answer has made nothing."""
+    name = request.query("name")
+    await request.while_connected(lambda: request.backend.create(name, request.chunks()))
     return web.Response(status=204)
 
 

@@ -15,6 +15,7 @@ __all__ = ("Filters", "boolean", "instant", "integer", "json_body", "parse_filte
 
 Filters = Mapping[str, frozenset[str]]
 
+_DIGITS = 40
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -28,7 +29,7 @@ def integer(text: str) -> int:
     """A whole number. Raises: Invalid in Go's words."""
     if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise errors.Invalid(f"strconv.Atoi: parsing {json.dumps(text)}: invalid syntax")
-    number = int(text)
+    number = int(text) if len(text) <= _DIGITS else 2**63  # Python refuses to read thousands of digits
     if not -(2**63) <= number < 2**63:
         raise errors.Invalid(f"strconv.Atoi: parsing {json.dumps(text)}: value out of range")
     return number
@@ -70,14 +71,16 @@ def parse_filters(text: str, known: frozenset[str]) -> Filters:
         return {}
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.Invalid("invalid filter") from error
+    if document is None:
+        return {}
     if not isinstance(document, dict):
         raise errors.Invalid("invalid filter")
     found: dict[str, frozenset[str]] = {}
     for key, values in document.items():
-        if isinstance(values, dict):
-            values = [value for value, is_on in values.items() if is_on]
+        if isinstance(values, dict) and all(isinstance(is_on, bool) for is_on in values.values()):
+            values = list(values)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise errors.Invalid("invalid filter")
         if key not in known:
@@ -97,16 +100,19 @@ def truth(filters: Filters, key: str) -> bool | None:
     return asked.pop()
 
 
-def json_body(raw: bytes, content_type: str | None) -> Any:
-    """A JSON body; None where there is none. Raises: Invalid in the daemon's words."""
-    if not raw and content_type is None:
+def json_body(raw: bytes, content_type: str | None, *, has_body: bool) -> Any:
+    """A JSON body; None where there is none (``has_body``: a length over 0, or chunks, even if none came).
+
+    Raises: Invalid in the daemon's words.
+    """
+    if not has_body and content_type is None:
         return None
     kind = (content_type or "").partition(";")[0].strip().lower()
     if "/" not in kind:
         raise errors.Invalid(f"malformed Content-Type header ({content_type or ''}): mime: no media type")
     if kind != "application/json":
         raise errors.Invalid(f"unsupported Content-Type header ({content_type}): must be 'application/json'")
-    if not raw:
+    if not has_body:
         return None
     try:
         text = raw.decode()
@@ -120,4 +126,14 @@ def json_body(raw: bytes, content_type: str | None) -> Any:
         raise errors.Invalid(f"invalid JSON: {error}") from error
     if text.lstrip()[end:].strip():
         raise errors.Invalid("unexpected content after JSON")
+    if not _is_text(document):
+        raise errors.Invalid("invalid JSON: it has half a character (a lone surrogate)")
     return document
+
+
+def _is_text(document: Any) -> bool:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True

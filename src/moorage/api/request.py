@@ -1,15 +1,17 @@
 """What every handler gets, and what streaming ones need: a client that may go away, an engine that may end."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from moorage import errors
+from moorage._lib.groups import background_tasks
 from moorage.api.backend import Backend
 from moorage.api.query import json_body
 
@@ -17,7 +19,7 @@ __all__ = ("Request", "json_answer")
 
 _BODY_LIMIT = 4 * 1024 * 1024
 _CHUNK = 256 * 1024
-_LOOK = 0.5  # seconds; how late the end of a client is noticed that is only written to
+_LOOK = 0.2  # seconds; how late the end of a client is noticed that is not read from (aiohttp has no call for it)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Request:
     """What stood at the places of the route's template."""
     closing: anyio.Event
     """Happens when the server ends; streams end then."""
+    begun: list[web.StreamResponse] = field(default_factory=list)
+    """The answer that it streams: after its first byte no other one can be given."""
 
     @property
     def name(self) -> str:
@@ -43,7 +47,7 @@ class Request:
     async def body(self) -> bytes:
         """The whole body. Raises: Invalid for one over 4 MiB."""
         taken = bytearray()
-        async for chunk in self.http.content.iter_chunked(_CHUNK):
+        async for chunk in self.chunks():
             taken += chunk
             if len(taken) > _BODY_LIMIT:
                 raise errors.Invalid(f"cannot take a body of more than {_BODY_LIMIT} bytes here")
@@ -51,35 +55,49 @@ class Request:
 
     async def json(self) -> Any:
         """The body as JSON, None where there is none. Raises: Invalid."""
-        return json_body(await self.body(), self.http.headers.get("Content-Type"))
+        has_body = self.http.body_exists
+        return json_body(await self.body(), self.http.headers.get("Content-Type"), has_body=has_body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises: Unavailable where the client breaks off."""
+        """The body as it comes. Raises: Unavailable where the client breaks off, Invalid for no HTTP."""
         try:
             async for chunk in self.http.content.iter_chunked(_CHUNK):
                 yield chunk
-        except (OSError, web.HTTPException, ValueError) as error:
-            raise errors.Unavailable(f"the client broke off: {error}") from error
+        except OSError as error:
+            raise errors.Unavailable(f"cannot read the request: the client broke off: {error}") from error
+        except HttpProcessingError as error:
+            raise errors.Invalid(f"cannot read the request: {error.message}") from error
+
+    async def while_connected(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Do it; it is cancelled when the client goes away. Raises: what it raises; Unavailable for a client gone."""
+        with anyio.CancelScope() as scope:
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._watch, scope, anyio.Event())
+                await work()
+        if scope.cancelled_caught:
+            raise errors.Unavailable("the client went away; what it asked for is undone")
 
     @asynccontextmanager
     async def stream(self, content_type: str) -> AsyncIterator[web.StreamResponse]:
-        """An answer in pieces; the block is cancelled when the client goes away, or the server ends."""
+        """An answer in pieces; the block is cancelled when the client goes away, or the server ends.
+
+        Open first what the pieces come from: a failure inside the block can only break the answer off.
+        """
         response = web.StreamResponse(headers={"Content-Type": content_type})
         response.enable_chunked_encoding()
-        await response.prepare(self.http)
-        with anyio.CancelScope() as scope:
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._watch, scope)
-                    yield response
-                    tasks.cancel_scope.cancel()
-            except* OSError:
-                pass  # the client is gone; nobody is left to be told
+        self.begun.append(response)
+        try:
+            await response.prepare(self.http)
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._watch, tasks.cancel_scope, self.closing)
+                yield response
+        except ConnectionResetError:
+            pass  # the client is gone; nobody is left to be told
 
-    async def _watch(self, scope: anyio.CancelScope) -> None:
+    async def _watch(self, scope: anyio.CancelScope, end: anyio.Event) -> None:
         while self.http.transport is not None and not self.http.transport.is_closing():
             with anyio.move_on_after(_LOOK):
-                await self.closing.wait()
+                await end.wait()
                 break
         scope.cancel()
 

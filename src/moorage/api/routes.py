@@ -36,6 +36,8 @@ class Route:
     answers: int = 200
     """The status of success."""
     query: tuple[str, ...] = ()
+    least: tuple[int, int] = MIN_API_VERSION
+    """The version of the API that has it first."""
     body: str = ""
     """What is sent: json, tar, or any bytes; empty for nothing."""
 
@@ -63,7 +65,15 @@ ROUTES = (
     Route("POST", "/plugins/{name}/enable", plugins.enable, "start a plugin for good", query=("timeout",)),
     Route("POST", "/plugins/{name}/disable", plugins.disable, "stop a plugin for good", query=("force",)),
     Route("POST", "/plugins/{name}/set", plugins.set_, "change settings", 204, body="json"),
-    Route("POST", "/plugins/{name}/upgrade", plugins.upgrade, "change the version", query=("remote",), body="json"),
+    Route(
+        "POST",
+        "/plugins/{name}/upgrade",
+        plugins.upgrade,
+        "change the version",
+        query=("remote",),
+        least=(1, 26),
+        body="json",
+    ),
     Route("POST", "/plugins/{name}/push", plugins.push, "bring a plugin to a registry"),
     Route("DELETE", "/plugins/{name}", plugins.remove, "remove a plugin", query=("force",)),
     Route("GET", f"{_OURS}/info", extras.info, "our part of the engine as a whole"),
@@ -82,14 +92,14 @@ ROUTES = (
 )
 
 
-def split_version(raw_path: str) -> str:
-    """A path without the version of the API that it may begin with.
+def split_version(raw_path: str) -> tuple[str, tuple[int, int]]:
+    """A path without the version of the API that it may begin with, and that version (ours where there is none).
 
     Raises: Invalid for a version that is too old or too new, in Docker's words.
     """
     match = _VERSION.match(raw_path)
     if match is None:
-        return raw_path
+        return raw_path, API_VERSION
     asked = (int(match[1]), int(match[2]))
     lowest, highest = (f"{major}.{minor}" for major, minor in (MIN_API_VERSION, API_VERSION))
     if asked < MIN_API_VERSION:
@@ -101,15 +111,21 @@ def split_version(raw_path: str) -> str:
         raise errors.Invalid(
             f"client version {match[1]}.{match[2]} is too new. Maximum supported API version is {highest}"
         )
-    return raw_path[match.end() :]
+    return raw_path[match.end() :], asked
 
 
-def find_route(method: str, raw_path: str) -> tuple[Route, dict[str, str]]:
-    """The row of a path without version, and what stands in its places. Raises: NotFound."""
+def find_route(method: str, raw_path: str, version: tuple[int, int] = API_VERSION) -> tuple[Route, dict[str, str]]:
+    """The row of a path without version, and what stands in its places.
+
+    Raises: NotFound, Invalid for a row that this version of the API does not have.
+    """
     path = unquote(raw_path)
     if len(path) > 1:
         path = path.rstrip("/")
     for route in ROUTES:
         if route.method == method and (match := route.pattern.fullmatch(path)):
+            if version < route.least:
+                shown = route.template.replace("{name}", "{name:.*}")
+                raise errors.Invalid(f"{method} {shown} requires minimum API version {route.least[0]}.{route.least[1]}")
             return route, match.groupdict()
     raise errors.NotFound("page not found")

@@ -4,17 +4,19 @@ import grp
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 from aiohttp import web
 
 from moorage import errors
+from moorage._lib.threads import run_blocking
 from moorage._version import __version__
 from moorage.api.backend import Backend
-from moorage.api.errors import answer_failure
+from moorage.api.errors import answer_failure, refusal
 from moorage.api.request import Request
 from moorage.api.routes import find_route, split_version
 from moorage.api.wire import API_VERSION
@@ -30,7 +32,9 @@ _HEADERS = {
     "Docker-Experimental": "false",
 }
 _LAST_ANSWERS = 1.0
-"""Seconds that requests have to end when the server does."""
+"""Seconds that requests have to end by themselves when the server does."""
+_UNDO = 30.0
+"""Seconds that those have to clean up which did not, and were cancelled."""
 
 
 @asynccontextmanager
@@ -39,10 +43,10 @@ async def serve_api(backend: Backend, path: Path, group: str | None) -> AsyncIte
 
     Raises: Invalid for a path or a group that cannot be used; Conflict where another program listens there.
     """
-    closing = anyio.Event()
+    under_way = _UnderWay()
 
     async def handle(http: web.Request) -> web.StreamResponse:
-        return await _answer(http, backend, closing)
+        return await _answer(http, backend, under_way)
 
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(_HEADERS)
@@ -52,34 +56,83 @@ async def serve_api(backend: Backend, path: Path, group: str | None) -> AsyncIte
     application.on_response_prepare.append(add_headers)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_LAST_ANSWERS, handler_cancellation=False)
     await runner.setup()
-    listener = _listen(path, group)
-    inode = os.stat(path).st_ino
+    listener, inode = await run_blocking(lambda: _listen(path, group))
+    site = web.SockSite(runner, listener)
     try:
-        await web.SockSite(runner, listener).start()
+        await site.start()
         yield
     finally:
-        closing.set()
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):  # bounded: what is waited for has its limit each time
+            await site.stop()
+            await under_way.end()
             await runner.cleanup()
-        listener.close()
-        _remove(path, inode)
+            listener.close()
+            await run_blocking(lambda: _remove(path, inode))
 
 
-async def _answer(http: web.Request, backend: Backend, closing: anyio.Event) -> web.StreamResponse:
+class _UnderWay:
+    """The requests that are being answered."""
+
+    def __init__(self) -> None:
+        self.closing = anyio.Event()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._one_less = anyio.Event()
+
+    @contextmanager
+    def one(self) -> Iterator[anyio.CancelScope]:
+        """The scope of one request."""
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+                self._one_less.set()
+
+    async def end(self) -> None:
+        """End the streams, and wait a moment for the others; cancel what is left, and wait until that is undone.
+
+        aiohttp would cancel their tasks, and that would cut off the undo, too.
+        """
+        self.closing.set()
+        await self._wait(_LAST_ANSWERS)
+        for scope in list(self._scopes):
+            scope.cancel()
+        await self._wait(_UNDO)
+
+    async def _wait(self, within: float) -> None:
+        with anyio.move_on_after(within):
+            while self._scopes:
+                self._one_less = anyio.Event()
+                await self._one_less.wait()
+
+
+async def _answer(http: web.Request, backend: Backend, under_way: _UnderWay) -> web.StreamResponse:
     what = f"{http.method} {http.rel_url.raw_path}"
-    try:
-        route, values = find_route(http.method, split_version(http.rel_url.raw_path))
-        return await route.handler(Request(http, backend, values, closing))
-    except Exception as error:  # noqa: BLE001 - told to the client, and logged whole where it was not foreseen
-        return answer_failure(error, what)
+    begun: list[web.StreamResponse] = []
+    answer: web.StreamResponse = refusal(503, "the engine is being stopped")
+    with under_way.one():
+        try:
+            path, version = split_version(http.rel_url.raw_path)
+            route, values = find_route(http.method, path, version)
+            return await route.handler(Request(http, backend, values, under_way.closing, begun))
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged whole where it was not foreseen
+            answer = answer_failure(error, what)
+    if not begun:
+        return answer
+    if http.transport is not None:
+        http.transport.close()  # the client must not take a part for the whole
+    return begun[0]
 
 
-def _listen(path: Path, group: str | None) -> socket.socket:
-    """The listening socket; a file that a killed engine left is replaced."""
+def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
+    """The listening socket, and the inode of its file; a file that a killed engine left is replaced (blocking)."""
     try:
-        owner = grp.getgrnam(group).gr_gid if group else 0
+        owner = grp.getgrnam(group).gr_gid if group else -1
     except KeyError as error:
         raise errors.Invalid(f"cannot serve the API: there is no group {group} on this machine") from error
+    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+        raise errors.Invalid(f"cannot serve the API on {path}: there is something that is no socket")
     if _is_listened_on(path):
         raise errors.Conflict(f"cannot serve the API: another program listens on {path}")
     half = path.with_name(f".{path.name}.new")
@@ -89,14 +142,15 @@ def _listen(path: Path, group: str | None) -> socket.socket:
         half.unlink(missing_ok=True)
         listener.bind(str(half))  # made beside, so that nobody connects before it is the group's
         os.chmod(half, 0o660)
-        os.chown(half, 0, owner)
+        os.chown(half, -1, owner)
         listener.listen(1024)
+        inode = half.stat().st_ino
         os.rename(half, path)
     except OSError as error:
         listener.close()
         half.unlink(missing_ok=True)
         raise errors.Invalid(f"cannot serve the API on {path}: {error.strerror or error}") from error
-    return listener
+    return listener, inode
 
 
 def _is_listened_on(path: Path) -> bool:
@@ -111,7 +165,7 @@ def _is_listened_on(path: Path) -> bool:
 
 
 def _remove(path: Path, inode: int) -> None:
-    """Remove the socket file, unless it is another's by now."""
+    """Remove the socket file, unless it is another's by now (blocking)."""
     try:
         if os.stat(path).st_ino == inode:
             path.unlink()

@@ -4,6 +4,7 @@ import json
 
 from aiohttp import web
 
+from moorage import errors
 from moorage.api.query import Filters, instant, parse_filters
 from moorage.api.request import Request, json_answer
 from moorage.api.wire import event_to_api, info_to_api, version_to_api
@@ -15,7 +16,8 @@ _FILTERS = frozenset(
     {"type", "plugin", "event", "scope", "label", "container", "image", "volume", "network", "daemon", "service",
      "node", "secret", "config"}
 )  # fmt: skip
-_OTHERS = _FILTERS - {"type", "plugin", "event", "scope"}
+_OTHERS = _FILTERS - {"type", "plugin", "event", "scope", "label"}
+_LINES = ("application/jsonl", "application/x-ndjson")
 
 
 async def ping(request: Request) -> web.Response:
@@ -46,8 +48,14 @@ async def events(request: Request) -> web.StreamResponse:
     """GET /events: kept ones from ``since``, then those that come, until ``until``."""
     filters = parse_filters(request.query("filters"), _FILTERS)
     since, until = instant(request.query("since"), "since"), instant(request.query("until"), "until")
+    if since is not None and until is not None and until < since:
+        raise errors.Invalid(
+            f"`since` time ({request.query('since')}) cannot be after `until` time ({request.query('until')})"
+        )
     listening = request.backend.events(since=since, until=until)
-    async with request.stream("application/json") as response, listening as happened:
+    accepted = {each.partition(";")[0].strip().lower() for each in request.http.headers.get("Accept", "").split(",")}
+    kind = next((each for each in _LINES if each in accepted), "application/json")
+    async with listening as happened, request.stream(kind) as response:
         async for each in happened:
             if _passes(each, filters):
                 await response.write(json.dumps(event_to_api(each)).encode() + b"\n")
@@ -64,7 +72,15 @@ def _passes(each: Happened, filters: Filters) -> bool:
         and _fits(filters, "event", each.action)
         and _fits(filters, "scope", "local")
         and (not plugins or any(_names(each, plugin) for plugin in plugins))
+        and all(_has_label(each, label) for label in filters.get("label", ()))
     )
+
+
+def _has_label(each: Happened, label: str) -> bool:
+    """A label is KEY or KEY=VALUE of the attributes. As in the daemon, of several all must fit."""
+    key, equals, value = label.partition("=")
+    found = {"name": each.name, **each.attributes}
+    return key in found and (not equals or found[key] == value)
 
 
 def _fits(filters: Filters, key: str, value: str) -> bool:

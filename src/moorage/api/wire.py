@@ -32,12 +32,13 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "38
 
 def plugin_to_api(plugin: PluginView) -> dict[str, object]:
     """A plugin as GET /plugins/{name}/json shows it. Secrets are masked."""
+    origin = {"PluginReference": plugin.reference} if plugin.reference else {}
     return {
         "Config": config_to_api(plugin.config),
         "Enabled": plugin.enabled,
         "Id": plugin.id,
         "Name": plugin.name,
-        "PluginReference": plugin.reference,
+        **origin,
         "Settings": settings_to_api(plugin.settings),
         "Moorage": {
             "State": plugin.state.value,

@@ -1,0 +1,235 @@
+"""An engine in memory, for tests of the API: real lookups' rules, real configs, settings and events; nothing runs."""
+
+import io
+import secrets as random
+import tarfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import anyio
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.engine.events import EventLog
+from moorage.engine.lifecycle import RestartPolicy, Restarts, State
+from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
+from moorage.logs.files import Line
+from moorage.plugins import (
+    NO_OVERRIDES,
+    Overrides,
+    apply_settings,
+    compute_privileges,
+    effective_settings,
+    local_name,
+    parse_config,
+)
+
+
+class FakeBackend:
+    """The Backend protocol over dictionaries. ``stuck`` makes creates wait at their end, as slow storage does."""
+
+    def __init__(self) -> None:
+        self.plugins: dict[str, PluginView] = {}
+        self.overrides: dict[str, Overrides] = {}
+        self.lines: dict[str, list[Line]] = {}
+        self.event_log = EventLog()
+        self.stuck = False
+        self.undone: list[str] = []
+        """Names of the plugins whose creation was cut off."""
+        self.followers = 0
+        self.failure: Exception | None = None
+        """What the next look at a plugin raises."""
+        self._more = anyio.Event()
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            root="/var/lib/moorage",
+            namespace="plugins.moby",
+            containerd="private",
+            containerd_address="/run/moorage/containerd/c.sock",
+            containerd_version="1.6.20",
+            problem="",
+            snapshotter="overlayfs",
+            started_at=datetime.now(UTC),
+            engine_id="f" * 32,
+        )
+
+    def list(self) -> Sequence[PluginView]:
+        return sorted(self.plugins.values(), key=lambda plugin: plugin.name)
+
+    def get(self, name: str) -> PluginView:
+        if self.failure is not None:
+            raise self.failure
+        if name in self.plugins:
+            return self.plugins[name]
+        for plugin in self.plugins.values():
+            if plugin.name == _name(name):
+                return plugin
+        found = [plugin for id, plugin in self.plugins.items() if name and id.startswith(name)]
+        if len(found) > 1:
+            raise errors.Invalid(f'multiple plugins found for "{name}"')
+        if not found:
+            raise errors.NotFound(f'plugin "{name}" not found')
+        return found[0]
+
+    async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
+        local = local_name(name)
+        if any(plugin.name == local for plugin in self.plugins.values()):
+            raise errors.Conflict(f"plugin {local} already exists")
+        try:
+            raw = b"".join([chunk async for chunk in package])
+            if self.stuck:
+                await anyio.sleep_forever()
+        except BaseException:
+            self.undone.append(local)
+            raise
+        parsed = parse_config(await run_blocking(lambda: _config_of(raw)))
+        view = PluginView(
+            id=random.token_hex(32),
+            name=local,
+            reference=local,
+            enabled=False,
+            state=State.DISABLED,
+            config=parsed.config,
+            settings=effective_settings(parsed.config, NO_OVERRIDES),
+            privileges=compute_privileges(parsed.config),
+            warnings=parsed.warnings,
+        )
+        self.plugins[view.id], self.overrides[view.id], self.lines[view.id] = view, NO_OVERRIDES, []
+        self.event_log.tell("create", view.id, local)
+        return view
+
+    async def enable(self, name: str, within: float) -> None:
+        plugin = self.get(name)
+        if plugin.enabled:
+            raise errors.Conflict(f"plugin already enabled: plugin {plugin.name} is enabled")
+        self._put(replace(plugin, enabled=True, state=State.READY, ready_at=datetime.now(UTC), pid=4711))
+        self.event_log.tell("enable", plugin.id, name)
+
+    async def disable(self, name: str, *, force: bool) -> None:
+        plugin = self.get(name)
+        _check_unused(plugin, force=force)
+        if not plugin.enabled:
+            raise errors.Conflict(f"plugin is already disabled: plugin {plugin.name} found but disabled")
+        self._put(replace(plugin, enabled=False, state=State.DISABLED, ready_at=None, pid=None, holders=()))
+        self.event_log.tell("disable", plugin.id, name)
+
+    async def restart(self, name: str) -> None:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"cannot restart plugin {plugin.name}: it is disabled")
+        self.event_log.tell("restart", plugin.id, plugin.name)
+
+    async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
+        plugin = self.get(name)
+        if plugin.enabled:
+            raise errors.Conflict("cannot set on an active plugin, disable plugin before setting")
+        made = apply_settings(plugin.config, self.overrides[plugin.id], assignments, secrets=secrets)
+        self.overrides[plugin.id] = made
+        self._put(replace(plugin, settings=effective_settings(plugin.config, made)))
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        plugin = self.get(name)
+        _check_unused(plugin, force=force)
+        if plugin.enabled and not force:
+            raise errors.Conflict(f"plugin {plugin.name} is enabled")
+        del self.plugins[plugin.id]
+        self.event_log.tell("remove", plugin.id, name)
+
+    async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
+        plugin = self.get(name)
+        try:
+            restarts = Restarts(change.restarts) if change.restarts is not None else plugin.policy.restarts
+        except ValueError as error:
+            raise errors.Invalid(f"cannot restart {change.restarts!r}: it must be always, on-failure, never") from error
+        if change.most is not None and change.most < 0:
+            raise errors.Invalid(f"cannot restart {change.most} times: it must be 0 (no limit) or more")
+        if change.stop_timeout is not None and not 0 <= change.stop_timeout <= 3600:
+            raise errors.Invalid(f"cannot wait {change.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
+        most = plugin.policy.most if change.most is None else change.most or None
+        wait = plugin.policy.stop_timeout if change.stop_timeout is None else change.stop_timeout
+        made = replace(plugin, policy=RestartPolicy(restarts, most, wait))
+        self._put(made)
+        return made
+
+    async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"cannot call plugin {plugin.name}: it is disabled")
+        return Answer(200 if method == "Echo" else 404, body, "application/json")
+
+    async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"cannot hold plugin {plugin.name}: it is disabled")
+        holder = Holder(random.token_hex(16), owner, datetime.now(UTC))
+        self._put(replace(plugin, holders=(*plugin.holders, holder)))
+        return holder
+
+    async def release(self, name: str, token: str) -> None:
+        plugin = self.get(name)
+        left = tuple(each for each in plugin.holders if each.token != token)
+        if left == plugin.holders:
+            raise errors.NotFound(f"plugin {plugin.name} has no holder with this token")
+        self._put(replace(plugin, holders=left))
+
+    @asynccontextmanager
+    async def logs(
+        self, name: str, *, tail: int | None, since: datetime | None, follow: bool
+    ) -> AsyncIterator[AsyncIterator[Line]]:
+        id = self.get(name).id
+        self.followers += 1
+        try:
+            yield self._read(id, tail, since, follow=follow)
+        finally:
+            self.followers -= 1
+
+    async def _read(self, id: str, tail: int | None, since: datetime | None, *, follow: bool) -> AsyncIterator[Line]:
+        lines = self.lines[id]
+        seen = len(lines)
+        old = [line for line in lines if since is None or line.at > since]
+        for line in old if tail is None else old[max(0, len(old) - tail) :]:
+            yield line
+        while follow:
+            while seen < len(lines):
+                seen += 1
+                yield lines[seen - 1]
+            self._more = anyio.Event()
+            await self._more.wait()
+
+    def write(self, name: str, text: str) -> None:
+        """The plugin prints a line."""
+        self.lines[self.get(name).id].append(Line(datetime.now(UTC), "stdout", text))
+        self._more.set()
+
+    @asynccontextmanager
+    async def events(self, *, since: datetime | None, until: datetime | None) -> AsyncIterator[AsyncIterator[Happened]]:
+        async with self.event_log.listen(since, until) as happened:
+            yield happened
+
+    def _put(self, plugin: PluginView) -> None:
+        self.plugins[plugin.id] = plugin
+
+
+def _name(text: str) -> str | None:
+    try:
+        return local_name(text)
+    except errors.Invalid:
+        return None
+
+
+def _check_unused(plugin: PluginView, *, force: bool) -> None:
+    if plugin.holders and not force:
+        raise errors.Conflict(f"plugin {plugin.name} is in use by {', '.join(each.owner for each in plugin.holders)}")
+
+
+def _config_of(raw: bytes) -> bytes:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+            member = archive.extractfile("config.json")
+            assert member is not None
+            return member.read()
+    except (tarfile.TarError, KeyError) as error:
+        raise errors.Invalid(f"cannot read the package: {error}") from error
