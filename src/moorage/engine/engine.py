@@ -265,12 +265,13 @@ class Engine:
         owners = await machinery.owners()
         self._refuse_foreign(owners)
         await machinery.claim(self._store, await run_blocking(_boot_id))
+        # before anybody can create anything: what is being made looks just like what was cut off
+        await self._sweep(machinery, owners)
         self._work.machinery, self._address = machinery, address
         try:
             async with anyio.create_task_group() as tasks:
                 for plugin in self._registry.all():
                     tasks.start_soon(self._restore, plugin, owners, start)
-            await self._sweep(machinery, owners)
             yield
         finally:
             self._work.machinery = None

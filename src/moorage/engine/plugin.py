@@ -84,6 +84,11 @@ class Plugin:
         """What the user wants, as far as it was granted."""
         return self.record.enabled and not self.is_asked
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether its socket accepts."""
+        return self.state is State.READY
+
     def settings(self) -> Settings:
         """What it runs with."""
         return effective_settings(self.config, self.record.overrides)

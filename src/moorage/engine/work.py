@@ -109,7 +109,7 @@ class Work:
         failure = await self._start(plugin, self.timeouts.ready, **fields)
         if failure is not None:
             await self._failed(plugin, failure)
-        elif plugin.view().ready_at is not None:
+        elif plugin.is_ready:
             self.tell(plugin, "ready")
 
     async def _start(self, plugin: Plugin, within: float, **fields: object) -> errors.MoorageError | None:
