@@ -3,10 +3,13 @@
 import asyncio
 import os
 import signal
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import anyio
 import pytest
@@ -288,6 +291,35 @@ async def test_a_scope_that_is_cancelled_while_the_connection_is_lost_ends_clean
     await eventually(lambda: place.containerd.find() is None)
     await place.containerd.ensure()
     await remove(client)
+
+
+async def test_a_server_that_hangs_up_on_every_connection_is_unavailable(tmp_path: Path) -> None:
+    # Calls that wait together for one connection get it after it was lost.
+    def hang_up() -> None:
+        with suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    failures: list[errors.Unavailable] = []
+
+    async def ask(client: Client) -> None:
+        for _ in range(10):
+            try:
+                await client.get_task("a")
+            except errors.Unavailable as error:
+                failures.append(error)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        server = threading.Thread(target=hang_up)  # in another thread: it hangs up before our loop looks
+        server.start()
+        async with connect(str(tmp_path / "socket"), "x", TIMEOUTS) as client, anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask, client)
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
+    assert len(failures) == 200
 
 
 async def test_every_call_under_way_when_containerd_is_killed_fails_as_unavailable(

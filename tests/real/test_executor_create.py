@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 import threading
+from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
 
@@ -284,7 +285,7 @@ async def test_e51_a_process_that_goes_away_within_a_creation_leaves_nothing_aft
     place: Place,
 ) -> None:
     for milliseconds in range(5, 85, 5):
-        await create_and_go_away(place, milliseconds / 1000)
+        await create_and_go_away(place, anyio.sleep(milliseconds / 1000))
         async with rig(place) as it:
             if await it.restore():
                 await it.kill()
@@ -292,14 +293,33 @@ async def test_e51_a_process_that_goes_away_within_a_creation_leaves_nothing_aft
         await place.assert_nothing_left()
 
 
-async def create_and_go_away(place: Place, seconds: float) -> None:
+async def test_e51_a_first_process_that_gets_no_cpu_is_ended_with_its_creation(place: Place) -> None:
+    # On a busy machine containerd kills the shim, the runtime goes with it, and its half-made process stays.
+    stopped: list[int] = []
+
+    async def stop_the_first_process() -> None:
+        while not stopped:
+            for pid in leftovers.processes_in(place.cgroup_prefix):
+                if leftovers.command_line(pid)[1:2] == [b"init"]:
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(pid)
+            await anyio.sleep(0.001)
+
+    await create_and_go_away(place, stop_the_first_process())
+    assert stopped
+    async with rig(place) as it:
+        assert not await it.restore()
+    await place.assert_nothing_left()
+
+
+async def create_and_go_away(place: Place, moment: Awaitable[None]) -> None:
     """Its connection breaks when a process is killed: that is all that containerd learns of it."""
     connection = Connection(place.containerd.address)
     client = Client(connection, place.namespace, TIMEOUTS)
     containers = BundledContainers(client, place.root, runtime=place.runtime, timeouts=TIMEOUTS)
 
     async def cut() -> None:
-        await anyio.sleep(seconds)
+        await moment
         connection.close()
 
     async def attach(stdio: Stdio) -> Attached:

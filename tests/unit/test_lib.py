@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,16 +124,30 @@ def test_mount_points_are_found_deepest_first() -> None:
 
 
 async def test_a_blocking_call_is_finished_also_when_it_is_cancelled() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    scope = anyio.CancelScope()
+    finished_at_return: list[bool] = []
     finished = False
 
     def block() -> None:
         nonlocal finished
-        anyio.from_thread.run(anyio.sleep, 0.02)
+        begun.set()
+        may_end.wait()
         finished = True
 
-    with anyio.move_on_after(0.001):
-        await run_blocking(block)
-    assert finished
+    async def call() -> None:
+        with scope:
+            await run_blocking(block)
+        finished_at_return.append(finished)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        while not begun.is_set():
+            await settled()
+        scope.cancel()
+        await settled()
+        may_end.set()
+    assert finished_at_return == [True]
 
 
 async def test_background_tasks_end_with_the_block_and_its_failure_comes_out_as_itself() -> None:

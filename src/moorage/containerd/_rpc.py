@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Status as Code
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import Connection as Transport
 from h2.exceptions import StreamClosedError
 
 from moorage import errors
@@ -145,6 +146,11 @@ class Connection:
         except (StreamTerminatedError, ProtocolError) as error:
             _take_back(task, cancelling)
             raise errors.Unavailable(f"lost {where} during {verb}: {error}") from error
+        except AttributeError as error:
+            # grpclib 0.4 hands out a connection that was lost while it was made, and that has let go of its socket
+            if not isinstance(error.obj, Transport):
+                raise
+            raise errors.Unavailable(f"lost {where} before {verb}") from error
         except TimeoutError as error:
             raise errors.Unavailable(f"{where} did not answer {verb} within {within:g} s") from error
         except OSError as error:

@@ -61,7 +61,7 @@ async def _end(pid: int, directory_end: Path) -> None:
 
 
 def _shims(address: str, namespace: str, id: str) -> list[tuple[int, list[str]]]:
-    """The shims of a container, each with the names of its child processes."""
+    """The shims of a container, each with the programs of its child processes."""
     wanted = [("-namespace", namespace), ("-id", id), ("-address", address)]
     found = []
     for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
@@ -75,9 +75,16 @@ def _shims(address: str, namespace: str, id: str) -> list[tuple[int, list[str]]]
 
 
 def _children(pid: int) -> list[str]:
-    names = []
+    programs = []
     for thread in os.listdir(f"/proc/{pid}/task"):
         for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
             with suppress(OSError):
-                names.append(Path(f"/proc/{child}/comm").read_text().strip())
-    return names
+                programs.append(_program(child))
+    return programs
+
+
+def _program(pid: str) -> str:
+    """How it was called, since runc runs itself from a descriptor and is named by that number meanwhile."""
+    word = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+    # an ended one that nobody has waited for has only its name
+    return os.path.basename(os.fsdecode(word)) or Path(f"/proc/{pid}/comm").read_text().strip()

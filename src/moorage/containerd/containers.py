@@ -20,7 +20,7 @@ import anyio
 from moorage import errors
 from moorage._lib.threads import remove_tree, run_blocking
 from moorage.containerd._exit_note import find_exit, keep_exit
-from moorage.containerd._left_cgroups import remove_left_cgroups
+from moorage.containerd._left_cgroups import clear_left_cgroups
 from moorage.containerd._shims import end_lost_shims
 from moorage.containerd.client import Client, check_identifier
 from moorage.containerd.events import subscribe
@@ -72,6 +72,10 @@ class BundledContainers:
         self._runtime = runtime
         self._timeouts = timeouts
         self._made: dict[str, tuple[RuntimeOptions, Sequence[Mount]]] = {}
+
+    @property
+    def _runtime_name(self) -> str:
+        return os.path.basename(self._runtime.binary_name or "runc")
 
     async def create(
         self,
@@ -202,16 +206,15 @@ class BundledContainers:
             await self._client.create_container(id, {}, RuntimeOptions(), labels={BUNDLE_LABEL: ""})
             ended = await self._kill_and_delete(id)
         if ended is None:
-            await self._delete_runtime_state(id)
             await end_lost_shims(
                 self._client.address,
                 self._client.namespace,
                 id,
-                lambda: self._delete_runtime_state(id),
-                runtime=os.path.basename(self._runtime.binary_name or "runc"),
+                lambda: self._clear_runtime(id),
+                runtime=self._runtime_name,
                 within=self._timeouts.killed,
             )
-            await self._remove_cgroups(id)
+            await self._clear_runtime(id)
             ended = await run_blocking(lambda: find_exit(self._bundle(id)))
         return (ended.code, ended.exited_at) if ended else (None, None)
 
@@ -324,6 +327,15 @@ class BundledContainers:
             await self._undo(remove_tree, left)
         return True
 
+    async def _clear_runtime(self, id: str) -> None:
+        """Remove what a runtime has made of a container that containerd has no task of."""
+        await self._delete_runtime_state(id)
+        try:
+            spec = (await self._client.get_container(id)).spec
+        except errors.NotFound:
+            return
+        await clear_left_cgroups(spec, runtime=self._runtime_name, within=self._timeouts.killed)
+
     async def _delete_runtime_state(self, id: str) -> None:
         """Remove what the runtime has noted of a container that containerd does not know."""
         root = Path(self._runtime.root) / self._client.namespace
@@ -337,14 +349,6 @@ class BundledContainers:
             return
         if done.returncode:
             log.warning("cannot delete the runtime's state of %s: %s", id, done.stderr.decode(errors="replace").strip())
-
-    async def _remove_cgroups(self, id: str) -> None:
-        """Remove what a runtime has left that was killed with its containerd while it made the container."""
-        try:
-            spec = (await self._client.get_container(id)).spec
-        except errors.NotFound:
-            return
-        await run_blocking(lambda: remove_left_cgroups(spec))
 
     async def _remove_directory(self, id: str, bundle: Path) -> None:
         try:
