@@ -14,7 +14,7 @@ import anyio.to_thread
 from moorage import containerd, errors
 from moorage.containerd import types
 
-NAME = "moorage-example"
+NAME = f"moorage-example-{os.getpid()}"  # several may run at once
 
 
 def make_spec(root: Path, arguments: list[str]) -> types.Spec:

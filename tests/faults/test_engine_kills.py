@@ -172,7 +172,8 @@ def test_case_021_a_plugin_that_never_listens_delays_nobody(house: EngineProcess
     record = house.root / "plugins" / house_id(house, "bad") / "plugin.json"
     document = json.loads(record.read_text())
     document["config"] = document["config"].replace('"/actor"', '"/actor", "never"')
-    kill(leftovers.processes_in("moorage/"))
+    for name in ("good", "bad"):
+        kill(leftovers.processes_in(f"moorage/{house_id(house, name)}"))
     record.write_text(json.dumps(document))
     begun = time.monotonic()
     house.start(wait=False)

@@ -3,6 +3,7 @@
 import os
 import stat
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -47,7 +48,13 @@ def processes_in(cgroup: str) -> list[int]:
 
 def cgroup_directories(parent: str, prefix: str) -> list[Path]:
     """The control groups of this name's beginning below a parent, in every hierarchy."""
-    return [*CGROUPS.glob(f"{parent}/{prefix}*"), *CGROUPS.glob(f"*/{parent}/{prefix}*")]
+    # glob() fails where the parent goes meanwhile, with the last container of somebody else
+    parents = [CGROUPS / parent, *(CGROUPS / each / parent for each in os.listdir(CGROUPS))]
+    found = []
+    for directory in parents:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found += [directory / name for name in os.listdir(directory) if name.startswith(prefix)]
+    return found
 
 
 def remove_cgroups(parent: str) -> None:

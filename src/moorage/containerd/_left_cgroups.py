@@ -8,20 +8,19 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 
+from moorage._lib.cgroups import thaw
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Spec
 
 _ROOT = Path("/sys/fs/cgroup")
 _LOOK_AGAIN = 0.02  # seconds; a group is in use for a moment after its last process
-
-_THAW = (("freezer.state", "THAWED"), ("cgroup.freeze", "0"))
-"""What lets the frozen processes of a group die: version 1, version 2."""
 
 
 async def clear_left_cgroups(spec: Spec, *, runtime: str, within: float, root: Path = _ROOT) -> None:
@@ -36,10 +35,11 @@ async def clear_left_cgroups(spec: Spec, *, runtime: str, within: float, root: P
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            await run_blocking(lambda: _thaw(groups))
+            for group in groups:
+                await run_blocking(partial(thaw, group))
             for pid in left:
                 await wait_for_end(pid)
-        while await run_blocking(lambda: _remove(groups)):
+        while await run_blocking(lambda: _remove(groups)):  # noqa: ASYNC110 - the kernel tells nobody
             await anyio.sleep(_LOOK_AGAIN)
 
 
@@ -69,14 +69,6 @@ def _processes(group: Path) -> list[int]:
         return [int(line) for line in (group / "cgroup.procs").read_text().split()]
     except OSError:
         return []
-
-
-def _thaw(groups: Sequence[Path]) -> None:
-    for group in groups:
-        for name, value in _THAW:
-            # a file of the other version is not there, and is never made
-            with suppress(OSError), open(group / name, "r+") as file:
-                file.write(value)
 
 
 def _remove(groups: Sequence[Path]) -> bool:

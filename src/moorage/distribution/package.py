@@ -23,13 +23,16 @@ from moorage.containerd.types import Descriptor
 from moorage.distribution._retar import CONFIG_LIMIT, Source, retar
 from moorage.plugins import Config, as_it_came, parse_config, with_rootfs
 
-__all__ = ("CONFIG_LIMIT", "CONFIG_TYPE", "LAYER_TYPE", "MANIFEST_TYPE", "Package", "create_package")
+__all__ = ("CONFIG_LIMIT", "CONFIG_TYPE", "LAYER_TYPE", "MANIFEST_TYPE", "UPLOAD_PREFIX", "Package", "create_package")
 
 log = logging.getLogger(__name__)
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.plugin.v1+json"
 LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+UPLOAD_PREFIX = "moorage-layer-"
+"""What the refs of uploads begin with."""
 
 _CHUNKS = 4
 """As many chunks wait between two of body, thread and containerd."""
@@ -85,7 +88,7 @@ class _Taking:
         self.config = b""
         self._storage = storage
         self._body = body
-        self._ref = f"moorage-layer-{secrets.token_hex(8)}"
+        self._ref = f"{UPLOAD_PREFIX}{secrets.token_hex(8)}"
         self._failures: list[BaseException] = []
         self._tasks: TaskGroup
         self._size_bytes = 0

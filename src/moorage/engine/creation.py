@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import anyio
@@ -11,7 +11,7 @@ import anyio
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Image
-from moorage.distribution.package import Package, create_package
+from moorage.distribution.package import UPLOAD_PREFIX, Package, create_package
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
 from moorage.engine.places import SHORT_ID
 from moorage.engine.plugin import Plugin
@@ -59,12 +59,19 @@ class Creation:
         return plugin
 
     async def sweep(self, machinery: Machinery) -> None:
-        """Remove the image records of plugins that are not there, and the leases of engines that are not."""
+        """Remove the image records of plugins that are not there, and the uploads and leases of engines that are not.
+
+        The lease of an upload holds it no longer, but containerd 1.6 collects none before its first whole blob.
+        """
         for image in await machinery.storage.list_images():
             owner = image.labels.get(PLUGIN_LABEL)
             if owner is not None and self._work.registry.find_id(owner) is None and self._work.store.is_free(owner):
                 log.warning("removing image %s: its plugin %s was never finished", image.name, owner)
                 await machinery.storage.delete_image(image.name, collect=True)
+        for ingest in await machinery.storage.list_ingests():
+            if ingest.ref.startswith(UPLOAD_PREFIX):
+                with suppress(errors.NotFound):
+                    await machinery.storage.abort_ingest(ingest.ref)
         await machinery.drop_stale_leases()
 
     @asynccontextmanager

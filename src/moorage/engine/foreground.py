@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -174,7 +175,7 @@ class Foreground:
         try:
             await self._report(Started(self._plan))
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._tell_when_ready, executor, anyio.current_time())
+                tasks.start_soon(self._tell_when_ready, executor, time.monotonic())
                 await self._ended.wait()
                 tasks.cancel_scope.cancel()
         finally:
@@ -225,11 +226,11 @@ class Foreground:
     async def _tell_when_ready(self, executor: Executor, started_at: float) -> None:
         deadline = started_at + self._timeouts.ready
         ready = await wait_until_listening(
-            self._plan.socket, lambda: self._ended.is_set() or anyio.current_time() > deadline
+            self._plan.socket, lambda: self._ended.is_set() or time.monotonic() > deadline
         )
         if ready:
             self._was_ready = True
-            seconds = anyio.current_time() - started_at
+            seconds = time.monotonic() - started_at
             activation = None
             if self._plan.speaks_http:
                 activation = await activate(self._plan.socket, self._timeouts.activate)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moorage import errors
+from moorage._lib.cgroups import thaw
 
 __all__ = ("end_processes", "has_shim_directory", "remove_group", "remove_shim_directory", "remove_traces")
 
@@ -103,21 +104,13 @@ def _read(pid: str, name: str) -> bytes:
 
 
 def _kill(pids: list[int], id: str) -> None:
-    for directory in _groups(id):
-        _thaw(directory)
+    for directory in _groups(id):  # the runtime freezes a group to kill all in it, and may have been killed meanwhile
+        thaw(Path(directory))
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-
-
-def _thaw(directory: str) -> None:
-    # The runtime freezes a group to kill all in it; where it was killed meanwhile, no signal arrives.
-    for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-        path = os.path.join(directory, name)
-        if os.path.exists(path):
-            Path(path).write_text(value)
 
 
 def _groups(id: str) -> list[str]:
