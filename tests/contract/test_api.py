@@ -55,6 +55,8 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     # no such page
     ("GET", "/", None, {}, 404, "page not found"),
     ("GET", "/nonsense", None, {}, 404, "page not found"),
+    ("GET", "/non%0Asense", None, {}, 404, "page not found"),
+    ("GET", "/plugins/a%0Ab/json", None, {}, 404, "not found"),
     ("GET", "/containers/json", None, {}, 404, "page not found"),
     ("GET", "/v1.47/containers/json", None, {}, 404, "page not found"),
     ("PUT", "/plugins", None, {}, 404, "page not found"),

@@ -44,7 +44,7 @@ class Route:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What paths of this row look like."""
-        places = {"{name}": "(?P<name>.+)", "{token}": "(?P<token>[^/]+)"}
+        places = {"{name}": r"(?P<name>[\s\S]+)", "{token}": "(?P<token>[^/]+)"}
         text = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}")
         for place, pattern in places.items():
             text = text.replace(place, pattern)

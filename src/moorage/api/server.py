@@ -52,7 +52,7 @@ async def serve_api(backend: Backend, path: Path, group: str | None) -> AsyncIte
         response.headers.update(_HEADERS)
 
     application = web.Application(client_max_size=0)
-    application.router.add_route("*", "/{path:.*}", handle)
+    application.router.add_route("*", r"/{path:[\s\S]*}", handle)  # any path, also one with a newline in it
     application.on_response_prepare.append(add_headers)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_LAST_ANSWERS, handler_cancellation=False)
     await runner.setup()
