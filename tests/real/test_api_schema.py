@@ -42,9 +42,8 @@ def send_as_it_is(_: Any, value: Any) -> Any:
 
 
 SCHEMA = schemathesis.openapi.from_dict(make_document(ROUTES))
-OPERATIONS = [
-    operation for result in SCHEMA.get_all_operations() if (operation := result.ok()).path not in NEEDS_A_REGISTRY
-]
+RESULTS: list[Any] = list(SCHEMA.get_all_operations())
+OPERATIONS = [result.ok() for result in RESULTS if result.ok().path not in NEEDS_A_REGISTRY]
 
 
 class _Adapter(HTTPAdapter):

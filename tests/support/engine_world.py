@@ -1,0 +1,352 @@
+"""An engine on a host in memory: containers, their sockets, images and leases are a model, all else is the real engine.
+
+``Host`` is what outlives an engine. Records are real files, so an engine that is cut off anywhere is followed by one
+that reads what it left. What a plugin does when it is started is its ``Script``.
+"""
+
+import os
+import signal as signals
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from moorage import errors
+from moorage._lib import threads
+from moorage.engine import creation, plugin, running, work
+from moorage.engine import engine as engine_module
+from moorage.engine.engine import Engine
+from moorage.engine.machinery import PLUGIN_LABEL, Machinery
+from moorage.engine.places import PluginPlaces
+from moorage.engine.store import Choice, Record, Store
+from moorage.engine.values import Happened
+from moorage.executor import RUN_LABEL, Exit
+from moorage.timeouts import Timeouts
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+CONFIG = """{"interface": {"types": ["moorage.test/1.0"], "socket": "p.sock"}, "entrypoint": ["/p"],
+ "network": {"type": "host"}, "env": [{"name": "A", "settable": ["value"]}]}"""
+TIMEOUTS = Timeouts()
+
+
+class Script(Enum):
+    """What a plugin does when it is started."""
+
+    LISTENS = "listens"
+    DEAF = "listens, and ignores TERM"
+    IMMORTAL = "listens, and cannot be killed"
+    SILENT = "never listens"
+    EXITS = "exits before it listens"
+    REFUSED = "cannot be created"
+
+
+@dataclass(eq=False)
+class Container:
+    """One container of the host."""
+
+    id: str
+    owner: str
+    script: Script
+    pid: int
+    listener: socket.socket | None = None
+    exit: Exit | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.exit is None
+
+
+@dataclass
+class Host:
+    """What there is besides the engine, and survives it."""
+
+    base: Path
+    containers: dict[str, Container] = field(default_factory=dict)
+    scripts: dict[str, Script] = field(default_factory=dict)
+    images: set[str] = field(default_factory=set)
+    leases: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    is_away: bool = False
+    """Containerd does not answer."""
+    executor: "FakeExecutor | None" = None
+    """Of the engine that runs now."""
+    started: int = 0
+    exits: dict[str, Exit] = field(default_factory=dict)
+
+    def alive(self, owner: str = "") -> list[str]:
+        """The containers in which a process runs."""
+        return sorted(it.id for it in self.containers.values() if it.is_alive and (not owner or it.owner == owner))
+
+    def end(self, id: str, code: int, signal: str | None = None) -> None:
+        """The process ends."""
+        container = self.containers[id]
+        if container.exit is None:
+            container.exit = Exit(id, "run", code, signal, exited_at=EPOCH, pid=container.pid)
+            if container.listener is not None:
+                container.listener.close()
+            if self.executor is not None:
+                self.executor.notice(container)
+
+    era: int = 0
+    """How many engines there have been; one that was killed reaches nothing any more."""
+
+    stuck_images: int = 0
+    """As many deletions of images fail."""
+
+    def end_all(self, code: int) -> None:
+        """Every process ends."""
+        for id in self.alive():
+            self.end(id, code, "SIGKILL" if code == 137 else None)
+
+    def check(self, era: int) -> None:
+        if self.is_away or era != self.era:
+            raise errors.Unavailable("cannot reach containerd")
+
+
+class KilledStore(Store):
+    """A data directory that an engine does not reach any more once it is killed."""
+
+    is_killed = False
+
+    def save(self, record: Record) -> None:
+        self._check()
+        super().save(record)
+
+    def forget(self, id: str) -> None:
+        self._check()
+        super().forget(id)
+
+    def _check(self) -> None:
+        if self.is_killed:
+            raise errors.Unavailable("killed")
+
+
+class FakeExecutor:
+    """The executor's promises over a host."""
+
+    def __init__(self, host: Host, handler: Any, tasks: Any) -> None:
+        self._host, self._era = host, host.era
+        self._handler = handler
+        self._tasks = tasks
+        self._held: set[str] = set()
+        host.executor = self
+
+    async def create(self, id: str, spec: Any, stdout: Any, stderr: Any, *, labels: Mapping[str, str]) -> None:
+        await anyio.sleep(0.03)
+        self._host.check(self._era)
+        if id in self._host.containers:
+            raise errors.Conflict(f"container {id} exists")
+        script = self._host.scripts.get(labels[PLUGIN_LABEL], Script.LISTENS)
+        if script is Script.REFUSED:
+            raise errors.MoorageError('exec: "/p": no such file or directory')
+        self._host.started += 1
+        container = Container(id, labels[PLUGIN_LABEL], script, 1000 + self._host.started)
+        self._host.containers[id] = container
+        self._held.add(id)
+        if script is Script.EXITS:
+            self._host.end(id, 3)
+        elif script is not Script.SILENT:
+            container.listener = _listen(Path(spec["socket"]))
+
+    async def restore(self, id: str, stdout: Any, stderr: Any) -> bool:
+        await anyio.lowlevel.checkpoint()
+        self._host.check(self._era)
+        container = self._host.containers[id]
+        if container.is_alive:
+            self._held.add(id)
+            return True
+        del self._host.containers[id]
+        self._host.exits[id] = container.exit  # type: ignore[assignment]  # it is not alive
+        return False
+
+    async def signal(self, id: str, number: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._host.check(self._era)
+        container = self._host.containers.get(id)
+        if container is None or not container.is_alive:
+            raise errors.NotFound(f"no process in {id}")
+        ends = container.script is not Script.IMMORTAL and (
+            number == signals.SIGKILL or container.script is not Script.DEAF
+        )
+        if ends:
+            self._host.end(id, 128 + number, signals.Signals(number).name)
+
+    def last_exit(self, id: str) -> Exit | None:
+        return self._host.exits.get(id)
+
+    def notice(self, container: Container) -> None:
+        """An end that is seen, if it is of ours."""
+        if container.id in self._held:
+            self._tasks.start_soon(self._tell, container)
+
+    async def _tell(self, container: Container) -> None:
+        await anyio.sleep(0.03)  # its deletion
+        if container.id in self._held:
+            self._held.discard(container.id)
+            self._host.containers.pop(container.id, None)
+            assert container.exit is not None
+            await self._handler.handle_exit_event(container.id, container.exit)
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(100)
+    return listener
+
+
+class FakeClient:
+    """Containerd's records, tasks, images and leases; it is its own storage."""
+
+    namespace = "test"
+
+    def __init__(self, host: Host) -> None:
+        self._host, self._era = host, host.era
+        self.storage = self
+
+    async def list_containers(self) -> Sequence[Any]:
+        self._host.check(self._era)
+        return [
+            SimpleNamespace(id=it.id, labels={PLUGIN_LABEL: it.owner, RUN_LABEL: "x"})
+            for it in self._host.containers.values()
+        ]
+
+    async def get_task(self, id: str) -> Any:
+        self._host.check(self._era)
+        return SimpleNamespace(pid=self._host.containers[id].pid)
+
+    async def delete_task(self, id: str) -> None:
+        self._host.check(self._era)
+        if self._host.containers[id].script is Script.IMMORTAL and self._host.containers[id].is_alive:
+            raise errors.Unavailable(f"cannot end container {id}")
+        self._host.end(id, 137, "SIGKILL")
+
+    async def delete(self, id: str) -> None:
+        self._host.check(self._era)
+        self._host.containers.pop(id, None)
+
+    async def snapshot_mounts(self, snapshotter: str, key: str) -> Sequence[Any]:
+        self._host.check(self._era)
+        return []
+
+    async def delete_image(self, name: str, *, collect: bool = False) -> None:
+        self._host.check(self._era)
+        if self._host.stuck_images:
+            self._host.stuck_images -= 1
+            raise errors.Unavailable("the image is stuck")
+        if name not in self._host.images:
+            raise errors.NotFound(name)
+        self._host.images.remove(name)
+
+    async def list_images(self) -> Sequence[Any]:
+        return [SimpleNamespace(name=name, labels={}) for name in self._host.images]
+
+    async def list_ingests(self) -> Sequence[Any]:
+        return []
+
+    async def list_leases(self) -> Mapping[str, Mapping[str, str]]:
+        return dict(self._host.leases)
+
+    async def create_lease(self, id: str, *, labels: Mapping[str, str] | None = None) -> None:
+        self._host.leases[id] = labels or {}
+
+    async def delete_lease(self, id: str) -> None:
+        del self._host.leases[id]
+
+
+class FakePlaces(PluginPlaces):
+    """The directories without the mounts."""
+
+    def spec(self, config: Any, settings: Any) -> Any:
+        return {"socket": self.socket(config), "process": {"args": ["/p"], "env": [], "cwd": "/"}}
+
+    def prepare(self, config: Any, mounts: Any) -> list[Path]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.sockets.mkdir(exist_ok=True)
+        return []
+
+
+async def run_at_once(function: Callable[[], Any]) -> Any:
+    """In place of a worker thread: a clock that jumps cannot wait for one."""
+    await anyio.lowlevel.checkpoint()
+    return function()
+
+
+def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No threads, no mounts, no fsync, and the loop's clock everywhere."""
+    for module in (threads, work, running, engine_module, creation):
+        monkeypatch.setattr(module, "run_blocking", run_at_once)
+    monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
+    clock = SimpleNamespace(monotonic=anyio.current_time)
+    monkeypatch.setattr(plugin, "time", clock)
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+class World:
+    """A host, and one engine after another on it."""
+
+    def __init__(self, base: Path) -> None:
+        self.host = Host(base)
+        self.store = Store(base / "data")
+        self.engine: Engine
+        self._descriptor = self.store.lock()
+
+    @staticmethod
+    def id(number: int) -> str:
+        return f"{number:x}".rjust(12, "0").ljust(64, "0")
+
+    @property
+    def events(self) -> list[Happened]:
+        """What the present engine told."""
+        return list(self.engine._events._kept)
+
+    def record(self, number: int) -> Record:
+        """A plugin as its creation leaves it."""
+        name = f"p{number}:latest"
+        made = Record(self.id(number), name, name, CONFIG, f"image-{number}", "sha256:x", "o", "k", EPOCH)
+        self.host.images.add(made.image)
+        self.store.save(made)
+        return made
+
+    @asynccontextmanager
+    async def run(self, *, start: bool = True) -> AsyncIterator[Engine]:
+        """An engine with containerd, until the block ends: that is a kill, all that it was doing is cut off."""
+        async with anyio.create_task_group() as tasks:
+            runtime = self.host.base / "run"
+            store = KilledStore(self.store.root)
+            self.engine = Engine(store, runtime, Choice("e" * 32, "private", "test"), tasks, TIMEOUTS)
+            self.engine.load()
+            try:
+                async with self.on_containerd(start=start):
+                    yield self.engine
+            finally:
+                self.host.executor = None
+                self.host.era += 1
+                store.is_killed = True
+                tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def on_containerd(self, *, start: bool = True) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            client: Any = FakeClient(self.host)
+            executor: Any = FakeExecutor(self.host, self.engine, tasks)
+            machinery = Machinery(client, client, executor, "1.6", anyio.CapacityLimiter(3))
+            async with self.engine.working_on(machinery, "address", start=start):
+                yield
+            tasks.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Let go of what the host's processes hold."""
+        os.close(self._descriptor)
+        for container in self.host.containers.values():
+            if container.listener is not None:
+                container.listener.close()
