@@ -34,7 +34,8 @@ SOCKETS = Path("/run/docker/plugins")
 class Dockerd:
     """A running dockerd. ``stop`` must be called."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, containerd: str = "") -> None:
+        """``containerd`` is the address of one to share; empty for one of its own."""
         self.directory = directory
         self.data = directory / "data"
         self.state = directory / "exec"
@@ -49,6 +50,7 @@ class Dockerd:
             f"--exec-root={self.state}",
             f"--pidfile={directory / 'pid'}",
             f"--host=unix://{self.address}",
+            *([f"--containerd={containerd}"] if containerd else []),
         ]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "NOTIFY_"))}
         with open(self.log, "wb") as log:

@@ -1,0 +1,65 @@
+"""Two that keep plugins on one containerd: a real dockerd deletes what it does not know, so we refuse its namespace."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peers.dockerd import Dockerd
+from support import leftovers
+from support.engines import EngineProcess, actor, config, processes_below
+from support.places import Ground
+
+pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
+
+
+@pytest.fixture
+def sharing(ground: Ground) -> Iterator[Dockerd]:
+    """A dockerd on the session's containerd."""
+    directory = Path(tempfile.mkdtemp(prefix="m-dockerd-", dir="/tmp"))
+    peer = Dockerd(directory, containerd=ground.containerd.address)
+    try:
+        peer.wait_until_serving()
+        yield peer
+    finally:
+        peer.stop()
+        assert not leftovers.mounts_below(directory)
+        shutil.rmtree(directory)
+
+
+def test_m11_the_namespace_of_a_dockerd_on_the_same_containerd_is_refused(
+    sharing: Dockerd, ground: Ground, tmp_path: Path
+) -> None:
+    rootfs = tmp_path / "rootfs"
+    rootfs.mkdir()
+    (rootfs / "actor").write_bytes(actor())
+    (rootfs / "actor").chmod(0o755)
+    sharing.create_plugin("theirs:1", json.dumps(config()).encode(), rootfs)
+    sharing.enable_plugin("theirs:1")
+    ours = EngineProcess(tmp_path / "ours", containerd=ground.containerd.address)
+    ours.root.parent.mkdir()
+    assert ours._popen("serve").wait(60) != 0
+    said = ours.log.read_text()
+    assert "cannot use namespace plugins.moby" in said
+    assert "is not ours" in said
+    assert "give another one with --namespace, or use --containerd private" in said
+    assert sharing.inspect_plugin("theirs:1")["Enabled"] is True
+    assert processes_below(ours.exec_root) == []
+    ours.exec_root.rmdir()
+
+    # the way out that it names
+    beside = EngineProcess(tmp_path / "beside", containerd=ground.containerd.address, namespace="moorage")
+    beside.root.parent.mkdir()
+    try:
+        beside.start()
+        beside.create("p")
+        beside.enable("p")
+        assert beside.state("p") == "ready"
+        beside.remove("p", force=True)
+    finally:
+        beside.close()
+    assert sharing.inspect_plugin("theirs:1")["Enabled"] is True
+    sharing.remove_plugin("theirs:1")
