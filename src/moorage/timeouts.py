@@ -51,6 +51,9 @@ class Timeouts:
     stop: float = 10.0
     """From SIGTERM to a plugin until SIGKILL."""
 
+    let_go: float = 5.0
+    """Until everybody who is attached to a plugin has let go of it, before a forced stop goes on without them."""
+
     call: float = 60.0
     """One call to a plugin, where the caller gives no bound."""
 

@@ -1,9 +1,11 @@
 """Plugins over time on a real containerd: enable, crash, disable, set, remove, and an engine that comes and goes."""
 
+import http.client
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from support import leftovers
-from support.engines import EngineProcess, Refused, config, engine, kill
+from support.engines import EngineProcess, Refused, UnixConnection, config, engine, kill
 from support.foreground import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -259,6 +261,78 @@ def test_m17_holders_are_named_and_refused_for(house: EngineProcess) -> None:
     house.enable("p")
     house.ours("POST", "p", "holders", {"owner": "volume v2"})
     house.disable("p", force=True)
+
+
+def test_m17_case_106_who_is_attached_is_asked_to_let_go_first(house: EngineProcess) -> None:
+    def attach() -> tuple[UnixConnection, http.client.HTTPResponse]:
+        connection = UnixConnection(house.socket, 30)
+        body = json.dumps({"owner": "authorization"})
+        path = "/moorage/v1/plugins/p/holders?attached=1"
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert json.loads(answer.readline())["owner"] == "authorization"
+        return connection, answer
+
+    house.create("p")
+    house.enable("p")
+    for lets_go in (True, False):
+        connection, answer = attach()
+        states: list[str] = []
+
+        def watch(is_polite: bool = lets_go, answer: Any = answer, connection: Any = connection) -> None:
+            assert json.loads(answer.readline()) == {"event": "stopping"}
+            states.append(house.state("p"))  # noqa: B023 - joined below
+            if is_polite:
+                answer.close()
+                connection.close()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        begun = time.monotonic()
+        house.disable("p", force=True)
+        took = time.monotonic() - begun
+        watcher.join()
+        assert states == ["ready"]
+        assert (took >= 5) is not lets_go  # one that hangs is waited for, but not for ever
+        assert house.more("p")["Holders"] == []
+        answer.close()
+        connection.close()
+        house.enable("p")
+
+
+def test_case_008_a_mount_that_another_namespace_holds_does_not_keep_a_plugin(house: EngineProcess) -> None:
+    house.create("p", config(propagatedMount="/data"))
+    house.enable("p")
+    propagated = house.root / "plugins" / house.inspect("p")["Id"] / "propagated-mount"
+    (propagated / "volume").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "moorage-test", propagated / "volume"], check=True)
+    (propagated / "volume" / "file").write_text("theirs")
+    with subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "1000000"]) as holder:
+        wait_until(lambda: b"sleep" in leftovers.command_line(holder.pid), "the other namespace")
+        house.remove("p", force=True)
+        assert not propagated.exists()
+        assert leftovers.mounts_below(house.root / "plugins") == []
+        assert house.plugins() == []
+        holder.kill()
+    assert not list((house.root / "plugins").iterdir())
+
+
+def test_case_019_processes_added_to_a_plugin_end_without_it(house: EngineProcess) -> None:
+    house.create("p")
+    house.enable("p")
+    before = house.more("p")
+    container = f"{house.inspect('p')['Id']}.1"
+    ctr = ["ctr", "-a", str(house.exec_root / "containerd/c.sock"), "-n", "plugins.moby", "tasks", "exec"]
+
+    def add(number: int) -> int:
+        words = [*ctr, "--exec-id", f"e{number}", container, "/actor", "end=7"]
+        return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode
+
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(add, range(20)))
+    assert statuses == [7] * 20
+    after = house.more("p")
+    assert (after["Pid"], after["Restarts"], after["State"]) == (before["Pid"], 0, "ready")
 
 
 def test_m07_after_remove_content_and_snapshots_are_gone(house: EngineProcess) -> None:

@@ -168,6 +168,9 @@ class FakeBackend:
         self._put(replace(plugin, holders=(*plugin.holders, holder)))
         return holder
 
+    async def until_asked_to_let_go(self, name: str, token: str) -> None:
+        await anyio.sleep_forever()
+
     async def release(self, name: str, token: str) -> None:
         plugin = self.get(name)
         left = tuple(each for each in plugin.holders if each.token != token)

@@ -61,6 +61,9 @@ class Backend(Protocol):
     async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         """Say that ``owner`` uses it; an attached holder is not kept over a restart of the engine. Raises: Conflict."""
 
+    async def until_asked_to_let_go(self, name: str, token: str) -> None:
+        """Return when a forced stop asks this attached holder to let go."""
+
     async def release(self, name: str, token: str) -> None:
         """Give a hold back. Raises: NotFound for a token that it does not have."""
 

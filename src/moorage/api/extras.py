@@ -81,7 +81,10 @@ async def holders(request: Request) -> web.Response:
 
 
 async def hold(request: Request) -> web.StreamResponse:
-    """POST holders. With ``attached`` the hold lasts as long as the answer, whose first line it is."""
+    """POST holders. With ``attached`` the hold lasts as long as the answer, whose first line it is.
+
+    A second line asks to let go: a forced disable or remove waits for that for a few seconds. Source: case 106.
+    """
     owner = _fields(await request.json(), {"owner": str}).get("owner", "")
     if not owner.strip():
         raise errors.Invalid("cannot hold a plugin for nobody: give the owner")
@@ -93,7 +96,9 @@ async def hold(request: Request) -> web.StreamResponse:
     try:
         async with request.stream("application/x-ndjson") as response:
             await response.write(json.dumps(made).encode() + b"\n")
-            await anyio.sleep_forever()
+            await request.backend.until_asked_to_let_go(request.name, holder.token)
+            await response.write(b'{"event": "stopping"}\n')
+            await anyio.sleep_forever()  # it lets go by closing the connection
     finally:
         with anyio.move_on_after(_RELEASE, shield=True):
             try:

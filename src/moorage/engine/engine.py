@@ -127,6 +127,7 @@ class Engine:
         """Stop it. Raises: Conflict, Unavailable."""
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
+        await plugin.ask_to_let_go(self._timeouts.let_go)
         cuts_off = plugin.starting is not None
         await self._stop(plugin, lambda: self._work.disable(plugin, name, force=force, cuts_off=cuts_off))
 
@@ -139,6 +140,7 @@ class Engine:
         """Remove it. Raises: Conflict, Unavailable."""
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
+        await plugin.ask_to_let_go(self._timeouts.let_go)
         do = self._stop if force else self._do
         await do(plugin, lambda: self._work.remove(plugin, name, force=force))
 
@@ -184,19 +186,25 @@ class Engine:
             if not plugin.is_enabled:
                 raise errors.Conflict(f"cannot hold plugin {plugin.name}: it is disabled")
             if is_attached:
-                plugin.attached[holder.token] = holder
+                plugin.attach(holder)
             else:
                 await self._work.save(plugin, holders=(*plugin.record.holders, holder))
 
         await self._do(plugin, job)
         return holder
 
+    async def until_asked_to_let_go(self, name: str, token: str) -> None:
+        """Return when a forced stop asks this attached holder to let go, or when it is none any more."""
+        plugin = self._registry.get(name)
+        if (notice := plugin.notice(token)) is not None:
+            await notice.wait()
+
     async def release(self, name: str, token: str) -> None:
         """Let a hold go. Raises: NotFound."""
         plugin = self._registry.get(name)
 
         async def job() -> None:
-            if plugin.attached.pop(token, None) is None:
+            if not plugin.detach(token):
                 left = tuple(each for each in plugin.record.holders if each.token != token)
                 if len(left) == len(plugin.record.holders):
                     raise errors.NotFound(f"plugin {plugin.name} has no holder with this token")

@@ -53,8 +53,9 @@ class Plugin:
         self.life = Life(State.REMOVING) if record.removing else Life(failures=record.failures)
         self.run: Run | None = None
         self.problem = ""
-        self.attached: dict[str, Holder] = {}
-        """Holders that last as long as their connection."""
+        self._attached: dict[str, tuple[Holder, anyio.Event]] = {}
+        """Holders that last as long as their connection, each with what tells it to let go."""
+        self._let_go = anyio.Event()
         self.is_asked = False
         """Whether a user waits for the start that is under way; only its success makes the plugin enabled."""
         self.stops = 0
@@ -142,7 +143,34 @@ class Plugin:
 
     def holders(self) -> tuple[Holder, ...]:
         """Everybody who says that he uses it."""
-        return (*self.record.holders, *self.attached.values())
+        return (*self.record.holders, *(holder for holder, _ in self._attached.values()))
+
+    def attach(self, holder: Holder) -> None:
+        """Add a holder that lasts as long as its connection."""
+        self._attached[holder.token] = holder, anyio.Event()
+
+    def detach(self, token: str) -> bool:
+        """Let such a holder go; whether it was there."""
+        self._let_go.set()
+        return self._attached.pop(token, None) is not None
+
+    def detach_all(self) -> None:
+        """Nobody holds it any more."""
+        self._attached.clear()
+
+    def notice(self, token: str) -> anyio.Event | None:
+        """What happens when such a holder is asked to let go; None where there is none of this token."""
+        found = self._attached.get(token)
+        return found[1] if found else None
+
+    async def ask_to_let_go(self, within: float) -> None:
+        """Ask everybody who is attached, and wait until all have let go, at most ``within`` seconds."""
+        for _, notice in self._attached.values():
+            notice.set()
+        with anyio.move_on_after(within):
+            while self._attached:
+                self._let_go = anyio.Event()
+                await self._let_go.wait()
 
     def change(self, **fields: object) -> Record:
         """The record with these fields changed; nothing is saved, and nothing changes here."""

@@ -29,11 +29,8 @@ log = logging.getLogger(__name__)
 
 Job = Callable[[], Awaitable[None]]
 
-_AWAY = 1.0
-"""Seconds between two starts that fail because containerd is away: it may be back at any time."""
-
-_REMOVE_AGAIN = 10.0
-"""Seconds between two tries of a removal that something stands in the way of."""
+_AWAY = 1.0  # seconds between two starts that fail because containerd is away: it may be back at any time
+_REMOVE_AGAIN = 10.0  # seconds between two tries of a removal that something stands in the way of
 
 
 class Work:
@@ -242,6 +239,7 @@ class Work:
                 return
             raise errors.Conflict(f"plugin is already disabled: plugin {plugin.name} found but disabled")
         await self.save(plugin, enabled=False, next_try_at=None, failures=0, holders=())
+        plugin.detach_all()
         await self.stop(plugin)
         self.tell(plugin, "disable", name=name)
 
