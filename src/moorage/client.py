@@ -127,6 +127,10 @@ class MoorageClient:
         query = {"tail": "all" if tail is None else str(tail), "since": since, "follow": "1" if follow else ""}
         yield from self._lines(f"{_OURS}/plugins/{_quoted(name)}/logs", query)
 
+    def stats(self, name: str = "") -> Any:
+        """What a plugin uses of the machine, or every one that runs."""
+        return self._json("GET", f"{_OURS}/plugins/{_quoted(name)}/stats" if name else f"{_OURS}/stats")
+
     def call(self, name: str, method: str, body: bytes = b"", timeout: float = 0.0) -> tuple[int, bytes]:
         """What a plugin answers to a call: its status, and the body."""
         query = {"method": method, "timeout": f"{timeout:g}"}

@@ -13,6 +13,7 @@ import anyio
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.events import EventLog
+from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.logs.files import Line
@@ -167,6 +168,16 @@ class FakeBackend:
         holder = Holder(random.token_hex(16), owner, datetime.now(UTC))
         self._put(replace(plugin, holders=(*plugin.holders, holder)))
         return holder
+
+    async def figures(self, name: str) -> Figures:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
+        return Figures(datetime.now(UTC), 1.5, 2**20, None, 3)
+
+    async def processes(self, name: str) -> Sequence[ProcessView]:
+        self.get(name)
+        return []
 
     async def until_asked_to_let_go(self, name: str, token: str) -> None:
         await anyio.sleep_forever()

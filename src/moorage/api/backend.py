@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
+from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.logs.files import Line
 
@@ -51,6 +52,12 @@ class Backend(Protocol):
 
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy, also while it runs. Raises: Invalid."""
+
+    async def figures(self, name: str) -> Figures:
+        """What it uses of this machine now. Raises: Conflict while it does not run."""
+
+    async def processes(self, name: str) -> Sequence[ProcessView]:
+        """What runs in it now."""
 
     async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
         """POST to the plugin's socket and give back what it answers, within this many seconds (0: the default).

@@ -31,6 +31,7 @@ _COMMANDS = {
     "run": "cmd_run.command",
     "serve": "cmd_serve.command",
     "set": "cmd_lifecycle.set_",
+    "stats": "cmd_stats.command",
     "version": "cmd_version.command",
 }
 """Each command: the module and the name of it there."""

@@ -16,6 +16,7 @@ from moorage._lib.threads import run_blocking
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
+from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.machinery import Machinery
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
@@ -99,6 +100,18 @@ class Engine:
     def get(self, name: str) -> PluginView:
         """One plugin. Raises: NotFound, Invalid."""
         return self._registry.get(name).view()
+
+    async def figures(self, name: str) -> Figures:
+        """What it uses of this machine now. Raises: NotFound, Invalid; Conflict while it does not run."""
+        plugin = self._registry.get(name)
+        if plugin.run is None or plugin.run.ended.is_set():
+            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
+        return await run_blocking(lambda: read_figures(find_groups(plugin.places.cgroup)))
+
+    async def processes(self, name: str) -> Sequence[ProcessView]:
+        """What runs in it now, none while it does not run. Raises: NotFound, Invalid."""
+        places = self._registry.get(name).places
+        return await run_blocking(lambda: read_processes(find_groups(places.cgroup)))
 
     def events(
         self, *, since: datetime | None, until: datetime | None
