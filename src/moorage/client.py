@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from moorage import errors
 
-__all__ = ("DEFAULT_HOST", "MoorageClient", "socket_of")
+__all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "socket_of")
 
 DEFAULT_HOST = "unix:///run/moorage/moorage.sock"
 
@@ -131,6 +131,29 @@ class MoorageClient:
         """What a plugin uses of the machine, or every one that runs."""
         return self._json("GET", f"{_OURS}/plugins/{_quoted(name)}/stats" if name else f"{_OURS}/stats")
 
+    def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
+        """The size of the terminal of an added process."""
+        path = f"{_OURS}/plugins/{_quoted(name)}/exec/{_quoted(exec_id)}/resize"
+        self._json("POST", path, {"rows": str(rows), "columns": str(columns)})
+
+    @contextmanager
+    def execute(self, name: str, query: Mapping[str, str]) -> "Iterator[Execution]":
+        """Run a process beside a plugin's own. ``query`` as the API has it; the input is sent while output comes."""
+        path = f"{_OURS}/plugins/{_quoted(name)}/exec?{urlencode(query)}"
+        connection = _Connection(self._path)
+        try:
+            connection.putrequest("POST", path)
+            connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders()
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise _failure(answer)
+            yield Execution(connection.sock, answer)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
     def call(self, name: str, method: str, body: bytes = b"", timeout: float = 0.0) -> tuple[int, bytes]:
         """What a plugin answers to a call: its status, and the body."""
         query = {"method": method, "timeout": f"{timeout:g}"}
@@ -188,6 +211,30 @@ class MoorageClient:
         number = error.errno if isinstance(error, OSError) else None
         why = os.strerror(number) if number else str(error) or "it hung up"
         return errors.Unavailable(f"lost moorage at {self._path}: {why}")
+
+
+class Execution:
+    """One process beside a plugin's own: ``send`` in one thread, ``frames`` in another."""
+
+    def __init__(self, sock: socket.socket, answer: http.client.HTTPResponse) -> None:
+        self._socket = sock
+        self._answer = answer
+
+    def send(self, data: bytes) -> None:
+        """Input for it; none (``b""``) is its end. Raises: OSError where it is over."""
+        self._socket.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """What comes: kind and bytes, as the API has them. Raises: Unavailable where the engine goes away."""
+        while head := self._answer.read(5):
+            kind, length = head[0], int.from_bytes(head[1:], "big")
+            data = self._answer.read(length)
+            if len(data) < length:
+                break
+            yield kind, data
+            if kind >= 3:
+                return
+        raise errors.Unavailable("lost moorage while the process ran")
 
 
 def _failure(answer: http.client.HTTPResponse) -> errors.MoorageError:

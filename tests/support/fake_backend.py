@@ -4,7 +4,7 @@ import io
 import secrets as random
 import tarfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,6 +12,7 @@ import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd.processes import AddedProcess
 from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
@@ -178,6 +179,14 @@ class FakeBackend:
     async def processes(self, name: str) -> Sequence[ProcessView]:
         self.get(name)
         return []
+
+    def execute(
+        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
+    ) -> AbstractAsyncContextManager[AddedProcess]:
+        raise errors.Conflict(f"plugin {self.get(name).name} does not run: it is disabled")
+
+    async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
+        raise errors.NotFound(f"plugin {self.get(name).name} has no added process {exec_id}")
 
     async def until_asked_to_let_go(self, name: str, token: str) -> None:
         await anyio.sleep_forever()

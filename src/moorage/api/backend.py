@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
+from moorage.containerd.processes import AddedProcess
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.logs.files import Line
@@ -64,6 +65,14 @@ class Backend(Protocol):
 
         Raises: Conflict where it is not ready, Invalid where it speaks no HTTP, Unavailable for no answer.
         """
+
+    def execute(
+        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
+    ) -> AbstractAsyncContextManager[AddedProcess]:
+        """A process beside the plugin's own, killed at the end of the block. Raises: Conflict where nothing runs."""
+
+    async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
+        """The size of the terminal of such a process. Raises: NotFound."""
 
     async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         """Say that ``owner`` uses it; an attached holder is not kept over a restart of the engine. Raises: Conflict."""

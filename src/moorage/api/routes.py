@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from moorage import errors
-from moorage.api import extras, plugins, system
+from moorage.api import exec, extras, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -84,6 +84,22 @@ ROUTES = (
         "POST", f"{_OURS}/plugins/{{name}}/call", extras.call, "call a plugin", query=("method", "timeout"), body="any"
     ),
     Route("GET", f"{_OURS}/plugins/{{name}}/stats", extras.stats, "what a plugin uses of the machine"),
+    Route(
+        "POST",
+        f"{_OURS}/plugins/{{name}}/exec",
+        exec.execute,
+        "run a process beside a plugin's own",
+        query=("command", "env", "tty", "rows", "columns"),
+        body="any",
+    ),
+    Route(
+        "POST",
+        f"{_OURS}/plugins/{{name}}/exec/{{token}}/resize",
+        exec.resize,
+        "the size of its terminal",
+        204,
+        query=("rows", "columns"),
+    ),
     Route("POST", f"{_OURS}/plugins/{{name}}/restart", extras.restart, "stop and start a plugin", 204),
     Route("GET", f"{_OURS}/plugins/{{name}}/policy", extras.policy, "when a plugin is restarted"),
     Route("PUT", f"{_OURS}/plugins/{{name}}/policy", extras.set_policy, "change that", body="json"),

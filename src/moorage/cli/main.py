@@ -21,6 +21,7 @@ _COMMANDS = {
     "down": "cmd_serve.down",
     "enable": "cmd_lifecycle.enable",
     "events": "cmd_look.events",
+    "exec": "cmd_exec.command",
     "inspect": "cmd_look.inspect",
     "logs": "cmd_look.logs",
     "ls": "cmd_look.list_all",
