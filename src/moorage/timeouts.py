@@ -59,3 +59,6 @@ class Timeouts:
 
 
 DEFAULT = Timeouts()
+
+    notify: float = 5.0
+    """One message to the service manager; also from one look whether it knows how we are to the next."""
