@@ -16,6 +16,7 @@ __all__ = ("main",)
 
 _COMMANDS = {
     "call": "cmd_call.command",
+    "completion": "cmd_completion.command",
     "create": "cmd_create.command",
     "disable": "cmd_lifecycle.disable",
     "doctor": "cmd_doctor.command",
@@ -77,7 +78,9 @@ def main() -> None:
     """Run the command; failures are one sentence on standard error, status 1 (2 for a wrong call)."""
     _fill_standard_streams()
     try:
-        status = _moorage(standalone_mode=False)
+        if "_MOORAGE_COMPLETE" in os.environ:
+            importlib.import_module("moorage.cli.completing").register()
+        status = _moorage(prog_name="moorage", standalone_mode=False)
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.ClickException as error:
