@@ -22,7 +22,7 @@ _VARIABLE = "_MOORAGE_COMPLETE"
 _PATIENCE = 1.0  # seconds; nobody waits longer for a key
 _LATEST = ":latest"
 
-# Like click's, but with the line as it stands: bash breaks words at colons and equal signs, which names and settings have.
+# Like click's, but with the line as it stands: bash breaks words at colons and equal signs, which names have.
 _BASH = """\
 %(complete_func)s() {
     local type value response
