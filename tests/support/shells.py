@@ -20,26 +20,27 @@ class Terminal:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.shown = ""
+        self._shown = ""
 
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
 
-    def until(self, text: str) -> str:
-        """Read until this is shown; everything shown since the last call, without escapes."""
+    def until(self, pattern: str) -> str:
+        """Read until this is shown; its first group, or all that was shown up to it. The rest is kept."""
         deadline = time.monotonic() + PATIENCE
-        while text not in self.shown:
-            left = deadline - time.monotonic()
-            readable, _, _ = select.select([self._descriptor], [], [], max(left, 0.0))
-            assert readable, f"{text!r} is not shown: {self.shown!r}"
-            self.shown = _ESCAPES.sub("", self.shown + os.read(self._descriptor, 65536).decode(errors="replace"))
-        shown, self.shown = self.shown, ""
-        return shown
+        while (found := re.search(pattern, self._shown)) is None:
+            readable, _, _ = select.select([self._descriptor], [], [], max(deadline - time.monotonic(), 0.0))
+            assert readable, f"{pattern!r} is not shown: {self._shown!r}"
+            self._shown = _ESCAPES.sub("", self._shown + os.read(self._descriptor, 65536).decode(errors="replace"))
+        before, self._shown = self._shown[: found.end()], self._shown[found.end() :]
+        return found[1] if found.groups() else before
 
     def completed(self, line: str) -> str:
-        """The line after a tabulator: the shell is asked to say it, not its screen."""
+        """The line after a tabulator. The shell says it: what the screen shows has been broken and drawn again."""
         self.type(f"{line}\t\x01print-line '\x05'\r")
-        return self.until("=end\r\n").rpartition("line=")[2].removesuffix("=end\r\n")
+        said = self.until("line=(.*?)=end\r\n")
+        self.until(PROMPT)
+        return said
 
 
 @contextmanager

@@ -70,13 +70,21 @@ class _Fish(FishComplete):
     source_template: ClassVar[str] = FishComplete.source_template.replace('split ","', 'split --max 1 ","')
 
 
-_SHELLS = {"bash": _Bash, "fish": _Fish, "zsh": ZshComplete}
+class _Zsh(ZshComplete):
+    # As a file in the function path it is the body of the function _moorage: click's completes nothing when called a
+    # second time.
+    source_template: ClassVar[str] = ZshComplete.source_template.replace(
+        "$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _%(prog_name)s"
+    )
+
+
+_SHELLS = {"bash": _Bash, "fish": _Fish, "zsh": _Zsh}
 
 
 def register() -> None:
     """Let click use what is here, where a shell asks."""
-    for name in ("bash", "fish"):
-        add_completion_class(_SHELLS[name])
+    for found in _SHELLS.values():
+        add_completion_class(found)
 
 
 def script(shell: str, command: click.Command) -> str:
