@@ -71,7 +71,9 @@ def page(context: click.Context, see_also: list[str]) -> str:
     first, _, _ = (command.help or "").partition(". ")
     lines = [
         r".\" Made by scripts/man from the texts of the command line.",
-        f".TH {quoted(name.upper())} 1 {quoted(f'{day:%Y-%m-%d}')} {quoted(f'moorage {__version__}')} Moorage",
+        f".TH {quoted(name.upper())} 1 {day:%Y-%m-%d} {quoted(f'moorage {__version__}')} Moorage",
+        ".nh",
+        ".ad l",
         ".SH NAME",
         rf"{escaped(name)} \- {escaped(first.rstrip('.'))}",
         ".SH SYNOPSIS",
@@ -95,7 +97,7 @@ def main() -> None:
     """Write them all."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    root = click.Context(_moorage, info_name="moorage")
+    root = click.Context(_moorage, info_name="moorage", **_moorage.context_settings)
     assert isinstance(_moorage, click.Group)
     names = _moorage.list_commands(root)
     whole = page(root, [f"moorage-{name}" for name in names])
