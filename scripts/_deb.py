@@ -78,13 +78,23 @@ def licence(metadata: email.message.Message) -> str:
     return " and ".join(named) or str(metadata["License"]).splitlines()[0]
 
 
+def places(folder: Path) -> str:
+    """What of the package a library is: its entries in the directory of libraries."""
+    listed = (line.split(",")[0].split("/")[0] for line in (folder / "RECORD").read_text().splitlines())
+    found = sorted({name for name in listed if name not in ("", "..", "bin", "google", "__pycache__")})
+    if "protobuf" in folder.name:
+        found.append("google/protobuf")
+    site = folder.parent
+    return " ".join(f"usr/lib/moorage/site/{name}{'/*' if (site / name).is_dir() else ''}" for name in found)
+
+
 def copyright_text(site: Path) -> str:
     """Ours, and one paragraph for each library."""
     text = COPYRIGHT
     for folder in sorted(site.glob("*.dist-info")):
         metadata = email.message_from_bytes((folder / "METADATA").read_bytes())
         if metadata["Name"] != "moorage":
-            text += f"\nFiles: usr/lib/moorage/site/{folder.name}/*\nCopyright: the authors of {metadata['Name']}\n"
+            text += f"\nFiles: {places(folder)}\nCopyright: the authors of {metadata['Name']}\n"
             text += (
                 f"License: {licence(metadata).replace(' ', '-')}\nComment: {metadata['Name']} {metadata['Version']}\n"
             )
