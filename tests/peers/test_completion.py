@@ -2,8 +2,10 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,13 +82,13 @@ LINES = [
     ("moorage enable volumes:2.", "moorage enable volumes:2."),
     ("moorage enable vol", "moorage enable volumes:2."),
     ("moorage inspect held:", "moorage inspect held:1.0 "),
-    ("moorage inspect held:1.0 hel", "moorage inspect held:1.0 hello "),
+    ("moorage inspect held:1.0 hell", "moorage inspect held:1.0 hello "),
     ("moorage rm exam", "moorage rm example.org/team/logs "),
     ("moorage policy hello --rest", "moorage policy hello --restart "),
     ("moorage policy hello --restart n", "moorage policy hello --restart never "),
     ("moorage --js", "moorage --json "),
-    ("moorage --host unix:///nowhere enable hel", "moorage --host unix:///nowhere enable hel"),
-    ("moorage --host /nowhere logs hel", "moorage --host /nowhere logs hel"),
+    ("moorage --host unix:///nowhere enable hell", "moorage --host unix:///nowhere enable hell"),
+    ("moorage --host /nowhere logs hell", "moorage --host /nowhere logs hell"),
 ]
 
 
@@ -146,10 +148,10 @@ def fish(environment: dict[str, str], line: str) -> dict[str, str]:
 def test_fish_completes_with_a_description(environment: dict[str, str]) -> None:
     assert set(fish(environment, "moorage ")) == set(_COMMANDS)
     assert fish(environment, "moorage ls")["ls"].startswith("List plugins: what each really does, its")
-    assert fish(environment, "moorage enable hel") == {"hello": "disabled", "held:1.0": "ready"}
+    assert fish(environment, "moorage enable he") == {"hello": "disabled", "held:1.0": "ready"}
     assert fish(environment, "moorage rm hello vol") == {"volumes:2.1": "disabled", "volumes:2.2": "disabled"}
     assert set(fish(environment, "moorage policy x --restart ")) == {"always", "never", "on-failure"}
-    assert fish(environment, "moorage --host unix:///nowhere enable hel") == {}
+    assert fish(environment, "moorage --host unix:///nowhere enable he") == {}
 
 
 def test_where_no_engine_answers_nothing_is_said(environment: dict[str, str], tmp_path: Path) -> None:
@@ -157,6 +159,33 @@ def test_where_no_engine_answers_nothing_is_said(environment: dict[str, str], tm
         asked = {"MOORAGE_HOST": host, "_MOORAGE_COMPLETE": "bash_complete", "COMP_HEAD": "moorage enable "}
         done = subprocess.run(["moorage"], env=environment | asked, capture_output=True, text=True, check=True)
         assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def say(listener: socket.socket, answer: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(answer)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[{'a': 1}", b"nonsense\r\n"])
+def test_an_engine_that_hangs_or_talks_nonsense_holds_no_key_up(
+    environment: dict[str, str], tmp_path: Path, answer: bytes
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/m.sock")
+        listener.listen()
+        if answer:  # else the kernel takes the connection and nobody answers
+            threading.Thread(target=lambda: say(listener, answer), daemon=True).start()
+        asked = {
+            "_MOORAGE_COMPLETE": "bash_complete",
+            "COMP_HEAD": "moorage enable ",
+            "MOORAGE_HOST": f"{tmp_path}/m.sock",
+        }
+        done = subprocess.run(
+            ["moorage"], env=environment | asked, capture_output=True, text=True, check=True, timeout=10
+        )
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 def test_every_argument_that_is_a_plugin_completes() -> None:
