@@ -40,15 +40,16 @@ def socket_of(host: str) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, within: float | None) -> None:
         super().__init__("moorage")
         self._path = path
+        self._within = within
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_CONNECT_TIMEOUT)
+        self.sock.settimeout(self._within or _CONNECT_TIMEOUT)
         self.sock.connect(self._path)
-        self.sock.settimeout(None)  # an enable takes as long as the plugin does; the engine bounds everything
+        self.sock.settimeout(self._within)
 
 
 class MoorageClient:
@@ -57,9 +58,13 @@ class MoorageClient:
     Failures come by kind, as the engine told them; Unavailable where no engine answers.
     """
 
-    def __init__(self, host: str = DEFAULT_HOST) -> None:
-        """Raises: Invalid for a host that is no socket."""
+    def __init__(self, host: str = DEFAULT_HOST, within: float | None = None) -> None:
+        """``within``: seconds that one step of an answer may take; None where the engine bounds it, as it bounds all.
+
+        Raises: Invalid for a host that is no socket.
+        """
         self._path = socket_of(host)
+        self._within = within
 
     # Docker's calls
 
@@ -186,7 +191,7 @@ class MoorageClient:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         target = f"{path}?{urlencode(query)}" if query else path
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._within)
         try:
             try:
                 connection.request(method, target, body, dict(headers or {}))

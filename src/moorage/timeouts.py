@@ -60,5 +60,8 @@ class Timeouts:
     activate: float = 10.0
     """One call to a plugin that is only asked what it implements."""
 
+    notify: float = 5.0
+    """One message to the service manager; also from one look whether it knows how we are to the next."""
+
 
 DEFAULT = Timeouts()
