@@ -145,7 +145,7 @@ class MoorageClient:
     def execute(self, name: str, query: Mapping[str, str]) -> "Iterator[Execution]":
         """Run a process beside a plugin's own. ``query`` as the API has it; the input is sent while output comes."""
         path = f"{_OURS}/plugins/{_quoted(name)}/exec?{urlencode(query)}"
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._within)
         try:
             connection.putrequest("POST", path)
             connection.putheader("Transfer-Encoding", "chunked")
