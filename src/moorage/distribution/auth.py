@@ -300,7 +300,7 @@ class Authorizer:
         try:
             realm = URL(parameters["realm"])
         except ValueError as error:
-            raise errors.Unavailable(f"cannot log in to {self._host}: its realm is no URL") from error
+            raise errors.Unavailable(f"the realm that {self._host} names is no URL") from error
         service = {"service": parameters["service"]} if "service" in parameters else {}
         if self._credentials.identity_token:
             form = {
@@ -316,7 +316,7 @@ class Authorizer:
         return TokenRequest(realm.extend_query(query), authorization=self._credentials.basic)
 
     def _refusal(self, reply: TokenReply) -> errors.MoorageError:
-        text = f"cannot log in to {self._host}: its token server answers {reply.status}"
+        text = f"the token server of {self._host} answers {reply.status}"
         text += f": {reply.words}" if reply.words else ""
         if reply.status == 401:
             why = " (no credentials were given)" if self.is_anonymous else " (the credentials were not accepted)"
@@ -338,11 +338,11 @@ def _read_token(body: bytes, host: str) -> _Token:
     try:
         document = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
-        raise errors.Unavailable(f"cannot log in to {host}: its token server does not answer in JSON") from error
+        raise errors.Unavailable(f"the token server of {host} does not answer in JSON") from error
     fields = document if isinstance(document, dict) else {}
     token = fields.get("token") or fields.get("access_token")
     if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-        raise errors.Unavailable(f"cannot log in to {host}: its token server answers without a token")
+        raise errors.Unavailable(f"the token server of {host} answers without a token")
     lifetime = fields.get("expires_in")
     if not isinstance(lifetime, int | float) or lifetime <= 0:
         lifetime = _LIFETIME

@@ -63,15 +63,17 @@ class Hosts:
         self._options = options
         self._contexts: dict[tuple[str, str], ssl.SSLContext | bool] = {}
 
-    def endpoints(self, host: str, *, is_pull: bool) -> list[Endpoint]:
+    async def endpoints(self, host: str, *, is_pull: bool) -> list[Endpoint]:
         """Who is asked for what lies on a host, in this order. Raises: Invalid for a mirror that cannot be used."""
         mirrors = self._options.mirrors if is_pull and host == DEFAULT_HOST else ()
         server = DOCKER_HUB if host == DEFAULT_HOST else host
-        last = Endpoint(host, self._urls(server))
-        return [*map(self._mirror, mirrors), last]
+        return await run_blocking(lambda: [*map(self._mirror, mirrors), Endpoint(host, self._urls(server))])
 
-    def may_be_plain(self, url: URL) -> bool:
+    async def may_be_plain(self, url: URL) -> bool:
         """Whether this URL's host may be spoken to in plain http, and with a certificate that nobody checks."""
+        return await run_blocking(lambda: self._may_be_plain(url))
+
+    def _may_be_plain(self, url: URL) -> bool:
         host = url.host or ""
         if self._folders(_host_port(url), "*.crt"):
             return False
@@ -98,7 +100,7 @@ class Hosts:
             plain = URL(f"http://{server}")
         except ValueError as error:
             raise errors.Invalid(f"cannot use the registry {server}: {error}") from error
-        return (secure, plain) if self.may_be_plain(secure) else (secure,)
+        return (secure, plain) if self._may_be_plain(secure) else (secure,)
 
     def _mirror(self, text: str) -> Endpoint:
         try:
@@ -107,12 +109,12 @@ class Hosts:
             raise errors.Invalid(f"cannot use the mirror {text}: {error}") from error
         if url.scheme not in ("https", "http") or not url.host or url.query or url.fragment or url.user:
             raise errors.Invalid(f"cannot use the mirror {text}: it must be https://HOST or http://HOST")
-        if url.scheme == "http" and not self.may_be_plain(url):
+        if url.scheme == "http" and not self._may_be_plain(url):
             raise errors.Invalid(f"cannot use the mirror {text}: plain http needs {_host_port(url)} marked insecure")
         return Endpoint(_host_port(url), (url.with_path(url.path.rstrip("/")),), is_mirror=True)
 
     def _folders(self, host: str, pattern: str) -> list[Path]:
-        """The files of this pattern for a host. Looks at a few local names, so that it may be called on the loop."""
+        """The files of this pattern for a host, in the order of their names (blocking)."""
         if not _FOLDER.fullmatch(host):
             return []
         folders = [directory / host for directory in self._options.certificate_directories]
@@ -122,7 +124,7 @@ class Hosts:
         host = _host_port(url)
         certificates = self._folders(host, "*.cert")
         authorities = self._folders(host, "*.crt") or self._folders(_host_port(asked_by), "*.crt")
-        may_be_plain = self.may_be_plain(url)
+        may_be_plain = self._may_be_plain(url)
         if not certificates and (may_be_plain or not authorities):
             return not may_be_plain
         context = ssl.create_default_context()
