@@ -80,17 +80,17 @@ async def _feed(
     chunks: Callable[[], AsyncGenerator[bytes, None]],
     stall: float,
 ) -> None:
-    """Every byte of the source. Cut where the line does not take a piece in the time that the least rate gives it."""
+    """Every byte of the source. Cut where the line takes nothing for ``stall`` seconds, or less than the least rate."""
     left = size_bytes
-    within = max(stall, _PIECE / MINIMUM_RATE)
+    piece_bytes = max(1, min(_PIECE, int(stall * MINIMUM_RATE)))
     async with aclosing(chunks()) as source:
         async for chunk in source:
             if len(chunk) > left:
                 raise errors.Invalid(f"cannot {put.what}: its source has more than {size_bytes} bytes")
             left -= len(chunk)
-            for start in range(0, len(chunk), _PIECE):
-                with anyio.move_on_after(within) as scope:
-                    await send.send(chunk[start : start + _PIECE])
+            for start in range(0, len(chunk), piece_bytes):
+                with anyio.move_on_after(stall) as scope:
+                    await send.send(chunk[start : start + piece_bytes])
                 if scope.cancelled_caught:
                     raise Fault(f"the registry takes less than {MINIMUM_RATE} bytes a second", Why.BROKEN)
     if left:

@@ -8,19 +8,19 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 from moorage import errors
 from moorage.distribution import _http
+from moorage.distribution._check import MANIFEST_LIMIT, MANIFEST_TYPES, Manifest, check_manifest, new_hash
 from moorage.distribution._conversation import Ask, Conversation, Passing, Patience
-from moorage.distribution._http import Fault, Meter, Transport, clean
+from moorage.distribution._http import Fault, Meter, Transport
 from moorage.distribution._push import push_stream
 from moorage.distribution.auth import ANONYMOUS, CredentialsFor, Scope
 from moorage.distribution.hosts import Hosts, Options
@@ -31,31 +31,9 @@ __all__ = ("MANIFEST_LIMIT", "MANIFEST_TYPES", "Manifest", "Registry")
 
 log = logging.getLogger(__name__)
 
-MANIFEST_TYPES = (
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-)
-"""What ``resolve`` asks for and returns."""
-
-MANIFEST_LIMIT = 4 << 20
-"""Bytes of a manifest; the distribution project takes no larger one either."""
-
-_VAGUE_TYPES = ("", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream")
 _GAIN = 1 << 20  # bytes after which a read counts as one that comes on, and gets all its tries again
-_DIGESTS = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A manifest or index as it lies in the registry; the digest is that of these bytes."""
-
-    data: bytes = field(repr=False)
-    media_type: str
-    digest: str
 
 
 class Registry:
@@ -139,7 +117,7 @@ class Registry:
                 data = await _http.read_bounded(response, MANIFEST_LIMIT, self._timeouts.registry_stall)
                 if data is None:
                     raise errors.Invalid(f"cannot {ask.what}: it has more than {MANIFEST_LIMIT} bytes")
-                return _check_manifest(ask, data, response, target)
+                return check_manifest(ask, data, response, target)
             except Fault as fault:
                 await patience.after(conversation.broken(ask, fault))
             finally:
@@ -176,7 +154,7 @@ class Registry:
         return True
 
     async def read_blob(self, digest: str, size_bytes: int, offset: int = 0) -> AsyncGenerator[bytes, None]:
-        """The bytes of a blob from ``offset`` on, exactly up to ``size_bytes``; close it where it is not read to its end.
+        """The bytes of a blob from ``offset`` on, exactly up to ``size_bytes``; to be closed where it is left early.
 
         A connection that breaks is resumed where it broke. Read from 0, the digest is checked when the last byte has
         been yielded, so nothing is to be believed before the end; from elsewhere whoever puts it together checks it.
@@ -184,7 +162,7 @@ class Registry:
         Raises: Invalid for a wrong digest, or another size than promised; not more than that is yielded.
         """
         at = offset
-        hasher = _new_hash(digest) if offset == 0 else None
+        hasher = new_hash(digest) if offset == 0 else None
         ask = self._ask("GET", f"blobs/{digest}", f"read {digest}", expected=(200, 206), is_addressed=True)
         while at < size_bytes:
             index = self._first
@@ -360,44 +338,3 @@ def _start(ask: Ask, response: aiohttp.ClientResponse, at: int, size_bytes: int)
     if end is not None and end != size_bytes:
         raise errors.Invalid(f"cannot {ask.what}: it has {end} bytes where {size_bytes} were promised")
     return at - begin
-
-
-def _new_hash(digest: str) -> "hashlib._Hash":
-    try:
-        return _DIGESTS[digest.partition(":")[0]]()
-    except KeyError:
-        raise errors.Invalid(f"cannot check {clean(digest)}: digests are sha256, sha384 or sha512") from None
-
-
-def _check_manifest(ask: Ask, data: bytes, response: aiohttp.ClientResponse, target: str) -> Manifest:
-    """The manifest, if its bytes are what was asked for and announced. Raises: Invalid, Unsupported."""
-    announced = response.headers.get("Docker-Content-Digest", "")
-    for expected in (target if ":" in target else "", announced):
-        if expected.partition(":")[0] in _DIGESTS and (real := _digest_like(expected, data)) != expected:
-            raise errors.Invalid(f"cannot {ask.what}: what came has the digest {real}, not {clean(expected)}")
-    digest = target if ":" in target else _digest_like("sha256:", data)
-    return Manifest(data, _media_type(ask, data, response.headers.get("Content-Type", "")), digest)
-
-
-def _digest_like(example: str, data: bytes) -> str:
-    hasher = _new_hash(example)
-    hasher.update(data)
-    return f"{hasher.name}:{hasher.hexdigest()}"
-
-
-def _media_type(ask: Ask, data: bytes, content_type: str) -> str:
-    """The media type that header and body agree on; a header that says nothing leaves it to the body."""
-    header = content_type.partition(";")[0].strip().lower()
-    try:
-        document = msgspec.json.decode(data)
-    except (ValueError, RecursionError) as error:
-        raise errors.Invalid(f"cannot {ask.what}: it is not JSON") from error
-    if not isinstance(document, dict):
-        raise errors.Invalid(f"cannot {ask.what}: it is not a JSON object")
-    inside = document.get("mediaType")
-    found = (inside if isinstance(inside, str) else "") if header in _VAGUE_TYPES else header
-    if found not in MANIFEST_TYPES:
-        raise errors.Unsupported(f"cannot {ask.what}: a manifest of type {clean(found) or 'unknown'} is not understood")
-    if inside is not None and inside != found:
-        raise errors.Invalid(f"cannot {ask.what}: it says of itself that it is another thing than {found}")
-    return found
