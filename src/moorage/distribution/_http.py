@@ -178,10 +178,10 @@ def _fault(error: Exception, url: URL, proxy: URL | None) -> Fault:
     is_tls = url.scheme == "https"
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
         return Fault(f"the certificate of {who} cannot be trusted: {_reason(error)}", Why.UNTRUSTED)
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        if "ALERT" in str(getattr(getattr(error, "os_error", error), "reason", "")):
-            return Fault(f"{who} refuses TLS with us: {_reason(error)}", Why.UNTRUSTED)
-        return Fault(f"{who} does not speak TLS: {_reason(error)}", Why.NO_TLS)
+    if (tls := _tls_error(error)) is not None:
+        if "ALERT" in str(getattr(tls, "reason", "")):  # with TLS 1.3 also in place of the first answer
+            return Fault(f"{who} refuses TLS with us: {_reason(tls)}", Why.UNTRUSTED)
+        return Fault(f"{who} does not speak TLS: {_reason(tls)}", Why.NO_TLS)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return Fault(f"{who} cannot be reached in time", Why.NO_TLS if is_tls else Why.NO_CONNECTION)
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -199,13 +199,15 @@ def _fault(error: Exception, url: URL, proxy: URL | None) -> Fault:
 def _reason(error: Exception) -> str:
     """Why, without the addresses and flags that aiohttp and ssl add."""
     cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
-    reason = str(getattr(cause, "reason", None) or "").replace("_", " ").lower() if _is_tls(cause) else ""
+    reason = str(cause.reason or "").replace("_", " ").lower() if isinstance(cause, ssl.SSLError) else ""
     text = getattr(cause, "verify_message", None) or reason or getattr(cause, "strerror", None) or str(cause)
     return clean(str(text)) or type(cause).__name__
 
 
-def _is_tls(error: object) -> bool:
-    return isinstance(error, ssl.SSLError)
+def _tls_error(error: Exception) -> ssl.SSLError | None:
+    """What TLS says, wherever aiohttp has put it; also where it says nothing: a peer that ends the handshake."""
+    places = (getattr(error, "os_error", None), error.__cause__, error)
+    return next((each for each in places if isinstance(each, ssl.SSLError)), None)
 
 
 class Meter:

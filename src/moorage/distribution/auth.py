@@ -329,8 +329,15 @@ def _styles(scopes: frozenset[Scope], challenged: str) -> list[list[str]]:
     ordered = sorted(scopes, key=lambda scope: (scope.path, scope.actions))
     plain = [scope.of_class("repository") for scope in ordered]
     plugin = [scope.of_class("repository(plugin)") for scope in ordered]
-    extra = [each for each in challenged.split() if each not in plain + plugin]
+    extra = [each for each in challenged.split() if not any(_is_within(each, asked) for asked in plain + plugin)]
     return [plugin + plain + extra, plain + extra, plugin]
+
+
+def _is_within(scope: str, asked: str) -> bool:
+    """Whether one scope's text asks for nothing that another does not; actions come in any order."""
+    name, _, actions = scope.rpartition(":")
+    of, _, all_actions = asked.rpartition(":")
+    return name == of and set(actions.split(",")) <= set(all_actions.split(","))
 
 
 def _read_token(body: bytes, host: str) -> _Token:
