@@ -130,7 +130,7 @@ async def read(chunks: AsyncIterator[bytes]) -> bytes:
 
 def uploads_left(served: Served, name: str) -> list[Path]:
     """The uploads to a repository that were begun and not ended."""
-    return list((served.log.parent / "data").rglob(f"{name}/_uploads/*"))
+    return list((served.log.parent / "data").rglob(f"{name}/_uploads/*/startedat"))
 
 
 def me(host: str, password: str = PASSWORD) -> CredentialsFor:

@@ -3,6 +3,7 @@
 What is not here: who asks (``auth``), trying again (``_conversation``), what is asked (``registry``).
 """
 
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -159,18 +160,29 @@ class Transport:
         context = await self._hosts.context(url, asked_by=gate.asked_by or gate.home)
         proxy = self._hosts.proxy(url)
         try:
-            return await self._session.request(
-                method,
-                url,
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-                ssl=context,
-                proxy=proxy,
-                timeout=limits,
-            )
+            with anyio.fail_after(self._until_answer(body)):
+                return await self._session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                    ssl=context,
+                    proxy=proxy,
+                    timeout=limits,
+                )
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             raise _fault(error, url, proxy) from error
+
+    def _until_answer(self, body: Body | None) -> float | None:
+        """Seconds until all headers of an answer are there: aiohttp's own limit begins anew with each byte of them.
+
+        None for a stream, which is watched by whoever feeds it.
+        """
+        if body is not None and not isinstance(body, bytes):
+            return None
+        sending = len(body or b"") / MINIMUM_RATE
+        return self._timeouts.registry_connect + self._timeouts.registry_stall + sending
 
 
 def _fault(error: Exception, url: URL, proxy: URL | None) -> Fault:
@@ -200,7 +212,9 @@ def _reason(error: Exception) -> str:
     """Why, without the addresses and flags that aiohttp and ssl add."""
     cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
     reason = str(cause.reason or "").replace("_", " ").lower() if isinstance(cause, ssl.SSLError) else ""
-    text = getattr(cause, "verify_message", None) or reason or getattr(cause, "strerror", None) or str(cause)
+    number = cause.errno if isinstance(cause, OSError) and not reason else None
+    system = os.strerror(number).lower() if number is not None and number > 0 else getattr(cause, "strerror", None)
+    text = getattr(cause, "verify_message", None) or reason or system or str(cause)
     return clean(str(text)) or type(cause).__name__
 
 

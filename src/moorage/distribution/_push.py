@@ -23,7 +23,7 @@ class _Upload:
     def __init__(self, conversation: Conversation, put: Ask, within: float) -> None:
         self._conversation = conversation
         self._put = put
-        self._within = within
+        self._within = within  # from the last byte to the answer, seconds
         self._done = anyio.Event()
         self._failure: errors.MoorageError | Passing | None = None
 
@@ -42,8 +42,11 @@ class _Upload:
         self._done.set()
 
     async def finish(self) -> None:
-        """Return when the registry has taken it. Raises: what the request did."""
-        await self._done.wait()
+        """Return when the registry has taken it. Raises: what the request did; Passing where it does not say so."""
+        with anyio.move_on_after(self._within) as scope:
+            await self._done.wait()
+        if scope.cancelled_caught:
+            raise self._conversation.broken(self._put, Fault("the registry does not answer in time", Why.BROKEN))
         if self._failure is not None:
             raise self._failure
 
