@@ -101,13 +101,13 @@ class DockerConfig:
                 done = await anyio.run_process([program, "get"], input=server.encode(), check=False)
         except FileNotFoundError:
             return ANONYMOUS
-        except OSError as error:
-            raise errors.MoorageError(f"cannot run {program}: {error.strerror}") from error
-        except TimeoutError as error:
+        except TimeoutError as error:  # which is an OSError
             within = self._timeouts.credential_helper
             raise errors.Unavailable(
                 f"cannot get credentials for {server}: {program} takes over {within:g} s"
             ) from error
+        except OSError as error:
+            raise errors.MoorageError(f"cannot run {program}: {error.strerror}") from error
         if done.returncode != 0:
             words = (done.stdout + b" " + done.stderr).decode(errors="replace")
             if any(each in words.lower() for each in _NOTHING):

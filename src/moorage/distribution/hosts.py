@@ -124,6 +124,9 @@ class Hosts:
         host = _host_port(url)
         certificates = self._folders(host, "*.cert")
         authorities = self._folders(host, "*.crt") or self._folders(_host_port(asked_by), "*.crt")
+        for path in self._folders(host, "*.key"):
+            if path.with_suffix(".cert") not in certificates:
+                raise errors.Invalid(f"cannot use the key {path}: there is no {path.stem}.cert beside it")
         may_be_plain = self._may_be_plain(url)
         if not certificates and (may_be_plain or not authorities):
             return not may_be_plain
@@ -136,9 +139,6 @@ class Hosts:
                 context.load_verify_locations(path)
             except (OSError, ssl.SSLError) as error:
                 raise errors.Invalid(f"cannot use the certificate {path}: {error}") from error
-        for path in self._folders(host, "*.key"):
-            if path.with_suffix(".cert") not in certificates:
-                raise errors.Invalid(f"cannot use the key {path}: there is no {path.stem}.cert beside it")
         for path in certificates:
             _load_pair(context, path)
         return context
