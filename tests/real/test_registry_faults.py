@@ -6,6 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -577,6 +578,27 @@ async def test_d06_a_redirect_from_https_to_http_is_followed_for_bytes_with_a_di
         assert await read(secure) == DATA
 
 
+@pytest.mark.needs("openssl")
+async def test_d06_what_spoke_tls_once_is_not_spoken_to_in_plain_http_in_the_same_operation(
+    server_context: ssl.SSLContext,
+) -> None:
+    async with serve_faults(server_context) as secure:
+        secure.answers["GET", TAG] = sends(MANIFEST, SCHEMA2)
+        registry = talk(secure)
+        await registry.__aenter__()
+        await registry.resolve(here(secure))
+    try:
+        async with serve_faults(port=secure.port) as plain:
+            plain.answers["GET", TAG] = sends(MANIFEST, SCHEMA2)
+            with pytest.raises(errors.Unavailable, match="does not speak TLS"):
+                await registry.resolve(here(secure))
+            assert plain.seen == []
+            assert await resolve(secure) == MANIFEST
+            assert len(plain.seen) == 1
+    finally:
+        await registry.__aexit__(None, None, None)
+
+
 @pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
 async def test_d06_a_redirect_to_another_host_carries_no_credentials(server: FaultRegistry, scheme: str) -> None:
     async with serve_faults() as other:
@@ -745,27 +767,82 @@ async def test_d04_a_mount_that_is_refused_is_no(server: FaultRegistry) -> None:
 # mirrors, and leaving
 
 
+@asynccontextmanager
+async def with_mirror(
+    mirror: FaultRegistry, context: ssl.SSLContext, authority: Authority, folder: Path
+) -> AsyncIterator[tuple[FaultRegistry, Registry]]:
+    """What answers for docker.io, and a client that asks this mirror first."""
+    certificates = anyio.Path(folder / "certs.d" / "registry-1.docker.io")
+    await certificates.mkdir(parents=True)
+    await (certificates / "ca.crt").write_bytes(await anyio.Path(authority.pair.certificate).read_bytes())
+    async with serve_faults(context) as hub, serve_proxy(hub.port) as proxy:
+        options = Options(
+            mirrors=(mirror.url,),
+            certificate_directories=(folder / "certs.d",),
+            environ={"HTTPS_PROXY": proxy.url},
+        )
+        me = credentials_for("docker.io", Credentials("me", "secret"))
+        async with Registry(HUB, options=options, timeouts=QUICK, credentials=me) as registry:
+            yield hub, registry
+        assert {each.authorization for each in mirror.seen} == {None}
+
+
+HUB = parse_reference("a/b:1")
+
+
 @pytest.mark.needs("openssl")
 async def test_d06_a_blob_goes_on_at_docker_io_where_its_mirror_broke(
     server: FaultRegistry, server_context: ssl.SSLContext, authority: Authority, tmp_path: Path
 ) -> None:
-    folder = anyio.Path(tmp_path / "certs.d" / "registry-1.docker.io")
-    await folder.mkdir(parents=True)
-    await (folder / "ca.crt").write_bytes(await anyio.Path(authority.pair.certificate).read_bytes())
-    reference = parse_reference("a/b:1")
     server.answers["GET", BLOB] = first(claims(len(DATA), DATA[:1000]), always(404))
-    async with serve_faults(server_context) as hub, serve_proxy(hub.port) as proxy:
+    async with with_mirror(server, server_context, authority, tmp_path) as (hub, registry):
         hub.answers["GET", BLOB] = sends(DATA)
-        options = Options(
-            mirrors=(server.url,),
-            certificate_directories=(tmp_path / "certs.d",),
-            environ={"HTTPS_PROXY": proxy.url},
-        )
-        me = credentials_for("docker.io", Credentials("me", "secret"))
-        async with Registry(reference, options=options, timeouts=QUICK, credentials=me) as registry:
-            assert b"".join([chunk async for chunk in registry.read_blob(DIGEST, len(DATA))]) == DATA
+        assert b"".join([chunk async for chunk in registry.read_blob(DIGEST, len(DATA))]) == DATA
         assert [each.range for each in hub.seen] == [server.seen[-1].range]
-        assert {each.authorization for each in server.seen} == {None}
+
+
+@pytest.mark.needs("openssl")
+async def test_d06_a_mirror_that_lies_is_left(
+    server: FaultRegistry, server_context: ssl.SSLContext, authority: Authority, tmp_path: Path
+) -> None:
+    server.answers["GET", BLOB] = sends(bytes(len(DATA)))
+    server.answers["GET", TAG] = sends(b"<html>", "text/html")
+    async with with_mirror(server, server_context, authority, tmp_path) as (hub, registry):
+        hub.answers["GET", BLOB], hub.answers["GET", TAG] = sends(DATA), sends(MANIFEST, SCHEMA2)
+        with pytest.raises(errors.Unavailable, match="what came from a mirror has the digest"):
+            assert [chunk async for chunk in registry.read_blob(DIGEST, len(DATA))]
+        assert b"".join([chunk async for chunk in registry.read_blob(DIGEST, len(DATA))]) == DATA
+    async with with_mirror(server, server_context, authority, tmp_path / "2") as (hub, registry):
+        hub.answers["GET", TAG] = sends(MANIFEST, SCHEMA2)
+        assert (await registry.resolve(HUB)).data == MANIFEST
+        hub.answers["GET", TAG] = always(404, "gone")
+        with pytest.raises(errors.NotFound, match=r"docker\.io answers 404 .*: gone"):
+            await registry.resolve(HUB)
+
+
+async def test_d03_what_is_no_digest_and_no_tag_is_not_asked_for(server: FaultRegistry) -> None:
+    async with talk(server, access="push") as registry:
+        for digest in (
+            "",
+            "sha256:",
+            "sha256:" + "0" * 63,
+            "md5:" + "0" * 32,
+            f"{DIGEST}/../x",
+            DIGEST.upper(),
+            "a/../b",
+        ):
+            calls: list[Awaitable[object]] = [
+                registry.has_blob(digest),
+                anext(registry.read_blob(digest, 5, 1)),
+                registry.mount_blob(digest, "x"),
+                registry.push_blob(digest, 5, chunks),
+                registry.read_manifest(digest),
+                registry.push_manifest(digest, b"", SCHEMA2),
+            ]
+            for call in calls:
+                with pytest.raises(errors.Invalid, match=r"as a digest|as a tag"):
+                    await call
+    assert server.seen == []
 
 
 Operation = Callable[[FaultRegistry], Awaitable[object]]

@@ -65,14 +65,14 @@ class FaultRegistry:
 
 
 @asynccontextmanager
-async def serve_faults(context: ssl.SSLContext | None = None) -> AsyncIterator[FaultRegistry]:
+async def serve_faults(context: ssl.SSLContext | None = None, *, port: int = 0) -> AsyncIterator[FaultRegistry]:
     """Until the end of the block; with a context in TLS."""
     registry = FaultRegistry(scheme="https" if context else "http")
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{tail:.*}", registry.handle)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
     registry.port = runner.addresses[0][1]
     try:
         yield registry

@@ -1,6 +1,7 @@
 """Whether what a registry sent is what was asked for: digests, and media types of manifests."""
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -10,7 +11,7 @@ from moorage import errors
 from moorage.distribution._conversation import Ask
 from moorage.distribution._http import clean
 
-__all__ = ("MANIFEST_LIMIT", "MANIFEST_TYPES", "Manifest", "check_manifest", "new_hash")
+__all__ = ("MANIFEST_LIMIT", "MANIFEST_TYPES", "Manifest", "check_digest", "check_manifest", "check_target", "new_hash")
 
 MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -24,6 +25,7 @@ MANIFEST_LIMIT = 4 << 20
 """Bytes of a manifest; the distribution project takes no larger one either."""
 
 _VAGUE_TYPES = ("", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGESTS = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 
 
@@ -36,12 +38,32 @@ class Manifest:
     digest: str
 
 
+def check_digest(digest: str) -> str:
+    """The digest, if it is one that can be checked: it may come from a stranger's manifest and goes into URLs.
+
+    Raises: Invalid for anything but ``sha256:``, ``sha384:`` or ``sha512:`` and as many small hexadecimal digits.
+    """
+    algorithm, _, digits = digest.partition(":")
+    length = _DIGESTS[algorithm]().digest_size * 2 if algorithm in _DIGESTS else 0
+    if not length or not re.fullmatch(f"[0-9a-f]{{{length}}}", digits):
+        raise errors.Invalid(
+            f"cannot use {clean(digest)!r} as a digest: it must be sha256:, sha384: or sha512: and hex"
+        )
+    return digest
+
+
+def check_target(target: str) -> str:
+    """The tag or digest, if it is one. Raises: Invalid."""
+    if ":" in target:
+        return check_digest(target)
+    if not _TAG.fullmatch(target):
+        raise errors.Invalid(f"cannot use {clean(target)!r} as a tag")
+    return target
+
+
 def new_hash(digest: str) -> "hashlib._Hash":
-    """A hash like the one of a digest ``algorithm:hex``. Raises: Invalid for one that is unknown."""
-    try:
-        return _DIGESTS[digest.partition(":")[0]]()
-    except KeyError:
-        raise errors.Invalid(f"cannot check {clean(digest)}: digests are sha256, sha384 or sha512") from None
+    """A hash like the one of a digest ``algorithm:hex``. Raises: Invalid for one that is none."""
+    return _DIGESTS[check_digest(digest).partition(":")[0]]()
 
 
 def check_manifest(ask: Ask, data: bytes, response: aiohttp.ClientResponse, target: str) -> Manifest:
@@ -55,9 +77,8 @@ def check_manifest(ask: Ask, data: bytes, response: aiohttp.ClientResponse, targ
 
 
 def _digest_like(example: str, data: bytes) -> str:
-    hasher = new_hash(example)
-    hasher.update(data)
-    return f"{hasher.name}:{hasher.hexdigest()}"
+    algorithm = example.partition(":")[0]
+    return f"{algorithm}:{_DIGESTS[algorithm](data).hexdigest()}"
 
 
 def _media_type(ask: Ask, data: bytes, content_type: str) -> str:

@@ -18,7 +18,15 @@ from yarl import URL
 
 from moorage import errors
 from moorage.distribution import _http
-from moorage.distribution._check import MANIFEST_LIMIT, MANIFEST_TYPES, Manifest, check_manifest, new_hash
+from moorage.distribution._check import (
+    MANIFEST_LIMIT,
+    MANIFEST_TYPES,
+    Manifest,
+    check_digest,
+    check_manifest,
+    check_target,
+    new_hash,
+)
 from moorage.distribution._conversation import Ask, Conversation, Passing, Patience
 from moorage.distribution._http import Fault, Meter, Transport
 from moorage.distribution._push import push_stream
@@ -102,7 +110,7 @@ class Registry:
         """The manifest with this tag or digest, as ``resolve``: an entry of an index, for one."""
         ask = self._ask(
             "GET",
-            f"manifests/{target}",
+            f"manifests/{check_target(target)}",
             f"read the manifest {target}",
             headers={"Accept": ", ".join(MANIFEST_TYPES)},
             is_addressed=":" in target,
@@ -127,7 +135,7 @@ class Registry:
         """Store a manifest under a tag or its digest; what it names must be there. Returns its digest."""
         ask = self._ask(
             "PUT",
-            f"manifests/{target}",
+            f"manifests/{check_target(target)}",
             f"push the manifest {target}",
             headers={"Content-Type": media_type},
             body=data,
@@ -145,7 +153,7 @@ class Registry:
 
     async def has_blob(self, digest: str) -> bool:
         """Whether the repository has this blob."""
-        ask = self._ask("HEAD", f"blobs/{digest}", f"look for {digest}", is_addressed=True)
+        ask = self._ask("HEAD", f"blobs/{check_digest(digest)}", f"look for {digest}", is_addressed=True)
         try:
             response = await self._of_each(lambda conversation: conversation.ask(ask))
         except errors.NotFound:
@@ -159,11 +167,15 @@ class Registry:
         A connection that breaks is resumed where it broke. Read from 0, the digest is checked when the last byte has
         been yielded, so nothing is to be believed before the end; from elsewhere whoever puts it together checks it.
 
-        Raises: Invalid for a wrong digest, or another size than promised; not more than that is yielded.
+        Raises: Invalid for a wrong digest, or another size than promised; not more than that is yielded. Unavailable
+        for a wrong digest where a mirror had a part in it: read again, it comes without that mirror.
         """
         at = offset
         hasher = new_hash(digest) if offset == 0 else None
-        ask = self._ask("GET", f"blobs/{digest}", f"read {digest}", expected=(200, 206), is_addressed=True)
+        ask = self._ask(
+            "GET", f"blobs/{check_digest(digest)}", f"read {digest}", expected=(200, 206), is_addressed=True
+        )
+        index = self._first
         while at < size_bytes:
             index = self._first
             try:
@@ -176,7 +188,9 @@ class Registry:
             except errors.MoorageError as error:
                 self._leave(index, error)
         if hasher is not None and hasher.hexdigest() != digest.partition(":")[2]:
-            raise errors.Invalid(f"cannot {ask.what}: what came has the digest {hasher.name}:{hasher.hexdigest()}")
+            real = f"{hasher.name}:{hasher.hexdigest()}"
+            self._leave(index, errors.Invalid(f"cannot {ask.what}: what came has the digest {real}"))
+            raise errors.Unavailable(f"cannot {ask.what}: what came from a mirror has the digest {real}")
 
     async def _from_one(
         self, conversation: Conversation, ask: Ask, size_bytes: int, offset: int
@@ -215,7 +229,7 @@ class Registry:
             "POST",
             "blobs/uploads/",
             f"mount {digest} from {from_path}",
-            query={"mount": digest, "from": from_path},
+            query={"mount": check_digest(digest), "from": from_path},
             expected=(201, 202),
             body=b"",
             scopes=frozenset((self._scope, Scope(from_path, "pull"))),
@@ -245,7 +259,7 @@ class Registry:
 
         Raises: Invalid where it has not ``size_bytes`` many, or the registry finds another digest; what it raises.
         """
-        what = f"push {digest}"
+        what = f"push {check_digest(digest)}"
         begin = self._ask("POST", "blobs/uploads/", what, expected=(202,), body=b"")
         patience, conversation = Patience(self._timeouts), self._conversation
         while True:
