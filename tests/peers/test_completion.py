@@ -190,8 +190,10 @@ def test_an_engine_that_hangs_or_talks_nonsense_holds_no_key_up(
 
 def test_every_argument_that_is_a_plugin_completes() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/commands.md").read_text()
-    with_plugins = set(re.findall(r"^## moorage (\S+) PLUGIN", page, re.MULTILINE))
-    assert with_plugins == {"call", "disable", "enable", "inspect", "logs", "policy", "probe", "restart", "rm", "set"}
+    with_plugins = set(re.findall(r"^## moorage (\S+) \[?PLUGIN", page, re.MULTILINE))
+    assert with_plugins == {
+        "call", "disable", "enable", "exec", "inspect", "logs", "policy", "probe", "restart", "rm", "set", "stats",
+    }  # fmt: skip
     for name in with_plugins:
         module, _, variable = _COMMANDS[name].partition(".")
         command = getattr(__import__(f"moorage.cli.{module}", fromlist=[variable]), variable)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import click
 
 from moorage import errors
-from moorage.cli.common import reach
+from moorage.cli.common import plugin_names, reach
 from moorage.client import Execution
 
 __all__ = ("command",)
@@ -26,7 +26,7 @@ _STARTED, _OUT, _ERR, _EXIT = range(4)
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     help="Run COMMAND inside PLUGIN, beside its own process; its end does not touch the plugin.",
 )
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.argument("words", metavar="COMMAND [ARGUMENT...]", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-i", "--interactive", is_flag=True, help="Pass on standard input.")
 @click.option("-t", "--tty", "terminal", is_flag=True, help="Give it a terminal.")

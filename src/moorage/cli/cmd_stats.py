@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, print_json, reach, table, wants_json
+from moorage.cli.common import json_option, plugin_names, print_json, reach, table, wants_json
 
 __all__ = ("command",)
 
@@ -18,7 +18,7 @@ _CLEAR = "\x1b[H\x1b[J"
 
 
 @click.command(name="stats", help="Show what each PLUGIN uses (all that run by default), until Ctrl-C.")
-@click.argument("plugins", metavar="[PLUGIN...]", nargs=-1)
+@click.argument("plugins", metavar="[PLUGIN...]", nargs=-1, shell_complete=plugin_names)
 @click.option("--no-stream", "--once", "once", is_flag=True, help="Show it once, measured over half a second.")
 @click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, help="Seconds between two readings (2).")
 @json_option
