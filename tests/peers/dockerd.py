@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -153,11 +154,11 @@ class Dockerd:
                 time.sleep(0.02)
 
 
-@pytest.fixture(scope="session")
-def dockerd() -> Iterator[Dockerd]:
-    """A dockerd of this session's own. What uses it is marked ``needs("dockerd")``."""
+@contextmanager
+def running_dockerd(*, containerd: str = "") -> Iterator[Dockerd]:
+    """One in a directory of its own, gone with all its traces at the end of the block."""
     directory = Path(tempfile.mkdtemp(prefix="m-dockerd-", dir="/tmp"))
-    peer = Dockerd(directory)
+    peer = Dockerd(directory, containerd=containerd)
     try:
         peer.wait_until_serving()
         yield peer
@@ -165,3 +166,10 @@ def dockerd() -> Iterator[Dockerd]:
         peer.stop()
         assert not leftovers.mounts_below(directory)
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[Dockerd]:
+    """A dockerd of this session's own. What uses it is marked ``needs("dockerd")``."""
+    with running_dockerd() as peer:
+        yield peer

@@ -1,15 +1,12 @@
 """Two that keep plugins on one containerd: a real dockerd deletes what it does not know, so we refuse its namespace."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from peers.dockerd import Dockerd
-from support import leftovers
+from peers.dockerd import Dockerd, running_dockerd
 from support.engines import EngineProcess, actor, config, processes_below
 from support.places import Ground
 
@@ -19,15 +16,8 @@ pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 @pytest.fixture
 def sharing(ground: Ground) -> Iterator[Dockerd]:
     """A dockerd on the session's containerd."""
-    directory = Path(tempfile.mkdtemp(prefix="m-dockerd-", dir="/tmp"))
-    peer = Dockerd(directory, containerd=ground.containerd.address)
-    try:
-        peer.wait_until_serving()
+    with running_dockerd(containerd=ground.containerd.address) as peer:
         yield peer
-    finally:
-        peer.stop()
-        assert not leftovers.mounts_below(directory)
-        shutil.rmtree(directory)
 
 
 def test_m11_the_namespace_of_a_dockerd_on_the_same_containerd_is_refused(

@@ -1,6 +1,7 @@
 """What the engine does with one plugin, step by step, on a host in memory with a clock that jumps."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,31 @@ def test_m13_who_is_used_is_not_disabled_but_by_force(play: Any) -> None:
             await engine.hold(P, "v1", is_attached=False)
             await engine.disable(P, force=True)
             assert engine.get(P).holders == ()
+
+    play(scene)
+
+
+def test_m17_two_forced_stops_wait_for_one_that_is_attached_and_both_see_it_go(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+            holder = await engine.hold(P, "a2", is_attached=True)
+
+            async def let_go() -> None:
+                await engine.until_asked_to_let_go(P, holder.token)
+                await anyio.sleep(1)
+                await engine.release(P, holder.token)
+
+            async def disable() -> None:
+                with suppress(errors.Conflict):  # the second one finds it disabled
+                    await engine.disable(P, force=True)
+
+            begun = anyio.current_time()
+            async with anyio.create_task_group() as tasks:
+                for each in (let_go, disable, disable):
+                    tasks.start_soon(each)
+            assert anyio.current_time() - begun == pytest.approx(1, abs=0.5)
+            assert state(engine) == "disabled"
 
     play(scene)
 

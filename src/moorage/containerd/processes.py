@@ -7,8 +7,8 @@ Source: containerd's task service (Exec, Start, ResizePty, CloseIO, Wait, Delete
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +91,23 @@ class AddedProcess:
 
     async def close_input(self) -> None:
         """The end of its input."""
-        with suppress(errors.NotFound):  # it has ended
-            await self._client.close_input(self._container, self.exec_id)
+        await self._if_it_lives(self._client.close_input(self._container, self.exec_id))
         if self._input is not None:
             descriptor, self._input = self._input, None
             os.close(descriptor)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Tell the size of its terminal, if it still has one."""
+        await self._if_it_lives(self._client.resize_terminal(self._container, self.exec_id, rows=rows, columns=columns))
+
+    async def _if_it_lives(self, call: Awaitable[None]) -> None:
+        # containerd has several words for a process that has ended, and its exit code is still to be told
         try:
-            await self._client.resize_terminal(self._container, self.exec_id, rows=rows, columns=columns)
+            await call
         except errors.Unavailable:
             raise
-        except errors.MoorageError as error:  # "cannot resize a stopped container", or not found
-            log.debug("cannot resize the terminal of %s: %s", self.exec_id, error)
+        except errors.MoorageError as error:
+            log.debug("process %s has ended: %s", self.exec_id, error)
 
     async def wait(self) -> ProcessExit:
         """How it ended. Raises: NotFound where its task went with it."""

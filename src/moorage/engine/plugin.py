@@ -154,12 +154,14 @@ class Plugin:
 
     def detach(self, token: str) -> bool:
         """Let such a holder go; whether it was there."""
-        self._let_go.set()
-        return self._attached.pop(token, None) is not None
+        was_there = self._attached.pop(token, None) is not None
+        self._tell_let_go()
+        return was_there
 
     def detach_all(self) -> None:
         """Nobody holds it any more."""
         self._attached.clear()
+        self._tell_let_go()
 
     def notice(self, token: str) -> anyio.Event | None:
         """What happens when such a holder is asked to let go; None where there is none of this token."""
@@ -172,8 +174,12 @@ class Plugin:
             notice.set()
         with anyio.move_on_after(within):
             while self._attached:
-                self._let_go = anyio.Event()
                 await self._let_go.wait()
+
+    def _tell_let_go(self) -> None:
+        # whoever waits holds the event of before: several stops may wait at once
+        self._let_go.set()
+        self._let_go = anyio.Event()
 
     def change(self, **fields: object) -> Record:
         """The record with these fields changed; nothing is saved, and nothing changes here."""
