@@ -64,9 +64,10 @@ def test_stats_go_on_while_a_plugin_restarts(house: EngineProcess) -> None:
     with subprocess.Popen([*command, "quiet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as live:
         assert live.stdout is not None
         assert json.loads(live.stdout.readline())["Name"] == "quiet:latest"
-        for _ in range(3):
-            kill([house.more("quiet")["Pid"]])
-            house.until("quiet", "ready")
+        for restarts in range(1, 4):
+            kill([house.until("quiet", "ready")["Pid"]])
+            wait_until(lambda: house.more("quiet")["Restarts"] == restarts, "the restart")  # noqa: B023 - here and now
+        house.until("quiet", "ready")
         for _ in range(5):
             live.stdout.readline()
         live.terminate()
