@@ -81,9 +81,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Give each test the marker of its folder where it bears none, its limit, and a skip where a peer is missing."""
     for item in items:
         group = item.path.relative_to(FOLDER).parts[0]
-        # Where several processes share the tests, a file stays together: its tests share what is dear to set up. The
-        # examples name one control group each.
-        item.add_marker(pytest.mark.xdist_group("examples" if "examples" in item.path.stem else item.path.stem))
         if not any(item.get_closest_marker(name) for name in ("quick", "real")):
             item.add_marker("real" if group in REAL_FOLDERS else "quick")
         if group == "unit" and item.get_closest_marker("real"):
