@@ -4,7 +4,6 @@ The driver mounts, so it runs in a mount namespace of its own, held open by a sl
 seen there after its end, and never reaches the machine.
 """
 
-import http.client
 import json
 import os
 import shutil
@@ -19,6 +18,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from support.engines import UnixConnection
 
 pytestmark = pytest.mark.real
 needs_compiler = pytest.mark.needs("static-cc")
@@ -40,17 +41,11 @@ def can_connect(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
-class Connection(http.client.HTTPConnection):
-    """HTTP to a unix socket."""
+class Connection(UnixConnection):
+    """Calls of a plugin over one connection."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("plugin", timeout=PATIENCE_SECONDS)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE_SECONDS)
-        self.sock.connect(str(self.path))
+        super().__init__(path, PATIENCE_SECONDS)
 
     def ask(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, object]]:
         self.request(verb, path, body, {"Accept": "application/vnd.docker.plugins.v1.2+json"})
