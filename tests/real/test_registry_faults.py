@@ -91,18 +91,18 @@ async def push(server: FaultRegistry, **how: Any) -> None:
 # bodies that break
 
 
-def breaks(positions: list[int], *, knows_ranges: bool) -> Answer:
+def breaks(positions: list[int], *, knows_ranges: bool, data: bytes = DATA) -> Answer:
     """Sends the data, and cuts the connection when the position next in the list was sent."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         begin = begin_of(request) if knows_ranges else 0
         response = web.StreamResponse(status=206 if begin else 200)
-        response.headers["Content-Range"] = f"bytes {begin}-{len(DATA) - 1}/{len(DATA)}"
-        response.content_length = len(DATA) - begin
+        response.headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+        response.content_length = len(data) - begin
         await response.prepare(request)
-        end = positions.pop(0) if positions else len(DATA)
-        await response.write(DATA[begin:end])
-        if end < len(DATA):
+        end = positions.pop(0) if positions else len(data)
+        await response.write(data[begin:end])
+        if end < len(data):
             while request.transport and request.transport.get_write_buffer_size():  # noqa: ASYNC110 - tells nobody
                 await anyio.sleep(0.001)
             await anyio.sleep(0.02)
@@ -125,6 +125,16 @@ async def test_d03_a_blob_is_resumed_where_it_broke(server: FaultRegistry, seed:
     assert begins[0] == offset
     assert begins == sorted(begins)
     assert begins[-1] > offset
+
+
+async def test_d03_a_blob_that_comes_on_may_break_more_often(server: FaultRegistry) -> None:
+    data = DATA * 9
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    positions = list(range(1_100_000, len(data), 1_100_000))
+    assert len(positions) > TRIES
+    server.answers["GET", f"a/b/blobs/{digest}"] = breaks(positions, knows_ranges=True, data=data)
+    async with talk(server) as registry:
+        assert b"".join([chunk async for chunk in registry.read_blob(digest, len(data))]) == data
 
 
 async def test_d03_a_blob_that_breaks_again_and_again_is_unavailable(server: FaultRegistry) -> None:
@@ -365,7 +375,9 @@ async def test_d05_who_asks_for_too_long_a_pause_is_told_of_at_once(server: Faul
 
 async def test_d05_nobody_there_is_told_at_once(server: FaultRegistry) -> None:
     with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1 cannot be reached"):
-        await resolve(FaultRegistry(port=1))
+        await resolve(
+            FaultRegistry(port=1), timeouts=replace(QUICK, registry_retry_first=1e6, registry_retry_limit=1e6)
+        )
     async with Registry(parse_reference("nowhere.invalid/a/b:1"), options=Options(environ={})) as registry:
         with pytest.raises(errors.Unavailable, match=r"nowhere\.invalid:443 cannot be reached"):
             await registry.resolve(parse_reference("nowhere.invalid/a/b:1"))
@@ -618,10 +630,12 @@ async def test_d06_a_redirect_to_another_host_carries_no_credentials(server: Fau
         assert [each.authorization for each in other.seen] == [None]
         assert other.seen[0].query == {"X": ["+="]}
         assert server.seen[-1].authorization == shown
-        other.answers["GET", BLOB] = always(401, "who are you", WWW_Authenticate=challenge)
+        elsewhere = f'Bearer realm="{other.url}/token"'
+        other.answers["GET", BLOB] = always(401, "who are you", WWW_Authenticate=elsewhere)
+        other.answers["GET", "/token"] = token_server()
         with pytest.raises(errors.Unauthorized, match="who are you"):
             await read(server)
-        assert {each.authorization for each in other.seen} == {None}
+        assert {(each.path, each.authorization) for each in other.seen} == {(f"/v2/{BLOB}", None)}
 
 
 @pytest.mark.parametrize(

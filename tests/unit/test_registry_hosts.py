@@ -111,6 +111,14 @@ async def test_d06_certificates_that_cannot_be_used_are_told_of(certificates: Pa
     await refused(tmp_path, r"cannot use the certificate .*a\.crt")
 
 
+async def test_d06_the_cas_of_a_registry_count_for_those_it_refers_to(certificates: Path, tmp_path: Path) -> None:
+    (certificates / "a.crt").write_text("nonsense, which tells that it is read")
+    hosts = Hosts(options((), (), tmp_path))
+    with pytest.raises(errors.Invalid, match=r"a\.crt"):
+        await hosts.context(URL("https://auth.lan"), asked_by=URL("https://registry.lan:5000"))
+    assert await hosts.context(URL("https://auth.lan")) is True
+
+
 async def test_d06_a_certificate_without_its_key_is_told_of(certificates: Path, tmp_path: Path) -> None:
     (certificates / "a.cert").write_text("nonsense")
     await refused(tmp_path, r"there is no a\.key beside it")
