@@ -26,6 +26,7 @@ from moorage.engine.mounts import unmount_all_below
 from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
+from moorage.logs.keeping import end_keeper, open_log_keeper
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("ServeOptions", "run_engine", "take_down")
@@ -33,7 +34,7 @@ __all__ = ("ServeOptions", "run_engine", "take_down")
 log = logging.getLogger(__name__)
 
 _SYSTEM_CONTAINERD = "/run/containerd/containerd.sock"
-_RUNTIME_PARTS = ("p", "bundles", "runtime-root", "containerd")
+_RUNTIME_PARTS = ("p", "bundles", "runtime-root", "containerd", "keeper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ class _Ground:
     store: Store
     choice: Choice
     options: ServeOptions
+
+    @property
+    def keeper(self) -> Path:
+        """Where the log keeper works."""
+        return self.options.exec_root / "keeper"
 
     @property
     def private(self) -> PrivateContainerd:
@@ -95,11 +101,14 @@ async def run_engine(options: ServeOptions) -> int:
 
 
 async def take_down(options: ServeOptions) -> int:
-    """End the engine on these directories and all its plugins, at once, and its containerd; only the data stays.
+    """End the engine on these directories and all its plugins, at once, then the log keeper and our containerd.
 
-    What users want enabled stays so, for the next start. Raises: Unavailable naming what could not be ended.
+    Only the data stays, and in it what users want enabled, for the next start.
+
+    Raises: Unavailable naming what could not be ended.
     """
     if not (options.root / "engine.json").exists():
+        await end_keeper(options.exec_root / "keeper", options.timeouts)
         await _remove_runtime(options.exec_root)
         return 0
     await _end_engine(Store(options.root), options.timeouts)
@@ -112,6 +121,7 @@ async def take_down(options: ServeOptions) -> int:
             raise errors.Unavailable("cannot stop the plugins: containerd does not come up")
         if problems:
             raise errors.Unavailable("; ".join(problems))
+        await end_keeper(ground.keeper, options.timeouts)
         if ground.choice.containerd == "private":
             await ground.private.stop()
     await _remove_runtime(options.exec_root)
@@ -161,7 +171,8 @@ async def _machinery(engine: Engine, ground: _Ground, *, start: bool) -> AsyncIt
     options, choice = ground.options, ground.choice
     async with (
         _containerd(ground) as address,
-        open_machinery(address, options.exec_root, choice.namespace, engine, options.timeouts) as machinery,
+        open_log_keeper(ground.keeper, options.timeouts) as keeper,
+        open_machinery(address, options.exec_root, choice.namespace, engine, keeper, options.timeouts) as machinery,
         engine.working_on(machinery, address, start=start),
     ):
         yield

@@ -6,6 +6,7 @@ after the stream's name marks a piece of a longer line, which goes on in the nex
 All this runs in the log keeper, so it imports little. It blocks, but for nothing but the page cache.
 """
 
+import itertools
 import os
 import time
 
@@ -106,7 +107,7 @@ class LogWriter:
         older = self._paths[::-1]
         if len(older) == 1:
             os.unlink(older[0])
-        for old, new in zip(older, older[1:], strict=False):
+        for old, new in itertools.pairwise(older):
             try:
                 os.rename(new, old)
             except FileNotFoundError:
