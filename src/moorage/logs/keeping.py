@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import anyio
-from anyio.abc import TaskStatus
 
 from moorage import errors
 from moorage._lib.backoff import pauses
@@ -56,6 +55,11 @@ class Kept:
         self.answered = anyio.Event()
         self.ended = anyio.Event()
 
+    def answer(self, refusal: str = "") -> None:
+        """The keeper has them, or says why not."""
+        self.refusal = refusal
+        self.answered.set()
+
     async def wait(self) -> None:
         """Return when both streams have ended and all of them is in the log. May be cancelled, and called again."""
         await self.ended.wait()
@@ -71,6 +75,7 @@ class LogKeeper:
         self._flushed: dict[str, anyio.Event] = {}
         self._client: socket.socket | None = None
         self._sending = anyio.Lock()
+        self._wanted = anyio.Event()
 
     def taker(self, key: str, log: PluginLog) -> Callable[[Stdio], Awaitable[Kept]]:
         """What takes the streams of one run (``key`` is used for it alone), and has them written to this log.
@@ -82,15 +87,16 @@ class LogKeeper:
         async def take(stdio: Stdio) -> Kept:
             await run_blocking(lambda: log.directory.mkdir(mode=0o700, parents=True, exist_ok=True))
             kept = self._kept[key] = Kept(key, log, stdio)
+            self._wanted.set()
             try:
                 with anyio.move_on_after(self._timeouts.keeper) as patience:
                     await self._hand_over(kept)
                 if patience.cancelled_caught:
                     if self._client is not None:
                         kill_keeper(self._client)
-                    raise errors.Unavailable("the log keeper does not answer")
+                    raise errors.Unavailable(f"cannot keep the output of {key}: the log keeper does not answer")
                 if kept.refusal:
-                    raise errors.Unavailable(f"the log keeper refuses {key}: {kept.refusal}")
+                    raise errors.Unavailable(f"cannot keep the output of {key}: {kept.refusal}")
             except BaseException:
                 self._kept.pop(key, None)
                 raise
@@ -106,16 +112,11 @@ class LogKeeper:
                 await flushed.wait()
         self._flushed.pop(key, None)
 
-    async def _serve(self, *, task_status: TaskStatus[errors.MoorageError | None]) -> None:
-        """Be connected for ever. Tells its starter the failure of the first try."""
-        try:
-            client = await connect(self._state, self._timeouts)
-        except errors.MoorageError as error:
-            task_status.started(error)
-            return
-        task_status.started(None)
+    async def _serve(self) -> None:
+        """Be connected for as long as anything is kept; nothing is started before."""
         while True:
-            self._client = client
+            await self._until_wanted()
+            client = self._client = await self._connect()
             try:
                 async with background_tasks() as tasks:
                     tasks.start_soon(self._hand_over_all)
@@ -123,17 +124,25 @@ class LogKeeper:
                         self._hear(packet)
             finally:
                 self._client = None
+                for flushed in self._flushed.values():
+                    flushed.set()
                 anyio.notify_closing(client)
                 client.close()
-            log.warning("the log keeper is gone; starting it again")
-            client = await self._connect_again()
+            log.warning("the log keeper is gone%s", "; starting it again" if self._kept else "")
 
-    async def _connect_again(self) -> socket.socket:
+    async def _until_wanted(self) -> None:
+        while not self._kept:
+            self._wanted = anyio.Event()
+            await self._wanted.wait()
+
+    async def _connect(self) -> socket.socket:
         for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
             try:
                 return await connect(self._state, self._timeouts)
             except errors.MoorageError as error:
-                log.error("plugins will stop when their output is waited for: %s", error)
+                log.error("%s; plugins that write much stop until there is one", error)
+                for kept in self._kept.values():
+                    kept.answer(str(error))
             await anyio.sleep(pause)
         raise AssertionError("pauses never end")
 
@@ -144,26 +153,28 @@ class LogKeeper:
                 kept.answered = anyio.Event()
             await self._hand_over(kept)
             if kept.refusal:
-                log.error("the log keeper refuses %s, which will stop for it: %s", kept.key, kept.refusal)
+                log.error("cannot keep the output of %s, which stops when it writes much: %s", kept.key, kept.refusal)
 
     async def _hand_over(self, kept: Kept) -> None:
         """Return when the keeper has answered; the next one is asked where this one goes away."""
+        request = pack("A", kept.key, kept.log.directory, kept.log.most_bytes, kept.log.files)
         try:
-            streams = [kept.stdio.stdout.fileno(), kept.stdio.stderr.fileno()]
+            await self._send(request, kept.stdio)
         except anyio.ClosedResourceError:  # nobody wants to know any more
             self._end(kept.key)
-            return
-        kept.refusal = ""
-        log_bounds = kept.log.directory, kept.log.most_bytes, kept.log.files
-        await self._send(pack("A", kept.key, *log_bounds), streams)
         await kept.answered.wait()
 
-    async def _send(self, packet: bytes, descriptors: list[int] | None = None) -> bool:
-        """Whether the keeper was told; if not, the connection is gone, and what is to be handed over will be."""
+    async def _send(self, packet: bytes, stdio: Stdio | None = None) -> bool:
+        """Whether the keeper was told; if not, the connection is gone, and what is to be handed over will be.
+
+        Raises: anyio.ClosedResourceError for streams that are closed.
+        """
         async with self._sending:
             while (client := self._client) is not None:
+                # taken at the last moment: a number that was closed meanwhile may be another file's
+                streams = [stdio.stdout.fileno(), stdio.stderr.fileno()] if stdio is not None else []
                 try:
-                    socket.send_fds(client, [packet], descriptors or [])
+                    socket.send_fds(client, [packet], streams)
                 except BlockingIOError:
                     with suppress(anyio.ClosedResourceError):
                         await anyio.wait_writable(client)
@@ -182,27 +193,22 @@ class LogKeeper:
         elif verb == "f" and key in self._flushed:
             self._flushed[key].set()
         elif verb in ("a", "r") and kept is not None:
-            kept.refusal = "".join(fields[1:])
-            kept.answered.set()
+            kept.answer("".join(fields[1:]))
 
     def _end(self, key: str) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:
-            kept.answered.set()
+            kept.answer()
             kept.ended.set()
 
 
 @asynccontextmanager
 async def open_log_keeper(state: Path, timeouts: Timeouts) -> AsyncIterator[LogKeeper]:
-    """The keeper that works in this directory, found or started, until the block ends; it goes on after it.
+    """The keeper that works in this directory, until the block ends; it goes on after it.
 
-    One that dies meanwhile is started again with back-off.
-
-    Raises: Unavailable, Conflict, where there is none at first.
+    It is found, or started, when the first run is handed to it, and started again with back-off where it dies.
     """
     keeper = LogKeeper(state, timeouts)
     async with background_tasks() as tasks:
-        failure = await tasks.start(keeper._serve)
-        if failure is not None:
-            raise failure
+        tasks.start_soon(keeper._serve)
         yield keeper

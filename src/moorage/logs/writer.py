@@ -141,8 +141,10 @@ class LineStream:
         while self._rest and len(self._rest) + first > LINE_LIMIT:
             records += self._piece()
         mark = self._writer.head(self._name)
-        lines = data[:cut].replace(b"\n", b"\n" + mark)
-        self._writer.write([*records, mark, bytes(self._rest), lines, b"\n"] if self._rest else [mark, lines, b"\n"])
+        records.append(mark)
+        if self._rest:
+            records.append(bytes(self._rest))
+        self._writer.write([*records, data[:cut].replace(b"\n", b"\n" + mark), b"\n"])
         self._rest[:] = data[cut + 1 :]
 
     def _piece(self) -> list[bytes]:
