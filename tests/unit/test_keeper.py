@@ -148,14 +148,14 @@ def test_one_file_alone_is_bounded_too(tmp_path: Path) -> None:
 
 def test_a_rotation_goes_on_where_a_file_was_taken_away(tmp_path: Path) -> None:
     writer = LogWriter(str(tmp_path / "log"), most_bytes=300, files=3)
-    for number in range(50):
+    for number in range(48):
         writer.write([b"%049d\n" % number])
         if number % 7 == 0:
             for path in (tmp_path / "log").iterdir():
                 path.unlink()
         if number == 28:
             (tmp_path / "log").rmdir()  # and the writer makes it again
-    assert (tmp_path / "log" / "current").read_bytes().endswith(b"49\n")
+    assert (tmp_path / "log" / "current").read_bytes().endswith(b"47\n")
     writer.close()
 
 
