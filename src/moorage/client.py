@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from moorage import errors
 
-__all__ = ("DEFAULT_HOST", "MoorageClient", "socket_of")
+__all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "socket_of")
 
 DEFAULT_HOST = "unix:///run/moorage/moorage.sock"
 
@@ -40,15 +40,16 @@ def socket_of(host: str) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, within: float | None) -> None:
         super().__init__("moorage")
         self._path = path
+        self._within = within
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_CONNECT_TIMEOUT)
+        self.sock.settimeout(self._within or _CONNECT_TIMEOUT)
         self.sock.connect(self._path)
-        self.sock.settimeout(None)  # an enable takes as long as the plugin does; the engine bounds everything
+        self.sock.settimeout(self._within)
 
 
 class MoorageClient:
@@ -57,9 +58,13 @@ class MoorageClient:
     Failures come by kind, as the engine told them; Unavailable where no engine answers.
     """
 
-    def __init__(self, host: str = DEFAULT_HOST) -> None:
-        """Raises: Invalid for a host that is no socket."""
+    def __init__(self, host: str = DEFAULT_HOST, within: float | None = None) -> None:
+        """``within``: seconds that one step of an answer may take; None where the engine bounds it, as it bounds all.
+
+        Raises: Invalid for a host that is no socket.
+        """
         self._path = socket_of(host)
+        self._within = within
 
     # Docker's calls
 
@@ -127,6 +132,33 @@ class MoorageClient:
         query = {"tail": "all" if tail is None else str(tail), "since": since, "follow": "1" if follow else ""}
         yield from self._lines(f"{_OURS}/plugins/{_quoted(name)}/logs", query)
 
+    def stats(self, name: str = "") -> Any:
+        """What a plugin uses of the machine, or every one that runs."""
+        return self._json("GET", f"{_OURS}/plugins/{_quoted(name)}/stats" if name else f"{_OURS}/stats")
+
+    def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
+        """The size of the terminal of an added process."""
+        path = f"{_OURS}/plugins/{_quoted(name)}/exec/{_quoted(exec_id)}/resize"
+        self._json("POST", path, {"rows": str(rows), "columns": str(columns)})
+
+    @contextmanager
+    def execute(self, name: str, query: Mapping[str, str]) -> "Iterator[Execution]":
+        """Run a process beside a plugin's own. ``query`` as the API has it; the input is sent while output comes."""
+        path = f"{_OURS}/plugins/{_quoted(name)}/exec?{urlencode(query)}"
+        connection = _Connection(self._path, self._within)
+        try:
+            connection.putrequest("POST", path)
+            connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders()
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise _failure(answer)
+            yield Execution(connection.sock, answer)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
     def call(self, name: str, method: str, body: bytes = b"", timeout: float = 0.0) -> tuple[int, bytes]:
         """What a plugin answers to a call: its status, and the body."""
         query = {"method": method, "timeout": f"{timeout:g}"}
@@ -159,7 +191,7 @@ class MoorageClient:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         target = f"{path}?{urlencode(query)}" if query else path
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._within)
         try:
             try:
                 connection.request(method, target, body, dict(headers or {}))
@@ -184,6 +216,30 @@ class MoorageClient:
         number = error.errno if isinstance(error, OSError) else None
         why = os.strerror(number) if number else str(error) or "it hung up"
         return errors.Unavailable(f"lost moorage at {self._path}: {why}")
+
+
+class Execution:
+    """One process beside a plugin's own: ``send`` in one thread, ``frames`` in another."""
+
+    def __init__(self, sock: socket.socket, answer: http.client.HTTPResponse) -> None:
+        self._socket = sock
+        self._answer = answer
+
+    def send(self, data: bytes) -> None:
+        """Input for it; none (``b""``) is its end. Raises: OSError where it is over."""
+        self._socket.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """What comes: kind and bytes, as the API has them. Raises: Unavailable where the engine goes away."""
+        while head := self._answer.read(5):
+            kind, length = head[0], int.from_bytes(head[1:], "big")
+            data = self._answer.read(length)
+            if len(data) < length:
+                break
+            yield kind, data
+            if kind >= 3:
+                return
+        raise errors.Unavailable("lost moorage while the process ran")
 
 
 def _failure(answer: http.client.HTTPResponse) -> errors.MoorageError:

@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 from moorage import errors
 from moorage._lib.backoff import pauses
 from moorage._lib.groups import background_tasks
+from moorage._lib.notify import ServiceManager
 from moorage._lib.threads import remove_tree, run_blocking
 from moorage.api.server import serve_api
 from moorage.containerd.supervisor import PrivateContainerd, supervise
@@ -27,6 +28,7 @@ from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
 from moorage.logs.keeping import end_keeper, open_log_keeper
+from moorage.service import kept_informed
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("ServeOptions", "run_engine", "take_down")
@@ -80,6 +82,7 @@ async def run_engine(options: ServeOptions) -> int:
     engine works on, Invalid for a directory that cannot be used, Unsupported for the data of a newer version.
     """
     failure: errors.MoorageError | None = None
+    manager = ServiceManager()
     socket = options.socket or options.exec_root / "moorage.sock"
     async with _engine(options) as (engine, ground), _until_signal() as stop:
 
@@ -91,7 +94,11 @@ async def run_engine(options: ServeOptions) -> int:
                 failure = error
                 stop.cancel()
 
-        async with background_tasks() as tasks, serve_api(engine, socket, options.group):
+        async with (
+            background_tasks() as tasks,
+            serve_api(engine, socket, options.group),
+            kept_informed(manager, engine, options.timeouts),
+        ):
             log.info("the API listens on %s", socket)
             tasks.start_soon(keep_working)
             await anyio.sleep_forever()

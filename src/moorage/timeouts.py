@@ -63,5 +63,30 @@ class Timeouts:
     activate: float = 10.0
     """One call to a plugin that is only asked what it implements."""
 
+    notify: float = 5.0
+    """One message to the service manager; also from one look whether it knows how we are to the next."""
+
+    registry_connect: float = 15.0
+    """From the look-up of a registry's name until TCP and TLS stand, through a proxy also that one's."""
+
+    registry_stall: float = 30.0
+    """Until a registry begins to answer, and the window in which its bytes, or ours to it, are counted (see
+    ``MINIMUM_RATE`` of distribution)."""
+
+    registry_commit: float = 300.0
+    """From the last byte of a blob that is pushed until the registry has checked and stored it."""
+
+    registry_retry_first: float = 0.5
+    """First pause before a request to a registry is tried again; grows with jitter up to ``registry_retry_limit``."""
+
+    registry_retry_limit: float = 8.0
+    """Longest pause that we choose between two tries."""
+
+    registry_retry_after: float = 60.0
+    """Longest pause that a registry may ask for (Retry-After); where it wants more, the operation fails at once."""
+
+    credential_helper: float = 30.0
+    """One run of a ``docker-credential-*`` program, which may ask a keyring that a person has to unlock."""
+
 
 DEFAULT = Timeouts()

@@ -67,7 +67,10 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("HEAD", "/version", None, {}, 404, ""),
     ("GET", "/v1.x/version", None, {}, 404, "page not found"),
     ("GET", "/moorage/v2/info", None, {}, 404, "page not found"),
-    ("GET", f"{OURS}/on/stats", None, {}, 404, "page not found"),
+    ("GET", f"{OURS}/on/figures", None, {}, 404, "page not found"),
+    ("GET", f"{OURS}/no:1/stats", None, {}, 404, NO),
+    ("GET", f"{OURS}/off/stats", None, {}, 409, "does not run: it is disabled"),
+    ("POST", f"{OURS}/off/exec?command=%5B%22x%22%5D", None, {}, 409, "does not run"),
     # versions
     ("GET", "/v1.23/version", None, {}, 400, "client version 1.23 is too old. Minimum supported API version is 1.24"),
     ("GET", "/v1.48/version", None, {}, 400, "client version 1.48 is too new. Maximum supported API version is 1.47"),
@@ -294,6 +297,7 @@ async def test_a04_no_list_of_a_plugin_is_null_and_our_part_stands_apart(api: Ap
     assert all(isinstance(each, list) for each in lists)
     assert "DockerVersion" not in config
     assert document["Moorage"]["State"] == "disabled"
+    assert document["Moorage"].pop("Processes") == []  # only where one plugin is asked for
     assert (await api.ask("GET", "/plugins")).json == [document]
 
 

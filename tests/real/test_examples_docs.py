@@ -58,7 +58,9 @@ def is_for_an_engine(command: str) -> bool:
     return program == "examples/hello-static/build" or (program.endswith("moorage") and words[0] not in alone)
 
 
-ALL = [command for page in PAGES for command in commands(page) if not command.startswith("/")]
+# The guide to the service is for installed programs and a host of one's own: tests/peers/test_service_guide.py.
+COMMAND_PAGES = [page for page in PAGES if page.name != "service.md"]
+ALL = [command for page in COMMAND_PAGES for command in commands(page) if not command.startswith("/")]
 COMMANDS = [command for command in ALL if not is_for_an_engine(command)]
 
 
@@ -90,7 +92,7 @@ def test_the_commands_for_an_engine_work_one_after_another(tmp_path: Path) -> No
     with engine(tmp_path) as house:
         places = {"MOORAGE_ROOT": house.root, "MOORAGE_EXEC_ROOT": house.exec_root, "MOORAGE_HOST": house.socket}
         surroundings = {**environment(None), **{name: str(path) for name, path in places.items()}}
-        for page in PAGES:
+        for page in COMMAND_PAGES:
             for command in filter(is_for_an_engine, commands(page)):
                 program, *words = shlex.split(command)
                 if words and words[0] in SHOWN_ELSEWHERE:

@@ -57,8 +57,8 @@ def test_l01_output_ready_implements_and_the_plugins_exit_status(machine: Machin
 
 
 def test_l01_people_see_time_and_stream_and_our_words_apart_from_the_plugins(machine: Machine, tmp_path: Path) -> None:
-    stop = "import threading\nthreading.Timer(4.0, lambda: os._exit(3)).start()\n"
-    plugin = make_plugin(tmp_path / "it", "import os\nprint('hello', flush=True)\n" + stop + ANSWER)
+    once = ANSWER.replace("    c.close()\n", "        os._exit(3)\n    c.close()\n", 1)  # when it has answered
+    plugin = make_plugin(tmp_path / "it", "import os\nprint('hello', flush=True)\n" + once)
     done = machine.moorage("run", plugin)
     assert done.returncode == 3
     time, stream, bar, text = done.stdout.split()

@@ -4,7 +4,7 @@ import io
 import secrets as random
 import tarfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,7 +12,9 @@ import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd.processes import AddedProcess
 from moorage.engine.events import EventLog
+from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.logs.files import Line
@@ -167,6 +169,24 @@ class FakeBackend:
         holder = Holder(random.token_hex(16), owner, datetime.now(UTC))
         self._put(replace(plugin, holders=(*plugin.holders, holder)))
         return holder
+
+    async def figures(self, name: str) -> Figures:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
+        return Figures(datetime.now(UTC), 1.5, 2**20, None, 3)
+
+    async def processes(self, name: str) -> Sequence[ProcessView]:
+        self.get(name)
+        return []
+
+    def execute(
+        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
+    ) -> AbstractAsyncContextManager[AddedProcess]:
+        raise errors.Conflict(f"plugin {self.get(name).name} does not run: it is disabled")
+
+    async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
+        raise errors.NotFound(f"plugin {self.get(name).name} has no added process {exec_id}")
 
     async def until_asked_to_let_go(self, name: str, token: str) -> None:
         await anyio.sleep_forever()

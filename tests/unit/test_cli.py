@@ -13,8 +13,8 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "call", "create", "disable", "doctor", "down", "enable", "events", "inspect", "logs", "ls", "policy", "probe",
-    "restart", "rm", "run", "serve", "set", "version",
+    "call", "completion", "create", "disable", "doctor", "down", "enable", "events", "exec", "inspect", "logs", "ls",
+    "policy", "probe", "restart", "rm", "run", "serve", "set", "stats", "version",
 )  # fmt: skip
 
 

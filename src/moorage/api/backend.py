@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
+from moorage.containerd.processes import AddedProcess
+from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.logs.files import Line
 
@@ -52,11 +54,25 @@ class Backend(Protocol):
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy, also while it runs. Raises: Invalid."""
 
+    async def figures(self, name: str) -> Figures:
+        """What it uses of this machine now. Raises: Conflict while it does not run."""
+
+    async def processes(self, name: str) -> Sequence[ProcessView]:
+        """What runs in it now."""
+
     async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
         """POST to the plugin's socket and give back what it answers, within this many seconds (0: the default).
 
         Raises: Conflict where it is not ready, Invalid where it speaks no HTTP, Unavailable for no answer.
         """
+
+    def execute(
+        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
+    ) -> AbstractAsyncContextManager[AddedProcess]:
+        """A process beside the plugin's own, killed at the end of the block. Raises: Conflict where nothing runs."""
+
+    async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
+        """The size of the terminal of such a process. Raises: NotFound."""
 
     async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         """Say that ``owner`` uses it; an attached holder is not kept over a restart of the engine. Raises: Conflict."""

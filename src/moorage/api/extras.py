@@ -1,6 +1,7 @@
 """Our own routes, below /moorage/v1: what Docker's API has no call for."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -10,10 +11,24 @@ from moorage import errors
 from moorage.api.openapi import make_document
 from moorage.api.query import boolean, instant, integer, seconds
 from moorage.api.request import Request, json_answer
-from moorage.api.wire import holder_to_api, info_to_api, line_to_api, policy_to_api
+from moorage.api.wire import figures_to_api, holder_to_api, info_to_api, line_to_api, policy_to_api
 from moorage.engine.values import PolicyChange
 
-__all__ = ("call", "document", "hold", "holders", "info", "logs", "policy", "release", "restart", "set_", "set_policy")
+__all__ = (
+    "call",
+    "document",
+    "hold",
+    "holders",
+    "info",
+    "logs",
+    "policy",
+    "release",
+    "restart",
+    "set_",
+    "set_policy",
+    "stats",
+    "stats_of_all",
+)
 
 
 _RELEASE = 10.0  # seconds; how long the end of an attached hold waits for the plugin's other work
@@ -78,6 +93,21 @@ async def set_(request: Request) -> web.Response:
 async def holders(request: Request) -> web.Response:
     """GET holders."""
     return json_answer([holder_to_api(each) for each in request.backend.get(request.name).holders])
+
+
+async def stats(request: Request) -> web.Response:
+    """GET stats of one plugin."""
+    figures = await request.backend.figures(request.name)
+    return json_answer(figures_to_api(request.backend.get(request.name), figures))
+
+
+async def stats_of_all(request: Request) -> web.Response:
+    """GET stats of every plugin that runs."""
+    found = []
+    for plugin in request.backend.list():
+        with suppress(errors.Conflict, errors.NotFound):  # it does not run, or is gone meanwhile
+            found.append(figures_to_api(plugin, await request.backend.figures(plugin.id)))
+    return json_answer(found)
 
 
 async def hold(request: Request) -> web.StreamResponse:

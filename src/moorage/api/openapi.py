@@ -10,8 +10,8 @@ from moorage.api.wire import API_VERSION
 __all__ = ("make_document",)
 
 _TYPES = {"json": "application/json", "tar": "application/x-tar", "any": "application/octet-stream"}
-_INTEGERS = {"timeout", "tail"}
-_FLAGS = {"force", "follow", "attached"}
+_INTEGERS = {"timeout", "tail", "rows", "columns"}
+_FLAGS = {"force", "follow", "attached", "tty"}
 
 
 def make_document(routes: Sequence[Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from aiohttp import web
 from moorage import errors
 from moorage.api.query import boolean, integer, parse_filters, truth
 from moorage.api.request import Request, json_answer
-from moorage.api.wire import plugin_to_api
+from moorage.api.wire import plugin_to_api, process_to_api
 from moorage.plugins import parse_reference
 
 __all__ = (
@@ -42,8 +42,12 @@ async def list_all(request: Request) -> web.Response:
 
 
 async def inspect(request: Request) -> web.Response:
-    """GET /plugins/{name}/json."""
-    return json_answer(plugin_to_api(request.backend.get(request.name)))
+    """GET /plugins/{name}/json, with the processes of the plugin among what is ours."""
+    processes = [process_to_api(each) for each in await request.backend.processes(request.name)]
+    document = plugin_to_api(request.backend.get(request.name))
+    ours = document["Moorage"]
+    assert isinstance(ours, dict)
+    return json_answer({**document, "Moorage": {**ours, "Processes": processes}})
 
 
 async def create(request: Request) -> web.Response:

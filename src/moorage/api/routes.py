@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from moorage import errors
-from moorage.api import extras, plugins, system
+from moorage.api import exec, extras, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -77,10 +77,28 @@ ROUTES = (
     Route("POST", "/plugins/{name}/push", plugins.push, "bring a plugin to a registry"),
     Route("DELETE", "/plugins/{name}", plugins.remove, "remove a plugin", query=("force",)),
     Route("GET", f"{_OURS}/info", extras.info, "our part of the engine as a whole"),
+    Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
     Route("GET", f"{_OURS}/openapi.json", extras.document, "this API as a document"),
     Route("GET", f"{_OURS}/plugins/{{name}}/logs", extras.logs, "output", query=("tail", "since", "follow")),
     Route(
         "POST", f"{_OURS}/plugins/{{name}}/call", extras.call, "call a plugin", query=("method", "timeout"), body="any"
+    ),
+    Route("GET", f"{_OURS}/plugins/{{name}}/stats", extras.stats, "what a plugin uses of the machine"),
+    Route(
+        "POST",
+        f"{_OURS}/plugins/{{name}}/exec",
+        exec.execute,
+        "run a process beside a plugin's own",
+        query=("command", "env", "tty", "rows", "columns"),
+        body="any",
+    ),
+    Route(
+        "POST",
+        f"{_OURS}/plugins/{{name}}/exec/{{token}}/resize",
+        exec.resize,
+        "the size of its terminal",
+        204,
+        query=("rows", "columns"),
     ),
     Route("POST", f"{_OURS}/plugins/{{name}}/restart", extras.restart, "stop and start a plugin", 204),
     Route("GET", f"{_OURS}/plugins/{{name}}/policy", extras.policy, "when a plugin is restarted"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from moorage._version import __version__
+from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy
 from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
 from moorage.logs.files import Line
@@ -15,11 +16,13 @@ __all__ = (
     "API_VERSION",
     "MIN_API_VERSION",
     "event_to_api",
+    "figures_to_api",
     "holder_to_api",
     "info_to_api",
     "line_to_api",
     "plugin_to_api",
     "policy_to_api",
+    "process_to_api",
     "version_to_api",
 )
 
@@ -77,6 +80,37 @@ def event_to_api(happened: Happened) -> dict[str, object]:
         "scope": "local",
         "time": happened.nanoseconds // 10**9,
         "timeNano": happened.nanoseconds,
+    }
+
+
+def figures_to_api(plugin: PluginView, figures: Figures) -> dict[str, object]:
+    """A reading; CPU is in seconds since the control group was made, null is what this machine does not count."""
+    return {
+        "Id": plugin.id,
+        "Name": plugin.name,
+        "At": _time(figures.at),
+        "CpuSeconds": figures.cpu_seconds,
+        "MemoryBytes": figures.memory_bytes,
+        "MemoryLimitBytes": figures.memory_limit_bytes,
+        "OomKills": figures.oom_kills,
+        "Pids": figures.pids,
+        "PidsLimit": figures.pids_limit,
+        "ReadBytes": figures.read_bytes,
+        "WrittenBytes": figures.written_bytes,
+    }
+
+
+def process_to_api(process: ProcessView) -> dict[str, object]:
+    """A process, by the host's pids."""
+    return {
+        "Pid": process.pid,
+        "Parent": process.parent,
+        "State": process.state,
+        "Command": process.command,
+        "MemoryBytes": process.memory_bytes,
+        "CpuSeconds": process.cpu_seconds,
+        "Threads": process.threads,
+        "StartedAt": _time(process.started_at),
     }
 
 

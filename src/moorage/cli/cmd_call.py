@@ -5,7 +5,7 @@ import json
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, print_json, reach, wants_json
+from moorage.cli.common import json_option, plugin_names, print_json, reach, wants_json
 
 
 @click.command(
@@ -13,7 +13,7 @@ from moorage.cli.common import json_option, print_json, reach, wants_json
     help="POST to PLUGIN's socket: METHOD as in VolumeDriver.List, DATA as JSON. Prints what it answers; exit status 1 "
     "where that is an error.",
 )
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.argument("method")
 @click.argument("data", default="{}")
 @click.option("--timeout", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for the answer (0: 60).")
@@ -32,7 +32,7 @@ def command(plugin: str, method: str, data: str, timeout: float) -> int:
 @click.command(
     name="probe", help="Ask PLUGIN, which must run, what it implements. Many plugins answer nothing, and work."
 )
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.option("--timeout", type=click.FloatRange(min=0), default=10.0, help="Seconds to wait for the answer (10).")
 @json_option
 def probe(plugin: str, timeout: float) -> None:

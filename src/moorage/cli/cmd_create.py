@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from moorage.cli.common import reach
+from moorage.cli.common import directories, reach
 
 _CHUNKS = 8
 _BLOCK = 256 * 1024
@@ -19,7 +19,7 @@ _BLOCK = 256 * 1024
     name="create", help="Make a plugin NAME of DIRECTORY (config.json beside rootfs/). It starts out disabled."
 )
 @click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path), shell_complete=directories)
 def command(name: str, directory: Path) -> None:
     """Create."""
     from moorage.engine.package import load_directory

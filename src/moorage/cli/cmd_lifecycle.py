@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from moorage import errors
-from moorage.cli.common import each_name, json_option, print_json, reach, wants_json
+from moorage.cli.common import each_name, json_option, plugin_names, print_json, reach, wants_json
 
 
 @click.command(name="enable", help="Start PLUGIN for good, and wait until it is ready.")
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.option("--timeout", type=click.IntRange(min=0), default=0, help="Seconds until it must be ready (0: 30).")
 def enable(plugin: str, timeout: int) -> None:
     """Enable."""
@@ -18,7 +18,7 @@ def enable(plugin: str, timeout: int) -> None:
 
 
 @click.command(name="disable", help="Stop PLUGIN for good, and wait until nothing of it runs.")
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.option("-f", "--force", is_flag=True, help="Also where somebody uses it.")
 def disable(plugin: str, force: bool) -> None:
     """Disable."""
@@ -27,7 +27,7 @@ def disable(plugin: str, force: bool) -> None:
 
 
 @click.command(name="restart", help="Stop PLUGIN and start it again.")
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 def restart(plugin: str) -> None:
     """Restart."""
     reach().restart(plugin)
@@ -35,7 +35,7 @@ def restart(plugin: str) -> None:
 
 
 @click.command(name="rm", help="Remove each PLUGIN, with all its files.")
-@click.argument("plugins", metavar="PLUGIN...", nargs=-1, required=True)
+@click.argument("plugins", metavar="PLUGIN...", nargs=-1, required=True, shell_complete=plugin_names)
 @click.option("-f", "--force", is_flag=True, help="Also where it is enabled, or somebody uses it.")
 def remove(plugins: tuple[str, ...], force: bool) -> int:
     """Remove; goes on after a failure."""
@@ -52,7 +52,7 @@ def remove(plugins: tuple[str, ...], force: bool) -> int:
     help="Change settings of PLUGIN, which must be disabled: NAME=VALUE for environment and arguments, "
     "NAME.source=PATH for mounts, NAME.path=PATH for devices. All are changed or none.",
 )
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option(
     "--secret",
@@ -69,7 +69,7 @@ def set_(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...]) ->
 
 
 @click.command(name="policy", help="Show when PLUGIN is restarted and how long it has to end; with options, change it.")
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.option("--restart", type=click.Choice(["always", "on-failure", "never"]), help="After which ends.")
 @click.option("--max", "most", type=click.IntRange(min=0), help="Most restarts in a row; 0 for no limit.")
 @click.option("--stop-timeout", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL.")

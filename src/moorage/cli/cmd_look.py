@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from moorage import errors
-from moorage.cli.common import ago, each_name, json_option, print_json, reach, table, wants_json
+from moorage.cli.common import ago, each_name, json_option, plugin_names, print_json, reach, table, wants_json
 
 _SHORT = 12
 _DESCRIPTION = 45
@@ -37,7 +37,7 @@ def list_all(quiet: bool, no_trunc: bool, filters: tuple[str, ...]) -> None:
 
 
 @click.command(name="inspect", help="Show everything that is known of each PLUGIN, as JSON.")
-@click.argument("plugins", metavar="PLUGIN...", nargs=-1, required=True)
+@click.argument("plugins", metavar="PLUGIN...", nargs=-1, required=True, shell_complete=plugin_names)
 @json_option
 def inspect(plugins: tuple[str, ...]) -> int:
     """Inspect; goes on after a failure."""
@@ -52,7 +52,7 @@ def inspect(plugins: tuple[str, ...]) -> int:
 
 
 @click.command(name="logs", help="Show what PLUGIN wrote, with time and stream, also before its last start.")
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=plugin_names)
 @click.option("-n", "--tail", type=click.IntRange(min=0), help="Only the last lines.")
 @click.option("--since", default="", help="Only what came after a time (2026-01-02T03:04:05) or a while ago (10m).")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes; Ctrl-C ends it.")

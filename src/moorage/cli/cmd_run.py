@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from moorage.cli.common import directories
+
 _NOBODY_READS = 128 + signal.SIGPIPE
 
 
@@ -17,7 +19,7 @@ _NOBODY_READS = 128 + signal.SIGPIPE
     "Ctrl-C stops it; nothing is left, and DIRECTORY is not written to. The exit status is the plugin's, 128 + n if "
     "signal n killed it, and 130 after Ctrl-C.",
 )
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path), shell_complete=directories)
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--print-spec", is_flag=True, help="Print the OCI runtime spec and start nothing.")
 @click.option("--keep", is_flag=True, help="Keep what the plugin wrote to its root file system, and say where.")

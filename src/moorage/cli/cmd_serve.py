@@ -48,7 +48,7 @@ def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None
     "moorage.sock in the run-time directory, or where --host says.",
 )
 @_places
-@click.option("--group", help="Whose members may use the API, besides root.")
+@click.option("--group", envvar="MOORAGE_GROUP", help="Whose members may use the API, besides root.")
 def command(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> int:
     """Serve; the exit status."""
     import logging

@@ -3,14 +3,27 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from moorage import errors
 from moorage.client import MoorageClient
 
-__all__ = ("ago", "each_name", "json_option", "print_json", "reach", "table", "wants_json")
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+__all__ = (
+    "ago",
+    "directories",
+    "each_name",
+    "json_option",
+    "plugin_names",
+    "print_json",
+    "reach",
+    "table",
+    "wants_json",
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,6 +33,20 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 def reach() -> MoorageClient:
     """A client of the engine that --host names."""
     return MoorageClient(click.get_current_context().find_root().params["host"])
+
+
+def plugin_names(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """What a shell completes where a plugin's name stands."""
+    from moorage.cli.completing import find_plugins
+
+    return find_plugins(context, incomplete)
+
+
+def directories(_: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """What a shell completes where a directory stands."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
 
 
 def json_option(command: Command) -> Command:

@@ -9,18 +9,21 @@ import sys
 import click
 
 from moorage import __version__, errors
+from moorage._lib.journal import JournalFormatter, is_journal, prefixed
 from moorage.client import DEFAULT_HOST
 
 __all__ = ("main",)
 
 _COMMANDS = {
     "call": "cmd_call.command",
+    "completion": "cmd_completion.command",
     "create": "cmd_create.command",
     "disable": "cmd_lifecycle.disable",
     "doctor": "cmd_doctor.command",
     "down": "cmd_serve.down",
     "enable": "cmd_lifecycle.enable",
     "events": "cmd_look.events",
+    "exec": "cmd_exec.command",
     "inspect": "cmd_look.inspect",
     "logs": "cmd_look.logs",
     "ls": "cmd_look.list_all",
@@ -31,9 +34,13 @@ _COMMANDS = {
     "run": "cmd_run.command",
     "serve": "cmd_serve.command",
     "set": "cmd_lifecycle.set_",
+    "stats": "cmd_stats.command",
     "version": "cmd_version.command",
 }
 """Each command: the module and the name of it there."""
+
+
+_STDERR = 2
 
 
 class _Commands(click.Group):
@@ -62,11 +69,10 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="moorage")
 @click.pass_context
 def _moorage(context: click.Context, host: str, as_json: bool, verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s",
-    )
+    logs = logging.StreamHandler(sys.stderr)
+    formatter = JournalFormatter if _is_for_the_journal() else logging.Formatter
+    logs.setFormatter(formatter("%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[logs])
     context.obj = as_json  # commands that talk to the engine look up the host by themselves
 
 
@@ -74,7 +80,9 @@ def main() -> None:
     """Run the command; failures are one sentence on standard error, status 1 (2 for a wrong call)."""
     _fill_standard_streams()
     try:
-        status = _moorage(standalone_mode=False)
+        if "_MOORAGE_COMPLETE" in os.environ:
+            importlib.import_module("moorage.cli.completing").register()
+        status = _moorage(prog_name="moorage", standalone_mode=False)
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.ClickException as error:
@@ -87,12 +95,20 @@ def main() -> None:
         status = 128 + signal.SIGPIPE
     except OSError as error:
         what = f" {error.filename}" if error.filename else ""
-        click.echo(f"moorage: cannot go on{what}: {error.strerror or error}", err=True)
+        _complain(f"moorage: cannot go on{what}: {error.strerror or error}")
         status = 1
     except errors.MoorageError as error:
-        click.echo(f"moorage: {error}", err=True)
+        _complain(f"moorage: {error}")
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(text: str) -> None:
+    click.echo(prefixed(logging.ERROR, text) if _is_for_the_journal() else text, err=True)
+
+
+def _is_for_the_journal() -> bool:
+    return is_journal(_STDERR, os.environ.get("JOURNAL_STREAM"))
 
 
 def _end_quietly() -> None:

@@ -226,15 +226,28 @@ class Client:
         return types.ProcessExit(reply.exit_status, _wire.instant(reply.exited_at), reply.pid)
 
     async def exec_process(
-        self, id: str, exec_id: str, process: Mapping[str, object], *, stdout: str = "", stderr: str = ""
+        self,
+        id: str,
+        exec_id: str,
+        process: Mapping[str, object],
+        *,
+        stdin: str = "",
+        stdout: str = "",
+        stderr: str = "",
+        terminal: bool = False,
     ) -> None:
-        """Add a process (an OCI process object) to a running task; ``start_process`` starts it."""
+        """Add a process (an OCI process object) to a running task; ``start_process`` starts it.
+
+        The streams are paths of FIFOs; a terminal has no ``stderr``, and its process object says so too.
+        """
         request = moorage_tasks_pb2.ExecProcessRequest(
             container_id=id,
             exec_id=check_identifier(exec_id, "process id"),
             spec=_wire.json_any(_wire.PROCESS_TYPE, process),
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr,
+            terminal=terminal,
         )
         await self._run(_TASKS + "Exec", request, Empty)
 
@@ -248,6 +261,16 @@ class Client:
         request = moorage_tasks_pb2.DeleteProcessRequest(container_id=id, exec_id=exec_id)
         reply = await self._run(_TASKS + "DeleteProcess", request, moorage_tasks_pb2.DeleteResponse)
         return types.ProcessExit(reply.exit_status, _wire.instant(reply.exited_at), reply.pid)
+
+    async def resize_terminal(self, id: str, exec_id: str, *, rows: int, columns: int) -> None:
+        """Tell the size of the terminal of a process. Raises: NotFound for a process that has ended."""
+        request = moorage_tasks_pb2.ResizePtyRequest(container_id=id, exec_id=exec_id, width=columns, height=rows)
+        await self._call(_TASKS + "ResizePty", request, Empty)
+
+    async def close_input(self, id: str, exec_id: str) -> None:
+        """Let go of the standard input on containerd's side, so that the process sees its end when we close ours."""
+        request = moorage_tasks_pb2.CloseIORequest(container_id=id, exec_id=exec_id, stdin=True)
+        await self._call(_TASKS + "CloseIO", request, Empty)
 
     async def pause(self, id: str) -> None:
         """Freeze every process of the task."""

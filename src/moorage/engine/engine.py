@@ -13,9 +13,11 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
+from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.machinery import Machinery
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
@@ -100,6 +102,18 @@ class Engine:
         """One plugin. Raises: NotFound, Invalid."""
         return self._registry.get(name).view()
 
+    async def figures(self, name: str) -> Figures:
+        """What it uses of this machine now. Raises: NotFound, Invalid; Conflict while it does not run."""
+        plugin = self._registry.get(name)
+        if plugin.run is None or plugin.run.ended.is_set():
+            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
+        return await run_blocking(lambda: read_figures(find_groups(plugin.places.cgroup)))
+
+    async def processes(self, name: str) -> Sequence[ProcessView]:
+        """What runs in it now, none while it does not run. Raises: NotFound, Invalid."""
+        places = self._registry.get(name).places
+        return await run_blocking(lambda: read_processes(find_groups(places.cgroup)))
+
     def events(
         self, *, since: datetime | None, until: datetime | None
     ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
@@ -176,6 +190,38 @@ class Engine:
             scheme = plugin.config.interface.protocol_scheme
             raise errors.Invalid(f"cannot call plugin {plugin.name}: it speaks {scheme}, not HTTP")
         return await call(plugin.places.socket(plugin.config), method, body, within or self._timeouts.call)
+
+    @asynccontextmanager
+    async def execute(
+        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
+    ) -> AsyncIterator[AddedProcess]:
+        """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
+        plugin = self._registry.get(name)
+        machinery = self._work.need_machinery()
+        run = plugin.run
+        if run is None or run.ended.is_set():
+            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
+        spec = (await machinery.client.get_container(run.container)).spec
+        process = process_like_the_first(spec, arguments, environment=environment, terminal=terminal)
+        exec_id = secrets.token_hex(8)
+        directory = plugin.places.runtime / f"exec-{exec_id}"
+        try:
+            async with add_process(machinery.client, run.container, exec_id, process, directory) as added:
+                plugin.added[exec_id] = added
+                yield added
+        except errors.NotFound as error:
+            raise errors.Conflict(f"plugin {plugin.name} does not run any more: {error}") from error
+        except errors.Invalid as error:
+            raise errors.Invalid(f"cannot run {arguments[0]} in plugin {plugin.name}: {error}") from error
+        finally:
+            plugin.added.pop(exec_id, None)
+
+    async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
+        """The size of the terminal of an added process. Raises: NotFound."""
+        plugin = self._registry.get(name)
+        if exec_id not in plugin.added:
+            raise errors.NotFound(f"plugin {plugin.name} has no added process {exec_id}")
+        await plugin.added[exec_id].resize(rows, columns)
 
     async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         """Note that somebody uses it. Raises: Conflict where it is disabled."""

@@ -41,6 +41,11 @@ class PluginPlaces:
         """What the plugin sees as /run/docker/plugins."""
         return self.runtime / "s"
 
+    @property
+    def cgroup(self) -> str:
+        """The control group of its processes, the same for every run."""
+        return cgroup_path(self.id)
+
     def socket(self, config: Config) -> str:
         """The host's path of its socket. Raises: Invalid for one that is too long."""
         return socket_path(config, self._places(config))
@@ -60,7 +65,7 @@ class PluginPlaces:
         places = Places(
             rootfs=str(self.root),
             socket_directory=str(self.sockets),
-            cgroup_path=cgroup_path(self.id),
+            cgroup_path=self.cgroup,
             propagated_mount=str(self.propagated) if config.propagated_mount else None,
             hosts=_if_there("/etc/hosts"),
             resolv_conf=_if_there("/etc/resolv.conf"),
@@ -112,7 +117,7 @@ class PluginPlaces:
 
     def _places(self, config: Config) -> Places:
         propagated = str(self.propagated) if config.propagated_mount else None
-        return Places(str(self.root), str(self.sockets), cgroup_path(self.id), propagated)
+        return Places(str(self.root), str(self.sockets), self.cgroup, propagated)
 
     def _fresh_sockets(self, config: Config) -> None:
         """An empty directory that the plugin's user can write to: many plugins bind without unlinking first."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 
+from moorage.containerd.processes import AddedProcess
 from moorage.engine.lifecycle import Event, Life, State, move
 from moorage.engine.places import PluginPlaces
 from moorage.engine.store import Record
@@ -56,6 +57,8 @@ class Plugin:
         self._attached: dict[str, tuple[Holder, anyio.Event]] = {}
         """Holders that last as long as their connection, each with what tells it to let go."""
         self._let_go = anyio.Event()
+        self.added: dict[str, AddedProcess] = {}
+        """Processes beside its own, by their ids."""
         self.is_asked = False
         """Whether a user waits for the start that is under way; only its success makes the plugin enabled."""
         self.stops = 0

@@ -1,0 +1,356 @@
+"""Who asks a registry: credentials, the challenges of registries, and the Authorization headers that answer them.
+
+Sources: the distribution project's token specification (``docs/spec/auth/{token,oauth}.md``, ``scope.md``), RFC 9110
+section 11 for the form of challenges, and Docker for the class ``repository(plugin)`` and for ``X-Registry-Auth``.
+"""
+
+import base64
+import binascii
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import anyio
+import msgspec
+from yarl import URL
+
+from moorage import errors
+
+__all__ = (
+    "ANONYMOUS",
+    "Authorizer",
+    "Challenge",
+    "Credentials",
+    "CredentialsFor",
+    "Scope",
+    "TokenReply",
+    "TokenRequest",
+    "credentials_for",
+    "decode_registry_auth",
+    "parse_challenges",
+    "read_userpass",
+)
+
+CLIENT_ID = "moorage"
+
+_HEADER_LIMIT = 64 * 1024  # characters of X-Registry-Auth; tokens have some thousands
+_LIFETIME = 60.0  # seconds a token lasts where its server does not say
+_MARGIN = 5.0  # seconds before its end at which a token is not used any more
+_REFUSED = (400, 403)  # what a token server says to a scope that it does not know
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_SCHEME = re.compile(rf"[ \t,]*({_TOKEN})(?:[ \t]+|(?=,)|$)")
+_PARAMETER = re.compile(rf'[ \t,]*({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))[ \t]*(?=,|$)', re.DOTALL)
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What somebody proves with who he is. Nothing of it is shown by ``repr``, except who."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    """An OAuth2 refresh token; it stands for name and password."""
+    registry_token: str = field(default="", repr=False)
+    """A bearer token that is sent as it is; nothing is asked of a token server."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.username or self.password or self.identity_token or self.registry_token)
+
+    @property
+    def basic(self) -> str | None:
+        """The Authorization of scheme Basic, in UTF-8; None without a name."""
+        if not self.username or self.identity_token:
+            return None
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+ANONYMOUS = Credentials()
+
+CredentialsFor = Callable[[str], Awaitable[Credentials]]
+"""The credentials for a registry's host (``docker.io``, ``localhost:5000``). Raises: MoorageError."""
+
+
+def credentials_for(host: str, credentials: Credentials) -> CredentialsFor:
+    """These credentials for this host, and none for any other (a mirror)."""
+
+    async def find(asked: str) -> Credentials:
+        return credentials if asked == host else ANONYMOUS
+
+    return find
+
+
+# ---------------------------------------------------------------------------------------------- X-Registry-Auth
+
+
+def decode_registry_auth(header: str) -> Credentials:
+    """Read the ``X-Registry-Auth`` header of Docker's API; one that is empty says anonymous.
+
+    It is base64 (URL or standard alphabet, padded or not) of a JSON object with any of ``username``, ``password``,
+    ``auth`` (base64 of name:password, counts where there is no username), ``identitytoken``, ``registrytoken``; other
+    keys are passed over, also ``serveraddress``: a plugin's reference says where it comes from. Letter case of keys
+    does not matter, as in Go. Raises: Invalid; Docker would go on without credentials and fail later, with other words.
+    """
+    if not header.strip():
+        return ANONYMOUS
+    if len(header) > _HEADER_LIMIT:
+        raise errors.Invalid(f"cannot read X-Registry-Auth: it is longer than {_HEADER_LIMIT} characters")
+    try:
+        document = msgspec.json.decode(_from_base64(header.strip()))
+    except (ValueError, RecursionError) as error:  # binascii's and msgspec's errors are ValueErrors
+        raise errors.Invalid("cannot read X-Registry-Auth: it is not JSON in base64") from error
+    if document is None:
+        return ANONYMOUS
+    if not isinstance(document, dict):
+        raise errors.Invalid("cannot read X-Registry-Auth: it is not a JSON object")
+    return read_userpass(document, "X-Registry-Auth")
+
+
+def read_userpass(document: Mapping[str, object], where: str) -> Credentials:
+    """Credentials from one object in Docker's form; see ``decode_registry_auth``. Raises: Invalid naming ``where``."""
+    folded = {key.lower(): value for key, value in document.items()}
+    texts: dict[str, str] = {}
+    for key in ("username", "password", "auth", "identitytoken", "registrytoken"):
+        value = folded.get(key)
+        if value is not None and not isinstance(value, str):
+            raise errors.Invalid(f"cannot read {where}: {key} is not a text")
+        texts[key] = value or ""
+    username, password = texts["username"], texts["password"]
+    if texts["auth"] and not username:
+        username, password = _split_auth(texts["auth"], where)
+    return Credentials(username, password, texts["identitytoken"], texts["registrytoken"])
+
+
+def _split_auth(auth: str, where: str) -> tuple[str, str]:
+    try:
+        username, colon, password = _from_base64(auth).decode().partition(":")
+    except ValueError as error:
+        raise errors.Invalid(f"cannot read {where}: auth is not base64 of name:password") from error
+    if not colon:
+        raise errors.Invalid(f"cannot read {where}: auth has no colon between name and password")
+    return username, password.strip("\0")
+
+
+def _from_base64(text: str) -> bytes:
+    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
+
+
+# --------------------------------------------------------------------------------------------------- challenges
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One way in which a server wants to be answered: the scheme in small letters, parameters by names in them."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
+    """The challenges of all ``WWW-Authenticate`` headers, in order; what has no form of a challenge is passed over."""
+    found: list[Challenge] = []
+    for header in headers:
+        at = 0
+        while scheme := _SCHEME.match(header, at):
+            parameters: dict[str, str] = {}
+            at = scheme.end()
+            while parameter := _PARAMETER.match(header, at):
+                name, quoted, plain = parameter.groups()
+                value = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+                parameters.setdefault(name.lower(), value)
+                at = parameter.end()
+            if not parameters and (blob := _TOKEN68.match(header, at)) and "=" in blob[0]:
+                at = blob.end()
+            found.append(Challenge(scheme[1].lower(), parameters))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is asked of one repository: its path and the actions, ``pull`` or ``pull,push``."""
+
+    path: str
+    actions: str
+
+    def of_class(self, name: str) -> str:
+        """The text of it for a token server; ``name`` is ``repository`` or ``repository(plugin)``."""
+        return f"{name}:{self.path}:{self.actions}"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A request to a token server: GET with the query in the URL, or POST where there is a form."""
+
+    url: URL
+    authorization: str | None = field(default=None, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReply:
+    """What a token server answered: the status, the body, and the server's words where it refused."""
+
+    status: int
+    body: bytes = field(repr=False)
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    header: str = field(repr=False)
+    ends_at: float  # time.monotonic
+
+
+class Authorizer:
+    """The Authorization for one registry during one operation; tokens are kept until they end.
+
+    ``send`` carries a request to the token server and must refuse a realm that credentials may not be sent to.
+    """
+
+    def __init__(
+        self, host: str, credentials: Credentials, send: Callable[[TokenRequest], Awaitable[TokenReply]]
+    ) -> None:
+        self._host = host
+        self._credentials = credentials
+        self._send = send
+        self._tokens: dict[frozenset[Scope], _Token] = {}
+        self._is_basic = False
+        self._style = 0
+        self._lock = anyio.Lock()
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether it has no credentials to show."""
+        return self._credentials.is_anonymous
+
+    def known(self, scopes: frozenset[Scope]) -> str | None:
+        """The header that this needs, as far as it is known without asking anybody."""
+        if self._credentials.registry_token:
+            return f"Bearer {self._credentials.registry_token}"
+        if self._is_basic:
+            return self._credentials.basic
+        token = self._tokens.get(scopes)
+        return token.header if token and time.monotonic() < token.ends_at else None
+
+    async def answer(self, challenges: list[Challenge], scopes: frozenset[Scope], refused: str | None) -> str | None:
+        """A header that answers these challenges and is not ``refused``, the one they came for; None: there is none.
+
+        Called again with what it returned, it tries the next form of scopes, so a caller loops until None.
+
+        Raises: Unauthorized, Denied where the token server refuses; Unavailable.
+        """
+        if self._credentials.registry_token:
+            return None
+        bearer = next((each for each in challenges if each.scheme == "bearer" and "realm" in each.parameters), None)
+        async with self._lock:
+            known = self.known(scopes)
+            if known is not None and known != refused:
+                return known  # another request was faster
+            if bearer is None:
+                return self._answer_basic(challenges, refused)
+            return await self._answer_bearer(bearer.parameters, scopes, refused)
+
+    def _answer_basic(self, challenges: list[Challenge], refused: str | None) -> str | None:
+        basic = self._credentials.basic
+        if refused == basic or not any(each.scheme == "basic" for each in challenges):
+            return None
+        self._is_basic = basic is not None
+        return basic
+
+    async def _answer_bearer(
+        self, parameters: Mapping[str, str], scopes: frozenset[Scope], refused: str | None
+    ) -> str | None:
+        """A token for the plugin class and the plain one; for the plain one where a server does not take that.
+
+        A token server is to pass over a class that it does not know, but some refuse the request, and some grant
+        nothing at all. The plugin class alone comes last, only where the two others were refused by the token server.
+        """
+        token = self._tokens.pop(scopes, None)
+        if token is not None and token.header == refused and time.monotonic() < token.ends_at:
+            self._style += 1  # it is fresh and does not do
+        styles = _styles(scopes, parameters.get("scope", ""))
+        last: errors.MoorageError | None = None
+        while self._style < len(styles):
+            if self._style == 2 and last is None:
+                break
+            reply = await self._send(self._request(parameters, styles[self._style]))
+            if reply.status == 200:
+                self._tokens[scopes] = made = _read_token(reply.body, self._host)
+                return made.header
+            last = self._refusal(reply)
+            if reply.status not in _REFUSED and not (reply.status == 401 and self.is_anonymous):
+                break  # a wrong password is not shown three times: that may lock the account
+            self._style += 1
+        self._style = 0
+        if last is not None:
+            raise last
+        return None
+
+    def _request(self, parameters: Mapping[str, str], scopes: list[str]) -> TokenRequest:
+        try:
+            realm = URL(parameters["realm"])
+        except ValueError as error:
+            raise errors.Unavailable(f"the realm that {self._host} names is no URL") from error
+        service = {"service": parameters["service"]} if "service" in parameters else {}
+        if self._credentials.identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "refresh_token": self._credentials.identity_token,
+                "client_id": CLIENT_ID,
+                "scope": " ".join(scopes),
+                **service,
+            }
+            return TokenRequest(realm, form=form)
+        account = {"account": self._credentials.username} if self._credentials.basic else {}
+        query = [*account.items(), *service.items(), *(("scope", each) for each in scopes)]
+        return TokenRequest(realm.extend_query(query), authorization=self._credentials.basic)
+
+    def _refusal(self, reply: TokenReply) -> errors.MoorageError:
+        text = f"the token server of {self._host} answers {reply.status}"
+        text += f": {reply.words}" if reply.words else ""
+        if reply.status == 401:
+            why = " (no credentials were given)" if self.is_anonymous else " (the credentials were not accepted)"
+            return errors.Unauthorized(text + why)
+        return errors.Denied(text) if reply.status == 403 else errors.Unavailable(text)
+
+
+def _styles(scopes: frozenset[Scope], challenged: str) -> list[list[str]]:
+    """The forms in which scopes are asked for, in order: both classes, only the plain one, only that of plugins."""
+    ordered = sorted(scopes, key=lambda scope: (scope.path, scope.actions))
+    plain = [scope.of_class("repository") for scope in ordered]
+    plugin = [scope.of_class("repository(plugin)") for scope in ordered]
+    extra = [each for each in challenged.split() if not any(_is_within(each, asked) for asked in plain + plugin)]
+    return [plugin + plain + extra, plain + extra, plugin]
+
+
+def _is_within(scope: str, asked: str) -> bool:
+    """Whether one scope's text asks for nothing that another does not; actions come in any order."""
+    name, _, actions = scope.rpartition(":")
+    of, _, all_actions = asked.rpartition(":")
+    return name == of and set(actions.split(",")) <= set(all_actions.split(","))
+
+
+def _read_token(body: bytes, host: str) -> _Token:
+    """A token reply: ``token`` or ``access_token``, and ``expires_in`` in seconds from now."""
+    try:
+        document = msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise errors.Unavailable(f"the token server of {host} does not answer in JSON") from error
+    fields = document if isinstance(document, dict) else {}
+    token = fields.get("token") or fields.get("access_token")
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        raise errors.Unavailable(f"the token server of {host} answers without a token")
+    lifetime = fields.get("expires_in")
+    if not isinstance(lifetime, int | float) or lifetime <= 0:
+        lifetime = _LIFETIME
+    return _Token(f"Bearer {token}", time.monotonic() + lifetime - min(_MARGIN, lifetime / 2))

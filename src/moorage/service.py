@@ -1,0 +1,101 @@
+"""Keeps the service manager informed of an engine: that it serves, that its loop turns, how its plugins are."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from typing import Protocol
+
+import anyio
+
+from moorage._lib.groups import background_tasks
+from moorage._lib.notify import ServiceManager
+from moorage.engine.lifecycle import State
+from moorage.engine.values import EngineInfo, Happened, PluginView
+from moorage.timeouts import Timeouts
+
+__all__ = ("Watched", "kept_informed", "status_line")
+
+
+class Watched(Protocol):
+    """What there is to tell of an engine."""
+
+    def info(self) -> EngineInfo:
+        """The engine as a whole."""
+
+    def list(self) -> Sequence[PluginView]:
+        """Every plugin."""
+
+    def events(
+        self, *, since: datetime | None, until: datetime | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+        """What happens to plugins."""
+
+
+def status_line(engine: Watched) -> str:
+    """How the plugins are: "3 plugins: 2 ready, 1 failed", and why none can run where that is so."""
+    counts = Counter(plugin.state for plugin in engine.list())
+    total = counts.total()
+    line = f"{total or 'no'} plugin{'' if total == 1 else 's'}"
+    if total:
+        line += ": " + ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
+    problem = engine.info().problem
+    return f"{line}; {problem}" if problem else line
+
+
+@asynccontextmanager
+async def kept_informed(manager: ServiceManager, engine: Watched, timeouts: Timeouts) -> AsyncIterator[None]:
+    """Tell READY=1, with the first STATUS=; within the block WATCHDOG=1 and each other status; then STOPPING=1.
+
+    The beat comes from the loop that serves the API: one that hangs is missed, and the engine is started anew.
+    """
+    if not manager.is_there:
+        yield
+        return
+    reporter = _Reporter(manager, engine, timeouts)
+    async with background_tasks() as tasks:
+        await manager.tell(timeouts.notify, READY=1, STATUS=reporter.next_line())
+        tasks.start_soon(reporter.listen)
+        tasks.start_soon(reporter.report)
+        if manager.beat:
+            tasks.start_soon(reporter.beat)
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):  # bounded by `tell`
+                await manager.tell(timeouts.notify, STOPPING=1, STATUS="leaving the plugins running")
+
+
+class _Reporter:
+    """Three tasks: one is woken by events, one tells what is new, one beats."""
+
+    def __init__(self, manager: ServiceManager, engine: Watched, timeouts: Timeouts) -> None:
+        self._manager = manager
+        self._engine = engine
+        self._pause = timeouts.notify
+        self._told = ""
+        self._changed = anyio.Event()
+
+    def next_line(self) -> str:
+        """The status of now, which counts as told."""
+        self._told = status_line(self._engine)
+        return self._told
+
+    async def listen(self) -> None:
+        while True:  # a listener that is too far behind is let go
+            async with self._engine.events(since=None, until=None) as events:
+                async for _ in events:
+                    self._changed.set()
+
+    async def report(self) -> None:
+        while True:
+            with anyio.move_on_after(self._pause):  # not every change of state is an event
+                await self._changed.wait()
+            self._changed = anyio.Event()
+            if status_line(self._engine) != self._told:
+                await self._manager.tell(self._pause, STATUS=self.next_line())
+
+    async def beat(self) -> None:
+        while True:
+            await self._manager.tell(self._manager.beat, WATCHDOG=1)
+            await anyio.sleep(self._manager.beat)

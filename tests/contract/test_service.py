@@ -1,0 +1,175 @@
+"""What the service manager hears, over a real datagram socket."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+
+import anyio
+import pytest
+from blockbuster import blockbuster_ctx
+
+from moorage._lib.journal import JournalFormatter, is_journal, prefixed
+from moorage._lib.notify import ServiceManager
+from moorage.engine.lifecycle import State
+from moorage.engine.values import EngineInfo, PluginView
+from moorage.plugins import NO_OVERRIDES, effective_settings, parse_config
+from moorage.service import kept_informed, status_line
+from moorage.timeouts import Timeouts
+from support.fake_backend import FakeBackend
+from support.service_manager import Told, service_manager
+
+pytestmark = pytest.mark.anyio
+
+QUICK = replace(Timeouts(), notify=0.05)
+
+
+@pytest.fixture(params=["path", "abstract"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "notify") if request.param == "path" else f"@moorage-test-{token_hex(8)}"
+
+
+@pytest.fixture
+def told(address: str) -> Iterator[Told]:
+    with service_manager(address) as listening:
+        yield listening
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    with blockbuster_ctx("moorage"):
+        yield
+
+
+def with_plugins(*states: State) -> FakeBackend:
+    backend = FakeBackend()
+    config = parse_config(b'{"entrypoint": ["/p"], "interface": {"socket": "p.sock"}}').config
+    settings = effective_settings(config, NO_OVERRIDES)
+    views = [
+        PluginView(f"{at}" * 64, f"p{at}:1", f"p{at}:1", False, each, config, settings)
+        for at, each in enumerate(states)
+    ]
+    backend.plugins = {view.id: view for view in views}
+    return backend
+
+
+class Away(FakeBackend):
+    """One that has lost its containerd."""
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), problem="containerd is away")
+
+
+def test_a_status_counts_plugins_by_what_they_do() -> None:
+    assert status_line(with_plugins()) == "no plugins"
+    assert status_line(with_plugins(State.READY)) == "1 plugin: 1 ready"
+    states = (State.FAILED, State.READY, State.DISABLED, State.READY)
+    assert status_line(with_plugins(*states)) == "4 plugins: 1 disabled, 2 ready, 1 failed"
+    assert status_line(Away()) == "no plugins; containerd is away"
+
+
+async def test_ready_then_what_changes_then_stopping(told: Told, address: str) -> None:
+    engine, manager = with_plugins(State.READY), ServiceManager({"NOTIFY_SOCKET": address})
+    with strict():
+        async with kept_informed(manager, engine, QUICK):
+            assert told.next(0) == {"READY": "1", "STATUS": "1 plugin: 1 ready"}
+            (id,) = engine.plugins
+            engine.plugins[id] = replace(engine.plugins[id], state=State.FAILED)  # no event: it is looked for
+            await anyio.sleep(4 * QUICK.notify)
+            assert told.waiting() == [{"STATUS": "1 plugin: 1 failed"}]
+        assert told.waiting() == [{"STOPPING": "1", "STATUS": "leaving the plugins running"}]
+    assert told.senders == {os.getpid()}
+
+
+async def test_an_event_is_told_at_once(told: Told, address: str) -> None:
+    engine, manager = with_plugins(State.READY), ServiceManager({"NOTIFY_SOCKET": address})
+    async with kept_informed(manager, engine, Timeouts()):
+        await anyio.wait_all_tasks_blocked()
+        engine.plugins.clear()
+        engine.event_log.tell("remove", "0", "p0:1")
+        await anyio.wait_all_tasks_blocked()
+        assert told.waiting()[-1] == {"STATUS": "no plugins"}
+
+
+async def test_the_watchdog_is_fed_twice_in_its_time_and_not_by_a_loop_that_hangs(told: Told, address: str) -> None:
+    period = 0.4
+    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": f"{period * 1e6:.0f}", "WATCHDOG_PID": str(os.getpid())}
+    manager = ServiceManager(environment)
+    assert (manager.beat, environment) == (period / 2, {})
+    async with kept_informed(manager, with_plugins(), QUICK):
+        await anyio.sleep(2.25 * period)
+        beats = [message for message in told.waiting() if "WATCHDOG" in message]
+        assert 2 <= len(beats) <= 5
+        time.sleep(2 * period)  # noqa: ASYNC251 - the loop hangs
+        assert told.waiting() == []
+
+
+async def test_a_watchdog_of_another_process_is_not_ours(told: Told, address: str) -> None:
+    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
+    assert ServiceManager(environment).beat == 0
+    assert ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "soon"}).beat == 0
+    assert ServiceManager({"WATCHDOG_USEC": "1000000"}).beat == 0
+
+
+async def test_nothing_is_done_where_no_manager_listens(tmp_path: Path) -> None:
+    for environment in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "relative"}, {"NOTIFY_SOCKET": f"{tmp_path}/no"}):
+        manager = ServiceManager(environment)
+        assert not await manager.tell(1.0, READY=1)
+        async with kept_informed(manager, with_plugins(), QUICK):
+            await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_message_waits_for_room_as_long_as_it_may(told: Told, address: str) -> None:
+    manager = ServiceManager({"NOTIFY_SOCKET": address})
+    sent = 0
+    while await manager.tell(0.0, STATUS=sent):
+        sent += 1
+    assert sent > 0  # the manager's queue is full
+    assert not await manager.tell(0.05, READY=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(manager.tell, 10.0, READY=1))
+        await anyio.wait_all_tasks_blocked()
+        told.waiting()
+    assert told.waiting() == [{"READY": "1"}]
+
+
+async def test_a_status_of_several_lines_is_told_as_one(told: Told, address: str) -> None:
+    await ServiceManager({"NOTIFY_SOCKET": address}).tell(1.0, STATUS="first\nREADY=0")
+    assert told.next() == {"STATUS": "first READY=0"}
+
+
+def test_each_line_bears_its_priority() -> None:
+    levels = {10: 7, 20: 6, 30: 4, 40: 3, 50: 2}
+    assert {level: prefixed(level, "x") for level in levels} == {level: f"<{p}>x" for level, p in levels.items()}
+    record = logging.LogRecord("moorage.x", logging.ERROR, "f", 1, "two\n%s", ("lines",), None)
+    assert JournalFormatter("%(name)s: %(message)s").format(record) == "<3>moorage.x: two\n<3>lines"
+
+
+def test_the_journal_is_known_by_device_and_inode(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log:
+        status = os.fstat(log.fileno())
+        assert is_journal(log.fileno(), f"{status.st_dev}:{status.st_ino}")
+        for other in (None, "", "8:1", f"{status.st_ino}:{status.st_dev}"):
+            assert not is_journal(log.fileno(), other)
+    assert not is_journal(987, "8:1")
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_an_error_of_the_command_line_bears_its_priority_in_the_journal_only(tmp_path: Path, is_ours: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        status = os.fstat(theirs.fileno())
+        stream = f"{status.st_dev}:{status.st_ino}" if is_ours else "1:2"
+        environment = {"JOURNAL_STREAM": stream, "PYTHONPATH": os.pathsep.join(sys.path)}
+        words = ["--host", str(tmp_path / "none"), "enable", "x"]
+        subprocess.run([sys.executable, "-m", "moorage", *words], env=environment, stderr=theirs.fileno(), check=False)
+        said = ours.recv(10000).decode()
+    assert said.startswith("<3>moorage: cannot reach" if is_ours else "moorage: cannot reach")

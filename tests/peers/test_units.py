@@ -1,0 +1,73 @@
+"""The units, as systemd reads them, and that they say what the guide promises."""
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "packaging"
+UNITS = ("moorage.service", "moorage-down.service")
+
+
+def read(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(FOLDER / name)
+    return parser
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_systemd_has_nothing_to_say(tmp_path: Path) -> None:
+    program = tmp_path / "moorage"
+    program.symlink_to(sys.executable)
+    for name in UNITS:
+        text = (FOLDER / name).read_text()
+        assert text.count("=/usr/bin/moorage ") + text.count("=-/usr/bin/moorage ") == 1
+        (tmp_path / name).write_text(text.replace("/usr/bin/moorage", str(program)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(tmp_path / name for name in UNITS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_systemd_sees_a_mistake(tmp_path: Path) -> None:
+    unit = tmp_path / "moorage.service"
+    unit.write_text((FOLDER / unit.name).read_text().replace("KillMode=process", "KillMode=nonsense"))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert "kill mode" in done.stderr
+
+
+def test_a_restart_leaves_what_the_engine_keeps() -> None:
+    service = read("moorage.service")["Service"]
+    expected = {
+        "Type": "notify",
+        "NotifyAccess": "main",
+        "ExecStart": "/usr/bin/moorage serve",
+        "KillMode": "process",
+        "Restart": "on-failure",
+        "Delegate": "yes",
+        "OOMPolicy": "continue",
+        "RuntimeDirectory": "moorage",
+        "RuntimeDirectoryPreserve": "yes",
+        "StateDirectory": "moorage",
+    }
+    assert {name: service[name] for name in expected} == expected
+    assert int(service["WatchdogSec"]) >= 10
+    # In a mount namespace of its own the host would not see what plugins mount.
+    assert not {"PrivateMounts", "PrivateTmp", "ProtectSystem", "ProtectHome", "DynamicUser"} & set(service)
+
+
+def test_only_the_end_of_the_host_takes_plugins_down() -> None:
+    engine, down = read("moorage.service")["Unit"], read("moorage-down.service")
+    assert "moorage-down.service" in engine["Wants"].split()
+    assert "moorage-down.service" in engine["After"].split()  # stopped in reverse: after the engine
+    assert down["Unit"]["RefuseManualStop"] == "yes"
+    assert down["Service"]["ExecStop"] == "-/usr/bin/moorage down"
+    assert not {"PartOf", "BindsTo", "Requires", "StopWhenUnneeded"} & set(down["Unit"])
+    assert "Install" not in down
