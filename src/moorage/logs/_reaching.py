@@ -43,7 +43,7 @@ async def connect(state: Path, timeouts: Timeouts) -> socket.socket:
                 return client
             await _end(client, timeouts)
     except OSError as error:
-        raise errors.Unavailable(f"cannot start the log keeper: {error}") from error
+        raise errors.Unavailable(f"cannot start the log keeper in {state}: {error.strerror}") from error
     raise errors.Unavailable(f"cannot start the log keeper: another one comes up in {state} again and again")
 
 
