@@ -54,6 +54,11 @@ class ServeOptions:
     """Whose members may use the API, besides root."""
     timeouts: Timeouts = DEFAULT
 
+    @property
+    def api_socket(self) -> Path:
+        """Where the API listens, settled."""
+        return self.socket or self.exec_root / "moorage.sock"
+
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
@@ -83,7 +88,7 @@ async def run_engine(options: ServeOptions) -> int:
     """
     failure: errors.MoorageError | None = None
     manager = ServiceManager()
-    socket = options.socket or options.exec_root / "moorage.sock"
+    socket = options.api_socket
     async with _engine(options) as (engine, ground), _until_signal() as stop:
 
         async def keep_working() -> None:
@@ -131,6 +136,7 @@ async def take_down(options: ServeOptions) -> int:
         await end_keeper(ground.keeper, options.timeouts)
         if ground.choice.containerd == "private":
             await ground.private.stop()
+        await run_blocking(lambda: options.api_socket.unlink(missing_ok=True))  # of an engine that was killed
     await _remove_runtime(options.exec_root)
     return 0
 
