@@ -121,8 +121,10 @@ async def _greets_as_ours(client: socket.socket, timeouts: Timeouts) -> bool:
     """Whether a keeper of our version is there. Raises: Conflict where no keeper is."""
     try:
         greeting = b""
-        with anyio.move_on_after(timeouts.keeper):
+        with anyio.move_on_after(timeouts.keeper) as patience:
             greeting = await receive(client)
+        if patience.cancelled_caught:
+            kill_keeper(client)  # nobody else listens in a directory of ours
         if greeting and not greeting.startswith(MAGIC):
             raise errors.Conflict(f"cannot start the log keeper: another program listens on {client.getpeername()}")
     except BaseException:

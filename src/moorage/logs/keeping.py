@@ -89,11 +89,7 @@ class LogKeeper:
             kept = self._kept[key] = Kept(key, log, stdio)
             self._wanted.set()
             try:
-                with anyio.move_on_after(self._timeouts.keeper) as patience:
-                    await self._hand_over(kept)
-                if patience.cancelled_caught:
-                    if self._client is not None:
-                        kill_keeper(self._client)
+                if not await self._is_answered(kept) and not await self._is_answered(kept):
                     raise errors.Unavailable(f"cannot keep the output of {key}: the log keeper does not answer")
                 if kept.refusal:
                     raise errors.Unavailable(f"cannot keep the output of {key}: {kept.refusal}")
@@ -103,6 +99,15 @@ class LogKeeper:
             return kept
 
         return take
+
+    async def _is_answered(self, kept: Kept) -> bool:
+        """Whether the keeper answers in time; one that does not is killed, and its successor is asked in any case."""
+        with anyio.move_on_after(self._timeouts.keeper):
+            await self._hand_over(kept)
+            return True
+        if self._client is not None:
+            kill_keeper(self._client)
+        return False
 
     async def flush(self, key: str) -> None:
         """Have what is no whole line yet of this run written, for whoever reads its last lines. At most a moment."""
