@@ -25,10 +25,10 @@ from moorage.logs.writer import STREAMS, LineStream, LogWriter
 
 __all__ = ("Keeper", "main")
 
-_FIFO_BYTES = 256 * 1024
-"""As much as we let a FIFO hold, and read at once: room for its writer while we pause or are not there."""
+_FIFO_BYTES = 1024 * 1024
+"""As much as we let a FIFO hold: room for its writer while we pause or are not there."""
 
-_LITTLE, _MUCH = 16 * 1024, _FIFO_BYTES // 4  # bytes that one round brings
+_READ_BYTES = 256 * 1024
 _SHORTEST, _LONGEST = 0.0001, 0.002  # seconds
 _LOOK_AROUND = 30.0  # seconds between two looks whether anybody can reach us at all
 
@@ -44,9 +44,9 @@ class _Pace:
 
     def after(self, brought: int) -> float:
         """Seconds, given the bytes that the last round has brought."""
-        if brought >= _MUCH:
+        if brought >= _READ_BYTES:
             self._seconds = self._seconds / 4 if self._seconds > _SHORTEST else 0.0
-        elif brought < _LITTLE:
+        elif brought < _READ_BYTES // 2:
             self._seconds = min(max(2 * self._seconds, _SHORTEST), _LONGEST)
         return self._seconds
 
@@ -123,7 +123,7 @@ class Keeper:
         if stream is None:
             return  # ended by what came before it in this round
         try:
-            data = os.read(descriptor, _FIFO_BYTES)
+            data = os.read(descriptor, _READ_BYTES)
         except BlockingIOError:
             return
         self._brought += len(data)
