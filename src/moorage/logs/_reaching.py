@@ -11,7 +11,6 @@ from pathlib import Path
 
 import anyio
 
-import moorage
 from moorage import errors
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
@@ -99,7 +98,7 @@ def _start(state: Path) -> None:
     """Return when a keeper serves, or another one is about to. Raises: Unavailable."""
     # Without site, which only costs memory; so the one path that it needs is given by hand.
     command = [sys.executable, "-S", "-s", "-P", "-m", _MODULE, str(state)]
-    source = os.path.dirname(os.path.dirname(os.path.abspath(moorage.__file__)))
+    source = str(Path(__file__).resolve().parents[2])
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
     output = state / "log"
     with open(output, "wb") as said:
