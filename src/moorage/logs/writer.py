@@ -125,27 +125,27 @@ class LineStream:
         self._rest = bytearray()
 
     def take(self, data: bytes) -> None:
-        """Take output, in blocks of at most ``LINE_LIMIT`` bytes (longer ones are cut into such)."""
-        for begin in range(0, len(data), LINE_LIMIT) if len(data) > LINE_LIMIT else (0,):
-            self._take(data[begin : begin + LINE_LIMIT])
+        """Take output, of any length."""
+        records: list[bytes] = []
+        for begin in range(0, len(data), LINE_LIMIT):
+            self._take(data[begin : begin + LINE_LIMIT], records)
+        if records:
+            self._writer.write(records)
 
-    def _take(self, data: bytes) -> None:
-        cut = data.rfind(b"\n")
-        if cut < 0:
-            self._rest += data
+    def _take(self, data: bytes, records: list[bytes]) -> None:
+        """Make records of one block, which is so short that no line within it is too long."""
+        first = data.find(b"\n") if b"\n" in data else len(data)
+        if len(self._rest) + first > LINE_LIMIT:
+            self._rest += data[:first]
+            data = data[first:]
             while len(self._rest) > LINE_LIMIT:
-                self._writer.write(self._piece())
-            return
-        # only the first line can be too long, because of what waits for it
-        first, records = data.find(b"\n"), []
-        while self._rest and len(self._rest) + first > LINE_LIMIT:
-            records += self._piece()
-        mark = self._writer.head(self._name)
-        records.append(mark)
-        if self._rest:
-            records.append(bytes(self._rest))
-        self._writer.write([*records, data[:cut].replace(b"\n", b"\n" + mark), b"\n"])
-        self._rest[:] = data[cut + 1 :]
+                records += self._piece()
+        cut = data.rfind(b"\n")
+        if cut >= 0:
+            mark = self._writer.head(self._name)
+            records += (mark, bytes(self._rest), data[:cut].replace(b"\n", b"\n" + mark), b"\n")
+            self._rest.clear()
+        self._rest += data[cut + 1 :]
 
     def _piece(self) -> list[bytes]:
         """A record of the most of what waits; a character of UTF-8 is left whole where it is one."""
