@@ -27,6 +27,7 @@ from moorage.engine.mounts import unmount_all_below
 from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
+from moorage.logs.keeping import end_keeper, open_log_keeper
 from moorage.service import kept_informed
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -35,7 +36,7 @@ __all__ = ("ServeOptions", "run_engine", "take_down")
 log = logging.getLogger(__name__)
 
 _SYSTEM_CONTAINERD = "/run/containerd/containerd.sock"
-_RUNTIME_PARTS = ("p", "bundles", "runtime-root", "containerd")
+_RUNTIME_PARTS = ("p", "bundles", "runtime-root", "containerd", "keeper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ class ServeOptions:
     """Whose members may use the API, besides root."""
     timeouts: Timeouts = DEFAULT
 
+    @property
+    def api_socket(self) -> Path:
+        """Where the API listens, settled."""
+        return self.socket or self.exec_root / "moorage.sock"
+
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
@@ -61,6 +67,11 @@ class _Ground:
     store: Store
     choice: Choice
     options: ServeOptions
+
+    @property
+    def keeper(self) -> Path:
+        """Where the log keeper works."""
+        return self.options.exec_root / "keeper"
 
     @property
     def private(self) -> PrivateContainerd:
@@ -77,7 +88,7 @@ async def run_engine(options: ServeOptions) -> int:
     """
     failure: errors.MoorageError | None = None
     manager = ServiceManager()
-    socket = options.socket or options.exec_root / "moorage.sock"
+    socket = options.api_socket
     async with _engine(options) as (engine, ground), _until_signal() as stop:
 
         async def keep_working() -> None:
@@ -102,11 +113,14 @@ async def run_engine(options: ServeOptions) -> int:
 
 
 async def take_down(options: ServeOptions) -> int:
-    """End the engine on these directories and all its plugins, at once, and its containerd; only the data stays.
+    """End the engine on these directories and all its plugins, at once, then the log keeper and our containerd.
 
-    What users want enabled stays so, for the next start. Raises: Unavailable naming what could not be ended.
+    Only the data stays, and in it what users want enabled, for the next start.
+
+    Raises: Unavailable naming what could not be ended.
     """
     if not (options.root / "engine.json").exists():
+        await end_keeper(options.exec_root / "keeper", options.timeouts)
         await _remove_runtime(options.exec_root)
         return 0
     await _end_engine(Store(options.root), options.timeouts)
@@ -119,8 +133,10 @@ async def take_down(options: ServeOptions) -> int:
             raise errors.Unavailable("cannot stop the plugins: containerd does not come up")
         if problems:
             raise errors.Unavailable("; ".join(problems))
+        await end_keeper(ground.keeper, options.timeouts)
         if ground.choice.containerd == "private":
             await ground.private.stop()
+        await run_blocking(lambda: options.api_socket.unlink(missing_ok=True))  # of an engine that was killed
     await _remove_runtime(options.exec_root)
     return 0
 
@@ -168,7 +184,8 @@ async def _machinery(engine: Engine, ground: _Ground, *, start: bool) -> AsyncIt
     options, choice = ground.options, ground.choice
     async with (
         _containerd(ground) as address,
-        open_machinery(address, options.exec_root, choice.namespace, engine, options.timeouts) as machinery,
+        open_log_keeper(ground.keeper, options.timeouts) as keeper,
+        open_machinery(address, options.exec_root, choice.namespace, engine, keeper, options.timeouts) as machinery,
         engine.working_on(machinery, address, start=start),
     ):
         yield

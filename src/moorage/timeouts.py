@@ -45,6 +45,9 @@ class Timeouts:
     containerd_stop: float = 10.0
     """From SIGTERM to our own containerd until SIGKILL."""
 
+    keeper: float = 10.0
+    """Until the log keeper is up, takes the streams of a plugin, or has ended; one that does not is killed."""
+
     ready: float = 30.0
     """From the start of a plugin until its socket accepts a connection."""
 

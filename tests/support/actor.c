@@ -4,7 +4,7 @@
  *   end=CODE@MS   exit by itself, after that long             ignore-term   go on after SIGTERM
  *   out=TEXT      a line on standard output                   err=TEXT      a line on standard error
  *   wedge         accept, never answer                        flood=BYTES   so many bytes a second on standard output
- *   allocate=MIB  take so much memory once it listens
+ *   allocate=MIB  take so much memory once it listens         count=N       so many numbered lines a second, in order
  *
  * It answers POST /exit/CODE by exiting, /env with its environment, /args with its arguments, everything else with
  * what it implements. The socket is the one that the environment names in SOCKET, or plugin.sock.
@@ -51,6 +51,15 @@ static void flood(long bytes_per_second) {
     for (;;) {
         for (long sent = 0; sent < per_tick; sent += sizeof line)
             if (write(1, line, sizeof line) < 0)
+                _exit(3);
+        pause_ms(10);
+    }
+}
+
+static void count_up(long lines_per_second) {
+    for (long number = 0;;) {
+        for (long in_tick = 0; in_tick < (lines_per_second + 99) / 100; in_tick++)
+            if (dprintf(1, "%ld\n", number++) < 0)
                 _exit(3);
         pause_ms(10);
     }
@@ -142,6 +151,8 @@ int main(int count, char **words) {
     }
     if (find("flood"))
         in_child(flood, atol(find("flood")));
+    if (find("count"))
+        in_child(count_up, atol(find("count")));
     if (find("never"))
         for (;;)
             pause();

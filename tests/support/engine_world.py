@@ -129,6 +129,16 @@ class KilledStore(Store):
             raise errors.Unavailable("killed")
 
 
+class FakeKeeper:
+    """A log keeper for processes that write nothing."""
+
+    def taker(self, key: str, log: Any) -> None:
+        """Nothing takes the output."""
+
+    async def flush(self, key: str) -> None:
+        """There is nothing that waits."""
+
+
 class FakeExecutor:
     """The executor's promises over a host."""
 
@@ -139,7 +149,7 @@ class FakeExecutor:
         self._held: set[str] = set()
         host.executor = self
 
-    async def create(self, id: str, spec: Any, stdout: Any, stderr: Any, *, labels: Mapping[str, str]) -> None:
+    async def create(self, id: str, spec: Any, *, attach: Any, labels: Mapping[str, str]) -> None:
         await anyio.sleep(0.03)
         self._host.check(self._era)
         if id in self._host.containers:
@@ -156,7 +166,7 @@ class FakeExecutor:
         elif script is not Script.SILENT:
             container.listener = _listen(Path(spec["socket"]))
 
-    async def restore(self, id: str, stdout: Any, stderr: Any) -> bool:
+    async def restore(self, id: str, *, attach: Any) -> bool:
         await anyio.lowlevel.checkpoint()
         self._host.check(self._era)
         container = self._host.containers[id]
@@ -339,7 +349,8 @@ class World:
         async with anyio.create_task_group() as tasks:
             client: Any = FakeClient(self.host)
             executor: Any = FakeExecutor(self.host, self.engine, tasks)
-            machinery = Machinery(client, client, executor, "1.6", anyio.CapacityLimiter(3))
+            keeper: Any = FakeKeeper()
+            machinery = Machinery(client, client, executor, keeper, "1.6", anyio.CapacityLimiter(3))
             async with self.engine.working_on(machinery, "address", start=start):
                 yield
             tasks.cancel_scope.cancel()

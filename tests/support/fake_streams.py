@@ -56,6 +56,10 @@ class FakeReader:
                 return b""
             await self._pipe.wait()
 
+    def fileno(self) -> int:
+        """There is none: what is only in memory cannot be handed to another process."""
+        raise anyio.ClosedResourceError
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True

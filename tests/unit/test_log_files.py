@@ -9,9 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.logs.files import LINE_LIMIT, Line, PluginLog
+from moorage.logs.files import Line, PluginLog
+from moorage.logs.writer import LINE_LIMIT, STREAMS, LineStream, LogWriter
 
 pytestmark = pytest.mark.anyio
+
+
+class Log(PluginLog):
+    """Both sides of one log."""
+
+    def __init__(self, directory: Path, *, most_bytes: int = 10 * 1024 * 1024, files: int = 3) -> None:
+        super().__init__(directory, most_bytes=most_bytes, files=files)
+        self._writer = LogWriter(str(directory), most_bytes=most_bytes, files=files)
+        self.streams = {name: LineStream(self._writer, name) for name in STREAMS}
+
+    def append(self, stream: str, data: bytes) -> None:
+        self.streams[stream].take(data)
+
+    def close(self) -> None:
+        for stream in self.streams.values():
+            stream.end()
+        self._writer.close()
 
 
 async def read(log: PluginLog, tail: int | None = None, since: datetime | None = None) -> list[Line]:
@@ -24,10 +42,10 @@ async def texts(log: PluginLog, tail: int | None = None) -> list[str]:
 
 
 async def test_case_030_lines_have_a_time_and_a_stream(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path / "log")
+    log = Log(tmp_path / "log")
     begun = datetime.now(UTC)
-    await log.sink("stdout").write(b"a\n")
-    await log.sink("stderr").write(b"b\r\n")
+    log.append("stdout", b"a\n")
+    log.append("stderr", b"b\r\n")
     lines = await read(log)
     assert [(line.stream, line.text) for line in lines] == [("stdout", "a"), ("stderr", "b")]
     assert all(begun <= line.at <= datetime.now(UTC) for line in lines)
@@ -37,11 +55,11 @@ async def test_case_030_lines_have_a_time_and_a_stream(tmp_path: Path) -> None:
 
 
 async def test_case_030_another_process_goes_on_where_one_was_killed(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path)
+    log = Log(tmp_path)
     log.append("stdout", b"first\n")
     with (tmp_path / "current").open("ab") as file:
         file.write(b"2026-01-01T00:00:00.000000+00:00 std")  # killed within a record
-    again = PluginLog(tmp_path)
+    again = Log(tmp_path)
     again.append("stdout", b"second\n")
     assert await texts(again) == ["first", "second"]
     log.close()
@@ -49,18 +67,18 @@ async def test_case_030_another_process_goes_on_where_one_was_killed(tmp_path: P
 
 
 async def test_a_line_is_whole_whatever_the_pieces_it_comes_in(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path)
+    log = Log(tmp_path)
     for piece in (b"on", b"e\ntw", b"o\n\n", b"rest"):
         log.append("stdout", piece)
     assert await texts(log) == ["one", "two", ""]
-    assert [line.text for line in log.last_lines(2)] == ["", "rest"]
-    await log.sink("stdout").close()
+    log.streams["stdout"].end()
     assert await texts(log) == ["one", "two", "", "rest"]
+    assert [line.text for line in log.last_lines(2)] == ["", "rest"]
     log.close()
 
 
 async def test_a_long_line_is_kept_in_pieces(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path)
+    log = Log(tmp_path)
     log.append("stdout", b"x" * (3 * LINE_LIMIT + 5))
     log.append("stdout", b"\n")
     found = await texts(log)
@@ -70,14 +88,14 @@ async def test_a_long_line_is_kept_in_pieces(tmp_path: Path) -> None:
 
 
 async def test_bytes_that_are_no_text_are_shown(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path)
+    log = Log(tmp_path)
     log.append("stdout", b"\xff\x00\n")
     assert await texts(log) == ["\\xff\x00"]
     log.close()
 
 
 async def test_a_flood_stays_below_the_cap_and_the_newest_is_kept(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path, most_bytes=300_000, files=3)
+    log = Log(tmp_path, most_bytes=300_000, files=3)
     for number in range(500):
         log.append("stdout", b"".join(b"%06d\n" % (number * 100 + each) for each in range(100)))
         assert sum(file.stat().st_size for file in os.scandir(tmp_path)) < 320_000
@@ -92,7 +110,7 @@ async def test_a_flood_stays_below_the_cap_and_the_newest_is_kept(tmp_path: Path
 async def test_the_tail_is_the_end_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, writes: list[list[int]], count: int
 ) -> None:
-    log = PluginLog(tmp_path_factory.mktemp("log"), most_bytes=60_000, files=3)
+    log = Log(tmp_path_factory.mktemp("log"), most_bytes=60_000, files=3)
     for write in writes:
         log.append("stdout", b"".join(b"%d-%s\n" % (length, b"y" * length) for length in write))
     whole = await texts(log)
@@ -101,7 +119,7 @@ async def test_the_tail_is_the_end_of_the_whole(
 
 
 async def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path)
+    log = Log(tmp_path)
     log.append("stdout", b"old\n")
     since = (await read(log))[-1].at
     await anyio.sleep(0.001)
@@ -111,7 +129,7 @@ async def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
 
 
 async def test_a_follower_sees_every_line_over_rotations(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path, most_bytes=30_000, files=3)
+    log = Log(tmp_path, most_bytes=30_000, files=3)
     found: list[str] = []
 
     async def follow() -> None:
@@ -137,7 +155,7 @@ async def test_a_follower_sees_every_line_over_rotations(tmp_path: Path) -> None
 
 
 async def test_a_follower_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path / "later")
+    log = Log(tmp_path / "later")
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks, log.read(follow=True) as lines:
             tasks.start_soon(anyio.sleep, 0)
@@ -148,7 +166,7 @@ async def test_a_follower_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) 
 
 
 async def test_a_disk_that_takes_nothing_drops_lines_and_says_how_many(tmp_path: Path) -> None:
-    log = PluginLog(tmp_path / "log")
+    log = Log(tmp_path / "log")
     (tmp_path / "log").write_text("in the way")
     log.append("stdout", b"a\nb\n")
     (tmp_path / "log").unlink()
@@ -159,7 +177,7 @@ async def test_a_disk_that_takes_nothing_drops_lines_and_says_how_many(tmp_path:
 
 async def test_nothing_stays_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    log = PluginLog(tmp_path)
+    log = Log(tmp_path)
     log.append("stdout", b"a\n")
     await read(log)
     log.last_lines(3)

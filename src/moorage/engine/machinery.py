@@ -19,6 +19,7 @@ from moorage.containerd.types import RuntimeOptions
 from moorage.engine.mounts import mount_all, unmount_all_below
 from moorage.engine.store import Store
 from moorage.executor import RUN_LABEL, Executor, ExitHandler, open_executor
+from moorage.logs.keeping import LogKeeper
 from moorage.timeouts import Timeouts
 
 __all__ = ("PLUGIN_LABEL", "Machinery", "choose_snapshotter", "open_machinery")
@@ -34,11 +35,12 @@ _OWNER, _ROOT_LABEL, _BOOT_LABEL = "moorage.owner", "moorage.root", "moorage.boo
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
-    """Everything of one containerd that an engine uses."""
+    """Everything of one containerd that an engine uses, and who keeps the output."""
 
     client: Client
     containers: BundledContainers
     executor: Executor
+    keeper: LogKeeper
     version: str
     creating: anyio.CapacityLimiter
     """Creations at once: more than this only make each other slow."""
@@ -108,7 +110,7 @@ async def _without(storage: Storage, lease: str) -> None:
 
 @asynccontextmanager
 async def open_machinery(
-    address: str, runtime: Path, namespace: str, handler: ExitHandler, timeouts: Timeouts
+    address: str, runtime: Path, namespace: str, handler: ExitHandler, keeper: LogKeeper, timeouts: Timeouts
 ) -> AsyncIterator[Machinery]:
     """The machinery of the containerd at this socket, until the block ends. Bundles are below ``runtime``.
 
@@ -119,9 +121,8 @@ async def open_machinery(
         version = await client.version()
         containers = BundledContainers(client, runtime, runtime=options, timeouts=timeouts)
         async with open_executor(containers, handler, runtime=options, timeouts=timeouts) as executor:
-            yield Machinery(
-                client, containers, executor, version.version, anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
-            )
+            creating = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
+            yield Machinery(client, containers, executor, keeper, version.version, creating)
 
 
 async def choose_snapshotter(storage: Storage, scratch: Path) -> str:

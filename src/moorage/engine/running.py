@@ -40,11 +40,11 @@ async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Ca
         tell("unmount", path=str(point))
     run = Run(plugin.record.container)
     labels = {PLUGIN_LABEL: plugin.id}
-    stdout, stderr = plugin.log.sink("stdout"), plugin.log.sink("stderr")
+    taker = machinery.keeper.taker(run.container, plugin.log)
     plugin.run = run
     try:
         async with machinery.creating:
-            await machinery.executor.create(run.container, spec, stdout, stderr, labels=labels)
+            await machinery.executor.create(run.container, spec, attach=taker, labels=labels)
     except BaseException as error:
         plugin.run = None
         if isinstance(error, errors.MoorageError) and not isinstance(error, errors.Unavailable):
@@ -70,6 +70,7 @@ async def await_ready(
             f"{f': {reason}' if reason else ''}{_last_output(plugin, run)}"
         )
     if not is_ready:
+        await machinery.keeper.flush(run.container)
         raise errors.MoorageError(
             f"it did not accept a connection on {socket} within {within:g} s{_last_output(plugin, run)}"
         )
@@ -80,8 +81,8 @@ async def adopt(plugin: Plugin, machinery: Machinery) -> Exit | None:
     run = Run(plugin.record.container)
     plugin.run = run
     try:
-        stdout, stderr = plugin.log.sink("stdout"), plugin.log.sink("stderr")
-        if await machinery.executor.restore(run.container, stdout, stderr):
+        taker = machinery.keeper.taker(run.container, plugin.log)
+        if await machinery.executor.restore(run.container, attach=taker):
             return None
     except BaseException:
         plugin.run = None

@@ -299,7 +299,6 @@ class Work:
             await machinery.storage.delete_image(plugin.record.image, collect=True)
         except errors.NotFound:
             pass
-        plugin.log.close()
         await remove_tree(plugin.log.directory)
         await run_blocking(lambda: self.store.forget(plugin.id))
         self.registry.discard(plugin)

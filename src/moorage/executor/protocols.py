@@ -71,6 +71,9 @@ class OutputStream(Protocol):
     async def read(self) -> bytes:
         """The next bytes, ``b""`` at the end. Raises: anyio.ClosedResourceError after ``close``."""
 
+    def fileno(self) -> int:
+        """The descriptor, for whoever hands it on. Raises: anyio.ClosedResourceError after ``close``."""
+
     def close(self) -> None:
         """Stop reading; whoever waits in ``read`` is woken. May be repeated."""
 

@@ -1,29 +1,23 @@
-"""One plugin's output in files: lines with time and stream, bounded in size, read from the end and followed.
+"""The reading side of one plugin's log: from the end, since an instant, and on with what another process writes.
 
-In the directory: ``current``, and older ones ``1``, ``2``, ... Each record is one line, ``TIME STREAM TEXT``; a ``+``
-after the stream's name marks a piece of a longer line, which goes on in the next record of that stream.
+``writer`` says what the files are. Nothing is locked: a rotation, and half a record, are seen for what they are.
 """
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-import anyio
-
+from moorage._lib.inotify import DirectoryWatch, watching
 from moorage._lib.threads import run_blocking
+from moorage.logs.writer import file_names
 
-__all__ = ("LINE_LIMIT", "Line", "PluginLog", "Sink")
-
-LINE_LIMIT = 64 * 1024
-"""Longest line in bytes; a longer one is kept in pieces."""
+__all__ = ("Line", "PluginLog")
 
 _BLOCK = 256 * 1024
-_LOOK_AGAIN = 0.2  # seconds; for a follower whose writer is in another process
-_CURRENT = "current"
-_STREAMS = ("stdout", "stderr")
+_LOOK_AGAIN = 5.0  # seconds; should a change ever not be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,117 +32,17 @@ class Line:
 
 
 class PluginLog:
-    """The log of one plugin, in a directory of its own. Used from one event loop.
-
-    Writing never fails and never waits for anything but the page cache: with the disk full, lines are dropped, and how
-    many were is a line of its own as soon as there is room again.
-    """
+    """The log of one plugin, in a directory of its own. The log keeper writes it."""
 
     def __init__(self, directory: Path, *, most_bytes: int = 10 * 1024 * 1024, files: int = 3) -> None:
-        """Nothing is touched yet. All files together have at most ``most_bytes``, give or take one write."""
+        """Nothing is touched. All files together have at most ``most_bytes``, give or take one write."""
         self.directory = directory
-        self._file_bytes = max(most_bytes // files, 1)
-        self._files = files
-        self._descriptor = -1
-        self._size = 0
-        self._rest = dict.fromkeys(_STREAMS, b"")
-        self._dropped = 0
-        self._why_dropped = ""
-        self._more = anyio.Event()
-
-    # writing
-
-    def sink(self, stream: str) -> "Sink":
-        """Where the bytes of one stream (stdout, stderr) of a run go."""
-        return Sink(self, stream)
-
-    def append(self, stream: str, data: bytes) -> None:
-        """Take output. What is no whole line yet waits for its end."""
-        whole, newline, rest = (self._rest[stream] + data).rpartition(b"\n")
-        made = _stamped(stream, whole) if newline else b""
-        while len(rest) > LINE_LIMIT:
-            piece, rest = rest[:LINE_LIMIT], rest[LINE_LIMIT:]
-            made += _stamped(f"{stream}+", piece)
-        self._rest[stream] = rest
-        if made:
-            self._write(made)
-
-    def end(self, stream: str) -> None:
-        """The stream has ended, perhaps within a line."""
-        rest, self._rest[stream] = self._rest[stream], b""
-        if rest:
-            self._write(_stamped(stream, rest))
-
-    def close(self) -> None:
-        """Write what waits and close the file; the next write opens it again."""
-        for stream in _STREAMS:
-            self.end(stream)
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _write(self, records: bytes) -> None:
-        # Straight from the loop: a write of some 64 KiB into the page cache takes less than a hop to a thread.
-        try:
-            if self._descriptor < 0:
-                self._open()
-            if self._size + len(records) > self._file_bytes and self._size:
-                self._rotate()
-            if self._dropped:
-                note = f"moorage: {self._dropped} lines were dropped: {self._why_dropped}"
-                self._put(_stamped("stderr", note.encode()))
-                self._dropped = 0
-            self._put(records)
-        except OSError as error:
-            self._dropped += records.count(b"\n")
-            self._why_dropped = error.strerror or str(error)
-        more, self._more = self._more, anyio.Event()
-        more.set()
-
-    def _put(self, records: bytes) -> None:
-        written = 0
-        try:
-            while written < len(records):
-                written += os.write(self._descriptor, memoryview(records)[written:])
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, self._size)  # no half a line for the readers
-            raise
-        self._size += written
-
-    def _open(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(self.directory / _CURRENT, flags, 0o600)
-        self._size = os.fstat(self._descriptor).st_size
-        if self._size and os.pread(self._descriptor, 1, self._size - 1) != b"\n":
-            try:
-                self._put(b"\n")  # a writer was killed within a record
-            except OSError:
-                os.close(self._descriptor)
-                self._descriptor = -1
-                raise
-
-    def _rotate(self) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
-        names = self._names()
-        for older, newer in zip(reversed(names), list(reversed(names))[1:], strict=False):
-            with suppress(FileNotFoundError):
-                os.rename(self.directory / newer, self.directory / older)
-        self._open()
-
-    def _names(self) -> list[str]:
-        """The files, newest first, whether they are there or not."""
-        return [_CURRENT, *(str(number) for number in range(1, self._files))]
-
-    # reading
+        self.most_bytes = most_bytes
+        self.files = files
 
     def last_lines(self, count: int) -> list[Line]:
-        """The last lines, oldest first, and what is no whole line yet (blocking, but it reads only the end)."""
+        """The last lines, oldest first (blocking, but it reads only the end)."""
         found = [line for descriptor, offset in self._tail(count) for line in _lines_of(descriptor, offset)]
-        now = datetime.now(UTC)
-        found += [Line(now, stream, _shown(rest)) for stream, rest in self._rest.items() if rest]
         return found[-count:] if count else []
 
     @asynccontextmanager
@@ -159,33 +53,35 @@ class PluginLog:
 
         With ``follow`` it goes on with what is written from then on, over rotations, and does not end.
         """
-        opened = await run_blocking(lambda: self._tail(tail))
-        files = [_Reader(descriptor, offset) for descriptor, offset in opened]
-        try:
-            yield self._lines(files, since, follow)
-        finally:
-            for file in files:
-                file.close()
+        # watched before the first look, so that nothing is missed after it
+        with watching(self.directory) if follow else nullcontext() as changes:
+            opened = await run_blocking(lambda: self._tail(tail))
+            files = [_Reader(descriptor, offset) for descriptor, offset in opened]
+            try:
+                yield self._lines(files, since, changes)
+            finally:
+                for file in files:
+                    file.close()
 
-    async def _lines(self, files: list["_Reader"], since: datetime | None, follow: bool) -> AsyncIterator[Line]:
+    async def _lines(
+        self, files: list["_Reader"], since: datetime | None, changes: DirectoryWatch | None
+    ) -> AsyncIterator[Line]:
         while True:
-            more = self._more  # taken before the look, so that nothing is missed between look and wait
             for file in list(files):
                 while lines := await run_blocking(file.read):
                     for line in lines:
                         if since is None or line.at > since:
                             yield line
-            if not follow:
+            if changes is None:
                 return
             if not await run_blocking(lambda: self._find_next(files)):
-                with anyio.move_on_after(_LOOK_AGAIN):
-                    await more.wait()
+                await changes.wait(_LOOK_AGAIN)
 
     def _find_next(self, files: list["_Reader"]) -> bool:
         """Open the files after the last one that is being read, and close those that were read to their end."""
         known = files[-1].inode if files else None
         newer: list[_Reader] = []
-        for name in self._names():
+        for name in file_names(self.files):
             try:
                 file = _Reader(os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC), 0)
             except FileNotFoundError:
@@ -209,7 +105,7 @@ class PluginLog:
         found: list[tuple[int, int]] = []
         seen: set[int] = set()
         left = count
-        for name in self._names():
+        for name in file_names(self.files):
             if left is not None and left <= 0 and found:
                 break
             try:
@@ -229,22 +125,6 @@ class PluginLog:
         return found
 
 
-class Sink:
-    """A byte sink of the executor: the output of one stream of one run."""
-
-    def __init__(self, log: PluginLog, stream: str) -> None:
-        self._log = log
-        self._stream = stream
-
-    async def write(self, data: bytes) -> None:
-        """Take these bytes."""
-        self._log.append(self._stream, data)
-
-    async def close(self) -> None:
-        """The stream has ended."""
-        self._log.end(self._stream)
-
-
 class _Reader:
     """One file, read record by record."""
 
@@ -257,6 +137,8 @@ class _Reader:
         """The next whole records; none where there are no more now (blocking)."""
         while self._descriptor >= 0:
             data = os.pread(self._descriptor, _BLOCK, self._offset)
+            if not data and os.fstat(self._descriptor).st_size < self._offset:
+                self._offset = os.fstat(self._descriptor).st_size  # the writer took back what the disk did not take
             whole, newline, _ = data.rpartition(b"\n")
             if not newline and len(data) < _BLOCK:
                 return []
@@ -273,12 +155,6 @@ class _Reader:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _stamped(stream: str, lines: bytes) -> bytes:
-    """Records of these lines, all with this instant."""
-    head = f"{datetime.now(UTC).isoformat(timespec='microseconds')} {stream} ".encode()
-    return head + lines.replace(b"\n", b"\n" + head) + b"\n"
 
 
 def _parsed(records: bytes) -> Iterator[Line]:

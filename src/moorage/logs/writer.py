@@ -1,0 +1,170 @@
+"""The writing side of one plugin's log: records with time and stream, into files that are rotated by size.
+
+In the directory: ``current``, and older ones ``1``, ``2``, ... Each record is one line, ``TIME STREAM TEXT``; a ``+``
+after the stream's name marks a piece of a longer line, which goes on in the next record of that stream.
+
+All this runs in the log keeper, so it imports little. It blocks, but for nothing but the page cache.
+"""
+
+import itertools
+import os
+import time
+
+__all__ = ("LINE_LIMIT", "STREAMS", "LineStream", "LogWriter", "file_names")
+
+LINE_LIMIT = 64 * 1024
+"""Longest line in bytes; a longer one is kept in pieces."""
+
+STREAMS = ("stdout", "stderr")
+
+_OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def file_names(files: int) -> list[str]:
+    """The files of a log, newest first, whether they are there or not."""
+    return ["current", *(str(number) for number in range(1, files))]
+
+
+class LogWriter:
+    """Puts records into the files of one directory, which only one writer at a time may do.
+
+    Writing never fails: with the disk full, lines are dropped, and how many were is a line of its own as soon as there
+    is room again.
+    """
+
+    def __init__(self, directory: str, *, most_bytes: int, files: int) -> None:
+        """Nothing is touched yet. All files together have at most ``most_bytes``, give or take one write."""
+        self.directory = directory
+        self._file_bytes = max(most_bytes // files, 1)
+        self._paths = [os.path.join(directory, name) for name in file_names(files)]
+        self._descriptor = -1
+        self._size = 0
+        self._dropped = 0
+        self._why_dropped = ""
+        self._second, self._second_text = 0, b""
+
+    def head(self, stream: str) -> bytes:
+        """What a record of this instant begins with: RFC 3339 with microseconds, and the stream."""
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second, self._second_text = second, text.encode()
+        return b"%b.%06d+00:00 %b " % (self._second_text, nanoseconds // 1000, stream.encode())
+
+    def write(self, records: list[bytes]) -> None:
+        """Append these pieces, which together are whole records."""
+        try:
+            if self._descriptor < 0:
+                self._open()
+            if self._size and self._size + sum(map(len, records)) > self._file_bytes:
+                self._rotate()
+            if self._dropped:
+                note = f"moorage: {self._dropped} lines were dropped: {self._why_dropped}\n"
+                self._put([self.head("stderr"), note.encode(), *records])
+                self._dropped = 0
+            else:
+                self._put(records)
+        except OSError as error:
+            self._dropped += sum(piece.count(b"\n") for piece in records)
+            self._why_dropped = error.strerror or str(error)
+
+    def close(self) -> None:
+        """Close the file; the next write opens it again. May be repeated."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _put(self, records: list[bytes]) -> None:
+        length = sum(map(len, records))
+        try:
+            written = os.writev(self._descriptor, records)
+            if written < length:
+                rest = memoryview(b"".join(records))
+                while written < length:  # the disk is full, most likely: then the next one says so
+                    written += os.write(self._descriptor, rest[written:])
+        except OSError:
+            try:
+                os.ftruncate(self._descriptor, self._size)  # no half a line for the readers
+            except OSError:
+                pass  # they can tell half a line
+            raise
+        self._size += length
+
+    def _open(self) -> None:
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        descriptor = os.open(self._paths[0], _OPEN, 0o600)
+        try:
+            self._size = os.fstat(descriptor).st_size
+            if self._size and os.pread(descriptor, 1, self._size - 1) != b"\n":
+                self._size += os.write(descriptor, b"\n")  # a writer was killed within a record
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def _rotate(self) -> None:
+        self.close()
+        older = self._paths[::-1]
+        if len(older) == 1:
+            os.unlink(older[0])
+        for old, new in itertools.pairwise(older):
+            try:
+                os.rename(new, old)
+            except FileNotFoundError:
+                pass
+        self._open()
+
+
+class LineStream:
+    """One stream of one run: makes records of its bytes. What is no whole line yet waits here for its end."""
+
+    def __init__(self, writer: LogWriter, name: str) -> None:
+        self._writer = writer
+        self._name = name
+        self._piece_name = f"{name}+"
+        self._rest = bytearray()
+
+    def take(self, data: bytes) -> None:
+        """Take output, of any length."""
+        records: list[bytes] = []
+        for begin in range(0, len(data), LINE_LIMIT):
+            self._take(data[begin : begin + LINE_LIMIT], records)
+        if records:
+            self._writer.write(records)
+
+    def _take(self, data: bytes, records: list[bytes]) -> None:
+        """Make records of one block, which is so short that no line within it is too long."""
+        first = data.find(b"\n") if b"\n" in data else len(data)
+        if len(self._rest) + first > LINE_LIMIT:
+            self._rest += data[:first]
+            data = data[first:]
+            while len(self._rest) > LINE_LIMIT:
+                records += self._piece()
+        cut = data.rfind(b"\n")
+        if cut >= 0:
+            mark = self._writer.head(self._name)
+            records += (mark, bytes(self._rest), data[:cut].replace(b"\n", b"\n" + mark), b"\n")
+            self._rest.clear()
+        self._rest += data[cut + 1 :]
+
+    def _piece(self) -> list[bytes]:
+        """A record of the most of what waits; a character of UTF-8 is left whole where it is one."""
+        end = min(len(self._rest), LINE_LIMIT)
+        for back in range(4):
+            if end < len(self._rest) and end - back > 0 and self._rest[end - back] & 0xC0 != 0x80:
+                end -= back
+                break
+        piece = bytes(self._rest[:end])
+        del self._rest[:end]
+        return [self._writer.head(self._piece_name), piece, b"\n"]
+
+    def flush(self) -> None:
+        """Write what waits as a piece of a line."""
+        if self._rest:
+            self._writer.write(self._piece())
+
+    def end(self) -> None:
+        """The stream has ended, perhaps within a line. May be repeated."""
+        if self._rest:
+            self._writer.write([self._writer.head(self._name), bytes(self._rest), b"\n"])
+            self._rest.clear()

@@ -1,0 +1,190 @@
+"""The log keeper without a process: what it says and is told, how it stamps, splits, rotates and drops, its pace."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moorage.logs.keeper import _LONGEST, _SHORTEST, _Pace
+from moorage.logs.wire import GREETING, MAGIC, PACKET_BYTES, QUIT, Request, pack, parse_request, unpack
+from moorage.logs.writer import LINE_LIMIT, LineStream, LogWriter
+
+RECORD = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 (stdout|stderr)(\+?) (.*)")
+
+
+class Memory(LogWriter):
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__("/nowhere", most_bytes=1, files=1)
+        self.written = b""
+
+    def write(self, records: list[bytes]) -> None:
+        self.written += b"".join(records)
+
+    def records(self) -> list[tuple[bytes, bytes]]:
+        """Mark and text of each record; all of them are stamped, and end."""
+        assert self.written.endswith(b"\n") or not self.written
+        found = []
+        for line in self.written.split(b"\n")[:-1]:
+            match = RECORD.fullmatch(line)
+            assert match, line
+            found.append((match[2], match[3]))
+        return found
+
+
+# ---- what is said
+
+
+def test_requests_are_read_as_they_were_written() -> None:
+    asked = Request("A", "id.run", "/var/log dir/ü", 1000, 3)
+    assert parse_request(pack(*asked)) == asked
+    assert parse_request(pack("F", "id.run")) == Request("F", "id.run")
+    assert parse_request(QUIT) == Request("Q")
+    assert unpack(pack("r", "key", "why not")) == ("r", ["key", "why not"])
+
+
+def test_a_path_that_is_no_text_and_the_longest_one_come_through() -> None:
+    for path in (os.fsdecode(b"/\xff\xfe"), "/" + "x" * 4095):
+        packet = pack("A", "k" * 255, path, 2**40, 100)
+        assert len(packet) < PACKET_BYTES
+        assert parse_request(packet).directory == path
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused_and_nothing_else_happens(packet: bytes) -> None:
+    try:
+        request = parse_request(packet)
+    except ValueError:
+        return
+    assert request.verb in "AFQ"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [b"", b"X", b"F", b"Fa\0b", b"QQ", b"Ak\0/d\0001", b"A\0/d\0001\0001", b"Ak\0d\0001\0001",
+     b"Ak\0/d\0000\0001", b"Ak\0/d\0001\0000", b"Ak\0/d\0001\0001000000000", b"Ak\0/d\000x\0001"],
+)  # fmt: skip
+def test_a_request_with_a_flaw_is_refused(packet: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_request(packet)
+
+
+def test_what_no_version_may_change() -> None:
+    assert (MAGIC, QUIT) == (b"moorage log keeper ", b"Q")
+    assert len(GREETING) == len(MAGIC) + 1
+
+
+# ---- stamping and splitting
+
+
+@given(st.lists(st.binary(max_size=300)), st.booleans())
+def test_every_byte_is_kept_in_order_whatever_the_pieces(pieces: list[bytes], flush: bool) -> None:
+    out = Memory()
+    stream = LineStream(out, "stdout")
+    for piece in pieces:
+        stream.take(piece)
+        if flush:
+            stream.flush()
+    stream.end()
+    stream.end()
+    joined = b"".join(text + (b"" if mark else b"\n") for mark, text in out.records())
+    assert joined.removesuffix(b"\n") == b"".join(pieces).removesuffix(b"\n")
+
+
+@given(
+    st.lists(st.integers(0, 3 * LINE_LIMIT), min_size=1, max_size=5),
+    st.lists(st.integers(1, 2 * LINE_LIMIT), min_size=1, max_size=6),
+)
+def test_no_record_is_longer_than_the_limit(lengths: list[int], cuts: list[int]) -> None:
+    lines = [bytes([97 + number % 26]) * length for number, length in enumerate(lengths)]
+    data, place, number = b"\n".join(lines) + b"\n", 0, 0
+    out = Memory()
+    stream = LineStream(out, "stdout")
+    while place < len(data):
+        cut = cuts[number % len(cuts)]
+        stream.take(data[place : place + cut])
+        place, number = place + cut, number + 1
+    assert max(len(text) for _, text in out.records()) <= LINE_LIMIT
+    whole = b"".join(text + (b"" if mark else b"\n") for mark, text in out.records())
+    assert whole == data
+
+
+def test_a_character_is_not_cut_in_two() -> None:
+    out = Memory()
+    stream = LineStream(out, "stderr")
+    text = "x" + "€" * LINE_LIMIT
+    stream.take(text.encode())
+    stream.end()
+    assert "".join(piece.decode() for _, piece in out.records()) == text
+    assert len(out.records()) > 2
+
+
+def test_both_streams_are_told_apart_and_wait_for_their_own_ends() -> None:
+    out = Memory()
+    stdout, stderr = LineStream(out, "stdout"), LineStream(out, "stderr")
+    stdout.take(b"on")
+    stderr.take(b"other\n")
+    stdout.take(b"e\n")
+    assert [line.split(b" ")[1:] for line in out.written.splitlines()] == [[b"stderr", b"other"], [b"stdout", b"one"]]
+
+
+# ---- files
+
+
+def test_one_file_alone_is_bounded_too(tmp_path: Path) -> None:
+    writer = LogWriter(str(tmp_path), most_bytes=1000, files=1)
+    for number in range(100):
+        writer.write([b"%099d\n" % number])
+    assert (tmp_path / "current").stat().st_size <= 1000
+    assert (tmp_path / "current").read_bytes().endswith(b"99\n")
+    writer.close()
+
+
+def test_a_rotation_goes_on_where_a_file_was_taken_away(tmp_path: Path) -> None:
+    writer = LogWriter(str(tmp_path / "log"), most_bytes=300, files=3)
+    for number in range(48):
+        writer.write([b"%049d\n" % number])
+        if number % 7 == 0:
+            for path in (tmp_path / "log").iterdir():
+                path.unlink()
+        if number == 28:
+            (tmp_path / "log").rmdir()  # and the writer makes it again
+    assert (tmp_path / "log" / "current").read_bytes().endswith(b"47\n")
+    writer.close()
+
+
+# ---- pace
+
+
+def test_little_is_waited_for_longer_and_much_not_at_all() -> None:
+    pace = _Pace()
+    pauses = [pace.after(128) for _ in range(20)]
+    assert pauses[0] == _SHORTEST
+    assert pauses[-1] == _LONGEST
+    assert [pace.after(300_000) for _ in range(4)][-1] == 0.0
+
+
+# ---- size
+
+
+def test_the_keeper_imports_nothing_that_is_large() -> None:
+    program = "import sys, moorage.logs.keeper; print(*sorted(sys.modules))"
+    source = Path(__file__).resolve().parents[2] / "src"
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", program],
+        env={"PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = done.stdout.split()
+    ours = {name.removeprefix("moorage") for name in loaded if name.startswith("moorage")}
+    assert ours == {"", "._version", ".logs", ".logs.keeper", ".logs.wire", ".logs.writer"}
+    large = ("anyio", "asyncio", "aiohttp", "msgspec", "logging", "subprocess", "inspect", "json", "pathlib")
+    assert not set(loaded) & set(large)
