@@ -516,6 +516,26 @@ def test_m18_sigterm_leaves_plugins_running_and_down_leaves_only_data(own: Engin
     own.until("p", "ready")
 
 
+def test_m08_without_live_restore_plugins_end_with_the_engine_and_start_anew_after_kill_9(own: EngineProcess) -> None:
+    own.create("p")
+    own.enable("p")
+    first = own.more("p")["Pid"]
+    own.end(signal.SIGKILL)
+    own.live_restore = False
+    own.start()
+    assert own.info()["LiveRestoreEnabled"] is False
+    more = own.until("p", "ready")
+    assert more["Pid"] != first
+    assert not leftovers.is_alive(first)
+    assert (more["Restarts"], more["LastExit"]) == (0, None)
+    assert own.end() == 0
+    assert not leftovers.is_alive(more["Pid"])
+    assert own.left() == []
+    own.live_restore = True
+    own.start()
+    own.until("p", "ready")
+
+
 def test_case_003_after_a_hard_reset_everything_comes_back(own: EngineProcess) -> None:
     own.create("p")
     own.enable("p")

@@ -28,7 +28,10 @@ from pathlib import Path
 from moorage.serving import ServeOptions, run_engine, take_down
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 what = {"serve": run_engine, "down": take_down}[sys.argv[1]]
-options = ServeOptions(Path(sys.argv[2]), Path(sys.argv[3]), containerd=sys.argv[4] or None, namespace=sys.argv[5])
+options = ServeOptions(
+    Path(sys.argv[2]), Path(sys.argv[3]), containerd=sys.argv[4] or None, namespace=sys.argv[5],
+    live_restore=sys.argv[6] != "no-live-restore",
+)
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
 
@@ -98,18 +101,22 @@ class UnixConnection(http.client.HTTPConnection):
 class EngineProcess:
     """An engine below two directories: started, killed and started again by a test."""
 
-    def __init__(self, base: Path, *, containerd: str = "", namespace: str = "plugins.moby") -> None:
+    def __init__(
+        self, base: Path, *, containerd: str = "", namespace: str = "plugins.moby", live_restore: bool = True
+    ) -> None:
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"
         self.log = base / "engine.log"
         self.containerd, self.namespace = containerd, namespace
+        self.live_restore = live_restore
         self.child: subprocess.Popen[bytes] | None = None
 
     # the process
 
     def _popen(self, verb: str) -> subprocess.Popen[bytes]:
         arguments = [verb, str(self.root), str(self.exec_root), self.containerd, self.namespace]
+        arguments.append("live-restore" if self.live_restore else "no-live-restore")
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-c", SERVE, *arguments], stdout=output, stderr=output, start_new_session=True

@@ -151,7 +151,7 @@ def info_to_api(info: EngineInfo, plugins: Sequence[PluginView]) -> dict[str, ob
         "Driver": info.snapshotter,
         "DriverStatus": [],
         "Plugins": {kind: _names_of(plugins, capability) for kind, capability in _KINDS.items()},
-        "LiveRestoreEnabled": True,
+        "LiveRestoreEnabled": info.live_restore,
         "KernelVersion": platform.release(),
         "OperatingSystem": _operating_system(),
         "OSType": "linux",

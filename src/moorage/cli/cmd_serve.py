@@ -31,14 +31,22 @@ def _places(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> "ServeOptions":
+def _options(
+    root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None, live_restore: bool
+) -> "ServeOptions":
     from moorage.serving import ServeOptions
 
     host = click.get_current_context().find_root().params["host"]
     # The default host follows the run-time directory, wherever that is.
     socket = None if host == DEFAULT_HOST else Path(socket_of(host))
     return ServeOptions(
-        Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket, namespace, containerd, group
+        Path(os.path.abspath(root)),
+        Path(os.path.abspath(exec_root)),
+        socket,
+        namespace,
+        containerd,
+        group,
+        live_restore,
     )
 
 
@@ -49,7 +57,15 @@ def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None
 )
 @_places
 @click.option("--group", envvar="MOORAGE_GROUP", help="Whose members may use the API, besides root.")
-def command(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> int:
+@click.option(
+    "--live-restore/--no-live-restore",
+    envvar="MOORAGE_LIVE_RESTORE",
+    default=True,
+    help="Whether plugins go on running when the engine ends (the default), or end with it, and containerd too.",
+)
+def command(
+    root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None, live_restore: bool
+) -> int:
     """Serve; the exit status."""
     import logging
 
@@ -58,7 +74,7 @@ def command(root: Path, exec_root: Path, namespace: str, containerd: str | None,
     from moorage.serving import run_engine
 
     logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
-    options = _options(root, exec_root, namespace, containerd, group)
+    options = _options(root, exec_root, namespace, containerd, group, live_restore)
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
 
 
@@ -74,5 +90,5 @@ def down(root: Path, exec_root: Path, namespace: str, containerd: str | None) ->
 
     from moorage.serving import take_down
 
-    options = _options(root, exec_root, namespace, containerd, None)
+    options = _options(root, exec_root, namespace, containerd, None, True)
     return anyio.run(take_down, options, backend_options={"use_uvloop": True})

@@ -42,11 +42,22 @@ class Engine:
     Made with its records read; ``serve`` gives it something to run them on, as often as that is lost and found.
     """
 
-    def __init__(self, store: Store, runtime: Path, choice: Choice, tasks: TaskGroup, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runtime: Path,
+        choice: Choice,
+        tasks: TaskGroup,
+        timeouts: Timeouts,
+        *,
+        live_restore: bool = True,
+    ) -> None:
+        """Without ``live_restore`` no plugin is taken over that an earlier engine has left running: it starts anew."""
         self._store = store
         self._runtime = runtime
         self._choice = choice
         self._timeouts = timeouts
+        self._live_restore = live_restore
         self._started_at = datetime.now(UTC)
         self._events = EventLog()
         self._registry = Registry()
@@ -92,6 +103,7 @@ class Engine:
             snapshotter=self._creation.snapshotter,
             started_at=self._started_at,
             engine_id=self._choice.engine_id,
+            live_restore=self._live_restore,
         )
 
     def list(self) -> Sequence[PluginView]:
@@ -348,7 +360,10 @@ class Engine:
             )
 
     async def _restore(self, plugin: Plugin, owners: dict[str, str], start: bool) -> None:
-        await self._work.inboxes.run(plugin.id, logged(plugin, lambda: self._work.restore(plugin, owners, start=start)))
+        # whoever starts nothing only takes over, to end it
+        anew = start and not self._live_restore
+        job = logged(plugin, lambda: self._work.restore(plugin, owners, start=start, anew=anew))
+        await self._work.inboxes.run(plugin.id, job)
 
     async def _sweep(self, machinery: Machinery, owners: dict[str, str]) -> None:
         """Remove what belongs to no plugin: of creates and removals that were cut off. Failures are logged."""

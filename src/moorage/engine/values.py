@@ -115,3 +115,5 @@ class EngineInfo:
     started_at: datetime
     engine_id: str
     """Stays over restarts."""
+    live_restore: bool = True
+    """Whether plugins go on running when the engine ends, and are taken over by the next one."""

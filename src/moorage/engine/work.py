@@ -309,10 +309,10 @@ class Work:
 
     # taking over
 
-    async def restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
+    async def restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool, anew: bool = False) -> None:
         """Find out what became of it while no engine was there, and go on from that.
 
-        Without ``start`` nothing is started that does not run.
+        Without ``start`` nothing is started that does not run; with ``anew`` what runs is ended and started again.
         """
         machinery = self.need_machinery()
         record = plugin.record
@@ -322,7 +322,10 @@ class Work:
         is_there = record.container in owners
         if record.enabled and is_there:
             exit = await adopt(plugin, machinery)
-            if exit is None:
+            if exit is None and anew:
+                await self.stop(plugin)
+                await self.start_again(plugin)
+            elif exit is None:
                 await self._adopted(plugin, machinery)
             elif start:
                 plugin.become(Life(State.READY, record.failures))
