@@ -4,7 +4,6 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +17,11 @@ from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
-from moorage.engine.lifecycle import RestartPolicy, Restarts, State
+from moorage.engine.lifecycle import State
 from moorage.engine.machinery import Machinery
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
+from moorage.engine.policy import changed_policy
 from moorage.engine.registry import Registry
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
@@ -185,10 +185,10 @@ class Engine:
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid."""
         plugin = self._registry.get(name)
-        _changed(plugin.record.policy, change)  # so that a wrong one is refused at once
+        changed_policy(plugin.record.policy, change)  # so that a wrong one is refused at once
 
         async def job() -> None:
-            await self._work.save(plugin, policy=_changed(plugin.record.policy, change))
+            await self._work.save(plugin, policy=changed_policy(plugin.record.policy, change))
 
         await self._do(plugin, job)
         return plugin.view()
@@ -377,25 +377,6 @@ class Engine:
             await run_blocking(lambda: self._store.sweep(known))
         except (errors.MoorageError, OSError) as error:
             log.warning("cannot remove all that was left: %s", error)
-
-
-def _changed(policy: RestartPolicy, change: PolicyChange) -> RestartPolicy:
-    made = policy
-    if change.restarts is not None:
-        try:
-            made = replace(made, restarts=Restarts(change.restarts))
-        except ValueError as error:
-            names = ", ".join(each.value for each in Restarts)
-            raise errors.Invalid(f"cannot restart {change.restarts!r}: it must be one of {names}") from error
-    if change.most is not None:
-        if change.most < 0:
-            raise errors.Invalid(f"cannot restart {change.most} times: it must be 0 (no limit) or more")
-        made = replace(made, most=change.most or None)
-    if change.stop_timeout is not None:
-        if not 0 <= change.stop_timeout <= 3600:
-            raise errors.Invalid(f"cannot wait {change.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
-        made = replace(made, stop_timeout=change.stop_timeout)
-    return made
 
 
 def _boot_id() -> str:
