@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from moorage.client import MoorageClient
+from moorage.engine.doctor_engine import examine_engine
+from moorage.engine.findings import Verdict
 from support import leftovers
 from support.engines import EngineProcess, Refused, UnixConnection, config, engine, kill
 from support.foreground import wait_until
@@ -608,6 +611,15 @@ def test_m08_a_bad_record_is_skipped(own: EngineProcess) -> None:
     assert [plugin["Name"] for plugin in own.plugins()] == ["good:latest"]
     assert "plugin.json" in own.log.read_text()
     own.enable("good")
+
+
+def test_l03_doctor_finds_an_engine_that_works(house: EngineProcess) -> None:
+    found = {
+        each.subject: each for each in examine_engine(house.root, house.socket, MoorageClient(str(house.socket)).info)
+    }
+    assert [found[each].verdict for each in ("engine", "engine socket")] == [Verdict.GOOD, Verdict.GOOD]
+    assert f"answers on {house.socket}, with containerd " in found["engine"].text
+    assert found["engine socket"].text == f"root may use {house.socket}"
 
 
 # ---- events
