@@ -19,6 +19,7 @@ from moorage._lib.backoff import pauses
 from moorage._lib.groups import background_tasks
 from moorage._lib.notify import ServiceManager
 from moorage._lib.threads import remove_tree, run_blocking
+from moorage.api.metrics import serve_metrics
 from moorage.api.server import serve_api
 from moorage.containerd.supervisor import PrivateContainerd, supervise
 from moorage.engine.engine import Engine
@@ -52,6 +53,8 @@ class ServeOptions:
     group: str | None = None
     """Whose members may use the API, besides root."""
     timeouts: Timeouts = DEFAULT
+    metrics_address: str | None = None
+    """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ async def run_engine(options: ServeOptions) -> int:
         async with (
             background_tasks() as tasks,
             serve_api(engine, socket, options.group),
+            serve_metrics(engine, options.metrics_address),
             kept_informed(manager, engine, options.timeouts),
         ):
             log.info("the API listens on %s", socket)
@@ -168,7 +172,9 @@ async def _machinery(engine: Engine, ground: _Ground, *, start: bool) -> AsyncIt
     options, choice = ground.options, ground.choice
     async with (
         _containerd(ground) as address,
-        open_machinery(address, options.exec_root, choice.namespace, engine, options.timeouts) as machinery,
+        open_machinery(
+            address, options.exec_root, choice.namespace, engine, options.timeouts, engine.meter.called
+        ) as machinery,
         engine.working_on(machinery, address, start=start),
     ):
         yield

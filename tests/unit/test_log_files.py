@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.logs.files import LINE_LIMIT, Line, PluginLog
+from moorage.logs.files import LINE_LIMIT, Line, LogTotals, PluginLog
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +154,7 @@ async def test_a_disk_that_takes_nothing_drops_lines_and_says_how_many(tmp_path:
     (tmp_path / "log").unlink()
     log.append("stdout", b"c\n")
     assert await texts(log) == ["moorage: 2 lines were dropped: File exists", "c"]
+    assert log.totals() == LogTotals({"stdout": 6, "stderr": 0}, dropped_lines=2)
     log.close()
 
 

@@ -15,7 +15,7 @@ import anyio
 
 from moorage._lib.threads import run_blocking
 
-__all__ = ("LINE_LIMIT", "Line", "PluginLog", "Sink")
+__all__ = ("LINE_LIMIT", "Line", "LogTotals", "PluginLog", "Sink")
 
 LINE_LIMIT = 64 * 1024
 """Longest line in bytes; a longer one is kept in pieces."""
@@ -37,6 +37,16 @@ class Line:
     """Bytes that are no UTF-8 are shown as ``\\xNN``."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogTotals:
+    """What a log took since it was made."""
+
+    bytes: dict[str, int]
+    """Output by stream (stdout, stderr), as it came."""
+    dropped_lines: int
+    """Lines of it that are lost, because they could not be written."""
+
+
 class PluginLog:
     """The log of one plugin, in a directory of its own. Used from one event loop.
 
@@ -54,7 +64,13 @@ class PluginLog:
         self._rest = dict.fromkeys(_STREAMS, b"")
         self._dropped = 0
         self._why_dropped = ""
+        self._taken = dict.fromkeys(_STREAMS, 0)
+        self._lost = 0
         self._more = anyio.Event()
+
+    def totals(self) -> LogTotals:
+        """What was taken since this was made. The one place that knows, wherever the writer is."""
+        return LogTotals(dict(self._taken), self._lost)
 
     # writing
 
@@ -64,6 +80,7 @@ class PluginLog:
 
     def append(self, stream: str, data: bytes) -> None:
         """Take output. What is no whole line yet waits for its end."""
+        self._taken[stream] += len(data)
         whole, newline, rest = (self._rest[stream] + data).rpartition(b"\n")
         made = _stamped(stream, whole) if newline else b""
         while len(rest) > LINE_LIMIT:
@@ -100,7 +117,8 @@ class PluginLog:
                 self._dropped = 0
             self._put(records)
         except OSError as error:
-            self._dropped += records.count(b"\n")
+            self._dropped += (lines := records.count(b"\n"))
+            self._lost += lines
             self._why_dropped = error.strerror or str(error)
         more, self._more = self._more, anyio.Event()
         more.set()
