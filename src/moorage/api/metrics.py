@@ -221,12 +221,20 @@ def _refuse_others(address: _Address, found: str) -> None:
     """Raises: Invalid for a name that is an address which other machines can reach."""
     if ipaddress.ip_address(found).is_loopback:
         return
-    if found != address.host:
+    if not _is_that(address.host, found):
         raise errors.Invalid(
             f"cannot serve metrics on {address}: it is {found}, which other machines can reach; "
             f"if they may read metrics without a password, give that address itself"
         )
     log.warning("other machines can read the metrics on %s, without a password", address)
+
+
+def _is_that(host: str, found: str) -> bool:
+    """Whether the host is this address, in whatever spelling, and no name for it."""
+    try:
+        return ipaddress.ip_address(host) == ipaddress.ip_address(found)
+    except ValueError:
+        return False
 
 
 def _why(error: OSError | UnicodeError) -> str:
