@@ -1,7 +1,6 @@
 """An exposition, read as Prometheus would."""
 
 import urllib.request
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -35,5 +34,4 @@ def families(text: str) -> dict[str, tuple[str, set[str]]]:
 def fetch(url: str, **headers: str) -> str:
     """What a URL answers."""
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-        body: Any = answer.read()
-        return str(body.decode())
+        return str(answer.read().decode())

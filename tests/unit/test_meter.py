@@ -206,10 +206,10 @@ def test_the_exposition_says_the_same_in_both_formats(play: Any) -> None:
             assert plain_type.startswith("text/plain; version=0.0.4")
             assert open_type.startswith("application/openmetrics-text; version=1.0.0")
             assert open_.endswith(b"# EOF\n")
-            assert samples(text_string_to_metric_families(plain.decode())) == samples(parse_openmetrics(open_.decode()))  # type: ignore[no-untyped-call]  # theirs
-            assert (
-                samples(text_string_to_metric_families(plain.decode()))["moorage_plugin_ready", (("plugin", P),)] == 1
-            )
+            found = samples(text_string_to_metric_families(plain.decode()))
+            theirs: Any = parse_openmetrics
+            assert found == samples(theirs(open_.decode()))
+            assert found["moorage_plugin_ready", (("plugin", P),)] == 1
 
     play(scene)
 
