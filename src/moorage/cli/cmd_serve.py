@@ -31,15 +31,15 @@ def _places(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> "ServeOptions":
+def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, **more: str | None) -> "ServeOptions":
     from moorage.serving import ServeOptions
 
     host = click.get_current_context().find_root().params["host"]
     # The default host follows the run-time directory, wherever that is.
     socket = None if host == DEFAULT_HOST else Path(socket_of(host))
-    return ServeOptions(
-        Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket, namespace, containerd, group
-    )
+    places = Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket
+    group, metrics_address = more.get("group"), more.get("metrics_address")
+    return ServeOptions(*places, namespace, containerd, group, metrics_address=metrics_address)
 
 
 @click.command(
@@ -49,7 +49,20 @@ def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None
 )
 @_places
 @click.option("--group", envvar="MOORAGE_GROUP", help="Whose members may use the API, besides root.")
-def command(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> int:
+@click.option(
+    "--metrics-address",
+    metavar="HOST:PORT",
+    envvar="MOORAGE_METRICS_ADDRESS",
+    help="Serve GET /metrics for Prometheus here, too; to be reached from other machines, HOST must be an address.",
+)
+def command(
+    root: Path,
+    exec_root: Path,
+    namespace: str,
+    containerd: str | None,
+    group: str | None,
+    metrics_address: str | None,
+) -> int:
     """Serve; the exit status."""
     import logging
 
@@ -58,7 +71,7 @@ def command(root: Path, exec_root: Path, namespace: str, containerd: str | None,
     from moorage.serving import run_engine
 
     logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
-    options = _options(root, exec_root, namespace, containerd, group)
+    options = _options(root, exec_root, namespace, containerd, group=group, metrics_address=metrics_address)
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
 
 
@@ -74,5 +87,5 @@ def down(root: Path, exec_root: Path, namespace: str, containerd: str | None) ->
 
     from moorage.serving import take_down
 
-    options = _options(root, exec_root, namespace, containerd, None)
+    options = _options(root, exec_root, namespace, containerd)
     return anyio.run(take_down, options, backend_options={"use_uvloop": True})
