@@ -45,7 +45,7 @@ class PluginLog:
     """The log of one plugin, in a directory of its own. The log keeper writes it."""
 
     def __init__(self, directory: Path, *, most_bytes: int = 10 * 1024 * 1024, files: int = 3) -> None:
-        """Nothing is touched. All files together have at most ``most_bytes``, give or take one write."""
+        """Nothing is touched. All files together have about ``most_bytes``: each may end with one write too much."""
         self.directory = directory
         self.most_bytes = most_bytes
         self.files = files

@@ -59,7 +59,7 @@ class LogWriter:
     """
 
     def __init__(self, directory: str, *, most_bytes: int, files: int) -> None:
-        """Nothing is touched yet. All files together have at most ``most_bytes``, give or take one write."""
+        """Nothing is touched yet. All have about ``most_bytes`` together: each may end with one write too much."""
         self.directory = directory
         self._file_bytes = max(most_bytes // files, 1)
         self._paths = [os.path.join(directory, name) for name in file_names(files)]
