@@ -25,6 +25,7 @@ from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
 from moorage.engine.policy import changed_policy
 from moorage.engine.registry import Registry
+from moorage.engine.restoring import Restoring
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.engine.work import Job, Work, check_unused, logged
@@ -65,6 +66,7 @@ class Engine:
         self._registry = Registry()
         self.meter = Meter()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
+        self._restoring = Restoring(self._work, tasks, live=live_restore)
         self._creation = Creation(self._work, self._take)
         self._address = ""
 
@@ -368,9 +370,7 @@ class Engine:
             )
 
     async def _restore(self, plugin: Plugin, owners: dict[str, str], start: bool) -> None:
-        # whoever starts nothing only takes over, to end it
-        anew = start and not self._live_restore
-        job = logged(plugin, lambda: self._work.restore(plugin, owners, start=start, anew=anew))
+        job = logged(plugin, lambda: self._restoring.restore(plugin, owners, start=start))
         await self._work.inboxes.run(plugin.id, job)
 
     async def _sweep(self, machinery: Machinery, owners: dict[str, str]) -> None:

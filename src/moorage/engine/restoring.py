@@ -1,0 +1,100 @@
+"""What an engine does with each plugin when it begins: takes over what runs, starts what is wanted, clears the rest."""
+
+import logging
+
+import anyio
+from anyio.abc import TaskGroup
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.engine.lifecycle import Event, Life, State
+from moorage.engine.machinery import Machinery
+from moorage.engine.plugin import Plugin
+from moorage.engine.running import adopt, await_ready, remove_strays
+from moorage.engine.work import AWAY, Work, last_exit_of, logged
+
+__all__ = ("Restoring",)
+
+log = logging.getLogger(__name__)
+
+
+class Restoring:
+    """The jobs of a start, for any plugin."""
+
+    def __init__(self, work: Work, tasks: TaskGroup, *, live: bool) -> None:
+        """Without ``live`` what runs is ended and started again."""
+        self._work = work
+        self._tasks = tasks
+        self._live = live
+
+    async def restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
+        """Find out what became of it while no engine was there, and go on from that.
+
+        ``owners``: the containers that there are. Without ``start`` nothing is started that does not run. Where
+        containerd cannot be asked it is tried again by itself.
+        """
+        try:
+            await self._restore(plugin, owners, start=start)
+        except errors.Unavailable as error:
+            if plugin.state is not State.DISABLED:
+                raise  # a stop or a removal that goes on by itself
+            plugin.problem = str(error)
+            log.warning("cannot find out what became of plugin %s, it is tried again: %s", plugin.name, error)
+            self._tasks.start_soon(self._again, plugin, start)
+
+    async def _again(self, plugin: Plugin, start: bool) -> None:
+        await anyio.sleep(AWAY)
+
+        async def job() -> None:
+            if plugin.state is State.DISABLED and plugin.run is None and not plugin.stops:  # nobody else was quicker
+                plugin.problem = ""
+                await self.restore(plugin, await self._work.need_machinery().owners(), start=start)
+
+        self._work.inboxes.put(plugin.id, logged(plugin, job))
+
+    async def _restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
+        machinery = self._work.need_machinery()
+        record = plugin.record
+        if record.removing:
+            await self._work.erase(plugin)
+        elif record.enabled and record.container in owners:
+            await self._take_over(plugin, machinery, start=start)
+        else:
+            await remove_strays(plugin, machinery)
+            if not record.enabled or not start:
+                await run_blocking(plugin.places.clear)
+            else:
+                await self._work.start_again(plugin)
+
+    async def _take_over(self, plugin: Plugin, machinery: Machinery, *, start: bool) -> None:
+        """What to do about the run that its record names, of which there is a container."""
+        exit = await adopt(plugin, machinery)
+        if exit is not None:
+            if start:
+                failures = plugin.record.failures
+                plugin.become(Life(State.READY, failures))
+                await self._work.ended(plugin, last_exit_of(exit), is_failure=exit.code != 0, steady=failures == 0)
+        elif not start:  # it is held, to be ended: nobody waits until it is ready
+            plugin.move(Event.ADOPTED)
+        elif self._live:
+            await self._adopted(plugin, machinery)
+        else:
+            await self._work.stop(plugin)
+            await self._work.start_again(plugin)
+
+    async def _adopted(self, plugin: Plugin, machinery: Machinery) -> None:
+        """It runs: wait until it is ready, as at its start."""
+        run = plugin.run
+        assert run is not None
+        plugin.move(Event.ADOPTED)
+        plugin.starting = anyio.CancelScope()
+        try:
+            with plugin.starting:
+                socket = plugin.places.socket(plugin.config)
+                await await_ready(plugin, run, machinery, socket, self._work.timeouts.ready)
+                plugin.move(Event.ACCEPTED)
+        except errors.MoorageError as error:
+            await self._work.failed(plugin, error)
+        finally:
+            plugin.starting = None
+        await remove_strays(plugin, machinery)
