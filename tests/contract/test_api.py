@@ -70,6 +70,8 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("GET", f"{OURS}/on/figures", None, {}, 404, "page not found"),
     ("GET", f"{OURS}/no:1/stats", None, {}, 404, NO),
     ("GET", f"{OURS}/off/stats", None, {}, 409, "does not run: it is disabled"),
+    ("GET", f"{OURS}/no:1/path?path=/x", None, {}, 404, NO),
+    ("GET", f"{OURS}/off/path?path=/x", None, {}, 409, "cannot find /x of plugin"),
     ("POST", f"{OURS}/off/exec?command=%5B%22x%22%5D", None, {}, 409, "does not run"),
     # versions
     ("GET", "/v1.23/version", None, {}, 400, "client version 1.23 is too old. Minimum supported API version is 1.24"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from moorage import errors
 from moorage.client import MoorageClient
 from moorage.engine.doctor_engine import examine_engine
 from moorage.engine.findings import Verdict
@@ -366,6 +367,24 @@ def test_d01_a_forced_collection_while_all_are_disabled_loses_nothing(house: Eng
     house.remove("c")  # removing the last user of something collects, and waits for it
     for name in ("a", "b"):
         house.enable(name)
+
+
+def test_m15_the_engine_says_where_on_the_host_a_path_of_the_plugin_is(house: EngineProcess) -> None:
+    house.create("p", config(propagatedMount="/data"), conf=b"of the package")
+    client = MoorageClient(f"unix://{house.socket}")
+    with pytest.raises(
+        errors.Conflict, match="cannot find /conf of plugin p:latest: it is disabled, and its root file"
+    ):
+        client.host_path("p", "/conf")
+    propagated = Path(client.host_path("p", "/data/v1"))
+    assert propagated == house.root / "plugins" / house.inspect("p")["Id"] / "propagated-mount/v1"
+    house.enable("p")
+    assert Path(client.host_path("p", "/conf")).read_bytes() == b"of the package"
+    assert Path(client.host_path("p", "/data2")).parent == Path(client.host_path("p", "/conf")).parent
+    assert Path(client.host_path("p", "/data/v1")) == propagated
+    for inside in ("conf", "", "/a%00"):
+        with pytest.raises(Refused, match=r"400: cannot find .* in plugin p:latest: a path inside it begins with /"):
+            house.ours("GET", "p", f"path?path={inside}")
 
 
 def test_case_076_files_in_the_propagated_mount_stay_and_mounts_go(house: EngineProcess) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from moorage import errors
 from moorage._lib import threads
-from moorage.engine import creation, measuring, meter, plugin, restoring, running, work
+from moorage.engine import adding, creation, measuring, meter, plugin, restoring, running, work
 from moorage.engine import engine as engine_module
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
@@ -359,7 +359,7 @@ async def run_at_once(function: Callable[[], Any]) -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
-    for module in (threads, work, running, restoring, engine_module, creation, measuring):
+    for module in (threads, work, running, restoring, adding, engine_module, creation, measuring):
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
     clock = SimpleNamespace(monotonic=anyio.current_time)

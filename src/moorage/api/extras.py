@@ -21,6 +21,7 @@ __all__ = (
     "holders",
     "info",
     "logs",
+    "path",
     "policy",
     "release",
     "restart",
@@ -58,6 +59,11 @@ async def call(request: Request) -> web.Response:
     answer = await request.backend.call(request.name, method, await request.body(), within)
     headers = {"X-Plugin-Status": str(answer.status), "Content-Type": answer.content_type or "application/octet-stream"}
     return web.Response(body=answer.body, headers=headers)
+
+
+async def path(request: Request) -> web.Response:
+    """GET path: where on the host is what the plugin calls so."""
+    return json_answer({"Path": request.backend.host_path(request.name, request.query("path"))})
 
 
 async def restart(request: Request) -> web.Response:

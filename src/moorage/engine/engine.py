@@ -12,7 +12,8 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first
+from moorage.containerd.processes import AddedProcess
+from moorage.engine.adding import execute
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
@@ -135,6 +136,20 @@ class Engine:
         places = self._registry.get(name).places
         return await run_blocking(lambda: read_processes(find_groups(places.cgroup)))
 
+    def host_path(self, name: str, inside: str) -> str:
+        """The host's path of one inside. Raises: NotFound, Invalid; Conflict for its root while that is not there."""
+        plugin = self._registry.get(name)
+        if not inside.startswith("/") or "\0" in inside:
+            raise errors.Invalid(f"cannot find {inside!r} in plugin {plugin.name}: a path inside it begins with /")
+        path = plugin.places.host_path(plugin.config, inside)
+        is_kept = Path(path).is_relative_to(plugin.places.propagated)
+        if not is_kept and plugin.state in (State.DISABLED, State.REMOVING):
+            raise errors.Conflict(
+                f"cannot find {inside} of plugin {plugin.name}: it is {plugin.state.value}, and its root file system "
+                "is there only while it is enabled"
+            )
+        return path
+
     def events(
         self, *, since: datetime | None, until: datetime | None
     ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
@@ -212,30 +227,12 @@ class Engine:
             raise errors.Invalid(f"cannot call plugin {plugin.name}: it speaks {scheme}, not HTTP")
         return await call(plugin.places.socket(plugin.config), method, body, within or self._timeouts.call)
 
-    @asynccontextmanager
-    async def execute(
+    def execute(
         self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> AsyncIterator[AddedProcess]:
+    ) -> AbstractAsyncContextManager[AddedProcess]:
         """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
-        plugin = self._registry.get(name)
-        machinery = self._work.need_machinery()
-        run = plugin.run
-        if run is None or run.ended.is_set():
-            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        spec = (await machinery.client.get_container(run.container)).spec
-        process = process_like_the_first(spec, arguments, environment=environment, terminal=terminal)
-        exec_id = secrets.token_hex(8)
-        directory = plugin.places.runtime / f"exec-{exec_id}"
-        try:
-            async with add_process(machinery.client, run.container, exec_id, process, directory) as added:
-                plugin.added[exec_id] = added
-                yield added
-        except errors.NotFound as error:
-            raise errors.Conflict(f"plugin {plugin.name} does not run any more: {error}") from error
-        except errors.Invalid as error:
-            raise errors.Invalid(f"cannot run {arguments[0]} in plugin {plugin.name}: {error}") from error
-        finally:
-            plugin.added.pop(exec_id, None)
+        plugin, machinery = self._registry.get(name), self._work.need_machinery()
+        return execute(plugin, machinery, arguments, environment, terminal=terminal)
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of an added process. Raises: NotFound."""

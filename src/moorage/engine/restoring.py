@@ -1,12 +1,15 @@
 """What an engine does with each plugin when it begins: takes over what runs, starts what is wanted, clears the rest."""
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.adding import end_left_processes, find_left_processes
 from moorage.engine.lifecycle import Event, Life, State
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
@@ -68,6 +71,7 @@ class Restoring:
 
     async def _take_over(self, plugin: Plugin, machinery: Machinery, *, start: bool) -> None:
         """What to do about the run that its record names, of which there is a container."""
+        left = await find_left_processes(plugin)
         exit = await adopt(plugin, machinery)
         if exit is not None:
             if start:
@@ -77,16 +81,17 @@ class Restoring:
         elif not start:  # it is held, to be ended: nobody waits until it is ready
             plugin.move(Event.ADOPTED)
         elif self._live:
-            await self._adopted(plugin, machinery)
+            await self._adopted(plugin, machinery, left)
         else:
             await self._work.stop(plugin)
             await self._work.start_again(plugin)
 
-    async def _adopted(self, plugin: Plugin, machinery: Machinery) -> None:
-        """It runs: wait until it is ready, as at its start."""
+    async def _adopted(self, plugin: Plugin, machinery: Machinery, left: Sequence[Path]) -> None:
+        """It runs: end what was added to it, and wait until it is ready, as at its start."""
         run = plugin.run
         assert run is not None
         plugin.move(Event.ADOPTED)
+        await end_left_processes(plugin, machinery, left)
         plugin.starting = anyio.CancelScope()
         try:
             with plugin.starting:
