@@ -236,7 +236,7 @@ def test_m17_an_attached_holder_goes_with_its_connection(house: EngineProcess) -
         client.sendall(f"{head}Content-Length: {len(owner)}\r\n\r\n".encode() + owner)
         client.settimeout(10)
         seen = b""
-        while b'"token"' not in seen:
+        while b'"Token"' not in seen:
             seen += client.recv(65536)
         with pytest.raises(Refused, match="in use by attached"):
             house.disable("on")

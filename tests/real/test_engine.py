@@ -256,7 +256,7 @@ def test_m17_holders_are_named_and_refused_for(house: EngineProcess) -> None:
     with pytest.raises(Refused, match="404"):
         house.ours("POST", "q", "holders", {"owner": "volume v1"})
     house.enable("p")
-    token = house.ours("POST", "p", "holders", {"owner": "volume v1"})["token"]
+    token = house.ours("POST", "p", "holders", {"owner": "volume v1"})["Token"]
     with pytest.raises(Refused, match="409: plugin p:latest is in use by volume v1"):
         house.disable("p")
     assert [each["Owner"] for each in house.more("p")["Holders"]] == ["volume v1"]
@@ -274,7 +274,7 @@ def test_m17_case_106_who_is_attached_is_asked_to_let_go_first(house: EngineProc
         path = "/moorage/v1/plugins/p/holders?attached=1"
         connection.request("POST", path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        assert json.loads(answer.readline())["owner"] == "authorization"
+        assert json.loads(answer.readline())["Owner"] == "authorization"
         return connection, answer
 
     house.create("p")
@@ -284,7 +284,7 @@ def test_m17_case_106_who_is_attached_is_asked_to_let_go_first(house: EngineProc
         states: list[str] = []
 
         def watch(is_polite: bool = lets_go, answer: Any = answer, connection: Any = connection) -> None:
-            assert json.loads(answer.readline()) == {"event": "stopping"}
+            assert json.loads(answer.readline()) == {"Event": "stopping"}
             states.append(house.state("p"))  # noqa: B023 - joined below
             if is_polite:
                 answer.close()
@@ -529,7 +529,15 @@ def test_m18_sigterm_leaves_plugins_running_and_down_leaves_only_data(own: Engin
     own.create("p")
     own.enable("p")
     pid = own.more("p")["Pid"]
-    assert own.end() == 0
+    own.create("deaf", config("ignore-term"))
+    own.ours("PUT", "deaf", "policy", {"stop_timeout": 3000})
+    own.enable("deaf")
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(own.request, "POST", "/plugins/deaf/disable")
+        own.until("deaf", "stopping")
+        assert own.end() == 0  # it does not wait for a stop
+        with suppress(OSError, http.client.HTTPException):
+            asked.result(30)
     assert leftovers.is_alive(pid)
     own.down()
     assert not leftovers.is_alive(pid)

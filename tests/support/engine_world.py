@@ -98,6 +98,8 @@ class Host:
     """How often containerd was asked to collect."""
     unrestorable: int = 0
     """As many restores fail because containerd is away."""
+    sweeping: anyio.Event | None = None
+    """Until it is set, containerd does not say which images there are."""
     hides_pids: bool = False
     """Containerd does not tell the pid of a task."""
 
@@ -320,6 +322,8 @@ class FakeClient:
         self._host.collections += collect
 
     async def list_images(self) -> Sequence[Any]:
+        if self._host.sweeping is not None:
+            await self._host.sweeping.wait()
         return [SimpleNamespace(name=name, labels={}) for name in self._host.images]
 
     async def list_ingests(self) -> Sequence[Any]:

@@ -1,5 +1,6 @@
 """What the engine promises where things go wrong: words, events, what is on disk, and when it tries again."""
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -233,7 +234,7 @@ def test_m05_a_start_that_cannot_be_undone_is_tried_every_second_and_counts_as_n
             script(world, Script.IMMORTAL_AND_SILENT)
             world.host.end_all(1)
             await until(lambda: "still there" in engine.get(P).problem)
-            await anyio.sleep(200)
+            await anyio.sleep(60)
             assert (engine.get(P).restarts, world.host.started) == (1, 2)
             script(world, Script.LISTENS)
             world.host.end_all(137)
@@ -407,6 +408,7 @@ def test_m06_a_refused_stop_leaves_what_runs_alone(play: Any) -> None:
                 tasks.start_soon(_refused, engine)
             await anyio.sleep(5)
             assert (state(engine), world.host.started, engine.get(P).restarts) == ("ready", 1, 0)
+            assert actions(world) == ["enable", "ready"]
 
     async def _refused(engine: Engine) -> None:
         with pytest.raises(errors.Conflict, match="is in use by v1"):
@@ -590,6 +592,56 @@ def test_m08_what_containerd_cannot_tell_is_asked_again(play: Any) -> None:
     play(scene)
 
 
+@pytest.mark.parametrize(
+    ("policy", "code", "state_then"), [("on-failure", 0, "failed"), ("on-failure", 1, "ready"), ("never", 1, "failed")]
+)
+def test_m05_the_policy_holds_for_what_ended_while_no_engine_ran(
+    play: Any, policy: str, code: int, state_then: str
+) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.set_policy(P, PolicyChange(policy))
+            await engine.enable(P, 5)
+        world.host.end_all(code)
+        async with world.run() as engine:
+            assert state(engine) == state_then
+
+    play(scene)
+
+
+@pytest.mark.parametrize("failures", [0, 5])
+def test_m05_a_row_of_failures_goes_on_over_a_restart_of_the_engine(play: Any, failures: int) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+            while record(world).failures < failures or state(engine) != "ready":
+                world.host.end_all(1)
+                await anyio.sleep(0.05)
+        begun = anyio.current_time()
+        world.host.end_all(1)
+        async with world.run() as engine:
+            await until(lambda: state(engine) == "ready")
+            assert record(world).failures == failures + 1
+        pause = anyio.current_time() - begun
+        assert 0.8 <= pause <= 2 if failures else pause < 0.3  # 0.1 s, doubled four times, or half of that
+
+    play(scene)
+
+
+def test_m08_who_is_restarted_before_it_is_asked_again_is_left_alone(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+        world.host.unrestorable = 1
+        async with world.run() as engine:
+            await engine.restart(P)
+            await anyio.sleep(5)
+            assert (state(engine), engine.get(P).pid, world.host.started) == ("ready", 1002, 2)
+            assert world.host.alive() == [record(world).container]
+
+    play(scene)
+
+
 def test_m08_without_live_restore_what_runs_is_ended_and_started_anew(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
@@ -613,8 +665,34 @@ def test_m18_down_does_not_wait_for_one_that_does_not_come_up(play: Any) -> None
         world.host.containers[f"{world.id(1)}.1"].close()
         begun = anyio.current_time()
         async with world.run(start=False) as engine:
+            assert state(engine) == "starting"
             assert await engine.stop_all() == []
         assert anyio.current_time() - begun < 1
         assert (world.host.alive(), world.host.started) == ([], 1)
+
+    play(scene)
+
+
+def test_m08_nothing_is_created_while_what_was_left_is_swept(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.host.sweeping = anyio.Event()
+
+        async def serve() -> None:
+            async with world.run():
+                await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            await anyio.sleep(5)
+            with pytest.raises(errors.Unavailable, match="cannot do that now: containerd is not there yet"):
+                await world.engine.create("q", _nothing())
+            world.host.sweeping.set()
+            await anyio.sleep(1)
+            with pytest.raises(AttributeError):  # the host in memory takes no content: it got as far as that
+                await world.engine.create("q", _nothing())
+            tasks.cancel_scope.cancel()
+
+    async def _nothing() -> AsyncIterator[bytes]:
+        yield b""
 
     play(scene)
