@@ -580,9 +580,16 @@ def test_m08_what_containerd_cannot_tell_is_asked_again(play: Any) -> None:
         world.host.unrestorable = 2
         async with world.run() as engine:
             assert (state(engine), engine.get(P).problem) == ("disabled", "cannot reach containerd")
-            assert await until(lambda: state(engine) == "ready") == pytest.approx(2, abs=0.5)
+            assert await until(lambda: state(engine) == "ready") == pytest.approx(1 + 2, abs=0.5)
             view = engine.get(P)
             assert (view.pid, view.problem, world.host.started, view.restarts) == (1001, "", 1, 0)
+        world.host.unrestorable = 1
+        async with world.run() as engine:
+            world.host.is_away = True
+            await anyio.sleep(20)
+            world.host.is_away = False
+            assert await until(lambda: state(engine) == "ready") < 40
+            assert (engine.get(P).pid, world.host.started) == (1001, 1)
         world.host.unrestorable = 1
         async with world.run() as engine:
             await engine.disable(P, force=False)

@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.adding import end_left_processes, find_left_processes
-from moorage.engine.lifecycle import Event, Life, State
+from moorage.engine.lifecycle import BACK_OFF_LIMIT, Event, Life, State
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
 from moorage.engine.running import adopt, await_ready, remove_strays
@@ -30,11 +30,11 @@ class Restoring:
         self._tasks = tasks
         self._live = live
 
-    async def restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
+    async def restore(self, plugin: Plugin, owners: dict[str, str] | None, *, start: bool, retry: float = AWAY) -> None:
         """Find out what became of it while no engine was there, and go on from that.
 
-        ``owners``: the containers that there are. Without ``start`` nothing is started that does not run. Where
-        containerd cannot be asked it is tried again by itself.
+        ``owners``: the containers that there are, if they are known. Without ``start`` nothing is started that does not
+        run. Where containerd cannot be asked, or something cannot be cleared, it is tried again after ``retry`` s.
         """
         try:
             await self._restore(plugin, owners, start=start)
@@ -43,24 +43,25 @@ class Restoring:
                 raise  # a stop or a removal that goes on by itself
             plugin.problem = str(error)
             log.warning("cannot find out what became of plugin %s, it is tried again: %s", plugin.name, error)
-            self._tasks.start_soon(self._again, plugin, start)
+            self._tasks.start_soon(self._again, plugin, start, retry)
 
-    async def _again(self, plugin: Plugin, start: bool) -> None:
-        await anyio.sleep(AWAY)
+    async def _again(self, plugin: Plugin, start: bool, pause: float) -> None:
+        await anyio.sleep(pause)
+        longer = min(2 * pause, BACK_OFF_LIMIT)
 
         async def job() -> None:
             if plugin.state is State.DISABLED and plugin.run is None and not plugin.stops:  # nobody else was quicker
                 plugin.problem = ""
-                await self.restore(plugin, await self._work.need_machinery().owners(), start=start)
+                await self.restore(plugin, None, start=start, retry=longer)
 
         self._work.inboxes.put(plugin.id, logged(plugin, job))
 
-    async def _restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
+    async def _restore(self, plugin: Plugin, owners: dict[str, str] | None, *, start: bool) -> None:
         machinery = self._work.need_machinery()
         record = plugin.record
         if record.removing:
             await self._work.erase(plugin)
-        elif record.enabled and record.container in owners:
+        elif record.enabled and record.container in (owners if owners is not None else await machinery.owners()):
             await self._take_over(plugin, machinery, start=start)
         else:
             await remove_strays(plugin, machinery)
