@@ -47,7 +47,7 @@ def actions(world: World) -> list[str]:
     return [happened.action for happened in world.events]
 
 
-async def until(condition: Callable[[], object], within: float = 1000.0) -> float:
+async def until(condition: Callable[[], object], within: float = 200.0) -> float:
     """The seconds that it took."""
     begun = anyio.current_time()
     with anyio.fail_after(within):

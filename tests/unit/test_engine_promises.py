@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 
 from moorage import errors
 from moorage.engine.engine import Engine
+from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.running import how_it_ended
 from moorage.engine.store import Record
-from moorage.engine.values import PolicyChange
+from moorage.engine.values import LastExit, PolicyChange
+from moorage.engine.work import last_exit_of
 from moorage.executor import Exit
 from support.engine_scenes import P, actions, script, state, until
 from support.engine_scenes import play as play
-from support.engine_world import TIMEOUTS, Container, Script, Taker, World
+from support.engine_world import EPOCH, TIMEOUTS, Container, Script, Taker, World
 
 pytestmark = pytest.mark.quick
 
@@ -701,5 +704,115 @@ def test_m08_nothing_is_created_while_what_was_left_is_swept(play: Any) -> None:
 
     async def _nothing() -> AsyncIterator[bytes]:
         yield b""
+
+    play(scene)
+
+
+# ---- what is told
+
+
+def test_a05_a_view_has_all_that_is_known_of_a_plugin(play: Any) -> None:
+    async def scene(world: World) -> None:
+        made = replace(record(world), warnings=("odd",), digest="sha256:d", reference="reg.lan/p1:1")
+        world.store.save(made)
+        async with world.run() as engine:
+            await engine.set(P, ["A=1"], [])
+            await engine.set_policy(P, PolicyChange("on-failure", 3, 2.5))
+            await engine.enable(P, 5)
+            await engine.hold(P, "kept", is_attached=False)
+            await engine.hold(P, "attached", is_attached=True)
+            before = datetime.now(UTC)
+            view = engine.get(P)
+            assert (view.id, view.name, view.reference) == (world.id(1), P, "reg.lan/p1:1")
+            assert (view.enabled, view.state, view.restarts, view.pid) == (True, State.READY, 0, 1001)
+            assert (view.last_exit, view.next_try_at, view.problem) == (None, None, "")
+            assert view.ready_at is not None
+            assert abs((before - view.ready_at).total_seconds()) < 60
+            assert view.socket == str(world.host.base / "run/p" / world.id(1)[:12] / "s/p.sock")
+            assert view.policy == RestartPolicy(Restarts.ON_FAILURE, 3, 2.5)
+            assert [each.owner for each in view.holders] == ["kept", "attached"]
+            assert (view.warnings, view.digest) == (("odd",), "sha256:d")
+            assert view.config.interface.socket == "p.sock"
+            assert [each.name for each in view.privileges] == ["network"]
+            assert ("A", "1") in view.settings.env
+            world.host.end_all(3)
+            await until(lambda: engine.get(P).restarts == 1)
+            last = LastExit(3, None, False, EPOCH, "")
+            assert engine.get(P).last_exit == last == record(world).last_exit
+            await engine.disable(P, force=True)
+            view = engine.get(P)
+            assert (view.pid, view.ready_at, view.holders) == (None, None, ())
+
+    play(scene)
+
+
+def test_m05_an_exit_is_kept_whole() -> None:
+    exit = Exit("c", "r", 137, "SIGKILL", oom=True, exited_at=EPOCH)
+    assert last_exit_of(exit) == LastExit(137, "SIGKILL", True, EPOCH, "")
+    assert last_exit_of(exit, "why") == LastExit(137, "SIGKILL", True, EPOCH, "why")
+
+
+def test_m13_a_mount_whose_server_is_gone_is_told(play: Any) -> None:
+    async def scene(world: World) -> None:
+        (world.host.base / "dead").write_text("/var/a\n/var/b\n")
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+            told = [(each.name, each.attributes) for each in world.events if each.action == "unmount"]
+            assert told == [(P, {"path": "/var/a"}), (P, {"path": "/var/b"})]
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "/run/x"), "/run/x: No space left on device"),
+        (OSError("the disk is gone"), "the disk is gone"),
+    ],
+)
+def test_m04_what_the_host_refuses_is_told_with_its_place(play: Any, error: OSError, words: str) -> None:
+    async def scene(world: World) -> None:
+        world.host.refusals[world.id(1)] = error
+        async with world.run() as engine:
+            assert str(await failure_of(engine)) == f"cannot enable plugin {P}: {words}"
+            assert (last_error(engine), engine.get(P).pid) == (words, None)
+
+    play(scene)
+
+
+def test_m06_without_containerd_a_stop_says_so_and_can_be_repeated(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+            work = engine._work
+            machinery, work.machinery = work.machinery, None
+            with pytest.raises(errors.Unavailable, match=f"cannot stop plugin {P}: containerd is not there"):
+                await engine.disable(P, force=False)
+            assert (state(engine), engine.get(P).enabled) == ("stopping", False)
+            assert engine.get(P).problem == f"cannot stop plugin {P}: containerd is not there"
+            with pytest.raises(errors.Conflict, match=f"plugin already enabled: plugin {P} is stopping"):
+                await engine.enable(P, 5)
+            work.machinery = machinery
+            await engine.disable(P, force=False)
+            assert (state(engine), engine.get(P).problem, world.host.alive()) == ("disabled", "", [])
+
+    play(scene)
+
+
+def test_m05_a_full_disk_stops_no_restart_and_loses_no_exit(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+            store = engine._store
+            store.is_full = True  # type: ignore[attr-defined]  # a KilledStore
+            world.host.end_all(4)
+            await until(lambda: state(engine) == "restarting")
+            last = engine.get(P).last_exit
+            assert (last and last.code, engine.get(P).restarts) == (4, 1)
+            await anyio.sleep(20)
+            store.is_full = False  # type: ignore[attr-defined]
+            assert await until(lambda: state(engine) == "ready") < 1.5
+            last = record(world).last_exit
+            assert (last and last.code, record(world).restarts, record(world).next_try_at) == (4, 1, None)
 
     play(scene)

@@ -107,6 +107,7 @@ class Work:
             return
         failure = await self._start(plugin, self.timeouts.ready, **fields)
         if failure is not None:
+            plugin.record = plugin.change(**fields)  # known in memory anyway, also where the disk did not take it
             await self.failed(plugin, failure)
         elif plugin.is_ready:
             self.tell(plugin, "ready")
