@@ -129,7 +129,7 @@ class Store:
 
     def is_locked(self) -> bool:
         """Whether an engine works on this directory now. Makes nothing."""
-        if not (self.root / "lock").exists():
+        if not os.path.exists(self.root / "lock"):
             return False
         try:
             descriptor = try_lock(self.root / "lock")
