@@ -1,7 +1,8 @@
 """A page of the documents as a reader walks through it: saves its files, types its commands, compares what it shows.
 
-In a page, "Save this as `NAME`:" stands before a block that is a file; a block of ``sh`` is commands, one a line; the block
-of ``text`` after it is of what they print, line by line, in order, where ``…`` stands for anything.
+In a page, "Save this as `NAME`:" stands before a block that is a file; a block of ``sh`` is commands, one a line, which
+may set variables for those after them; the block of ``text`` after it has lines that they print, in order, where ``…``
+stands for anything.
 """
 
 import os
@@ -47,7 +48,7 @@ def commands(text: str) -> list[str]:
 
 
 class Reader:
-    """Somebody who does what a page says, in a directory of his own, on an engine in other places than the usual ones."""
+    """Somebody who does what a page says, in a directory of their own, on an engine that is not in the usual places."""
 
     def __init__(self, home: Path, places: Mapping[str, Path], environment: Mapping[str, str]) -> None:
         """``places``: what pages call /run/moorage and the like, and where that is here."""
@@ -85,10 +86,12 @@ class Reader:
 
     def type(self, command: str, shown: str = "") -> None:
         """Give one command to a shell. One that a comment tells to end by Ctrl-C ends so when it has said enough."""
-        output = self.home / ".output"
+        output, value = self.home / ".output", self.home / ".value"
+        variable = re.match(r"([A-Z]+)=\S*", command)
+        keep = f'\nprintf %s "${variable[1]}" >{value}' if variable else ""
         with output.open("w") as sink:
             child = subprocess.Popen(
-                ["bash", "-ec", self._moved(command)],
+                ["bash", "-euc", self._moved(command) + keep],
                 cwd=self.home, env=self.environment, stdout=sink, stderr=sink, start_new_session=True,
             )  # fmt: skip
         before, is_endless = self.said, "# Ctrl-C" in command
@@ -107,6 +110,8 @@ class Reader:
                 _end(child)
         self.said = before + self._usual(output.read_text())
         assert status == (130 if is_endless else 0), f"{command} ended with {status}:\n{self.said}"
+        if variable:
+            self.environment[variable[1]] = value.read_text()
 
     def _misses(self, shown: str) -> list[str]:
         """Lines that were to be printed, in this order, and were not."""
