@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,7 +29,10 @@ from pathlib import Path
 from moorage.serving import ServeOptions, run_engine, take_down
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 what = {"serve": run_engine, "down": take_down}[sys.argv[1]]
-options = ServeOptions(Path(sys.argv[2]), Path(sys.argv[3]), containerd=sys.argv[4] or None, namespace=sys.argv[5])
+_, _, root, exec_root, containerd, namespace, metrics = sys.argv
+options = ServeOptions(
+    Path(root), Path(exec_root), containerd=containerd or None, namespace=namespace, metrics_address=metrics or None
+)
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
 
@@ -98,18 +102,18 @@ class UnixConnection(http.client.HTTPConnection):
 class EngineProcess:
     """An engine below two directories: started, killed and started again by a test."""
 
-    def __init__(self, base: Path, *, containerd: str = "", namespace: str = "plugins.moby") -> None:
+    def __init__(self, base: Path, *, containerd: str = "", namespace: str = "plugins.moby", metrics: str = "") -> None:
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"
         self.log = base / "engine.log"
-        self.containerd, self.namespace = containerd, namespace
+        self.containerd, self.namespace, self.metrics = containerd, namespace, metrics
         self.child: subprocess.Popen[bytes] | None = None
 
     # the process
 
     def _popen(self, verb: str) -> subprocess.Popen[bytes]:
-        arguments = [verb, str(self.root), str(self.exec_root), self.containerd, self.namespace]
+        arguments = [verb, str(self.root), str(self.exec_root), self.containerd, self.namespace, self.metrics]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-c", SERVE, *arguments], stdout=output, stderr=output, start_new_session=True
@@ -243,6 +247,10 @@ class EngineProcess:
         """A plugin's output."""
         _, raw = self.request("GET", f"/moorage/v1/plugins/{quote(name, safe='')}/logs?{query}")
         return [json.loads(line) for line in raw.splitlines()]
+
+    def metrics_url(self) -> str:
+        """Where the present engine's listener for metrics is."""
+        return str(re.findall(r"metrics are at (\S+)", self.log.read_text())[-1])
 
     def state(self, name: str) -> str:
         return str(self.more(name)["State"])
