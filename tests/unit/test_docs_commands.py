@@ -59,3 +59,21 @@ def test_every_page_is_reached_from_readme() -> None:
             ]
     decisions = {name for name in PAGES if name.startswith("docs/adr/")}  # README links to their folder
     assert set(PAGES) - reached - decisions == set()
+
+
+def test_every_page_says_whom_it_is_for() -> None:
+    plain = {name: text.partition("\n\n")[2] for name, text in PAGES.items() if re.match("docs/(?!adr/)", name)}
+    assert [name for name, text in plain.items() if not text.startswith("For ")] == []
+
+
+def test_the_architecture_has_every_room() -> None:
+    page = PAGES["docs/architecture.md"]
+    rooms = [
+        path for path in (ROOT / "src/moorage").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    names = {path.name if path.suffix else f"{path.name}/" for path in rooms} - {
+        "__init__.py",
+        "__main__.py",
+        "_version.py",
+    }
+    assert {name for name in names if f"`{name}`" not in page} == set()
