@@ -1,4 +1,4 @@
-"""What an operator is told of a plugin that dies: events, last exit, restarts, uptime; on a real engine."""
+"""What an operator is told of a plugin that dies: events, last exit, restarts, uptime, output; on a real engine."""
 
 import json
 import os
@@ -16,7 +16,8 @@ import pytest
 
 from moorage.cli.cmd_create import package
 from moorage.engine.figures import UNIFIED, find_groups
-from support.engines import EngineProcess, config, engine
+from moorage.logs.files import PluginLog
+from support.engines import EngineProcess, Refused, config, engine
 from support.foreground import make_plugin
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -34,6 +35,7 @@ while True:
     c.close()
 """
 LIMIT = 32 << 20
+FIFO_BYTES = 1 << 20  # what one read of the log keeper brings at most; stamps come to it
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +50,15 @@ def happened(house: EngineProcess, since: float) -> list[dict[str, Any]]:
     return [json.loads(line) for line in raw.splitlines()]
 
 
+def moorage(house: EngineProcess, *words: str) -> list[str]:
+    """The lines that a command prints."""
+    command = [sys.executable, "-m", "moorage", "--host", str(house.socket), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+
+
 def ls(house: EngineProcess, name: str) -> str:
     """The line of a plugin in ``moorage ls``."""
-    command = [sys.executable, "-m", "moorage", "--host", str(house.socket), "ls"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return next(line for line in done.stdout.splitlines() if name in line)
+    return next(line for line in moorage(house, "ls") if name in line)
 
 
 def limit_memory(group: str) -> None:
@@ -120,6 +126,30 @@ def test_case_103_a_plugin_that_goes_on_dying_waits_and_says_so(house: EnginePro
     house.disable("dies")
     assert " disabled " in ls(house, "dies")
     house.remove("dies")
+
+
+def test_case_030_output_of_a_plugin_that_failed_is_there_after_a_restart_of_the_engine(house: EngineProcess) -> None:
+    house.create("fails", config("out=a", "err=b", "end=1"))
+    with pytest.raises(Refused, match="exit status 1"):
+        house.enable("fails")
+    house.end(signal.SIGKILL)
+    house.start()
+    assert sorted(line.partition(" std")[2] for line in moorage(house, "logs", "fails")) == ["err | b", "out | a"]
+    assert "1, " in ls(house, "fails")
+    house.remove("fails")
+
+
+def test_case_030_a_log_has_a_bound_whatever_is_written(house: EngineProcess) -> None:
+    house.create("floods", config("flood=20000000"))
+    house.enable("floods")
+    log = PluginLog(house.root / "logs" / house.inspect("floods")["Id"])
+    house.wait_until(lambda: log.totals().bytes["stdout"] > 4 * log.most_bytes, "four times the bound is written", 60)
+    house.disable("floods")
+    kept = sum(path.stat().st_size for path in log.directory.iterdir())
+    assert (
+        log.most_bytes / 2 < kept < log.most_bytes + log.files * FIFO_BYTES * 2
+    )  # each file may end with a write more
+    house.remove("floods")
 
 
 def test_l02_m05_uptime_is_that_of_the_process_also_for_a_later_engine(house: EngineProcess) -> None:
