@@ -18,22 +18,21 @@ from moorage.cli.cmd_create import package
 from moorage.engine.figures import UNIFIED, find_groups
 from moorage.logs.files import PluginLog
 from support.engines import EngineProcess, Refused, config, engine
-from support.foreground import make_plugin
+from support.foreground import LISTEN, make_plugin
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
 # Who asks it to grow makes it take 200 MiB.
-HUNGRY = """
-import os, socket
-s = socket.socket(socket.AF_UNIX)
-s.bind("/run/docker/plugins/it.sock")
-s.listen()
+HUNGRY = (
+    LISTEN
+    + """
 while True:
     c, _ = s.accept()
     if b"/grow" in c.recv(65536):
         hoard = b"x" * (200 << 20)
     c.close()
 """
+)
 LIMIT = 32 << 20
 FIFO_BYTES = 1 << 20  # what one read of the log keeper brings at most; stamps come to it
 
