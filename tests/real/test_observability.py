@@ -127,17 +127,6 @@ def test_case_103_a_plugin_that_goes_on_dying_waits_and_says_so(house: EnginePro
     house.remove("dies")
 
 
-def test_case_030_output_of_a_plugin_that_failed_is_there_after_a_restart_of_the_engine(house: EngineProcess) -> None:
-    house.create("fails", config("out=a", "err=b", "end=1"))
-    with pytest.raises(Refused, match="exit status 1"):
-        house.enable("fails")
-    house.end(signal.SIGKILL)
-    house.start()
-    assert sorted(line.partition(" std")[2] for line in moorage(house, "logs", "fails")) == ["err | b", "out | a"]
-    assert "1, " in ls(house, "fails")
-    house.remove("fails")
-
-
 def test_case_030_a_log_has_a_bound_whatever_is_written(house: EngineProcess) -> None:
     house.create("floods", config("flood=20000000"))
     house.enable("floods")
@@ -151,7 +140,10 @@ def test_case_030_a_log_has_a_bound_whatever_is_written(house: EngineProcess) ->
     house.remove("floods")
 
 
-def test_l02_m05_uptime_is_that_of_the_process_also_for_a_later_engine(house: EngineProcess) -> None:
+def test_l02_m05_case_030_a_later_engine_has_the_uptime_and_the_output(house: EngineProcess) -> None:
+    house.create("fails", config("out=a", "err=b", "end=1"))
+    with pytest.raises(Refused, match="exit status 1"):
+        house.enable("fails")
     house.create("p", config())
     house.enable("p")
     before = house.more("p")
@@ -163,6 +155,9 @@ def test_l02_m05_uptime_is_that_of_the_process_also_for_a_later_engine(house: En
     assert after["Pid"] == before["Pid"]
     assert datetime.fromisoformat(after["StartedAt"]) < killed_at
     assert after["UptimeSeconds"] >= before["UptimeSeconds"]
+    assert sorted(line.partition(" std")[2] for line in moorage(house, "logs", "fails")) == ["err | b", "out | a"]
+    assert " 1, " in ls(house, "fails")
     house.disable("p")
     assert (house.more("p")["StartedAt"], house.more("p")["UptimeSeconds"]) == (None, None)
     house.remove("p")
+    house.remove("fails")
