@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
-from bench import executor, logs, machine
+from bench import executor, logs, machine, packages
 from bench.engine import Extent, measure
 from bench.figures import LINES, judge, table
 
-QUICK = Extent(rounds=2, plugins=3, idle_seconds=1, megabytes=4)
+QUICK = Extent(rounds=2, plugins=3, idle_seconds=1, megabytes=4, package_megabytes=2)
 
 
 def main() -> None:
@@ -29,7 +29,9 @@ def main() -> None:
     extent = extent_of(options)
     print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
     began_at, load = datetime.now(UTC), os.getloadavg()
-    figures = measure(extent, print)
+    figures = measure(extent, print) if options.what != "packages" else {}
+    if options.what != "engine":
+        figures |= packages.measure(extent.long_rounds, extent.package_megabytes, print, seed=extent.seed)
     if options.what == "all":
         print(f"{extent.rounds} rounds of the executor alone")
         uvloop = {"use_uvloop": True}
@@ -52,7 +54,7 @@ def main() -> None:
 def read_options(words: list[str]) -> argparse.Namespace:
     """The command line, in any order of its words."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Moorage against what people have.")
-    parser.add_argument("what", nargs="?", choices=("executor", "logs", "engine", "all"), default="all")
+    parser.add_argument("what", nargs="?", choices=("executor", "logs", "packages", "engine", "all"), default="all")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--plugins", type=int)
     parser.add_argument("--idle-seconds", type=float)
@@ -70,6 +72,7 @@ def extent_of(options: argparse.Namespace) -> Extent:
         plugins=options.plugins or usual.plugins,
         idle_seconds=usual.idle_seconds if options.idle_seconds is None else options.idle_seconds,
         megabytes=usual.megabytes,
+        package_megabytes=usual.package_megabytes,
         seed=secrets.randbelow(10**6) if options.seed is None else options.seed,
     )
 

@@ -37,6 +37,8 @@ class Extent:
     idle_seconds: float = 30.0
     megabytes: int = 64
     """Written a round by each that takes them fast."""
+    package_megabytes: int = 100
+    """Size of the packages that are installed."""
     seed: int = 0
 
     @property

@@ -56,11 +56,13 @@ class Measured:
     is_met: bool | None
 
 
+_NO_LONGER = Goal(1.0, is_ratio=True)
+
 LINES = (
     Line("enable, plugin listens at once", "moorage: enable", "ctr run -d", Goal(0.85, is_ratio=True)),
     Line("enable", "moorage: enable", "dockerd: enable", Goal(0.2, is_ratio=True)),
     Line("enable", "moorage: enable", "runc create, start"),
-    Line("disable", "moorage: disable", "dockerd: disable", Goal(1.0, is_ratio=True)),
+    Line("disable", "moorage: disable", "dockerd: disable", _NO_LONGER),
     Line("exit known after the death", "moorage: death to exit known", goal=Goal(0.005)),
     Line("handler called after the death", "moorage: death to handler called", goal=Goal(0.060)),
     Line("crash until the socket accepts again", "moorage: crash", "ctr run -d", Goal(1.2, is_ratio=True)),
@@ -86,6 +88,15 @@ LINES = (
     Line("all memory per further plugin (PSS)", "moorage: PSS a plugin", "dockerd: PSS a plugin", unit="MB"),
     Line("CPU of the engine when idle", "moorage: idle CPU", "dockerd: idle CPU", Goal(0.05), "%"),
     Line("CPU of its containerd when idle", "moorage: containerd idle CPU", "dockerd: containerd idle CPU", unit="%"),
+    Line("install of 100 MB, 8 layers", "moorage: install, 8 layers", "dockerd: install, 8 layers", _NO_LONGER),
+    Line("install of 100 MB, 1 layer", "moorage: install, 1 layers", "dockerd: install, 1 layers", _NO_LONGER),
+    Line(
+        "memory (largest RSS) while ten times as much is pulled",
+        "moorage: memory while pulling",
+        "dockerd: memory while pulling",
+        Goal(150),
+        "MB",
+    ),
     Line("`moorage ls`, `docker plugin ls`", "moorage: ls", "dockerd: ls", Goal(3.0, is_ratio=True)),
 )
 """The numbers to reach; 0.05 % is what rounds to 0.0 %."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ("commit", "cpu_seconds", "describe", "pss_mb", "rss_mb")
+__all__ = ("commit", "cpu_seconds", "describe", "forget_peak", "peak_rss_mb", "pss_mb", "rss_mb")
 
 _VERSIONS = {
     "containerd": ("containerd", "--version"),
@@ -51,6 +51,16 @@ def pss_mb(pids: Iterable[int]) -> float:
 def rss_mb(pid: int) -> float:
     """Resident memory of a process in MB."""
     return _kilobytes(pid, "status", "VmRSS:") * 1024 / 1e6
+
+
+def forget_peak(pid: int) -> None:
+    """Let ``peak_rss_mb`` begin anew. Source: proc(5), clear_refs."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_rss_mb(pid: int) -> float:
+    """The most resident memory since then, in MB."""
+    return _kilobytes(pid, "status", "VmHWM:") * 1024 / 1e6
 
 
 def _kilobytes(pid: int, file: str, key: str) -> int:
