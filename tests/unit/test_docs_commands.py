@@ -77,3 +77,19 @@ def test_the_architecture_has_every_room() -> None:
         "_version.py",
     }
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a page, as they are made of its headings."""
+    found = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in found}
+
+
+def test_links_to_a_part_of_a_page_lead_to_a_heading() -> None:
+    wrong = []
+    for name, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+            page = (ROOT / name).parent.joinpath(target).resolve() if target else ROOT / name
+            if anchor not in headings(page.read_text()):
+                wrong.append(f"{name}: {target}#{anchor}")
+    assert wrong == []

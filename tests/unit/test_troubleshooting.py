@@ -92,8 +92,3 @@ def test_l02_the_page_has_every_error_that_stops_everything() -> None:
         assert raised
         missing = [each.pattern.pattern for each in raised if not any(map(each.is_, [*TEXTS, *NOT_IN_THE_PAGE]))]
         assert missing == [], name
-
-
-def test_l02_links_within_the_page_lead_to_headings() -> None:
-    headings = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in re.findall(r"^#+ (.*)$", PAGE, re.M)}
-    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= headings
