@@ -307,7 +307,7 @@ def test_the_command_line_does_what_the_api_does(house: EngineProcess, tmp_path:
     assert "s3cr3t" not in moorage("inspect", "cli/p")
     assert "VolumeDriver" in moorage("probe", "cli/p")
     row = next(line for line in moorage("ls").splitlines() if "cli/p" in line)
-    assert re.search(r"cli/p:latest +ready \(", row)
+    assert re.search(r"cli/p:latest +ready +\d+ (second|minute)", row)
     assert json.loads(moorage("ls", "--json", "--filter", "enabled=true").splitlines()[0])["Name"] == "cli/p:latest"
     assert re.search(r"stdout \| hello$", moorage("logs", "cli/p", "-n", "1").strip())
     assert "on-failure, at most 3 times" in moorage("policy", "cli/p", "--restart", "on-failure", "--max", "3")

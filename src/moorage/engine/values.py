@@ -50,7 +50,9 @@ class PluginView:
     last_exit: LastExit | None = None
     next_try_at: datetime | None = None
     ready_at: datetime | None = None
-    """Since when its socket accepts; None unless ready."""
+    """Since when its socket accepts, as this engine saw it; None unless ready."""
+    started_at: datetime | None = None
+    """When its present process began, whichever engine started it; None where none runs."""
     pid: int | None = None
     socket: str = ""
     """The host's path of its socket, there or not."""
