@@ -20,9 +20,11 @@ from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.machinery import Machinery
+from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
 from moorage.engine.registry import Registry
+from moorage.engine.restoring import restore
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.engine.work import Job, Work, check_unused, logged
@@ -42,7 +44,15 @@ class Engine:
     Made with its records read; ``serve`` gives it something to run them on, as often as that is lost and found.
     """
 
-    def __init__(self, store: Store, runtime: Path, choice: Choice, tasks: TaskGroup, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runtime: Path,
+        choice: Choice,
+        tasks: TaskGroup,
+        timeouts: Timeouts,
+        registries: Registries | None = None,
+    ) -> None:
         self._store = store
         self._runtime = runtime
         self._choice = choice
@@ -52,6 +62,7 @@ class Engine:
         self._registry = Registry()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
         self._creation = Creation(self._work, self._take)
+        self.packages = Packages(self._work, self._creation, self._do, registries)
         self._address = ""
 
     # what is there
@@ -348,7 +359,9 @@ class Engine:
             )
 
     async def _restore(self, plugin: Plugin, owners: dict[str, str], start: bool) -> None:
-        await self._work.inboxes.run(plugin.id, logged(plugin, lambda: self._work.restore(plugin, owners, start=start)))
+        await self._work.inboxes.run(
+            plugin.id, logged(plugin, lambda: restore(self._work, plugin, owners, start=start))
+        )
 
     async def _sweep(self, machinery: Machinery, owners: dict[str, str]) -> None:
         """Remove what belongs to no plugin: of creates and removals that were cut off. Failures are logged."""

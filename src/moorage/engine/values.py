@@ -6,7 +6,7 @@ from datetime import datetime
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, State
 from moorage.plugins import Config, Privilege, Settings
 
-__all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange")
+__all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange", "Terms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +115,18 @@ class EngineInfo:
     started_at: datetime
     engine_id: str
     """Stays over restarts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what a user agrees to a package, and how he wants it."""
+
+    granted: tuple[Privilege, ...] | None = ()
+    """Exactly what it may ask for; None for whatever it asks."""
+    is_attended: bool = False
+    """Somebody looked at what is asked for and said yes, so the policy for unattended installs is not asked."""
+    assignments: tuple[str, ...] = field(default=(), repr=False)
+    """Settings for a new plugin, all or none."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    once: bool = False
+    """A plugin of this name that is from there and has these settings is as good as a new one."""
