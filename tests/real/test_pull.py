@@ -1,10 +1,16 @@
 """Plugins from Debian's docker-registry into a whole engine, by Docker's calls and by ours."""
 
 import base64
+import http.client
 import json
 import os
 import platform
-from collections.abc import Iterator
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +18,8 @@ import pytest
 
 from support import packages
 from support.contents import held_by, wait_for
-from support.engines import EngineProcess, Refused, config, engine
-from support.packages import Made, layer, make, push
+from support.engines import EngineProcess, Refused, actor, config, engine
+from support.packages import Blob, Made, layer, make, push
 from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry", "zstd")]
@@ -43,8 +49,8 @@ def registry(folder: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    policy = {"network": ["host"], "allowAllDevices": True, "capabilities": ["*"]}
-    with engine(tmp_path_factory.mktemp("engine"), policy=policy) as made:
+    policy = {"network": ["host"], "allowAllDevices": True, "capabilities": ["*"], "mounts": ["*"], "devices": ["*"]}
+    with engine(tmp_path_factory.mktemp("engine"), policy=policy, timeouts={"ready": 5.0}) as made:
         yield made
 
 
@@ -257,3 +263,134 @@ def test_d03_d08_ten_plugins_share_what_is_the_same(house: EngineProcess, regist
     for number in range(3):
         house.remove(f"{registry.host}/t/shared:v{number}")
     wait_for(house, before)
+
+
+# ------------------------------------------------------------------------------------------------- upgrade, D07
+
+
+def versions(registry: Served, path: str, *second: str, **fields: Any) -> tuple[str, Made]:
+    """Two versions, v1 and v2, of which the second one is an actor with these arguments; the repository, and v2."""
+    base = layer({"actor": actor()})
+    old = make(
+        config(
+            env=[{"name": "LEVEL", "value": "0", "settable": ["value"]}, {"name": "OLD", "settable": ["value"]}],
+            mounts=[{"name": "state", "destination": "/state", "type": "bind", "options": ["rbind"],
+                     "source": "/usr", "settable": ["source"]}],
+            linux={"devices": [{"name": "d", "path": "/dev/null", "settable": ["path"]}]},
+            propagatedMount="/data",
+        ),
+        layer({"which": b"1"}),
+        base=base,
+    )  # fmt: skip
+    new = make(
+        config(
+            *second,
+            env=[{"name": "LEVEL", "value": "0", "settable": ["value"]}, {"name": "NEW", "value": "lorem"}],
+            mounts=[{"name": "state", "destination": "/state", "type": "bind", "options": ["rbind"],
+                     "source": "/usr", "settable": ["source"]}],
+            propagatedMount="/data",
+            **fields,
+        ),
+        layer({"which": b"2"}),
+        base=base,
+    )  # fmt: skip
+    for tag, made in (("v1", old), ("v2", new)):
+        push(registry.host, path, tag, made)
+    return f"{registry.host}/{path}", new
+
+
+def test_d07_case_011_case_012_case_014_an_upgrade_keeps_what_is_the_users(
+    house: EngineProcess, registry: Served, tmp_path: Path
+) -> None:
+    name, new = versions(registry, "t/up")
+    begun = int(time.time())
+    house.ensure(
+        f"{name}:v1", "p", settings=["LEVEL=1", "OLD=x", f"state.source={tmp_path}", "d.path=/dev/fuse"], attended=True
+    )
+    before, old = held_by(house), house.inspect("p")
+    house.enable("p")
+    kept = house.root / "plugins" / old["Id"] / "propagated-mount/kept"
+    kept.write_text("mine")
+    with pytest.raises(Refused, match=r"409: plugin must be disabled before upgrading: plugin p:latest is enabled"):
+        house.upgrade("p", f"{name}:v2", house.privileges(f"{name}:v2"))
+    house.disable("p")
+    below = house.exec_root / "p" / old["Id"][:12] / "root"
+    below.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", below], check=True)
+    with pytest.raises(Refused, match=rf"{below} is mounted; unmount it first"):
+        house.upgrade("p", f"{name}:v2", house.privileges(f"{name}:v2"))
+    subprocess.run(["umount", below], check=True)
+    with pytest.raises(Refused, match=r"403: incorrect privileges"):
+        house.upgrade("p", f"{name}:v2")
+    assert house.inspect("p") == old
+    wait_for(house, before)
+
+    lines = [line["status"] for line in house.upgrade("p", f"{name}:v2", house.privileges(f"{name}:v2"))]
+    assert [line for line in lines if "dropped" in line] == [
+        f"The setting {key} does not apply any more and was dropped" for key in ("OLD.value", "d.path")
+    ]
+    now = house.inspect("p")
+    assert (now["Id"], now["Name"], now["PluginReference"]) == (old["Id"], "p:latest", f"{name}:v2")
+    assert (now["Settings"]["Env"], now["Settings"]["Devices"]) == (["LEVEL=1", "NEW=lorem"], [])
+    assert now["Settings"]["Mounts"][0]["Source"] == str(tmp_path)
+    assert now["Moorage"]["Digest"] == new.digest
+    held = held_by(house)
+    assert held.blobs == {new.digest, *(blob.digest for blob in new.blobs)}, "of the old version nothing is left"
+    assert (len(held.images), len(held.snapshots), held.leases) == (1, 3, frozenset())
+    house.enable("p")
+    assert (root_of(house, "p") / "which").read_bytes() == b"2"
+    assert kept.read_text() == "mine"
+    told = [
+        json.loads(line)
+        for line in house.request("GET", f"/events?since={begun}&until={int(time.time()) + 1}")[1].splitlines()
+    ]
+    assert [each["Action"] for each in told if each["Action"] in ("pull", "upgrade")] == ["pull", "pull", "upgrade"]
+    house.end()
+    house.start()
+    house.until("p", "ready")
+    assert held_by(house) == held
+
+
+def test_d07_case_075_a_new_version_that_never_listens_gives_way_again(house: EngineProcess, registry: Served) -> None:
+    name, _ = versions(registry, "t/never", "never", "out=I am new")
+    house.ensure(f"{name}:v1", "p", settings=["LEVEL=1"], attended=True)
+    before, old = held_by(house), house.inspect("p")
+    house.enable("p")
+    with pytest.raises(Refused, match=r"within 5 s; its last output:\nI am new; the version of before is in its place"):
+        house.change("p", f"{name}:v2", attended=True)
+    house.until("p", "ready")
+    now = house.inspect("p")
+    assert {**now, "Enabled": False, "Moorage": {}} == {**old, "Moorage": {}}
+    assert (root_of(house, "p") / "which").read_bytes() == b"1"
+    wait_for(house, before)
+
+    thread = threading.Thread(target=lambda: _quietly(lambda: house.change("p", f"{name}:v2", attended=True)))
+    thread.start()
+    house.wait_until(lambda: "#" in _record(house, "p")["image"], "the new version is tried out")
+    house.end(signal.SIGKILL)
+    thread.join()
+    house.start()
+    house.until("p", "ready")
+    assert (root_of(house, "p") / "which").read_bytes() == b"1"
+    wait_for(house, before)
+
+
+def test_d07_case_096_a_corrupt_layer_leaves_the_old_version_as_it_is(house: EngineProcess, registry: Served) -> None:
+    name, _ = versions(registry, "t/corrupt")
+    packages.push(registry.host, "t/corrupt", "v3", make(config(), Blob(b"no layer" * 100, packages.GZIP)))
+    house.ensure(f"{name}:v1", "p", attended=True)
+    before, old = held_by(house), house.inspect("p")
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"cannot unpack layer"):
+            house.upgrade("p", f"{name}:v3")
+        wait_for(house, before)
+    assert house.inspect("p") == old
+
+
+def _quietly(do: Callable[[], object]) -> None:
+    with suppress(OSError, http.client.HTTPException, Refused, ValueError):
+        do()
+
+
+def _record(house: EngineProcess, name: str) -> Any:
+    return json.loads((house.root / "plugins" / house.inspect(name)["Id"] / "plugin.json").read_text())
