@@ -5,8 +5,11 @@ import http.client
 import json
 import os
 import platform
+import pty
+import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -394,3 +397,108 @@ def _quietly(do: Callable[[], object]) -> None:
 
 def _record(house: EngineProcess, name: str) -> Any:
     return json.loads((house.root / "plugins" / house.inspect(name)["Id"] / "plugin.json").read_text())
+
+
+# -------------------------------------------------------------------------------------------- our commands, L02
+
+
+def moorage(house: EngineProcess, *words: str, answer: str = "", **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Our command, given to this engine; ``answer`` is what somebody types."""
+    command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **options.pop("environment", {})}
+    return subprocess.run(
+        command, input=answer, stdout=subprocess.PIPE, env=environment, text=True, check=False, timeout=100, **options
+    )
+
+
+def told(house: EngineProcess, *words: str, **options: Any) -> tuple[int, str, str]:
+    done = moorage(house, *words, stderr=subprocess.PIPE, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_l02_install_asks_shows_and_starts(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/cli", "v1", make({**NEEDY, **SETTABLE}))
+    name = f"{registry.host}/t/cli:v1"
+    asks = "\n + network: host\n + allow-all-devices: true\n + capabilities: CAP_CHOWN, CAP_SYS_ADMIN\n"
+    for answer, why in (("n\n", "did not get what it asks for"), ("", "give --grant-all-permissions")):
+        status, out, err = told(house, "install", name, answer=answer)
+        assert (status, out, why in err, asks in f"\n{err}") == (1, "", True, True), err
+    assert house.plugins() == []
+    for words, why in (
+        ([name, "BAD=1"], "what can be set: LEVEL"),
+        ([name, "\u2013\u2013disable"], "not found in the plugin configuration"),
+        ([f"{registry.host}/t/none"], "cannot read"),
+        ([name, "--alias", f"x@sha256:{'0' * 64}"], "cannot use digest in plugin tag"),
+    ):
+        status, out, err = told(house, "install", "--grant-all-permissions", *words)
+        assert (status, out, why in err) == (1, "", True), err
+    assert house.plugins() == []
+    status, out, err = told(house, "install", name, "--alias", "p", "LEVEL=2", answer="y\n")
+    assert (status, out) == (0, "p:latest\n"), err
+    assert ": Complete\n" in err
+    shown = house.inspect("p")
+    assert (shown["Enabled"], shown["Settings"]["Env"]) == (True, ["LEVEL=2"])
+    for words in (["--ensure", "LEVEL=2"], ["--ensure"]):
+        assert told(house, "install", name, "--alias", "p", *words)[:2] == (0, "p:latest\n")
+    assert house.inspect("p")["Moorage"]["Pid"] == shown["Moorage"]["Pid"]
+    assert told(house, "install", name, "--alias", "p", "--grant-all-permissions")[0] == 1
+
+
+def test_l02_upgrade_shows_what_is_asked_for_more_than_before(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/more", "v1", make(config(network={"type": "host"})))
+    push(registry.host, "t/more", "v2", make(config(linux={"capabilities": ["CAP_CHOWN"]})))
+    push(registry.host, "t/other", "v1", make(config()))
+    name = f"{registry.host}/t/more"
+    assert told(house, "install", f"{name}:v1", "--alias", "p", "--grant-all-permissions")[0] == 0
+    status, _, err = told(house, "upgrade", "p", f"{name}:v2")
+    assert (status, "disable it first, or give --restart" in err) == (1, True)
+    status, _, err = told(house, "upgrade", "--restart", "p", f"{name}:v2", answer="n\n")
+    assert (status, " + capabilities: CAP_CHOWN\n - network: host\n" in err) == (1, True), err
+    status, out, err = told(house, "upgrade", "--restart", "p", f"{name}:v2", answer="y\n")
+    assert (status, out) == (0, "p:latest\n"), err
+    assert house.state("p") == "ready"
+    status, _, err = told(house, "upgrade", "--restart", "p", f"{registry.host}/t/other:v1")
+    assert (status, "give --skip-remote-check" in err) == (1, True)
+    status, _, err = told(house, "upgrade", "--restart", "--skip-remote-check", "p", f"{registry.host}/t/other:v1")
+    assert (status, " - capabilities: CAP_CHOWN\n" in err) == (0, True), err
+    assert json.loads(told(house, "privileges", "--json", f"{name}:v2")[1])[0]["Value"] == ["CAP_CHOWN"]
+    assert "capabilities" in told(house, "privileges", f"{name}:v2")[1]
+
+
+def test_l02_a_plugin_that_does_not_start_is_told_as_installed(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/broken", "latest", make(config("err=boom", "end=3")))
+    status, out, err = told(house, "install", f"{registry.host}/t/broken", "--alias", "p")
+    assert (status, out) == (1, "")
+    assert re.search(
+        r"plugin p:latest is installed, and disabled, because: .*status 3.*boom.*: moorage enable p:latest",
+        err,
+        re.DOTALL,
+    )
+
+
+def test_l02_a_terminal_shows_bars(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/bars", "latest", make(config(), layer({"big": os.urandom(3_000_000)})))
+    ours, theirs = pty.openpty()
+    try:
+        done = moorage(house, "install", f"{registry.host}/t/bars", "--alias", "p", stderr=theirs)
+    finally:
+        os.close(theirs)
+    shown = b""
+    with suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:
+        while piece := terminal.read(65536):
+            shown += piece
+    assert (done.returncode, done.stdout) == (0, "p:latest\n")
+    assert b"Pulling from" in shown
+    assert b"Complete" in shown
+    assert "\u2501".encode() in shown, "the bars"
+
+
+def test_d05_our_command_uses_what_docker_login_keeps(house: EngineProcess, folder: Path, tmp_path: Path) -> None:
+    with serve_registry(folder / "cli-login", auth=htpasswd(folder)) as served:
+        basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        push(served.host, "t/private", "latest", make(), authorization=f"Basic {basic}")
+        environment = {"DOCKER_CONFIG": str(tmp_path)}
+        assert told(house, "privileges", f"{served.host}/t/private", environment=environment)[0] == 1
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {served.host: {"auth": basic}}}))
+        status, out, err = told(house, "install", f"{served.host}/t/private", "--disable", environment=environment)
+        assert (status, out) == (0, f"{served.host}/t/private:latest\n"), err
