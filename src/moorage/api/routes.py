@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from moorage import errors
-from moorage.api import exec, extras, packages, plugins, system
+from moorage.api import exec, extras, metrics, packages, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -94,6 +94,7 @@ ROUTES = (
         body="json",
     ),
     Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
+    Route("GET", f"{_OURS}/metrics", metrics.scrape, "metrics for Prometheus"),
     Route("GET", f"{_OURS}/openapi.json", extras.document, "this API as a document"),
     Route("GET", f"{_OURS}/plugins/{{name}}/logs", extras.logs, "output", query=("tail", "since", "follow")),
     Route(

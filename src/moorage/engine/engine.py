@@ -4,7 +4,6 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
-from moorage.engine.lifecycle import RestartPolicy, Restarts, State
+from moorage.engine.lifecycle import State
 from moorage.engine.machinery import Machinery
+from moorage.engine.measuring import Metrics, measure
+from moorage.engine.meter import Meter
 from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
@@ -60,6 +61,7 @@ class Engine:
         self._started_at = datetime.now(UTC)
         self._events = EventLog()
         self._registry = Registry()
+        self.meter = Meter()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
         self._creation = Creation(self._work, self._take)
         self.packages = Packages(self._work, self._creation, self._do, registries)
@@ -86,7 +88,7 @@ class Engine:
         places = PluginPlaces(
             record.id, self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
         )
-        plugin = Plugin(record, places, PluginLog(self._store.root / "logs" / record.id))
+        plugin = Plugin(record, places, PluginLog(self._store.root / "logs" / record.id), self.meter)
         self._registry.add(plugin)
         return plugin
 
@@ -119,6 +121,10 @@ class Engine:
         if plugin.run is None or plugin.run.ended.is_set():
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
         return await run_blocking(lambda: read_figures(find_groups(plugin.places.cgroup)))
+
+    async def metrics(self) -> Metrics:
+        """What is counted, and measured now."""
+        return await measure(self.meter, self._registry.all(), self._work.machinery)
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
         """What runs in it now, none while it does not run. Raises: NotFound, Invalid."""
@@ -184,10 +190,10 @@ class Engine:
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid."""
         plugin = self._registry.get(name)
-        _changed(plugin.record.policy, change)  # so that a wrong one is refused at once
+        change.of(plugin.record.policy)  # so that a wrong one is refused at once
 
         async def job() -> None:
-            await self._work.save(plugin, policy=_changed(plugin.record.policy, change))
+            await self._work.save(plugin, policy=change.of(plugin.record.policy))
 
         await self._do(plugin, job)
         return plugin.view()
@@ -319,6 +325,7 @@ class Engine:
         run = plugin.run if plugin is not None else None
         if plugin is not None and run is not None and run.container == id:
             run.end(exit)
+            plugin.counts.exited(exit)
             self._work.inboxes.put(plugin.id, logged(plugin, lambda: self._work.run_ended(plugin, run)))
 
     @asynccontextmanager
@@ -375,25 +382,6 @@ class Engine:
             await run_blocking(lambda: self._store.sweep(known))
         except (errors.MoorageError, OSError) as error:
             log.warning("cannot remove all that was left: %s", error)
-
-
-def _changed(policy: RestartPolicy, change: PolicyChange) -> RestartPolicy:
-    made = policy
-    if change.restarts is not None:
-        try:
-            made = replace(made, restarts=Restarts(change.restarts))
-        except ValueError as error:
-            names = ", ".join(each.value for each in Restarts)
-            raise errors.Invalid(f"cannot restart {change.restarts!r}: it must be one of {names}") from error
-    if change.most is not None:
-        if change.most < 0:
-            raise errors.Invalid(f"cannot restart {change.most} times: it must be 0 (no limit) or more")
-        made = replace(made, most=change.most or None)
-    if change.stop_timeout is not None:
-        if not 0 <= change.stop_timeout <= 3600:
-            raise errors.Invalid(f"cannot wait {change.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
-        made = replace(made, stop_timeout=change.stop_timeout)
-    return made
 
 
 def _boot_id() -> str:
