@@ -8,13 +8,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from moorage import errors
 
-__all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "socket_of")
+__all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "Progress", "socket_of")
 
 DEFAULT_HOST = "unix:///run/moorage/moorage.sock"
 
@@ -107,6 +107,35 @@ class MoorageClient:
         """What happens, as it happens; before that what happened from ``since`` on. Does not end by itself."""
         query = {"since": since} if since else {}
         yield from self._lines("/events", {**query, **({"filters": _filters(filters)} if filters else {})})
+
+    # packages
+
+    def privileges(self, remote: str, auth: str = "") -> Any:
+        """What the plugin with this reference asks for. ``auth`` is the X-Registry-Auth of this and other calls."""
+        with self._open("GET", "/plugins/privileges", {"remote": remote}, None, _auth(auth)) as answer:
+            return json.loads(answer.read())
+
+    def pull(
+        self, remote: str, name: str, terms: Mapping[str, object], auth: str = "", *, once: bool = False
+    ) -> "AbstractContextManager[Progress]":
+        """Install a plugin; ``terms`` as the API has them. ``once`` is content with one that is there."""
+        path = f"{_OURS}/{'ensure' if once else 'pull'}"
+        return self._progress(path, {"remote": remote, "name": name}, terms, auth)
+
+    def upgrade(
+        self, name: str, remote: str, terms: Mapping[str, object], auth: str = "", **flags: bool
+    ) -> "AbstractContextManager[Progress]":
+        """Bring a plugin to another version; flags are ``restart`` and ``force``."""
+        query = {"remote": remote, **{key: "1" for key, is_on in flags.items() if is_on}}
+        return self._progress(f"{_OURS}/plugins/{_quoted(name)}/upgrade", query, terms, auth)
+
+    @contextmanager
+    def _progress(
+        self, path: str, query: Mapping[str, str], body: Mapping[str, object], auth: str
+    ) -> "Iterator[Progress]":
+        headers = {"Content-Type": "application/json", **_auth(auth)}
+        with self._open("POST", path, query, json.dumps(dict(body)).encode(), headers) as answer:
+            yield Progress(answer)
 
     # ours
 
@@ -244,6 +273,27 @@ class Execution:
             if kind >= 3:
                 return
         raise errors.Unavailable("lost moorage while the process ran")
+
+
+class Progress:
+    """A long operation that goes on while its lines are read."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self.name: str = answer.headers.get("Docker-Plugin-Name", "")
+        """The plugin that it makes or changes."""
+        self._answer = answer
+
+    def lines(self) -> Iterator[Any]:
+        """Objects with ``status``, and perhaps ``id`` and ``progressDetail``, to the end. Raises: what went wrong."""
+        for raw in self._answer:
+            line = json.loads(raw)
+            if "error" in line:
+                raise _KINDS.get(line.get("errorDetail", {}).get("code"), errors.MoorageError)(line["error"])
+            yield line
+
+
+def _auth(value: str) -> dict[str, str]:
+    return {"X-Registry-Auth": value} if value else {}
 
 
 def _failure(answer: http.client.HTTPResponse) -> errors.MoorageError:

@@ -14,8 +14,9 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "call", "completion", "create", "disable", "doctor", "down", "enable", "events", "exec", "inspect", "logs", "ls",
-    "policy", "probe", "restart", "rm", "run", "serve", "set", "stats", "version",
+    "call", "completion", "create", "disable", "doctor", "down", "enable", "events", "exec", "inspect", "install",
+    "logs", "ls", "policy", "privileges", "probe", "restart", "rm", "run", "serve", "set", "stats", "upgrade",
+    "version",
 )  # fmt: skip
 
 

@@ -6,12 +6,35 @@ from datetime import datetime
 from typing import Protocol
 
 from moorage.containerd.processes import AddedProcess
+from moorage.distribution.auth import Credentials
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.measuring import Metrics
-from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
+from moorage.engine.packages import Operation
+from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange, Terms
 from moorage.logs.files import Line
+from moorage.plugins import Privilege
 
-__all__ = ("Backend",)
+__all__ = ("Backend", "Packages")
+
+
+class Packages(Protocol):
+    """What is done with packages of registries.
+
+    ``pull`` and ``upgrade`` refuse on the way into their block what can be refused; what is in it does the work.
+    """
+
+    async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
+        """What the plugin with this reference asks for. Raises: Invalid, NotFound, Unauthorized, ..."""
+
+    def pull(
+        self, text: str, name: str, terms: Terms, credentials: Credentials
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Install the plugin with this reference, under a name ("": its own). Raises: Conflict, Denied, Invalid, ..."""
+
+    def upgrade(
+        self, name: str, text: str, terms: Terms, credentials: Credentials, *, restart: bool, force: bool
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Bring a plugin to another version. Raises: as ``pull``; Conflict where it is enabled, or in use."""
 
 
 class Backend(Protocol):
@@ -21,6 +44,10 @@ class Backend(Protocol):
     start or stop something raise Unavailable while containerd is away. A caller that is cancelled stops waiting; what
     it began goes on, but for ``create``, which is undone.
     """
+
+    @property
+    def packages(self) -> Packages:
+        """What is done with packages."""
 
     def info(self) -> EngineInfo:
         """The engine as a whole. Never waits."""

@@ -25,9 +25,11 @@ _COMMANDS = {
     "events": "cmd_look.events",
     "exec": "cmd_exec.command",
     "inspect": "cmd_look.inspect",
+    "install": "cmd_install.install",
     "logs": "cmd_look.logs",
     "ls": "cmd_look.list_all",
     "policy": "cmd_lifecycle.policy",
+    "privileges": "cmd_install.privileges",
     "probe": "cmd_call.probe",
     "restart": "cmd_lifecycle.restart",
     "rm": "cmd_lifecycle.remove",
@@ -35,6 +37,7 @@ _COMMANDS = {
     "serve": "cmd_serve.command",
     "set": "cmd_lifecycle.set_",
     "stats": "cmd_stats.command",
+    "upgrade": "cmd_install.upgrade",
     "version": "cmd_version.command",
 }
 """Each command: the module and the name of it there."""
