@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -44,6 +44,10 @@ class Machinery:
     version: str
     creating: anyio.CapacityLimiter
     """Creations at once: more than this only make each other slow."""
+    leases: set[str] = field(default_factory=set)
+    """Those of what is under way."""
+    gate: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held where a lease begins, and by what must not see one begin."""
 
     @property
     def storage(self) -> Storage:
@@ -64,11 +68,14 @@ class Machinery:
     async def lease(self) -> AsyncIterator[str]:
         """The id of a lease for the length of the block; whatever only it holds is collected after it."""
         id = f"{_LEASE_PREFIX}{secrets.token_hex(8)}"
-        await self.storage.create_lease(id)
+        async with self.gate:
+            self.leases.add(id)
         try:
+            await self.storage.create_lease(id)
             yield id
         finally:
             await _without(self.storage, id)
+            self.leases.discard(id)
 
     async def claim(self, store: Store, boot: str) -> None:
         """Say whose namespace this is. Raises: Conflict where it is another engine's that is alive."""
