@@ -29,6 +29,7 @@ _KINDS: Mapping[int, type[errors.MoorageError]] = {
 }
 _OURS = "/moorage/v1"
 _CONNECT_TIMEOUT = 5.0
+_PIECE = 256 * 1024
 
 
 def socket_of(host: str) -> str:
@@ -165,7 +166,62 @@ class MoorageClient:
         with self._open("POST", f"{_OURS}/plugins/{_quoted(name)}/call", query, body) as answer:
             return int(answer.headers.get("X-Plugin-Status", "200")), answer.read()
 
+    # packages
+
+    def push(self, name: str, to: str = "", auth: str = "") -> Iterator[Any]:
+        """Bring it to a registry, under ``to`` or its name; Docker's progress objects. ``auth``: X-Registry-Auth."""
+        path, query = f"/plugins/{_quoted(name)}/push", {"to": to} if to else {}
+        yield from self._progress("POST", path, query, headers={"X-Registry-Auth": auth} if auth else {})
+
+    def tag(self, name: str, to: str) -> None:
+        """Give it a further name."""
+        self._json("POST", f"{_OURS}/plugins/{_quoted(name)}/tag", {"to": to})
+
+    def save(self, names: Sequence[str]) -> Iterator[bytes]:
+        """An OCI archive of these plugins, in pieces."""
+        query = urlencode([("name", name) for name in names])
+        with self._open("GET", f"{_OURS}/save?{query}", {}) as answer:
+            while piece := answer.read(_PIECE):
+                yield piece
+
+    def load(self, archive: Iterator[bytes], name: str = "") -> Any:
+        """Take in an archive's plugins; what became of each. ``name`` is for an archive with one plugin."""
+        query = {"name": name} if name else {}
+        with self._open("POST", f"{_OURS}/load", query, archive, {"Content-Type": "application/x-tar"}) as answer:
+            return json.loads(answer.read())
+
+    def create_from(self, name: str, package: Iterator[bytes], remote: str = "", auth: str = "") -> Iterator[Any]:
+        """Make a plugin of an image: a tar stream of config.json and, without ``remote``, of an OCI layout."""
+        query = {"name": name, **({"remote": remote} if remote else {})}
+        headers = {"Content-Type": "application/x-tar", **({"X-Registry-Auth": auth} if auth else {})}
+        yield from self._progress("POST", f"{_OURS}/create", query, package, headers)
+
+    def disk_usage(self) -> Any:
+        """What plugins take of the disk."""
+        return self._json("GET", f"{_OURS}/df")
+
+    def prune(self) -> Any:
+        """Remove what nothing refers to; what that gave back."""
+        return self._json("POST", f"{_OURS}/prune")
+
     # how
+
+    def _progress(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes | Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[Any]:
+        """The objects of a progress stream. Raises: what its last one says."""
+        with self._open(method, path, query, body, headers) as answer:
+            for line in answer:
+                if line.strip():
+                    step = json.loads(line)
+                    if "error" in step:
+                        raise errors.MoorageError(str(step["error"]))
+                    yield step
 
     def _json(self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None) -> Any:
         raw, headers = None, {}

@@ -6,11 +6,46 @@ from datetime import datetime
 from typing import Protocol
 
 from moorage.containerd.processes import AddedProcess
+from moorage.distribution.auth import Credentials
+from moorage.distribution.source import Report
+from moorage.distribution.stored import Contents
 from moorage.engine.figures import Figures, ProcessView
-from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
+from moorage.engine.values import (
+    Answer,
+    DiskUsage,
+    EngineInfo,
+    Happened,
+    Holder,
+    PluginView,
+    PolicyChange,
+    Pruned,
+)
 from moorage.logs.files import Line
+from moorage.plugins import Reference
 
-__all__ = ("Backend",)
+__all__ = ("Backend", "PackagesBackend")
+
+
+class PackagesBackend(Protocol):
+    """What an engine does with packages. Plugins are named as for ``Backend``, and the same is raised for names."""
+
+    async def tag(self, text: str, name: str) -> object:
+        """Give a plugin a further name; one that it has is fine. Raises: Conflict where another one has it."""
+
+    def target(self, text: str, to: str) -> Reference:
+        """Where a push goes: ``to`` where it is given, else the name that was used. Raises: Invalid."""
+
+    async def push(self, text: str, target: Reference, credentials: Credentials, report: Report) -> Contents:
+        """Bring a package to a registry as it is. Raises: what the registry says, by kind; Conflict, Unavailable."""
+
+    def save(self, names: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """An OCI archive of these plugins. Raises, before its first byte: Invalid, Conflict, Unavailable."""
+
+    async def usage(self) -> DiskUsage:
+        """What plugins take of the disk. Raises: Unavailable."""
+
+    async def prune(self) -> Pruned:
+        """Remove what nothing refers to. Raises: Unavailable."""
 
 
 class Backend(Protocol):
@@ -20,6 +55,10 @@ class Backend(Protocol):
     start or stop something raise Unavailable while containerd is away. A caller that is cancelled stops waiting; what
     it began goes on, but for ``create``, which is undone.
     """
+
+    @property
+    def packages(self) -> PackagesBackend:
+        """What is done with packages."""
 
     def info(self) -> EngineInfo:
         """The engine as a whole. Never waits."""

@@ -16,7 +16,6 @@ __all__ = (
     "list_all",
     "privileges",
     "pull",
-    "push",
     "remove",
     "set_",
     "upgrade",
@@ -107,9 +106,3 @@ async def upgrade(request: Request) -> web.Response:
     request.backend.get(request.name)
     parse_reference(request.query("remote"))
     raise errors.Unsupported(f"cannot upgrade: {_NO_REGISTRIES}")
-
-
-async def push(request: Request) -> web.Response:
-    """POST /plugins/{name}/push."""
-    request.backend.get(request.name)
-    raise errors.Unsupported(f"cannot push: {_NO_REGISTRIES}")

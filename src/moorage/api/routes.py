@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from moorage import errors
-from moorage.api import exec, extras, plugins, system
+from moorage.api import exec, extras, packages, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -74,10 +74,14 @@ ROUTES = (
         least=(1, 26),
         body="json",
     ),
-    Route("POST", "/plugins/{name}/push", plugins.push, "bring a plugin to a registry"),
+    Route("POST", "/plugins/{name}/push", packages.push, "bring a plugin to a registry", query=("to",)),
     Route("DELETE", "/plugins/{name}", plugins.remove, "remove a plugin", query=("force",)),
     Route("GET", f"{_OURS}/info", extras.info, "our part of the engine as a whole"),
     Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
+    Route("GET", f"{_OURS}/save", packages.save, "an OCI archive of plugins", query=("name",)),
+    Route("GET", f"{_OURS}/df", packages.df, "what plugins take of the disk"),
+    Route("POST", f"{_OURS}/prune", packages.prune, "remove what nothing refers to"),
+    Route("POST", f"{_OURS}/plugins/{{name}}/tag", packages.tag, "a further name", 204, query=("to",)),
     Route("GET", f"{_OURS}/openapi.json", extras.document, "this API as a document"),
     Route("GET", f"{_OURS}/plugins/{{name}}/logs", extras.logs, "output", query=("tail", "since", "follow")),
     Route(

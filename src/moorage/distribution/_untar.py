@@ -27,7 +27,7 @@ class _Stream:
         self._body = body
         self._rest = bytearray()
         self._packed = b""
-        self._unzip: "zlib._Decompress | None" = None
+        self._unzip: zlib._Decompress | None = None
         self._has_ended = False
         self._has_begun = False
 

@@ -6,7 +6,8 @@ containerd's annotation for whole names.
 
 import json
 import tarfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from moorage import errors
@@ -37,7 +38,7 @@ class Packed:
     contents: Contents
 
 
-async def write_archive(storage: Storage, packed: Sequence[Packed]) -> AsyncIterator[bytes]:
+async def write_archive(storage: Storage, packed: Sequence[Packed]) -> AsyncGenerator[bytes, None]:
     """The archive, each blob once. The same plugins always give the same bytes.
 
     Raises: NotFound for a blob that is gone meanwhile; Invalid for one of another size than promised. What came before
@@ -51,11 +52,14 @@ async def write_archive(storage: Storage, packed: Sequence[Packed]) -> AsyncIter
     for blob in {each.digest: each for each in (*manifests, *rest)}.values():
         yield _head(_path(blob.digest), blob.size_bytes)
         sent = 0
-        async for piece in bytes_of(storage, blob)():
-            sent += len(piece)
-            yield piece
+        async with aclosing(bytes_of(storage, blob)()) as pieces:
+            async for piece in pieces:
+                sent += len(piece)
+                yield piece
         if sent != blob.size_bytes:
-            raise errors.Invalid(f"cannot save {blob.digest}: it has {sent} bytes where {blob.size_bytes} were promised")
+            raise errors.Invalid(
+                f"cannot save {blob.digest}: it has {sent} bytes where {blob.size_bytes} were promised"
+            )
         yield bytes(-sent % _BLOCK)
     yield bytes(2 * _BLOCK)
 

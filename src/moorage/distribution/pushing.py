@@ -1,8 +1,8 @@
 """A package from containerd into a registry: blobs that it lacks first, the manifest last, byte for byte."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import anyio
 
@@ -10,10 +10,11 @@ from moorage import errors
 from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution.registry import Registry
+from moorage.distribution.source import Progress, Report
 from moorage.distribution.stored import Contents, bytes_of
 from moorage.plugins import Reference
 
-__all__ = ("PushStep", "TellPush", "push_package")
+__all__ = ("SOURCE_LABEL", "push_package")
 
 log = logging.getLogger(__name__)
 
@@ -26,41 +27,32 @@ _MOUNTS = 3  # repositories that are asked for a blob before it is sent
 _PAUSE = 0.1  # seconds between two words on one blob
 
 
-@dataclass(frozen=True, slots=True)
-class PushStep:
-    """What happens to one blob. ``total_bytes`` is 0 for a step that has no length."""
-
-    digest: str
-    status: str
-    current_bytes: int = 0
-    total_bytes: int = 0
-
-
-TellPush = Callable[[PushStep], Awaitable[None]]
-
-
 async def push_package(
-    storage: Storage, registry: Registry, contents: Contents, target: Reference, tell: TellPush
+    storage: Storage, registry: Registry, contents: Contents, target: Reference, report: Report
 ) -> None:
     """Bring a package to ``target``, whose repository ``registry`` is open for; what it has is not sent again.
 
     Raises: what the registry's client raises; NotFound where a blob is gone.
     """
-    push = _Push(storage, registry, target, tell)
+    push = _Push(storage, registry, target, report)
     for blob in contents.blobs:
-        await tell(PushStep(blob.digest, "Preparing"))
+        push.tell(blob, "Preparing")
     await push.all_of(contents.blobs)
     await registry.push_manifest(target.with_default_tag().tag or "", contents.data, contents.manifest.media_type)
 
 
 class _Push:
-    def __init__(self, storage: Storage, registry: Registry, target: Reference, tell: TellPush) -> None:
+    def __init__(self, storage: Storage, registry: Registry, target: Reference, report: Report) -> None:
         self._storage = storage
         self._registry = registry
         self._target = target
-        self._tell = tell
+        self._report = report
         self._places = anyio.CapacityLimiter(_AT_ONCE)
         self._failure: errors.MoorageError | None = None
+
+    def tell(self, blob: Descriptor, status: str, current: int = 0, total: int = 0) -> None:
+        """Say what happens to a blob."""
+        self._report(Progress(status, _short(blob.digest), current, total))
 
     async def all_of(self, blobs: tuple[Descriptor, ...]) -> None:
         """Every blob, some at once; the first failure ends all. Raises: it."""
@@ -80,14 +72,14 @@ class _Push:
             raise self._failure
 
     async def _blob(self, blob: Descriptor) -> None:
-        await self._tell(PushStep(blob.digest, "Waiting"))
+        self.tell(blob, "Waiting")
         if await self._registry.has_blob(blob.digest):
-            await self._tell(PushStep(blob.digest, "Already exists"))
+            self.tell(blob, "Already exists")
         elif source := await self._mount(blob):
-            await self._tell(PushStep(blob.digest, f"Mounted from {source}"))
+            self.tell(blob, f"Mounted from {source}")
         else:
             await self._registry.push_blob(blob.digest, blob.size_bytes, lambda: self._sent(blob))
-            await self._tell(PushStep(blob.digest, "Upload complete"))
+            self.tell(blob, "Upload complete")
         await self._remember(blob)
 
     async def _mount(self, blob: Descriptor) -> str:
@@ -100,12 +92,13 @@ class _Push:
 
     async def _sent(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
         sent, told_at = 0, -_PAUSE
-        async for piece in bytes_of(self._storage, blob)():
-            yield piece
-            sent += len(piece)
-            if (now := anyio.current_time()) - told_at >= _PAUSE:
-                told_at = now
-                await self._tell(PushStep(blob.digest, "Uploading", sent, blob.size_bytes))
+        async with aclosing(bytes_of(self._storage, blob)()) as pieces:
+            async for piece in pieces:
+                yield piece
+                sent += len(piece)
+                if (now := anyio.current_time()) - told_at >= _PAUSE:
+                    told_at = now
+                    self.tell(blob, "Uploading", sent, blob.size_bytes)
 
     @property
     def _label(self) -> str:
@@ -124,3 +117,7 @@ class _Push:
             await self._storage.set_content_labels(blob.digest, {self._label: ",".join(paths)})
         except errors.MoorageError as error:
             log.info("cannot note where %s is: %s", blob.digest, error)
+
+
+def _short(digest: str) -> str:
+    return digest.partition(":")[2][:12]

@@ -134,4 +134,3 @@ async def hold(storage: Storage, digest: str) -> None:
 
     await storage.get_content(digest)  # else the next call would begin an upload
     await storage.write_content(f"moorage-hold-{digest}", none, digest=digest)
-

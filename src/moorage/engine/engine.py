@@ -14,12 +14,14 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first
+from moorage.distribution.hosts import Options
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.machinery import Machinery
+from moorage.engine.packages import Packages
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
 from moorage.engine.registry import Registry
@@ -52,6 +54,7 @@ class Engine:
         self._registry = Registry()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
         self._creation = Creation(self._work, self._take)
+        self.packages = Packages(self._work, self._creation, Options())
         self._address = ""
 
     # what is there
@@ -151,7 +154,9 @@ class Engine:
         await self._do(plugin, lambda: self._work.restart(plugin))
 
     async def remove(self, name: str, *, force: bool) -> None:
-        """Remove it. Raises: Conflict, Unavailable."""
+        """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
+        if await self.packages.untag(name):
+            return
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
         await plugin.ask_to_let_go(self._timeouts.let_go)

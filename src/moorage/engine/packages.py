@@ -2,19 +2,21 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from moorage import errors
 from moorage.containerd.storage import Storage
 from moorage.distribution.archive import Packed, write_archive
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.hosts import Options
-from moorage.distribution.pushing import TellPush, push_package
+from moorage.distribution.pushing import push_package
 from moorage.distribution.registry import Registry
+from moorage.distribution.source import Report
 from moorage.distribution.stored import Contents, hold, read_contents
-from moorage.engine.disk import measure_disk
+from moorage.engine.creation import Creation
+from moorage.engine.disk import measure_disk, prune
 from moorage.engine.plugin import Plugin
-from moorage.engine.values import DiskUsage
+from moorage.engine.values import DiskUsage, Pruned
 from moorage.engine.work import Work
 from moorage.plugins import Reference, local_name, parse_reference
 
@@ -26,8 +28,9 @@ log = logging.getLogger(__name__)
 class Packages:
     """The packages of one engine's plugins."""
 
-    def __init__(self, work: Work, options: Options) -> None:
+    def __init__(self, work: Work, creation: Creation, options: Options) -> None:
         self._work = work
+        self._creation = creation
         self._options = options
 
     # names
@@ -90,7 +93,7 @@ class Packages:
         _, name = self.called(text)
         return parse_reference(local_name(to) if to else name)
 
-    async def push(self, text: str, target: Reference, credentials: Credentials, tell: TellPush) -> Contents:
+    async def push(self, text: str, target: Reference, credentials: Credentials, report: Report) -> Contents:
         """Bring a plugin's package to a registry, as it is; what was brought.
 
         Raises: NotFound; what the registry says, by kind; Unavailable.
@@ -101,7 +104,7 @@ class Packages:
             async with Registry(
                 target, "push", credentials=find, options=self._options, timeouts=self._work.timeouts
             ) as registry:
-                await push_package(storage, registry, contents, target, tell)
+                await push_package(storage, registry, contents, target, report)
         log.info("pushed plugin %s to %s: %s", plugin.name, target.familiar, contents.manifest.digest)
         return contents
 
@@ -148,9 +151,14 @@ class Packages:
                 Packed(str(parse_reference(plugin.name)), str(parse_reference(plugin.record.reference)), each)
                 for plugin, each in zip(plugins, contents, strict=True)
             ]
-            yield write_archive(storage, packed)
+            async with aclosing(write_archive(storage, packed)) as chunks:
+                yield chunks
 
     # on the disk
+
+    async def prune(self) -> Pruned:
+        """Remove what nothing refers to. Raises: Unavailable while containerd is away."""
+        return await prune(self._work, self._creation.sweep)
 
     async def usage(self) -> DiskUsage:
         """What plugins take of the disk. Raises: Unavailable while containerd is away."""
