@@ -20,6 +20,7 @@ __all__ = (
     "Contents",
     "bytes_of",
     "hold",
+    "media_type_of",
     "read_contents",
     "read_manifest",
     "read_small",
@@ -134,3 +135,16 @@ async def hold(storage: Storage, digest: str) -> None:
 
     await storage.get_content(digest)  # else the next call would begin an upload
     await storage.write_content(f"moorage-hold-{digest}", none, digest=digest)
+
+
+def media_type_of(data: bytes) -> str:
+    """What a manifest says of itself. One that does not is OCI's, which may leave it out."""
+    try:
+        document = msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return ""
+    fields = document if isinstance(document, dict) else {}
+    said = fields.get("mediaType")
+    if isinstance(said, str):
+        return said
+    return INDEX_TYPES[1] if "manifests" in fields else SINGLE_TYPES[1]
