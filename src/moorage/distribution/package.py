@@ -205,9 +205,9 @@ class _CutOff(Exception):
     """The layer ends before its end; why is known elsewhere."""
 
 
-async def write_document(storage: Storage, media_type: str, data: bytes) -> Descriptor:
-    """A manifest or config as a blob, held by the lease that ``storage`` works under."""
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+async def write_document(storage: Storage, media_type: str, data: bytes, digest: str = "") -> Descriptor:
+    """A manifest or config as a blob, held by the lease that ``storage`` works under; ``digest`` where it has one."""
+    digest = digest or f"sha256:{hashlib.sha256(data).hexdigest()}"
 
     async def chunks(offset: int) -> AsyncIterator[bytes]:
         yield data[offset:]
