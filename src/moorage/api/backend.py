@@ -7,8 +7,9 @@ from typing import Protocol
 
 from moorage.containerd.processes import AddedProcess
 from moorage.distribution.auth import Credentials
-from moorage.distribution.source import Report
+from moorage.distribution.source import Report, quiet
 from moorage.distribution.stored import Contents
+from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.values import (
     Answer,
@@ -23,7 +24,7 @@ from moorage.engine.values import (
 from moorage.logs.files import Line
 from moorage.plugins import Reference
 
-__all__ = ("Backend", "PackagesBackend")
+__all__ = ("ArrivalsBackend", "Backend", "PackagesBackend")
 
 
 class PackagesBackend(Protocol):
@@ -48,6 +49,18 @@ class PackagesBackend(Protocol):
         """Remove what nothing refers to. Raises: Unavailable."""
 
 
+class ArrivalsBackend(Protocol):
+    """How an engine takes plugins in that do not come from a registry's plugin."""
+
+    async def load(self, archive: AsyncIterator[bytes], name: str = "") -> Sequence[Loaded]:
+        """Take in the plugins of an OCI archive, all or none. Raises: Invalid, NotFound, Conflict, Unavailable."""
+
+    async def create_from(
+        self, name: str, body: AsyncIterator[bytes], remote: str, credentials: Credentials, report: Report = quiet
+    ) -> PluginView:
+        """Make a plugin of an image, in an archive or in a registry, and a config. Raises: as ``load``, and more."""
+
+
 class Backend(Protocol):
     """The engine. A plugin is named by full id, name (default tag added) or unique id prefix, in that order.
 
@@ -59,6 +72,10 @@ class Backend(Protocol):
     @property
     def packages(self) -> PackagesBackend:
         """What is done with packages."""
+
+    @property
+    def arrivals(self) -> ArrivalsBackend:
+        """What comes in archives, and out of images."""
 
     def info(self) -> EngineInfo:
         """The engine as a whole. Never waits."""

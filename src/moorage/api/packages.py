@@ -1,15 +1,18 @@
 """Routes for plugins' packages: push as Docker has it, and ours for names, archives and the disk."""
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from moorage import errors
 from moorage.api.progress import stream_progress
 from moorage.api.request import Request, json_answer
-from moorage.api.wire import pruned_to_api, usage_to_api
+from moorage.api.wire import loaded_to_api, pruned_to_api, usage_to_api
 from moorage.distribution.auth import decode_registry_auth
 from moorage.distribution.source import Progress, Report
+from moorage.engine.arrivals import Loaded
 
-__all__ = ("df", "prune", "push", "save", "tag")
+__all__ = ("create_from", "df", "load", "prune", "push", "save", "tag")
 
 
 async def push(request: Request) -> web.StreamResponse:
@@ -45,6 +48,29 @@ async def save(request: Request) -> web.StreamResponse:
         async for chunk in chunks:
             await response.write(chunk)
     return response
+
+
+async def load(request: Request) -> web.Response:
+    """POST load: every plugin of an OCI archive, or none. A client that goes away before the answer has none."""
+    loaded: list[Sequence[Loaded]] = []
+
+    async def work() -> None:
+        loaded.append(await request.backend.arrivals.load(request.chunks(), request.query("name")))
+
+    await request.while_connected(work)
+    return json_answer([loaded_to_api(each) for each in loaded[0]])
+
+
+async def create_from(request: Request) -> web.StreamResponse:
+    """POST create: a plugin of a container image."""
+    credentials = decode_registry_auth(request.http.headers.get("X-Registry-Auth", ""))
+    name, remote = request.query("name"), request.query("remote")
+
+    async def work(report: Report) -> dict[str, object]:
+        made = await request.backend.arrivals.create_from(name, request.chunks(), remote, credentials, report)
+        return {"Id": made.id, "Name": made.name, "Digest": made.digest, "Warnings": list(made.warnings)}
+
+    return await stream_progress(request, work)
 
 
 async def df(request: Request) -> web.Response:

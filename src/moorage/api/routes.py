@@ -79,6 +79,10 @@ ROUTES = (
     Route("GET", f"{_OURS}/info", extras.info, "our part of the engine as a whole"),
     Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
     Route("GET", f"{_OURS}/save", packages.save, "an OCI archive of plugins", query=("name",)),
+    Route("POST", f"{_OURS}/load", packages.load, "take in an OCI archive", query=("name",), body="tar"),
+    Route(
+        "POST", f"{_OURS}/create", packages.create_from, "a plugin of an image", query=("name", "remote"), body="tar"
+    ),
     Route("GET", f"{_OURS}/df", packages.df, "what plugins take of the disk"),
     Route("POST", f"{_OURS}/prune", packages.prune, "remove what nothing refers to"),
     Route("POST", f"{_OURS}/plugins/{{name}}/tag", packages.tag, "a further name", 204, query=("to",)),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from moorage._version import __version__
+from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy
 from moorage.engine.values import DiskUsage, EngineInfo, Happened, Holder, LastExit, PluginView, Pruned
@@ -20,6 +21,7 @@ __all__ = (
     "holder_to_api",
     "info_to_api",
     "line_to_api",
+    "loaded_to_api",
     "plugin_to_api",
     "policy_to_api",
     "process_to_api",
@@ -140,6 +142,19 @@ def usage_to_api(usage: DiskUsage) -> dict[str, object]:
         "Uploads": usage.uploads,
         "UploadsBytes": usage.uploads_bytes,
         "UnreferencedBytes": usage.unreferenced_bytes,
+    }
+
+
+def loaded_to_api(loaded: Loaded) -> dict[str, object]:
+    """A plugin of an archive; not ``New`` is one that was here before."""
+    plugin = loaded.plugin
+    return {
+        "Id": plugin.id,
+        "Name": plugin.name,
+        "Digest": plugin.digest,
+        "New": loaded.is_new,
+        "Privileges": privileges_to_api(plugin.privileges),
+        "Warnings": list(plugin.warnings),
     }
 
 

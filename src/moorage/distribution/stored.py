@@ -59,12 +59,6 @@ class Contents:
         """Config and layers, each digest once: what a manifest needs to be there before it."""
         return tuple({each.digest: each for each in (self.config, *self.layers)}.values())
 
-    @property
-    def references(self) -> dict[str, str]:
-        """Labels that let the manifest hold config and layers: without them they are collected although it stands."""
-        held = {"config": self.config.digest, **{f"l.{at}": each.digest for at, each in enumerate(self.layers)}}
-        return {f"containerd.io/gc.ref.content.{key}": digest for key, digest in held.items()}
-
 
 def to_descriptor(value: object, what: str) -> Descriptor:
     """What a manifest points at. Raises: Invalid naming the place, for what is no descriptor of sha256."""

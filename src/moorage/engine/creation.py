@@ -2,14 +2,16 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd.storage import Storage
 from moorage.containerd.types import Image
 from moorage.distribution.package import UPLOAD_PREFIX, Package, create_package
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
@@ -19,12 +21,28 @@ from moorage.engine.store import Record, new_id
 from moorage.engine.work import Work
 from moorage.plugins import as_it_came, local_name, parse_reference
 
-__all__ = ("Creation",)
+__all__ = ("Creation", "Desk", "Taking")
 
 log = logging.getLogger(__name__)
 
 _SNAPSHOT_REF = "containerd.io/gc.ref.snapshot."
 """Label of an image record, with the snapshotter's name: the snapshot that it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where a package is put together."""
+
+    storage: Storage
+    """Under the lease."""
+    lease: str
+    snapshotter: str
+    scratch: str
+    """What the names of snapshots begin with that are gone at the end."""
+
+
+Taking = Callable[[Desk], Awaitable[Package]]
+"""Brings a package in, from wherever it comes; what it makes is held by the desk's lease."""
 
 
 class Creation:
@@ -42,20 +60,35 @@ class Creation:
 
         Raises: Conflict where the name is taken; Invalid for what is no package; Unavailable.
         """
+
+        async def take(desk: Desk) -> Package:
+            return await create_package(
+                desk.storage, desk.lease, desk.snapshotter, package, scratch_key=f"{desk.scratch}-layer"
+            )
+
         local = local_name(name)
         with self._work.registry.reserve(local):
-            machinery = self._work.need_machinery()
-            snapshotter = await self._choose(machinery)
-            id = self._fresh_id()
-            async with self._naming(local), machinery.lease() as lease:
-                storage = machinery.storage.under(lease)
-                made = await create_package(storage, lease, snapshotter, package, scratch_key=f"moorage-layer-{id}")
-                await storage.prepare_snapshot(snapshotter, f"moorage-{id}", made.chain)
-                # containerd 1.6 syncs none of what it unpacked: a power cut would leave empty files in the layer
-                await run_blocking(os.sync)
-                with anyio.CancelScope(shield=True):
-                    plugin = await self._register(machinery, _record(id, local, made, snapshotter), made)
+            plugin = await self.make(local, local, take)
         self._work.tell(plugin, "create")
+        return plugin
+
+    async def make(self, local: str, reference: str, take: Taking) -> Plugin:
+        """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
+
+        Raises: what ``take`` does; Unavailable.
+        """
+        machinery = self._work.need_machinery()
+        snapshotter = await self._choose(machinery)
+        id = self._fresh_id()
+        async with self._naming(local), machinery.lease() as lease:
+            storage = machinery.storage.under(lease)
+            made = await take(Desk(storage, lease, snapshotter, f"moorage-{id}-scratch"))
+            await storage.prepare_snapshot(snapshotter, f"moorage-{id}", made.chain)
+            # containerd 1.6 syncs none of what it unpacked: a power cut would leave empty files in the layer
+            await run_blocking(os.sync)
+            record = replace(_record(id, local, made, snapshotter), reference=reference)
+            with anyio.CancelScope(shield=True):
+                plugin = await self._register(machinery, record, made)
         return plugin
 
     async def sweep(self, machinery: Machinery) -> None:

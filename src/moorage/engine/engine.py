@@ -15,6 +15,8 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first
 from moorage.distribution.hosts import Options
+from moorage.distribution.pull import Shared
+from moorage.engine.arrivals import Arrivals
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
@@ -54,7 +56,9 @@ class Engine:
         self._registry = Registry()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
         self._creation = Creation(self._work, self._take)
-        self.packages = Packages(self._work, self._creation, Options())
+        options = Options()
+        self.packages = Packages(self._work, self._creation, options)
+        self.arrivals = Arrivals(self._work, self._creation, Shared(), options)
         self._address = ""
 
     # what is there
