@@ -1,19 +1,23 @@
 """Packages out of an engine: pushed to Debian's docker-registry, named once more, shared on the disk, pruned."""
 
 import base64
+import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
+import tarfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from support.engines import EngineProcess, Refused, config, engine
+from support.engines import EngineProcess, Refused, actor, config, engine
+from support.layouts import OCI_INDEX, Layout, digest_of, files_of, layer_tar, tar_of
 from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
@@ -236,3 +240,288 @@ def ctr(house: EngineProcess, *words: str, data: bytes) -> None:
     """A ctr command that fails: an upload that is cut off."""
     address = str(house.exec_root / "containerd/c.sock")
     subprocess.run(["ctr", "-a", address, "-n", "plugins.moby", *words], input=data, capture_output=True, check=False)
+
+
+# archives
+
+
+def save(house: EngineProcess, *names: str) -> bytes:
+    query = "&".join(f"name={quote(name, safe='')}" for name in names)
+    status, raw = house.request("GET", f"/moorage/v1/save?{query}")
+    if status != 200:
+        raise Refused(status, json.loads(raw)["message"])
+    return raw
+
+
+def load(house: EngineProcess, archive: bytes, name: str = "") -> Any:
+    query = f"?name={quote(name, safe='')}" if name else ""
+    return house.ask("POST", f"/moorage/v1/load{query}", archive, headers={"Content-Type": "application/x-tar"})
+
+
+def nothing_left(house: EngineProcess) -> None:
+    """No content, no snapshot, no upload: containerd collects by itself a moment after the last lease ends."""
+
+    def is_empty() -> bool:
+        found = usage(house)
+        return not any(found[key] for key in ("ContentBytes", "LayersBytes", "WrittenBytes", "Uploads"))
+
+    house.wait_until(is_empty, "nothing is left in containerd")
+
+
+def test_d09_what_is_saved_loads_elsewhere_without_a_registry_and_runs(house: EngineProcess, tmp_path: Path) -> None:
+    house.create("a:1", None, one=b"1")
+    house.create("127.0.0.1:5000/t/b:2", config(description="b"), two=os.urandom(100_000))
+    digests = {plugin["Name"]: plugin["Moorage"]["Digest"] for plugin in house.plugins()}
+    archive = save(house, "a:1", "127.0.0.1:5000/t/b:2", house.inspect("a:1")["Id"])
+    assert archive == save(house, "a:1", "127.0.0.1:5000/t/b:2")  # always the same bytes, and each plugin once
+    with engine(tmp_path) as other:
+        loaded = load(other, archive)
+        assert [(each["Name"], each["New"]) for each in loaded] == [("a:1", True), ("127.0.0.1:5000/t/b:2", True)]
+        assert {plugin["Name"]: plugin["Moorage"]["Digest"] for plugin in other.plugins()} == digests
+        other.enable("127.0.0.1:5000/t/b:2")
+        assert other.state("127.0.0.1:5000/t/b:2") == "ready"
+        assert save(other, "a:1", "127.0.0.1:5000/t/b:2") == archive
+        assert [each["New"] for each in load(other, archive)] == [False, False]
+        other.disable("127.0.0.1:5000/t/b:2")
+
+
+@pytest.mark.parametrize("form", ["gzip", "dots", "named"])
+def test_d09_archives_come_in_several_forms(house: EngineProcess, form: str) -> None:
+    house.create("a:1", None, more=os.urandom(10_000))
+    digest, archive, name = house.more("a:1")["Digest"], save(house, "a:1"), "a:1"
+    house.remove("a:1")
+    if form == "gzip":
+        archive = gzip.compress(archive)
+    elif form == "dots":
+        archive = tar_of(files_of(archive), "./")
+    else:
+        name = "other:2"
+    (loaded,) = load(house, archive, "other:2" if form == "named" else "")
+    assert (loaded["Name"], loaded["Digest"]) == (name, digest)
+    house.enable(name)
+    house.disable(name)
+
+
+def test_d09_a_plugin_that_another_tool_keeps_in_ocis_types_and_layers_loads_as_it_is(house: EngineProcess) -> None:
+    layout = Layout()
+    base = layer_tar({"actor": (actor(), 0o755), "old": (b"old", 0o644)})
+    top = layer_tar({".wh.old": (b"", 0o644), "new": (b"new", 0o644)})
+    target = layout.plugin(config(), [base, top])
+    index = layout.add_json(
+        {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
+            {**layout.plugin(config(description="other"), [top]), "platform": {"os": "linux", "architecture": "s390x"}},
+            {**target, "platform": {"os": "linux", "architecture": "amd64"}},
+        ]},
+        OCI_INDEX,
+    )  # fmt: skip
+    layout.list(index, "docker.io/t/indexed:1")
+    layout.list(target, "docker.io/t/plain:1")
+    assert [each["Name"] for each in load(house, layout.tar())] == ["t/indexed:1", "t/plain:1"]
+    for name in ("t/indexed:1", "t/plain:1"):
+        assert house.more(name)["Digest"] == target["digest"]
+        house.enable(name)
+        root = house.exec_root / "p" / house.inspect(name)["Id"][:12] / "root"
+        assert (root / "new").read_text() == "new"
+        assert not (root / "old").exists()
+        house.disable(name)
+    (entry,) = save_index(house, "t/plain:1")["manifests"]
+    assert (entry["mediaType"], entry["digest"]) == (target["mediaType"], target["digest"])
+
+
+def save_index(house: EngineProcess, name: str) -> Any:
+    return json.loads(files_of(save(house, name))["index.json"])
+
+
+def link(name: str, to: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = tarfile.SYMTYPE, to
+        archive.addfile(member)
+    return stream.getvalue()
+
+
+def other_platform() -> bytes:
+    layout = Layout()
+    target = layout.plugin(config(), [layer_tar({"x": (b"x", 0o644)})])
+    layout.list(target, "docker.io/t/a:1", platform={"os": "linux", "architecture": "s390x"})
+    layout.list(target, "docker.io/t/a:1", platform={"os": "linux", "architecture": "riscv64"})
+    return layout.tar()
+
+
+def an_image() -> bytes:
+    layout = Layout()
+    layout.list(layout.image([layer_tar({"x": (b"x", 0o644)})]), "docker.io/t/a:1")
+    return layout.tar()
+
+
+BAD: dict[str, tuple[Callable[[dict[str, bytes]], bytes], int, str]] = {
+    "empty": (lambda files: b"", 400, "it ends before its end mark"),
+    "no tar": (lambda files: b"nonsense" * 1000, 400, "it is no tar"),
+    "truncated": (lambda files: tar_of(files)[:150_000], 400, "it ends in the middle of blobs/sha256/"),
+    "truncated gzip": (lambda files: gzip.compress(tar_of(files))[:-100_000], 400, "it ends in the middle of"),
+    "damaged gzip": (lambda files: b"\x1f\x8b\x08" + bytes(1000), 400, "gzip"),
+    "no layout": (lambda files: tar_of({"x": b"x"}), 400, "it has no index.json"),
+    "no JSON": (lambda files: tar_of({**files, "index.json": b"{"}), 400, "index.json is not JSON"),
+    "no entries": (lambda files: tar_of({**files, "index.json": b"{}"}), 400, "lists no manifests"),
+    "no name": (
+        lambda files: tar_of({**files, "index.json": files["index.json"].replace(b"annotations", b"notes")}),
+        400,
+        "does not say what its plugin is called",
+    ),
+    "wrong digest": (
+        lambda files: tar_of({name: wrong(name, data) for name, data in files.items()}),
+        400,
+        "is not what its name says",
+    ),
+    "missing layer": (lambda files: tar_of(without_largest(files)), 400, "is not in it"),
+    "path": (lambda files: tar_of({"../../etc/x": b"x", **files}), 400, "leads out of it"),
+    "absolute": (lambda files: tar_of({"/etc/x": b"x", **files}), 400, "leads out of it"),
+    "link": (lambda files: link("blobs", "/etc"), 400, "neither a file nor a directory"),
+    "platform": (lambda files: other_platform(), 404, "only for: linux/s390x, linux/riscv64"),
+    "image": (lambda files: an_image(), 400, "not a plugin but an image"),
+}
+
+
+def wrong(name: str, data: bytes) -> bytes:
+    return data[:-1] + b"!" if len(data) > 100_000 else data
+
+
+def without_largest(files: dict[str, bytes]) -> dict[str, bytes]:
+    largest = max(files, key=lambda name: len(files[name]))
+    return {name: data for name, data in files.items() if name != largest}
+
+
+@pytest.fixture(scope="module")
+def archive(house: EngineProcess) -> dict[str, bytes]:
+    house.create("b:1", None, more=os.urandom(400_000))
+    files = files_of(save(house, "b:1"))
+    house.remove("b:1")
+    return files
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_d09_a_bad_archive_is_refused_in_words_and_leaves_nothing(
+    house: EngineProcess, archive: dict[str, bytes], kind: str
+) -> None:
+    make, status, words = BAD[kind]
+    with pytest.raises(Refused) as caught:
+        load(house, make(archive))
+    assert (caught.value.status, words in caught.value.message) == (status, True), caught.value
+    nothing_left(house)
+
+
+def test_d09_of_an_archive_with_a_name_that_is_taken_nothing_is_loaded(house: EngineProcess) -> None:
+    house.create("a:1")
+    house.create("b:1", config(description="saved"))
+    both = save(house, "a:1", "b:1")
+    house.remove("a:1")
+    house.remove("b:1")
+    house.create("b:1", config(description="another"))
+    with pytest.raises(Refused, match="409: plugin b:1 already exists"):
+        load(house, both)
+    assert [plugin["Name"] for plugin in house.plugins()] == ["b:1"]
+    with pytest.raises(Refused, match="400: cannot load 2 plugins as x"):
+        load(house, both, "x")
+    with pytest.raises(Refused, match="400: cannot save nothing"):
+        save(house)
+    with pytest.raises(Refused, match="404"):
+        save(house, "b:1", "nope")
+
+
+# of images
+
+
+def create_from(house: EngineProcess, name: str, body: bytes, remote: str = "") -> Any:
+    query = f"?name={quote(name, safe='')}&remote={quote(remote, safe='')}"
+    status, raw = house.request(
+        "POST", f"/moorage/v1/create{query}", body, headers={"Content-Type": "application/x-tar"}
+    )
+    last = json.loads(raw.splitlines()[-1])
+    if status != 200 or "error" in last:
+        raise Refused(status, last.get("error") or last.get("message"))
+    return last["aux"]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "plain"])
+def test_d04_a_plugin_is_made_of_an_image_and_a_config(house: EngineProcess, registry: Served, kind: str) -> None:
+    layout = Layout()
+    layers = [layer_tar({"actor": (actor(), 0o755)}), layer_tar({"more": (kind.encode(), 0o644)})]
+    image = layout.image(layers, kind)
+    layout.list(image)
+    made = create_from(house, "made:1", layout.tar(config_json=json.dumps(config()).encode()))
+    assert house.more("made:1")["Digest"] == made["Digest"]
+    assert house.inspect("made:1")["Config"]["rootfs"]["diff_ids"] == [digest_of(each) for each in layers]
+    name = f"{registry.host}/t/of-image:{kind}"
+    push(house, "made:1", f"?to={quote(name, safe='')}")
+    document = json.loads(fetch(registry, f"t/of-image/manifests/{kind}")[0])
+    assert document["mediaType"] == SCHEMA2
+    for each in document["layers"]:
+        assert each["mediaType"] == "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        assert gzip.decompress(fetch(registry, f"t/of-image/blobs/{each['digest']}")[0]) in layers
+    house.enable("made:1")
+    house.disable("made:1")
+    assert usage(house)["UnreferencedBytes"] == 0 or kind == "plain"
+
+
+def test_d04_a_plugin_is_made_of_an_image_in_a_registry(house: EngineProcess, registry: Served) -> None:
+    layout = Layout()
+    target = layout.image([layer_tar({"actor": (actor(), 0o755)})])
+    upload(registry, "t/image", "1", layout, target)
+    body = tar_of({"config.json": json.dumps(config()).encode()})
+    create_from(house, "made:2", body, f"{registry.host}/t/image:1")
+    house.enable("made:2")
+    house.disable("made:2")
+    with pytest.raises(Refused, match="409"):
+        create_from(house, "made:2", body, f"{registry.host}/t/image:1")
+    with pytest.raises(Refused, match=r"not found|unknown"):
+        create_from(house, "made:3", body, f"{registry.host}/t/nope:1")
+
+
+def upload(registry: Served, path: str, tag: str, layout: Layout, target: dict[str, Any]) -> None:
+    """Bring blobs and a manifest to a registry without any of our code."""
+    base = f"http://{registry.host}/v2/{path}"
+    for digest, data in layout.blobs.items():
+        if digest == target["digest"]:
+            continue
+        begun = urllib.request.urlopen(urllib.request.Request(f"{base}/blobs/uploads/", method="POST"), timeout=20)
+        place = begun.headers["Location"]
+        send(f"{place}{'&' if '?' in place else '?'}digest={digest}", data, "application/octet-stream")
+    send(f"{base}/manifests/{tag}", layout.blobs[target["digest"]], target["mediaType"])
+
+
+def send(url: str, data: bytes, media_type: str) -> None:
+    asked = urllib.request.Request(url, data, {"Content-Type": media_type}, method="PUT")
+    urllib.request.urlopen(asked, timeout=20).close()
+
+
+def an_image_with(kind: str = "gzip", **how: Any) -> bytes:
+    layout = Layout()
+    layout.list(layout.image([layer_tar({"actor": (b"x", 0o755)})], kind, **how))
+    return layout.tar(config_json=json.dumps(config()).encode())
+
+
+def a_plugin_again() -> bytes:
+    layout = Layout()
+    layout.list(layout.plugin(config(), [layer_tar({"x": (b"x", 0o644)})]))
+    return layout.tar(config_json=json.dumps(config()).encode())
+
+
+NO_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "no config": (lambda: tar_of(files_of(other_platform())), "there is no config.json beside the image"),
+    "wrong config": (lambda: tar_of({**files_of(an_image_with()), "config.json": b"{}"}), "entrypoint"),
+    "no image": (lambda: tar_of({"config.json": json.dumps(config()).encode()}), "it has no index.json"),
+    "zstd": (lambda: an_image_with("zstd"), "skopeo copy --dest-compress-format gzip"),
+    "other layers": (lambda: an_image_with(promised=[b"others"]), "its config promises"),
+    "a plugin": (a_plugin_again, "it is one already; install or load it"),
+    "damaged": (lambda: an_image_with()[:3000], "it ends in the middle of"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_IMAGES)
+def test_d04_what_is_no_image_is_refused_in_words_and_leaves_nothing(house: EngineProcess, kind: str) -> None:
+    make, words = NO_IMAGES[kind]
+    with pytest.raises(Refused) as caught:
+        create_from(house, "made:1", make())
+    assert words in caught.value.message, caught.value
+    nothing_left(house)
