@@ -8,7 +8,7 @@ import os
 import signal as signals
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -24,6 +24,7 @@ from moorage.containerd.supervisor import PrivateContainerd, supervise
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import open_machinery
 from moorage.engine.mounts import unmount_all_below
+from moorage.engine.packages import Registries
 from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
@@ -53,6 +54,7 @@ class ServeOptions:
     group: str | None = None
     """Whose members may use the API, besides root."""
     timeouts: Timeouts = DEFAULT
+    registries: Registries = field(default_factory=Registries)
 
     @property
     def api_socket(self) -> Path:
@@ -157,7 +159,7 @@ async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]
         _ = ground.private  # a path that is too long for its socket is refused now
         options.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         async with background_tasks() as tasks:
-            engine = Engine(store, options.exec_root, choice, tasks, options.timeouts)
+            engine = Engine(store, options.exec_root, choice, tasks, options.timeouts, options.registries)
             await run_blocking(engine.load)
             yield engine, ground
     finally:

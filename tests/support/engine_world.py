@@ -22,7 +22,7 @@ import pytest
 
 from moorage import errors
 from moorage._lib import threads
-from moorage.engine import creation, plugin, running, work
+from moorage.engine import creation, plugin, restoring, running, versions, work
 from moorage.engine import engine as engine_module
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
@@ -293,7 +293,7 @@ async def run_at_once(function: Callable[[], Any]) -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
-    for module in (threads, work, running, engine_module, creation):
+    for module in (threads, work, running, restoring, versions, engine_module, creation):
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
     clock = SimpleNamespace(monotonic=anyio.current_time)

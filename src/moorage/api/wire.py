@@ -9,7 +9,8 @@ from moorage._version import __version__
 from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy
-from moorage.engine.values import DiskUsage, EngineInfo, Happened, Holder, LastExit, PluginView, Pruned
+from moorage.engine.usage import DiskUsage, Pruned
+from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
 from moorage.logs.files import Line
 from moorage.plugins import config_to_api, privileges_to_api, settings_to_api
 

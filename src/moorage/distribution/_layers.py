@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from moorage import errors
 from moorage._lib.keylocks import KeyedLocks
-from moorage.containerd.storage import Storage
+from moorage.containerd.storage import Storage, is_disk_full
 from moorage.containerd.types import Descriptor, SnapshotKind
 
-__all__ = ("Unpacking", "chain_id", "is_disk_full")
+__all__ = ("Unpacking", "chain_id")
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,6 @@ class Unpacking:
         except errors.Conflict:  # the same files in a blob of another compression
             await self._storage.remove_snapshot(self._snapshotter, key)
         return diff_id
-
-
-def is_disk_full(error: errors.MoorageError) -> bool:
-    """Whether containerd says that the disk is full, which it does under several codes."""
-    return "no space left on device" in str(error)
 
 
 def _why(layer: Descriptor, error: errors.MoorageError) -> errors.MoorageError:

@@ -158,7 +158,7 @@ class _Pull:
     async def _unpack(self, layer: Descriptor, unpacking: Unpacking) -> None:
         self._tell("Extracting", layer)
         await unpacking.add(layer)
-        self._tell("Pull complete", layer)
+        self._tell("Complete", layer)
 
     # downloads
 
@@ -212,7 +212,7 @@ class _Pull:
 
     def _tell(self, status: str, layer: Descriptor, current: int = 0) -> None:
         total = layer.size_bytes if status == "Downloading" else 0
-        self._report(Progress(status, layer.digest.partition(":")[2][:12], current, total))
+        self._report(Progress(status, layer.digest.partition(":")[2][:12], current, total, is_of_blob=True))
 
 
 class _Download:

@@ -52,7 +52,7 @@ class _Push:
 
     def tell(self, blob: Descriptor, status: str, current: int = 0, total: int = 0) -> None:
         """Say what happens to a blob."""
-        self._report(Progress(status, _short(blob.digest), current, total))
+        self._report(Progress(status, _short(blob.digest), current, total, is_of_blob=True))
 
     async def all_of(self, blobs: tuple[Descriptor, ...]) -> None:
         """Every blob, some at once; the first failure ends all. Raises: it."""

@@ -41,6 +41,7 @@ class Progress:
     current: int = 0
     """Bytes so far, where ``total`` is more than 0."""
     total: int = 0
+    is_of_blob: bool = False
 
 
 Report = Callable[[Progress], None]

@@ -1,24 +1,23 @@
 """Plugins that come without a registry's plugin behind them: out of archives, and made from container images."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
 
 from moorage import errors
-from moorage.containerd.storage import Storage
-from moorage.distribution._layers import is_disk_full
+from moorage.containerd.storage import Storage, is_disk_full
 from moorage.distribution.auth import Credentials, credentials_for
-from moorage.distribution.hosts import Options
 from moorage.distribution.image import find_image, take_image
 from moorage.distribution.layout import Layout, LayoutSource, Listed, list_packages, take_layout
 from moorage.distribution.package import Package
 from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
-from moorage.distribution.source import Report, Source, quiet
+from moorage.distribution.source import Report, Source
 from moorage.engine.creation import Creation, Desk
+from moorage.engine.packages import Operation, Packages
 from moorage.engine.plugin import Plugin
 from moorage.engine.values import PluginView
 from moorage.engine.work import Work
@@ -50,11 +49,10 @@ class _Coming:
 class Arrivals:
     """Takes plugins in."""
 
-    def __init__(self, work: Work, creation: Creation, shared: Shared, options: Options) -> None:
+    def __init__(self, work: Work, creation: Creation, packages: Packages) -> None:
         self._work = work
         self._creation = creation
-        self._shared = shared
-        self._options = options
+        self._packages = packages
 
     async def load(self, archive: AsyncIterator[bytes], name: str = "") -> Sequence[Loaded]:
         """Take in every plugin of an OCI archive, all or none; ``name`` is for an archive with one.
@@ -76,11 +74,12 @@ class Arrivals:
         known = {plugin.name for plugin in made}
         return [Loaded(self._work.registry.get(each.local).view(), each.local in known) for each in coming]
 
+    @asynccontextmanager
     async def create_from(
-        self, name: str, body: AsyncIterator[bytes], remote: str, credentials: Credentials, report: Report = quiet
-    ) -> PluginView:
-        """Make a plugin of a container image. ``body`` is a tar of config.json and an OCI layout with the image, or of
-        config.json alone where ``remote`` says in which registry the image is.
+        self, name: str, body: AsyncIterator[bytes], remote: str, credentials: Credentials
+    ) -> AsyncIterator[Operation]:
+        """The making of a plugin of a container image. ``body`` is a tar of config.json and an OCI layout with the
+        image, or of config.json alone where ``remote`` says in which registry the image is.
 
         Raises: Conflict where the name is taken; Invalid for what is no image, or a wrong config; what the registry
         says.
@@ -93,29 +92,12 @@ class Arrivals:
                 layout = await self._take(storage, body)
                 if not layout.config:
                     raise errors.Invalid("cannot make a plugin: there is no config.json beside the image")
-                if remote:
-                    plugin = await self._from_registry(local, layout, parse_reference(remote), credentials, report)
-                else:
-                    listed = list_packages(layout)
-                    source = LayoutSource(storage, layout, listed)
-                    plugin = await self._from_image(local, layout, source, parse_reference(local), report)
-        self._work.tell(plugin, "create")
-        return plugin.view()
+                reference = parse_reference(remote or local).with_default_tag()
+                async with self._source(storage, layout, reference, credentials, is_remote=bool(remote)) as source:
+                    found = await find_image(source, reference, layout.config)
+                    yield Operation(local, lambda report: self._make_of_image(local, source, found, report))
 
-    async def _from_registry(
-        self, local: str, layout: Layout, remote: Reference, credentials: Credentials, report: Report
-    ) -> Plugin:
-        find = credentials_for(remote.host, credentials)
-        async with Registry(
-            remote, "pull", credentials=find, options=self._options, timeouts=self._work.timeouts
-        ) as source:
-            return await self._from_image(local, layout, source, remote, report)
-
-    async def _from_image(
-        self, local: str, layout: Layout, source: Source, reference: Reference, report: Report
-    ) -> Plugin:
-        found = await find_image(source, reference, layout.config)
-
+    async def _make_of_image(self, local: str, source: Source, found: Found, report: Report) -> Mapping[str, object]:
         async def bring(desk: Desk) -> Package:
             return await take_image(
                 desk.storage,
@@ -124,11 +106,27 @@ class Arrivals:
                 source,
                 found,
                 scratch=desk.scratch,
-                shared=self._shared,
+                shared=self._packages.shared,
                 report=report,
             )
 
-        return await self._creation.make(local, local, bring)
+        plugin = await self._creation.make(local, local, bring)
+        self._work.tell(plugin, "create")
+        warnings = list(plugin.record.warnings)
+        return {"Id": plugin.id, "Name": plugin.name, "Digest": plugin.record.digest, "Warnings": warnings}
+
+    @asynccontextmanager
+    async def _source(
+        self, storage: Storage, layout: Layout, reference: Reference, credentials: Credentials, *, is_remote: bool
+    ) -> AsyncIterator[Source]:
+        """Where the image is: in a registry, or in the archive that came."""
+        if not is_remote:
+            yield LayoutSource(storage, layout, list_packages(layout))
+            return
+        find = credentials_for(reference.host, credentials)
+        options, timeouts = self._packages.registries.options, self._work.timeouts
+        async with Registry(reference, credentials=find, options=options, timeouts=timeouts) as registry:
+            yield registry
 
     async def _take(self, storage: Storage, body: AsyncIterator[bytes]) -> Layout:
         try:
@@ -168,7 +166,7 @@ class Arrivals:
         return made
 
     def _bring(self, each: _Coming) -> "_Bring":
-        return _Bring(each.source, each.found, self._shared)
+        return _Bring(each.source, each.found, self._packages.shared)
 
     async def _undo(self, plugin: Plugin) -> None:
         try:

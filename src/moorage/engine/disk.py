@@ -13,7 +13,7 @@ from moorage.containerd.types import Content, Ingest, Snapshot, SnapshotKind
 from moorage.distribution.stored import read_contents
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
-from moorage.engine.values import DiskUsage, PluginUsage, Pruned
+from moorage.engine.usage import DiskUsage, PluginUsage, Pruned
 from moorage.engine.work import Work
 
 __all__ = ("measure_disk", "prune")

@@ -4,7 +4,6 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,19 +13,20 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first
-from moorage.distribution.hosts import Options
-from moorage.distribution.pull import Shared
 from moorage.engine.arrivals import Arrivals
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
-from moorage.engine.lifecycle import RestartPolicy, Restarts, State
+from moorage.engine.lifecycle import State
 from moorage.engine.machinery import Machinery
-from moorage.engine.packages import Packages
+from moorage.engine.moving import Moving
+from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
+from moorage.engine.policies import changed_policy
 from moorage.engine.registry import Registry
+from moorage.engine.restoring import restore
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.engine.work import Job, Work, check_unused, logged
@@ -46,7 +46,15 @@ class Engine:
     Made with its records read; ``serve`` gives it something to run them on, as often as that is lost and found.
     """
 
-    def __init__(self, store: Store, runtime: Path, choice: Choice, tasks: TaskGroup, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runtime: Path,
+        choice: Choice,
+        tasks: TaskGroup,
+        timeouts: Timeouts,
+        registries: Registries | None = None,
+    ) -> None:
         self._store = store
         self._runtime = runtime
         self._choice = choice
@@ -56,9 +64,9 @@ class Engine:
         self._registry = Registry()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
         self._creation = Creation(self._work, self._take)
-        options = Options()
-        self.packages = Packages(self._work, self._creation, options)
-        self.arrivals = Arrivals(self._work, self._creation, Shared(), options)
+        self.packages = Packages(self._work, self._creation, self._do, registries)
+        self.moving = Moving(self._work, self._creation, self.packages.registries.options)
+        self.arrivals = Arrivals(self._work, self._creation, self.packages)
         self._address = ""
 
     # what is there
@@ -159,7 +167,7 @@ class Engine:
 
     async def remove(self, name: str, *, force: bool) -> None:
         """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
-        if await self.packages.untag(name):
+        if await self.moving.untag(name):
             return
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
@@ -182,10 +190,10 @@ class Engine:
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid."""
         plugin = self._registry.get(name)
-        _changed(plugin.record.policy, change)  # so that a wrong one is refused at once
+        changed_policy(plugin.record.policy, change)  # so that a wrong one is refused at once
 
         async def job() -> None:
-            await self._work.save(plugin, policy=_changed(plugin.record.policy, change))
+            await self._work.save(plugin, policy=changed_policy(plugin.record.policy, change))
 
         await self._do(plugin, job)
         return plugin.view()
@@ -357,7 +365,9 @@ class Engine:
             )
 
     async def _restore(self, plugin: Plugin, owners: dict[str, str], start: bool) -> None:
-        await self._work.inboxes.run(plugin.id, logged(plugin, lambda: self._work.restore(plugin, owners, start=start)))
+        await self._work.inboxes.run(
+            plugin.id, logged(plugin, lambda: restore(self._work, plugin, owners, start=start))
+        )
 
     async def _sweep(self, machinery: Machinery, owners: dict[str, str]) -> None:
         """Remove what belongs to no plugin: of creates and removals that were cut off. Failures are logged."""
@@ -371,25 +381,6 @@ class Engine:
             await run_blocking(lambda: self._store.sweep(known))
         except (errors.MoorageError, OSError) as error:
             log.warning("cannot remove all that was left: %s", error)
-
-
-def _changed(policy: RestartPolicy, change: PolicyChange) -> RestartPolicy:
-    made = policy
-    if change.restarts is not None:
-        try:
-            made = replace(made, restarts=Restarts(change.restarts))
-        except ValueError as error:
-            names = ", ".join(each.value for each in Restarts)
-            raise errors.Invalid(f"cannot restart {change.restarts!r}: it must be one of {names}") from error
-    if change.most is not None:
-        if change.most < 0:
-            raise errors.Invalid(f"cannot restart {change.most} times: it must be 0 (no limit) or more")
-        made = replace(made, most=change.most or None)
-    if change.stop_timeout is not None:
-        if not 0 <= change.stop_timeout <= 3600:
-            raise errors.Invalid(f"cannot wait {change.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
-        made = replace(made, stop_timeout=change.stop_timeout)
-    return made
 
 
 def _boot_id() -> str:

@@ -1,7 +1,7 @@
 """What becomes of plugins' packages: pushed, named once more, saved, measured. Nothing here runs a plugin."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from moorage import errors
@@ -11,21 +11,22 @@ from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.hosts import Options
 from moorage.distribution.pushing import push_package
 from moorage.distribution.registry import Registry
-from moorage.distribution.source import Report
+from moorage.distribution.source import Progress, Report
 from moorage.distribution.stored import Contents, hold, read_contents
 from moorage.engine.creation import Creation
 from moorage.engine.disk import measure_disk, prune
+from moorage.engine.packages import Operation
 from moorage.engine.plugin import Plugin
-from moorage.engine.values import DiskUsage, Pruned
+from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.work import Work
 from moorage.plugins import Reference, local_name, parse_reference
 
-__all__ = ("Packages",)
+__all__ = ("Moving",)
 
 log = logging.getLogger(__name__)
 
 
-class Packages:
+class Moving:
     """The packages of one engine's plugins."""
 
     def __init__(self, work: Work, creation: Creation, options: Options) -> None:
@@ -85,36 +86,33 @@ class Packages:
 
     # to a registry
 
-    def target(self, text: str, to: str) -> Reference:
-        """Where a push of this plugin goes: ``to`` where it is given, else the name that was used.
+    @asynccontextmanager
+    async def push(self, text: str, to: str, credentials: Credentials) -> AsyncIterator[Operation]:
+        """The push of a plugin's package, as it is, to ``to``, or else to the name that was used.
 
-        Raises: NotFound; Invalid for a reference with a digest, which nobody can choose.
+        Raises: NotFound; Invalid for a reference with a digest, which nobody can choose; Conflict for a package that is
+        not whole; Unavailable. When it is run: what the registry says, by kind.
         """
-        _, name = self.called(text)
-        return parse_reference(local_name(to) if to else name)
+        plugin, name = self.called(text)
+        target = parse_reference(local_name(to) if to else name)
+        async with self._held((plugin,)) as (storage, (contents,)):
 
-    async def push(self, text: str, target: Reference, credentials: Credentials, report: Report) -> Contents:
-        """Bring a plugin's package to a registry, as it is; what was brought.
+            async def run(report: Report) -> Mapping[str, object]:
+                report(Progress(f"The push refers to repository [{target.familiar_name}]"))
+                async with self._registry(target, credentials) as registry:
+                    await push_package(storage, registry, contents, target, report)
+                log.info("pushed plugin %s to %s", plugin.name, target.familiar)
+                manifest = contents.manifest
+                return {"Tag": target.tag, "Digest": manifest.digest, "Size": manifest.size_bytes}
 
-        Raises: NotFound; what the registry says, by kind; Unavailable.
-        """
-        plugin = self._work.registry.get(text)
-        async with self._held(plugin) as (storage, contents):
-            find = credentials_for(target.host, credentials)
-            async with Registry(
-                target, "push", credentials=find, options=self._options, timeouts=self._work.timeouts
-            ) as registry:
-                await push_package(storage, registry, contents, target, report)
-        log.info("pushed plugin %s to %s: %s", plugin.name, target.familiar, contents.manifest.digest)
-        return contents
+            yield Operation(plugin.name, run)
+
+    def _registry(self, target: Reference, credentials: Credentials) -> Registry:
+        find = credentials_for(target.host, credentials)
+        return Registry(target, "push", credentials=find, options=self._options, timeouts=self._work.timeouts)
 
     @asynccontextmanager
-    async def _held(self, *plugins: Plugin) -> AsyncIterator[tuple[Storage, Contents]]:
-        async with self._all_held(plugins) as (storage, contents):
-            yield storage, contents[0]
-
-    @asynccontextmanager
-    async def _all_held(self, plugins: Sequence[Plugin]) -> AsyncIterator[tuple[Storage, list[Contents]]]:
+    async def _held(self, plugins: Sequence[Plugin]) -> AsyncIterator[tuple[Storage, list[Contents]]]:
         """Packages that stay for the length of the block, even where their plugins are removed or upgraded."""
         machinery = self._work.need_machinery()
         async with machinery.lease() as lease:
@@ -146,7 +144,7 @@ class Packages:
         plugins = list({plugin.id: plugin for plugin in map(self._work.registry.get, names)}.values())
         if not plugins:
             raise errors.Invalid("cannot save nothing: give the names of plugins")
-        async with self._all_held(plugins) as (storage, contents):
+        async with self._held(plugins) as (storage, contents):
             packed = [
                 Packed(str(parse_reference(plugin.name)), str(parse_reference(plugin.record.reference)), each)
                 for plugin, each in zip(plugins, contents, strict=True)

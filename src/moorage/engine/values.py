@@ -6,18 +6,7 @@ from datetime import datetime
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, State
 from moorage.plugins import Config, Privilege, Settings
 
-__all__ = (
-    "Answer",
-    "DiskUsage",
-    "EngineInfo",
-    "Happened",
-    "Holder",
-    "LastExit",
-    "PluginUsage",
-    "PluginView",
-    "PolicyChange",
-    "Pruned",
-)
+__all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange", "Terms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,44 +120,15 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class PluginUsage:
-    """What one plugin takes of the disk; ``shared`` is the part of it that other plugins have, too."""
+class Terms:
+    """On what a user agrees to a package, and how he wants it."""
 
-    id: str
-    name: str
-    package_bytes: int
-    """Manifest, config and layers as they came."""
-    shared_package_bytes: int
-    layers_bytes: int
-    """The layers unpacked."""
-    shared_layers_bytes: int
-    written_bytes: int
-    """What it changed in its root file system."""
-    data_bytes: int
-    """Below its propagated mount, without what is mounted there."""
-    logs_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class DiskUsage:
-    """What everything takes of the disk, each blob and each layer once."""
-
-    plugins: tuple[PluginUsage, ...]
-    content_bytes: int
-    layers_bytes: int
-    written_bytes: int
-    uploads: int
-    """Blobs that were begun and not ended, by somebody who is at it or who is gone."""
-    uploads_bytes: int
-    unreferenced_bytes: int
-    """Content and layers that no plugin refers to: of one that is being made, or left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What a prune has removed."""
-
-    freed_bytes: int
-    uploads: int
-    under_way: int
-    """As many plugins are being made or fetched; where it is not 0 uploads were left alone."""
+    granted: tuple[Privilege, ...] | None = ()
+    """Exactly what it may ask for; None for whatever it asks."""
+    is_attended: bool = False
+    """Somebody looked at what is asked for and said yes, so the policy for unattended installs is not asked."""
+    assignments: tuple[str, ...] = field(default=(), repr=False)
+    """Settings for a new plugin, all or none."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    once: bool = False
+    """A plugin of this name that is from there and has these settings is as good as a new one."""

@@ -13,17 +13,17 @@ from moorage import errors
 from moorage._lib.inbox import Inboxes
 from moorage._lib.threads import remove_tree, run_blocking
 from moorage.engine.events import EventLog
-from moorage.engine.lifecycle import STEADY_AFTER, Event, Life, State, after_end, back_off, move
+from moorage.engine.lifecycle import STEADY_AFTER, Event, State, after_end, back_off, move
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.registry import Registry
-from moorage.engine.running import adopt, await_ready, bring_down, bring_up, remove_strays
+from moorage.engine.running import bring_down, bring_up, remove_strays
 from moorage.engine.store import Store
 from moorage.engine.values import LastExit
 from moorage.executor import Exit
 from moorage.timeouts import Timeouts
 
-__all__ = ("Work",)
+__all__ = ("Work", "told")
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +74,10 @@ class Work:
         self.need_machinery()
         plugin.is_asked = True
         try:
-            failure = await self._start(plugin, within, failures=0, restarts=0, last_exit=None)
+            failure = await self.start(plugin, within, failures=0, restarts=0, last_exit=None)
             if failure is not None:
                 await self._refuse(plugin, failure)
-                raise _told(failure, f"cannot enable plugin {plugin.name}: {failure}") from failure
+                raise told(failure, f"cannot enable plugin {plugin.name}: {failure}") from failure
         finally:
             plugin.is_asked = False
         self.tell(plugin, "enable", name=name)
@@ -89,10 +89,10 @@ class Work:
             raise errors.Conflict(f"cannot restart plugin {plugin.name}: it is disabled")
         self.need_machinery()
         await self.stop(plugin)
-        failure = await self._start(plugin, self.timeouts.ready, failures=0)
+        failure = await self.start(plugin, self.timeouts.ready, failures=0)
         if failure is not None:
-            await self._failed(plugin, failure)
-            raise _told(failure, f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
+            await self.failed(plugin, failure)
+            raise told(failure, f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
         if plugin.state is State.STARTING:
             raise errors.Conflict(f"cannot restart plugin {plugin.name}: it was told to stop while it started")
         self.tell(plugin, "restart")
@@ -103,13 +103,13 @@ class Work:
         is_due = plugin.record.enabled and plugin.state in (State.DISABLED, State.RESTARTING)
         if not is_due or plugin.stops:
             return
-        failure = await self._start(plugin, self.timeouts.ready, **fields)
+        failure = await self.start(plugin, self.timeouts.ready, **fields)
         if failure is not None:
-            await self._failed(plugin, failure)
+            await self.failed(plugin, failure)
         elif plugin.is_ready:
             self.tell(plugin, "ready")
 
-    async def _start(self, plugin: Plugin, within: float, **fields: object) -> errors.MoorageError | None:
+    async def start(self, plugin: Plugin, within: float, **fields: object) -> errors.MoorageError | None:
         """Take it from its present state to ready; why that failed, None also where somebody stopped it meanwhile."""
         plugin.move(Event.START)
         failure: errors.MoorageError | None = None
@@ -148,7 +148,7 @@ class Work:
                 log.error("plugin %s: %s", plugin.name, error)
             await self._save_or_log(plugin, enabled=False, last_exit=last)
 
-    async def _failed(self, plugin: Plugin, failure: errors.MoorageError) -> None:
+    async def failed(self, plugin: Plugin, failure: errors.MoorageError) -> None:
         """Undo a start that nobody waits for, and plan the next one."""
         last = _last_exit(plugin.run, str(failure))
         log.warning("plugin %s does not come up: %s", plugin.name, failure)
@@ -246,7 +246,7 @@ class Work:
     async def go_on(self, plugin: Plugin) -> None:
         """Take up again what was cut off for a stop that was then refused."""
         if plugin.record.enabled and plugin.state is State.STARTING:
-            await self._failed(plugin, errors.Unavailable("it was told to stop, which was refused then"))
+            await self.failed(plugin, errors.Unavailable("it was told to stop, which was refused then"))
         elif plugin.record.enabled and plugin.state is State.RESTARTING:
             await self._plan(plugin, _AWAY)
 
@@ -307,55 +307,12 @@ class Work:
         await anyio.sleep(_REMOVE_AGAIN)
         self.inboxes.put(plugin.id, logged(plugin, lambda: self.erase(plugin)))
 
-    # taking over
-
-    async def restore(self, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
-        """Find out what became of it while no engine was there, and go on from that.
-
-        Without ``start`` nothing is started that does not run.
-        """
-        machinery = self.need_machinery()
-        record = plugin.record
-        if record.removing:
-            await self.erase(plugin)
-            return
-        is_there = record.container in owners
-        if record.enabled and is_there:
-            exit = await adopt(plugin, machinery)
-            if exit is None:
-                await self._adopted(plugin, machinery)
-            elif start:
-                plugin.become(Life(State.READY, record.failures))
-                await self.ended(plugin, last_exit_of(exit), is_failure=exit.code != 0, steady=record.failures == 0)
-            return
-        await remove_strays(plugin, machinery)
-        if not record.enabled or not start:
-            await run_blocking(plugin.places.clear)
-        else:
-            await self.start_again(plugin)
-
-    async def _adopted(self, plugin: Plugin, machinery: Machinery) -> None:
-        run = plugin.run
-        assert run is not None
-        plugin.move(Event.ADOPTED)
-        plugin.starting = anyio.CancelScope()
-        try:
-            with plugin.starting:
-                socket = plugin.places.socket(plugin.config)
-                await await_ready(plugin, run, machinery, socket, self.timeouts.ready)
-                plugin.move(Event.ACCEPTED)
-        except errors.MoorageError as error:
-            await self._failed(plugin, error)
-        finally:
-            plugin.starting = None
-        await remove_strays(plugin, machinery)
-
 
 class _CutOff(errors.Conflict):
     """A start that somebody stopped."""
 
 
-def _told(failure: errors.MoorageError, text: str) -> errors.MoorageError:
+def told(failure: errors.MoorageError, text: str) -> errors.MoorageError:
     """A failure in words for the user, of a kind that is true of the plugin: what containerd did not find, or found in
     its way, is no plugin that is unknown or in the wrong state.
     """
