@@ -2,18 +2,15 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
-from moorage import errors
 from moorage.cli.common import json_option, plugin_names, print_json, reach, size, table, wants_json
 from moorage.cli.credentials import registry_auth
+from moorage.cli.image_tar import open_file, pieces_of
 from moorage.cli.steps import show_steps
 
-_PIECE = 256 * 1024
 _file = click.Path(path_type=Path)
 
 
@@ -107,22 +104,6 @@ def load(source: Path | None, name: str) -> None:
             click.echo(f"{each['Name']}: {'loaded' if each['New'] else 'is here already'}")
             for warning in each["Warnings"]:
                 click.echo(f"moorage: warning: {each['Name']}: {warning}", err=True)
-
-
-def open_file(path: Path) -> BinaryIO:
-    """A file to read. Raises: NotFound, Invalid."""
-    try:
-        return path.open("rb")
-    except FileNotFoundError as error:
-        raise errors.NotFound(f"cannot read {path}: there is no such file") from error
-    except OSError as error:
-        raise errors.Invalid(f"cannot read {path}: {error.strerror}") from error
-
-
-def pieces_of(file: BinaryIO) -> Iterator[bytes]:
-    """The bytes of a file, in pieces."""
-    while piece := file.read(_PIECE):
-        yield piece
 
 
 @click.command(

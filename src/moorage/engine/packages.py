@@ -191,7 +191,7 @@ class Packages:
         )
 
     def _find(self, local: str) -> Plugin | None:
-        return next((plugin for plugin in self._work.registry.all() if plugin.name == local), None)
+        return next((plugin for plugin in self._work.registry.all() if plugin.is_called(local)), None)
 
     def _agree(self, found: Found, terms: Terms) -> Overrides:
         """The settings of a new plugin. Raises: Denied for what was not granted, Invalid for settings."""
