@@ -35,7 +35,7 @@ async def stream_progress(
                 if (aux := await operation(lines.report)) is not None:
                     lines.add({"progressDetail": {}, "aux": dict(aux)})
             except Exception as error:  # noqa: BLE001 - told to the client, and logged as the server logs it
-                lines.add(_failure(error, f"{request.http.method} {request.http.rel_url.raw_path}"))
+                lines.end(_failure(error, f"{request.http.method} {request.http.rel_url.raw_path}"))
         with anyio.move_on_after(_LAST_LINES):
             await lines.flush(response)
     return response
@@ -55,12 +55,17 @@ class _Lines:
             self._counts[progress.id] = progress
             return
         if (count := self._counts.pop(progress.id, None)) is not None:
-            self.add(_to_api(count))
-        self.add(_to_api(progress))
+            self._lines.append(_to_api(count))
+        self._lines.append(_to_api(progress))
 
-    def add(self, line: dict[str, object]) -> None:
-        """Note a line as it is."""
+    def end(self, line: dict[str, object]) -> None:
+        """Note the last line."""
+        self._settle()
         self._lines.append(line)
+
+    def _settle(self) -> None:
+        self._lines += map(_to_api, self._counts.values())
+        self._counts.clear()
 
     async def write_to(self, response: web.StreamResponse) -> None:
         """Write what comes, as it comes, until the client is gone."""
@@ -74,9 +79,8 @@ class _Lines:
     async def flush(self, response: web.StreamResponse) -> None:
         """Write what was noted."""
         async with self._lock:
-            lines = [*self._lines, *map(_to_api, self._counts.values())]
-            self._lines.clear()
-            self._counts.clear()
+            self._settle()
+            lines, self._lines = self._lines, []
             if lines:
                 await response.write(b"".join(json.dumps(line).encode() + b"\r\n" for line in lines))
 
