@@ -33,7 +33,7 @@ async def stream_progress(
             tasks.start_soon(lines.write_to, response)
             try:
                 if (aux := await operation(lines.report)) is not None:
-                    lines.add({"progressDetail": {}, "aux": dict(aux)})
+                    lines.end({"progressDetail": {}, "aux": dict(aux)})
             except Exception as error:  # noqa: BLE001 - told to the client, and logged as the server logs it
                 lines.end(_failure(error, f"{request.http.method} {request.http.rel_url.raw_path}"))
         with anyio.move_on_after(_LAST_LINES):
