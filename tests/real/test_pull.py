@@ -1,26 +1,50 @@
 """Plugins from Debian's docker-registry into a whole engine, by Docker's calls and by ours."""
 
+import base64
+import json
 import os
+import platform
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support import packages
+from support.contents import held_by, wait_for
 from support.engines import EngineProcess, Refused, config, engine
-from support.registries import Served, serve_registry
+from support.packages import Made, layer, make, push
+from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry", "zstd")]
 
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+NEEDY = config(
+    network={"type": "host"}, linux={"allowAllDevices": True, "capabilities": ["CAP_SYS_ADMIN", "CAP_CHOWN"]}
+)
+ASKED = [
+    {"Name": "network", "Description": "", "Value": ["host"]},
+    {"Name": "allow-all-devices", "Description": "", "Value": ["true"]},
+    {"Name": "capabilities", "Description": "", "Value": ["CAP_SYS_ADMIN", "CAP_CHOWN"]},
+]
+SETTABLE = {"env": [{"name": "LEVEL", "value": "0", "settable": ["value"]}]}
+
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registry") / "plain") as served:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registries")
+
+
+@pytest.fixture(scope="module")
+def registry(folder: Path) -> Iterator[Served]:
+    with serve_registry(folder / "plain") as served:
         yield served
 
 
 @pytest.fixture(scope="module")
 def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine"), timeouts={"ready": 3.0}) as made:
+    policy = {"network": ["host"], "allowAllDevices": True, "capabilities": ["*"]}
+    with engine(tmp_path_factory.mktemp("engine"), policy=policy) as made:
         yield made
 
 
@@ -32,14 +56,204 @@ def house(shared_house: EngineProcess) -> Iterator[EngineProcess]:
         shared_house.remove(plugin["Name"], force=True)
 
 
-def test_d03_a_pulled_plugin_runs(house: EngineProcess, registry: Served) -> None:
-    made = packages.make(config(), packages.layer({"big": os.urandom(3_000_000)}))
-    packages.push(registry.host, "t/a", "v1", made)
-    remote = f"{registry.host}/t/a:v1"
-    assert house.privileges(remote) == []
+def root_of(house: EngineProcess, name: str) -> Path:
+    """The root of a plugin that runs."""
+    return Path(house.exec_root, "p", house.inspect(name)["Id"][:12], "root")
+
+
+# ------------------------------------------------------------------------------------------- what is pulled, D03
+
+
+@pytest.mark.parametrize(
+    ("media_type", "kind"),
+    [(packages.SCHEMA2, "application/vnd.docker.image.rootfs.diff.tar{}"), (packages.OCI, f"{OCI_LAYER}{{}}")],
+    ids=["docker", "oci"],
+)
+def test_d03_case_060_every_kind_of_layer_is_unpacked_in_order_with_whiteouts(
+    house: EngineProcess, registry: Served, media_type: str, kind: str
+) -> None:
+    mark = "+" if "oci" in media_type else "."
+    made = make(
+        config(),
+        layer({"a": b"1", "b": b"1", "d/": b"", "d/old": b"1"}, kind.format("")),
+        layer({"b": b"2", ".wh.a": b"", "d/.wh..wh..opq": b"", "d/new": b"2"}, kind.format(f"{mark}zstd")),
+        layer({"b": b"3"}, kind.format(f"{mark}gzip")),
+        media_type=media_type,
+    )
+    remote = f"{registry.host}/kinds/{made.digest[7:17]}"
+    push(registry.host, remote.partition("/")[2], "latest", made)
     house.install(remote)
-    assert house.inspect(remote)["PluginReference"] == remote
     assert house.more(remote)["Digest"] == made.digest
     house.enable(remote)
-    with pytest.raises(Refused, match="already exists"):
-        house.install(remote)
+    root = root_of(house, remote)
+    assert (root / "b").read_bytes() == b"3"
+    assert not (root / "a").exists()
+    assert os.listdir(root / "d") == ["new"]
+
+
+def test_d03_case_026_of_an_index_the_package_for_this_machine_is_taken(house: EngineProcess, registry: Served) -> None:
+    here = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+    right, wrong = make(config(env=[{"name": "A", "value": "right"}])), make(config())
+    for each in (right, wrong):
+        push(registry.host, "t/index", each.digest[7:17], each)
+    entries: list[tuple[Made, dict[str, Any]]] = [
+        (wrong, {"platform": {"os": "unknown", "architecture": "unknown"}}),
+        (wrong, {"platform": {"os": "linux", "architecture": "s390x"}}),
+        (right, {"platform": {"os": "linux", "architecture": here}}),
+    ]
+    for media_type in (packages.LIST, packages.INDEX):
+        tag = media_type.split(".")[1]
+        packages.push_manifest(registry.host, "t/index", tag, packages.index_of(entries, media_type), media_type)
+        house.install(f"{registry.host}/t/index:{tag}")
+        assert house.more(f"{registry.host}/t/index:{tag}")["Digest"] == right.digest
+    packages.push_manifest(registry.host, "t/index", "other", packages.index_of(entries[:2]), packages.LIST)
+    for ask in (house.privileges, house.install):
+        with pytest.raises(Refused, match=rf"^404: .* no package for linux/{here}, only for: linux/s390x$"):
+            ask(f"{registry.host}/t/index:other")
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (make(config_type=packages.IMAGE), "400: .* is not a plugin but an image .*container.image.v1"),
+        (make(config_type="application/x-thing", media_type=packages.OCI), "400: .* is not a plugin .*x-thing"),
+        (make(config(), layer({}, "application/x-squashfs")), "400: .* a layer of type application/x-squashfs"),
+        (make(config(entrypoint=3)), "400: .* entrypoint"),
+    ],
+    ids=["image", "thing", "layer", "config"],
+)
+def test_d03_case_066_what_is_no_plugin_is_refused_by_its_type(
+    house: EngineProcess, registry: Served, made: Made, text: str
+) -> None:
+    remote = f"{registry.host}/no/{made.digest[7:17]}"
+    push(registry.host, remote.partition("/")[2], "latest", made)
+    before = held_by(house)
+    for ask in (house.privileges, house.install):
+        with pytest.raises(Refused, match=text):
+            ask(remote)
+    assert house.plugins() == []
+    assert held_by(house) == before
+
+
+def test_case_065_every_form_of_a_reference_is_pulled_and_gets_a_tag(house: EngineProcess, registry: Served) -> None:
+    made = make()
+    name = f"{registry.host}/forms/p"
+    for tag in ("latest", "v1"):
+        push(registry.host, "forms/p", tag, made)
+    for remote, local in {
+        name: f"{name}:latest",
+        f"{name}:v1": f"{name}:v1",
+        f"{name}@{made.digest}": "other:latest",
+        f"{name}:v1@{made.digest}": "another:v2",
+    }.items():
+        alias = "" if local.startswith(name) else local.removesuffix(":latest")
+        house.install(remote, alias)
+        shown = house.inspect(local)
+        assert shown["Name"] == local
+        assert shown["PluginReference"] == (remote if remote != name else f"{name}:latest")
+    house.remove(f"{name}:latest")
+    house.install(f"{name}@{made.digest}")
+    assert house.inspect(name)["Name"] == f"{name}:latest"
+    with pytest.raises(Refused, match=r"400: cannot use digest in plugin tag"):
+        house.install(name, f"x@{made.digest}")
+
+
+# ------------------------------------------------------------------------------------------ what is granted, C07
+
+
+def test_c07_case_058_only_exactly_what_is_asked_for_may_be_granted(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/needy", "latest", make(NEEDY, layer({"big": os.urandom(100_000)})))
+    remote, before = f"{registry.host}/t/needy", held_by(house)
+    asked = house.privileges(remote)
+    assert [(each["Name"], each["Value"]) for each in asked] == [(each["Name"], each["Value"]) for each in ASKED]
+    changed = json.loads(json.dumps(ASKED))
+    changed[2]["Value"][0] = "CAP_NET_ADMIN"
+    for granted in (None, [], ASKED[:1], ASKED[1:], [*ASKED, ASKED[0]], changed, [ASKED[0], ASKED[0], ASKED[2]]):
+        with pytest.raises(Refused, match=r"403: incorrect privileges"):
+            house.install(remote, granted=granted)
+    assert held_by(house) == before, "the check comes before anything is read"
+    mixed = [{**ASKED[2], "Value": ["CAP_CHOWN", "CAP_SYS_ADMIN"]}, ASKED[0], ASKED[1]]
+    house.install(remote, granted=mixed)
+
+
+def test_c07_a_host_says_what_is_granted_with_nobody_there(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/policed", "latest", make(config(pidhost=True, network={"type": "host"})))
+    remote = f"{registry.host}/t/policed"
+    asked = house.privileges(remote)
+    for refused in (lambda: house.install(remote, granted=asked), lambda: house.ensure(remote)):
+        with pytest.raises(Refused, match=r"403: cannot grant unattended.* host pid namespace"):
+            refused()
+    house.ensure(remote, attended=True, privileges=asked)
+
+
+# ------------------------------------------------------------------------------- our call: settings, and once
+
+
+def test_case_054_a_wrong_setting_installs_nothing(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/set", "latest", make(config(**SETTABLE)))
+    remote, before = f"{registry.host}/t/set", held_by(house)
+    with pytest.raises(Refused, match=r'400: setting "BAD" not found .*what can be set: LEVEL'):
+        house.ensure(remote, settings=["LEVEL=1", "BAD=1"], verb="pull")
+    assert house.plugins() == []
+    assert held_by(house) == before
+    house.ensure(remote, settings=["LEVEL=1"], verb="pull")
+    assert house.inspect(remote)["Settings"]["Env"] == ["LEVEL=1"]
+
+
+def test_case_057_ensured_twice_is_installed_once(house: EngineProcess, registry: Served) -> None:
+    push(registry.host, "t/once", "latest", make(config(**SETTABLE)))
+    remote = f"{registry.host}/t/once"
+    house.ensure(remote, "p", settings=["LEVEL=1"])
+    house.enable("p")
+    before = house.inspect("p")
+    assert [line["status"] for line in house.ensure(remote, "p", settings=["LEVEL=1"])] == [
+        "Plugin p:latest is installed already"
+    ]
+    house.ensure(remote, "p")
+    assert house.inspect("p")["Moorage"]["Pid"] == before["Moorage"]["Pid"]
+    with pytest.raises(Refused, match=r"409: plugin p:latest already exists with other settings"):
+        house.ensure(remote, "p", settings=["LEVEL=2"])
+    with pytest.raises(Refused, match=r"409: plugin p:latest already exists, from .*t/once:latest and not from .*:v9"):
+        house.ensure(f"{remote}:v9", "p")
+    with pytest.raises(Refused, match=r"409: plugin p:latest already exists"):
+        house.install(remote, "p")
+
+
+# --------------------------------------------------------------------------- who asks, and whom: D05, D06, D08
+
+
+def test_d05_case_027_what_a_registry_says_of_credentials_stays_so(house: EngineProcess, folder: Path) -> None:
+    def header(password: str) -> str:
+        return base64.urlsafe_b64encode(json.dumps({"username": USER, "password": password}).encode()).decode()
+
+    with serve_registry(folder / "login", auth=htpasswd(folder)) as served:
+        basic = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        push(served.host, "t/private", "latest", make(), authorization=basic)
+        remote = f"{served.host}/t/private"
+        for ask in (house.privileges, house.install):
+            for headers in ({}, {"X-Registry-Auth": header("wrong")}):
+                with pytest.raises(Refused, match=r"^401: "):
+                    ask(remote, **headers)
+            with pytest.raises(Refused, match=r"^404: "):
+                ask(f"{remote}:none", **{"X-Registry-Auth": header(PASSWORD)})
+        assert house.privileges(remote, **{"X-Registry-Auth": header(PASSWORD)}) == []
+        house.install(remote, **{"X-Registry-Auth": header(PASSWORD)})
+    with pytest.raises(Refused, match=r"^503: .*refused"):
+        house.privileges(remote)
+
+
+def test_d03_d08_ten_plugins_share_what_is_the_same(house: EngineProcess, registry: Served) -> None:
+    base = layer({"base": os.urandom(2_000_000)})
+    before = held_by(house)
+    for number in range(3):
+        made = make(config(), base, layer({"own": str(number).encode()}))
+        push(registry.host, "t/shared", f"v{number}", made)
+        lines = house.install(f"{registry.host}/t/shared:v{number}")
+        shared = [line for line in lines if line["status"] == "Already exists"]
+        assert len(shared) == (2 if number else 0)
+    now = held_by(house)
+    assert len(now.blobs - before.blobs) == 2 + 3 * 2 + 1
+    assert len([name for name in now.snapshots if name.startswith("sha256:")]) == 2 + 3
+    for number in range(3):
+        house.remove(f"{registry.host}/t/shared:v{number}")
+    wait_for(house, before)

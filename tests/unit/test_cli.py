@@ -14,8 +14,8 @@ pytestmark = pytest.mark.quick
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
     "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec", "inspect",
-    "load", "logs", "ls", "policy", "probe", "prune", "push", "restart", "rm", "run", "save", "serve", "set", "stats",
-    "tag", "version",
+    "install", "load", "logs", "ls", "policy", "privileges", "probe", "prune", "push", "restart", "rm", "run", "save",
+    "serve", "set", "stats", "tag", "upgrade", "version",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import click
 from moorage.cli.common import directories, json_option, print_json, reach, wants_json
 from moorage.cli.credentials import registry_auth
 from moorage.cli.image_tar import config_entry, image_tar, open_file
-from moorage.cli.steps import show_steps
+from moorage.cli.progress import show_progress
 
 _CHUNKS = 8
 _BLOCK = 256 * 1024
@@ -59,13 +59,12 @@ def _of_image(name: str, image: str, config: Path) -> None:
     with open_file(config) as file:
         raw = file.read()
     path = Path(image)
-    is_here = image.startswith((".", "/")) or path.exists()
-    if is_here:
-        made = show_steps(reach().create_from(name, image_tar(raw, path)))
+    if image.startswith((".", "/")) or path.exists():
+        making = reach().create_from(name, image_tar(raw, path))
     else:
-        made = show_steps(
-            reach().create_from(name, iter((config_entry(raw) + bytes(1024),)), image, registry_auth(image))
-        )
+        making = reach().create_from(name, iter((config_entry(raw) + bytes(1024),)), image, registry_auth(image))
+    with making as progress:
+        made = show_progress(progress)
     for warning in made["Warnings"]:
         click.echo(f"moorage: warning: {config}: {warning}", err=True)
     if wants_json():

@@ -9,7 +9,7 @@ import click
 from moorage.cli.common import json_option, plugin_names, print_json, reach, size, table, wants_json
 from moorage.cli.credentials import registry_auth
 from moorage.cli.image_tar import open_file, pieces_of
-from moorage.cli.steps import show_steps
+from moorage.cli.progress import show_progress
 
 _file = click.Path(path_type=Path)
 
@@ -25,7 +25,8 @@ def push(plugin: str, reference: str | None) -> None:
     """Push."""
     client = reach()
     name = reference or _name_of(plugin, client.inspect(plugin))
-    pushed = show_steps(client.push(plugin, reference or "", registry_auth(name)))
+    with client.push(plugin, reference or "", registry_auth(name)) as progress:
+        pushed = show_progress(progress)
     if wants_json():
         print_json(pushed)
     else:

@@ -26,10 +26,12 @@ _COMMANDS = {
     "events": "cmd_look.events",
     "exec": "cmd_exec.command",
     "inspect": "cmd_look.inspect",
+    "install": "cmd_install.install",
     "load": "cmd_packages.load",
     "logs": "cmd_look.logs",
     "ls": "cmd_look.list_all",
     "policy": "cmd_lifecycle.policy",
+    "privileges": "cmd_install.privileges",
     "probe": "cmd_call.probe",
     "prune": "cmd_packages.prune",
     "push": "cmd_packages.push",
@@ -41,6 +43,7 @@ _COMMANDS = {
     "set": "cmd_lifecycle.set_",
     "stats": "cmd_stats.command",
     "tag": "cmd_packages.tag",
+    "upgrade": "cmd_install.upgrade",
     "version": "cmd_version.command",
 }
 """Each command: the module and the name of it there."""
