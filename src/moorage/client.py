@@ -324,8 +324,8 @@ class Progress:
         self._answer = answer
 
     def lines(self) -> Iterator[Any]:
-        """Objects with ``status``, and perhaps ``id`` and ``progressDetail``, to the end; the last one may have ``aux``,
-        what came of it. Raises: what went wrong.
+        """Objects with ``status``, and perhaps ``id`` and ``progressDetail``; the last one may have ``aux``, what came
+        of it. Raises: what went wrong.
         """
         for raw in self._answer:
             line = json.loads(raw)

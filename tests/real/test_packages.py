@@ -7,6 +7,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -525,3 +526,58 @@ def test_d04_what_is_no_image_is_refused_in_words_and_leaves_nothing(house: Engi
         create_from(house, "made:1", make())
     assert words in caught.value.message, caught.value
     nothing_left(house)
+
+
+# a machine as a file has it
+
+
+def moorage(house: EngineProcess, *words: str, status: int = 0) -> str:
+    command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def test_d09_apply_brings_a_machine_where_a_file_has_it_and_then_does_nothing(
+    house: EngineProcess, registry: Served, tmp_path: Path
+) -> None:
+    env = [{"name": "A", "value": "0", "settable": ["value"]}, {"name": "T", "settable": ["value"]}]
+    for tag in ("1", "2"):
+        house.create("x:1", config(description=tag, env=env, network={"type": "host"}))
+        push(house, "x:1", f"?to={quote(f'{registry.host}/t/applied:{tag}', safe='')}")
+        house.remove("x:1")
+    house.create("other:1")
+    file = tmp_path / "plugins.yaml"
+
+    def write(text: str) -> None:
+        file.write_text(text.replace("REGISTRY", registry.host))
+
+    (tmp_path / "token").write_text("s3cr3t\n")
+    write(
+        "plugins:\n- reference: REGISTRY/t/applied:1\n  name: p\n  settings: {A: 1}\n  secrets: {T: token}\n"
+        "  policy: {restart: on-failure, max: 4}\n"
+    )
+    said = moorage(house, "apply", "-f", str(file), "--dry-run")
+    assert said.splitlines()[:3] == ["+ p:latest", f"    install {registry.host}/t/applied:1", '    A: "1"']
+    said = moorage(house, "apply", "-f", str(file), status=1)
+    assert f"{file}:2: plugins[0]: plugin p:latest asks for network: host, and the file grants something else" in said
+    assert [plugin["Name"] for plugin in house.plugins()] == ["other:1"]
+    write(file.read_text() + "  privileges:\n  - {name: network, value: [host]}\n")
+    moorage(house, "apply", "-f", str(file))
+    assert {"A=1", "T=s3cr3t"} <= set(house.call("p", "env").splitlines())
+    assert house.more("p")["Policy"] == {"Restarts": "on-failure", "Most": 4, "StopTimeout": None}
+    pid = house.more("p")["Pid"]
+    assert moorage(house, "apply", "-f", str(file)) == "= p:latest\n"
+    assert house.more("p")["Pid"] == pid  # nothing was touched
+    write(file.read_text().replace("applied:1", "applied:2").replace("A: 1", "A: 2") + "others: remove\n")
+    lines = [json.loads(line) for line in moorage(house, "--json", "apply", "-f", str(file)).splitlines()]
+    assert [(each["Name"], each["Change"], each["Done"]) for each in lines] == [
+        ("other:1", "remove", True),
+        ("p:latest", "change", True),
+    ]
+    (found,) = house.plugins()
+    assert (found["Enabled"], found["Config"]["Description"]) == (True, "2")
+    assert {"A=2", "T=s3cr3t"} <= set(house.call("p", "env").splitlines())
+    write("plugins: []\nothers: remove")
+    moorage(house, "apply", "-f", str(file))
+    assert house.plugins() == []

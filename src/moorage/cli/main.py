@@ -15,6 +15,7 @@ from moorage.client import DEFAULT_HOST
 __all__ = ("main",)
 
 _COMMANDS = {
+    "apply": "cmd_apply.command",
     "call": "cmd_call.command",
     "completion": "cmd_completion.command",
     "create": "cmd_create.command",
