@@ -72,7 +72,13 @@ class Host:
     base: Path
     containers: dict[str, Container] = field(default_factory=dict)
     scripts: dict[str, Script] = field(default_factory=dict)
+    scripts_of_roots: dict[str, Script] = field(default_factory=dict)
+    """By snapshot, for plugins of which there are several versions."""
+    root: str = ""
+    """The snapshot that was asked for last."""
     images: set[str] = field(default_factory=set)
+    owners: dict[str, str] = field(default_factory=dict)
+    """Of images, where a sweep is to know them."""
     leases: dict[str, Mapping[str, str]] = field(default_factory=dict)
     is_away: bool = False
     """Containerd does not answer."""
@@ -155,6 +161,7 @@ class FakeExecutor:
         if id in self._host.containers:
             raise errors.Conflict(f"container {id} exists")
         script = self._host.scripts.get(labels[PLUGIN_LABEL], Script.LISTENS)
+        script = self._host.scripts_of_roots.get(self._host.root, script)
         if script is Script.REFUSED:
             raise errors.MoorageError('exec: "/p": no such file or directory')
         self._host.started += 1
@@ -246,6 +253,7 @@ class FakeClient:
 
     async def snapshot_mounts(self, snapshotter: str, key: str) -> Sequence[Any]:
         self._host.check(self._era)
+        self._host.root = key
         return []
 
     async def delete_image(self, name: str, *, collect: bool = False) -> None:
@@ -258,7 +266,11 @@ class FakeClient:
         self._host.images.remove(name)
 
     async def list_images(self) -> Sequence[Any]:
-        return [SimpleNamespace(name=name, labels={}) for name in self._host.images]
+        owners = self._host.owners
+        return [
+            SimpleNamespace(name=name, labels={PLUGIN_LABEL: owners[name]} if name in owners else {})
+            for name in sorted(self._host.images)
+        ]
 
     async def list_ingests(self) -> Sequence[Any]:
         return []

@@ -171,7 +171,7 @@ class Storage:
             within=self._timeouts.rpc,
             lease=self._lease,
         ) as stream:
-            upload = Upload(stream, ref, digest, size_bytes, labels or {})
+            upload = Upload(stream, ref, digest, size_bytes, labels or {}, self._timeouts.transfer)
             try:
                 return await upload.run(chunks_from)
             except AlreadyExists:

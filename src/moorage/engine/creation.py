@@ -75,7 +75,9 @@ class Creation:
         self._work.tell(plugin, "create")
         return plugin
 
-    async def make(self, local: str, reference: str, take: Taking, overrides: Overrides = NO_OVERRIDES) -> Plugin:
+    async def make(
+        self, local: str, reference: str, take: Taking, overrides: Overrides = NO_OVERRIDES, *, verb: str = "create"
+    ) -> Plugin:
         """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
 
         Raises: what ``take`` does; Unavailable.
@@ -83,7 +85,7 @@ class Creation:
         machinery = self._work.need_machinery()
         id = self._fresh_id()
         base = str(parse_reference(local))
-        async with self._taken(machinery, f"create plugin {local}", f"moorage-{id}", take) as (desk, made):
+        async with self._taken(machinery, f"{verb} plugin {local}", f"moorage-{id}", take) as (desk, made):
             version = _version(made, reference, base, desk.snapshotter, f"moorage-{id}", overrides)
             record = Record(id=id, name=local, created_at=datetime.now(UTC), **version.as_fields())  # type: ignore[arg-type]
             with anyio.CancelScope(shield=True):

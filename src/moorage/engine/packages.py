@@ -107,7 +107,7 @@ class Packages:
                 async def run(report: Report) -> None:
                     _begin(found, report)
                     taking = self._taking(source, found, report)
-                    await self._creation.make(local, str(reference), taking, overrides)
+                    await self._creation.make(local, str(reference), taking, overrides, verb="install")
                     self._work.events.tell("pull", reference.familiar, local)
 
                 yield Operation(local, run)

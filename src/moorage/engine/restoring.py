@@ -1,5 +1,7 @@
 """What became of a plugin while no engine was there, and how it goes on from that: a job of the plugin's inbox."""
 
+from contextlib import suppress
+
 import anyio
 
 from moorage import errors
@@ -25,7 +27,10 @@ async def restore(work: Work, plugin: Plugin, owners: dict[str, str], *, start: 
         return
     is_there = plugin.record.container in owners
     if plugin.record.previous is not None:  # the engine ended while it tried another version out
+        tried = plugin.record.image
         await go_back(work, plugin)
+        with suppress(errors.NotFound):
+            await machinery.storage.delete_image(tried, collect=True)
         is_there = False
     record = plugin.record
     if record.enabled and is_there:
