@@ -24,8 +24,10 @@ import anyio.lowlevel
 
 from moorage import Exit, open_executor
 from moorage.containerd.supervisor import supervise
+from support import leftovers
 
 NAMESPACE = "moorage-bench"
+CGROUP_PARENT = f"moorage-bench-executor-{os.getpid()}"
 PROGRAM = "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n"
 
 
@@ -68,7 +70,7 @@ def make_spec(root: Path, group: str) -> dict[str, Any]:
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "linux": {
             "namespaces": [{"type": each} for each in ("pid", "mount", "ipc", "uts", "network")],
-            "cgroupsPath": f"/moorage-bench/{group}",
+            "cgroupsPath": f"/{CGROUP_PARENT}/{group}",
         },
     }
 
@@ -171,6 +173,7 @@ async def measure(rounds: int) -> dict[str, Any]:
                     }
             finally:
                 await containerd.stop()
+                leftovers.remove_cgroups(CGROUP_PARENT)
 
 
 def table(figures: dict[str, list[float]]) -> str:

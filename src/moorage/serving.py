@@ -19,6 +19,7 @@ from moorage._lib.backoff import pauses
 from moorage._lib.groups import background_tasks
 from moorage._lib.notify import ServiceManager
 from moorage._lib.threads import remove_tree, run_blocking
+from moorage.api.metrics import serve_metrics
 from moorage.api.server import serve_api
 from moorage.containerd.supervisor import PrivateContainerd, supervise
 from moorage.engine.engine import Engine
@@ -54,6 +55,8 @@ class ServeOptions:
     group: str | None = None
     """Whose members may use the API, besides root."""
     timeouts: Timeouts = DEFAULT
+    metrics_address: str | None = None
+    """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
     registries: Registries = field(default_factory=Registries)
 
     @property
@@ -104,6 +107,7 @@ async def run_engine(options: ServeOptions) -> int:
         async with (
             background_tasks() as tasks,
             serve_api(engine, socket, options.group),
+            serve_metrics(engine, options.metrics_address),
             kept_informed(manager, engine, options.timeouts),
         ):
             log.info("the API listens on %s", socket)
@@ -187,7 +191,9 @@ async def _machinery(engine: Engine, ground: _Ground, *, start: bool) -> AsyncIt
     async with (
         _containerd(ground) as address,
         open_log_keeper(ground.keeper, options.timeouts) as keeper,
-        open_machinery(address, options.exec_root, choice.namespace, engine, keeper, options.timeouts) as machinery,
+        open_machinery(
+            address, options.exec_root, choice.namespace, engine, keeper, options.timeouts, engine.meter.called
+        ) as machinery,
         engine.working_on(machinery, address, start=start),
     ):
         yield

@@ -36,7 +36,7 @@ class Timeouts:
     reconnect_limit: float = 5.0
     """Longest pause between two tries to reach containerd."""
 
-    reconcile: float = 30.0
+    reconcile: float = 120.0
     """Pause between two comparisons of what we hold with what containerd says, when nothing else asks for one."""
 
     containerd_start: float = 75.0

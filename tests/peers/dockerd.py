@@ -43,7 +43,7 @@ class Dockerd:
         self.address = directory / "docker.sock"
         self.log = directory / "log"
         self._made = [each for each in (SOCKETS, SOCKETS.parent) if not each.exists()]
-        command = [
+        self._command = [
             "dockerd",
             "--iptables=false",
             "--bridge=none",
@@ -53,11 +53,20 @@ class Dockerd:
             f"--host=unix://{self.address}",
             *([f"--containerd={containerd}"] if containerd else []),
         ]
+        self.process = self._spawn()
+
+    def _spawn(self, *options: str) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "NOTIFY_"))}
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
+        command = [*self._command, *options]
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
             )
+
+    def start_again(self, *options: str) -> None:
+        """Start it on what an earlier one left; returns at once."""
+        assert self.process.poll() is not None
+        self.process = self._spawn(*options)
 
     def wait_until_serving(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -100,6 +109,9 @@ class Dockerd:
 
     def enable_plugin(self, name: str) -> None:
         self.ask("POST", f"/plugins/{name}/enable?timeout=30")
+
+    def disable_plugin(self, name: str) -> None:
+        self.ask("POST", f"/plugins/{name}/disable")
 
     def inspect_plugin(self, name: str) -> dict[str, Any]:
         answer = json.loads(self.ask("GET", f"/plugins/{name}/json"))

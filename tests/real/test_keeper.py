@@ -211,7 +211,7 @@ async def test_a_flood_makes_it_no_larger(house: House) -> None:
         run.end()
         await kept.wait()
         assert resident_kib(house.pid) < 15 * 1024
-    assert sum(path.stat().st_size for path in (house.base / "log").iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in (house.base / "log").iterdir()) < 2_000_000  # a write a file more
 
 
 @pytest.mark.parametrize(

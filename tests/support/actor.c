@@ -6,8 +6,9 @@
  *   wedge         accept, never answer                        flood=BYTES   so many bytes a second on standard output
  *   allocate=MIB  take so much memory once it listens         count=N       so many numbered lines a second, in order
  *
- * It answers POST /exit/CODE by exiting, /env with its environment, /args with its arguments, everything else with
- * what it implements. The socket is the one that the environment names in SOCKET, or plugin.sock.
+ * It answers POST /exit/CODE by exiting, /env with its environment, /args with its arguments, /write/BYTES/PIECE by
+ * writing so many bytes of 128-byte lines on standard output, PIECE at once, with the nanoseconds that this took, and
+ * everything else with what it implements. The socket is the one that the environment names in SOCKET, or plugin.sock.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -65,6 +66,27 @@ static void count_up(long lines_per_second) {
     }
 }
 
+static long write_lines(const char *how) {
+    static char piece[65536];
+    char *slash;
+    long left = strtol(how, &slash, 10), size = *slash == '/' ? atol(slash + 1) : 0;
+    if (size <= 0 || size > (long)sizeof piece)
+        size = sizeof piece;
+    for (size_t at = 0; at < sizeof piece; at++)
+        piece[at] = at % 128 == 127 ? '\n' : 'x';
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    for (; left > 0; left -= size)
+        for (long sent = 0; sent < size;) {
+            ssize_t done = write(1, piece + sent, size - sent);
+            if (done < 0)
+                _exit(3);
+            sent += done;
+        }
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    return (to.tv_sec - from.tv_sec) * 1000000000L + to.tv_nsec - from.tv_nsec;
+}
+
 static void answer(int client) {
     char request[4096], body[65536] = "{\"Implements\": [\"VolumeDriver\"]}", head[256];
     ssize_t got = read(client, request, sizeof request - 1);
@@ -82,6 +104,8 @@ static void answer(int client) {
         for (; *list; list++)
             used += snprintf(body + used, sizeof body - used, "%s\n", *list);
     }
+    if (strncmp(path, "/write/", 7) == 0)
+        snprintf(body, sizeof body, "%ld\n", write_lines(path + 7));
     snprintf(head, sizeof head,
              "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
              strlen(body));

@@ -22,7 +22,7 @@ import pytest
 
 from moorage import errors
 from moorage._lib import threads
-from moorage.engine import creation, plugin, restoring, running, versions, work
+from moorage.engine import creation, measuring, meter, plugin, restoring, running, versions, work
 from moorage.engine import engine as engine_module
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
@@ -237,6 +237,9 @@ class FakeClient:
             for it in self._host.containers.values()
         ]
 
+    async def version(self) -> Any:
+        self._host.check(self._era)
+
     async def get_task(self, id: str) -> Any:
         self._host.check(self._era)
         return SimpleNamespace(pid=self._host.containers[id].pid)
@@ -305,11 +308,12 @@ async def run_at_once(function: Callable[[], Any]) -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
-    for module in (threads, work, running, restoring, versions, engine_module, creation):
+    for module in (threads, work, running, restoring, versions, engine_module, creation, measuring):
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
     clock = SimpleNamespace(monotonic=anyio.current_time)
     monkeypatch.setattr(plugin, "time", clock)
+    monkeypatch.setattr(meter, "time", clock)
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 

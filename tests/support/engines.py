@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -44,6 +45,7 @@ options = ServeOptions(
     namespace=sys.argv[5],
     timeouts=replace(DEFAULT, **more.get("timeouts", {})),
     registries=Registries(hosts, policy),
+    metrics_address=more.get("metrics"),
 )
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
@@ -115,7 +117,7 @@ class EngineProcess:
     """An engine below two directories: started, killed and started again by a test."""
 
     def __init__(self, base: Path, *, containerd: str = "", namespace: str = "plugins.moby", **more: Any) -> None:
-        """``more``: insecure, mirrors, certificates, policy (of registries), timeouts."""
+        """``more``: insecure, mirrors, certificates, policy (of registries), timeouts, metrics (an address)."""
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"
@@ -301,6 +303,10 @@ class EngineProcess:
         """A plugin's output."""
         _, raw = self.request("GET", f"/moorage/v1/plugins/{quote(name, safe='')}/logs?{query}")
         return [json.loads(line) for line in raw.splitlines()]
+
+    def metrics_url(self) -> str:
+        """Where the present engine's listener for metrics is."""
+        return str(re.findall(r"metrics are at (\S+)", self.log.read_text())[-1])
 
     def state(self, name: str) -> str:
         return str(self.more(name)["State"])

@@ -16,6 +16,8 @@ from moorage.containerd.processes import AddedProcess
 from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
+from moorage.engine.measuring import Metrics, measure
+from moorage.engine.meter import Meter
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.logs.files import Line
 from moorage.plugins import (
@@ -184,6 +186,9 @@ class FakeBackend:
         if not plugin.enabled:
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
         return Figures(datetime.now(UTC), 1.5, 2**20, None, 3)
+
+    async def metrics(self) -> Metrics:
+        return await measure(Meter(), [], None)
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
         self.get(name)

@@ -79,6 +79,7 @@ def test_version_tells_ours_and_what_we_run_on() -> None:
         ),
         (["--help"], {"grpclib", "aiohttp", "anyio", "msgspec", "moorage.engine", "moorage.cli.telling"}),
         (["run", "--help"], {"grpclib", "aiohttp", "elftools"}),
+        (["serve", "--help"], {"grpclib", "aiohttp", "prometheus_client"}),
     ],
 )
 def test_a_command_imports_only_what_it_needs(words: list[str], needless: set[str]) -> None:

@@ -27,7 +27,7 @@ MEDIAN_FUNCTION_LINES = 10
 EXCEPTIONS: dict[str, tuple[int, str]] = {}
 
 # What a quick command must not wait for.
-SLOW_IMPORTS = ("aiohttp", "grpclib", "google.protobuf", "uvloop")
+SLOW_IMPORTS = ("aiohttp", "grpclib", "google.protobuf", "prometheus_client", "uvloop")
 
 type_of_function = ast.FunctionDef | ast.AsyncFunctionDef
 

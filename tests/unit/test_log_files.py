@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.logs.files import Line, PluginLog
+from moorage.logs.files import Line, LogTotals, PluginLog
 from moorage.logs.writer import LINE_LIMIT, STREAMS, LineStream, LogWriter
 
 pytestmark = pytest.mark.anyio
@@ -102,7 +102,7 @@ async def test_a_flood_stays_below_the_cap_and_the_newest_is_kept(tmp_path: Path
     found = await texts(log)
     assert found == [f"{number:06d}" for number in range(50_000 - len(found), 50_000)]
     assert len(found) > 3000
-    assert set(os.listdir(tmp_path)) == {"current", "1", "2"}
+    assert set(os.listdir(tmp_path)) == {"current", "1", "2", "counts"}
     log.close()
 
 
@@ -172,7 +172,21 @@ async def test_a_disk_that_takes_nothing_drops_lines_and_says_how_many(tmp_path:
     (tmp_path / "log").unlink()
     log.append("stdout", b"c\n")
     assert await texts(log) == ["moorage: 2 lines were dropped: File exists", "c"]
+    assert log.totals() == LogTotals({"stdout": 6, "stderr": 0}, dropped_lines=2)
     log.close()
+
+
+async def test_counts_go_on_over_writers_and_are_there_before_the_line_has_its_end(tmp_path: Path) -> None:
+    assert PluginLog(tmp_path / "none").totals() == LogTotals({"stdout": 0, "stderr": 0}, dropped_lines=0)
+    for before in (0, 5):
+        log = Log(tmp_path)
+        log.append("stdout", b"ab")
+        log.append("stderr", b"a\nb")
+        assert log.totals() == LogTotals({"stdout": before + 2, "stderr": before + 3}, dropped_lines=0)
+        log.append("stdout", b"c\nd")
+        log.append("stderr", b"\n\n")
+        log.close()
+        assert log.totals() == LogTotals({"stdout": before + 5, "stderr": before + 5}, dropped_lines=0)
 
 
 async def test_nothing_stays_open(tmp_path: Path) -> None:

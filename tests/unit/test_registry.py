@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from moorage import errors
+from moorage.engine.meter import Meter
 from moorage.engine.places import PluginPlaces
 from moorage.engine.plugin import Plugin
 from moorage.engine.registry import Registry
@@ -16,7 +17,8 @@ from moorage.logs.files import PluginLog
 def make(registry: Registry, name: str, id: str, tmp_path: Path) -> None:
     config = '{"entrypoint": ["/p"], "interface": {"socket": "s"}}'
     record = Record(id, name, name, config, name, "sha256:0", "overlayfs", id, datetime.now(UTC))
-    registry.add(Plugin(record, PluginPlaces(id, tmp_path / "r", tmp_path / "p"), PluginLog(tmp_path / id)))
+    places, log = PluginPlaces(id, tmp_path / "r", tmp_path / "p"), PluginLog(tmp_path / id)
+    registry.add(Plugin(record, places, log, Meter()))
 
 
 @pytest.fixture

@@ -71,12 +71,23 @@ async def test_e10_bytes_come_in_order_until_the_last_writer_has_gone(stdio: Std
     assert await stdio.stdout.read() == b""
 
 
-async def test_e14_a_read_takes_no_more_than_a_pipe_holds(stdio: Stdio) -> None:
+async def test_e14_a_read_takes_no_more_than_its_share_of_what_a_pipe_holds(stdio: Stdio) -> None:
     writer = open_writer(stdio.stderr)
-    written = os.write(writer, bytes(READ_BYTES * 2))
-    assert written <= READ_BYTES
-    assert len(await stdio.stderr.read()) <= READ_BYTES
+    assert os.write(writer, bytes(READ_BYTES * 2)) >= READ_BYTES
+    assert len(await stdio.stderr.read()) == READ_BYTES
     os.close(writer)
+
+
+async def test_little_that_comes_all_the_time_is_gathered_and_nothing_of_it_is_lost(stdio: Stdio) -> None:
+    writer = open_writer(stdio.stdout)
+    sent = b"".join(b"%d," % number for number in range(200))
+    taken = b""
+    for number in range(200):
+        os.write(writer, b"%d," % number)
+        taken += await stdio.stdout.read()
+    os.close(writer)
+    assert await stdio.stdout.read() == b""
+    assert taken == sent
 
 
 async def test_closing_wakes_a_reader_that_waits_and_may_be_repeated(stdio: Stdio) -> None:

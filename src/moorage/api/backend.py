@@ -9,6 +9,7 @@ from moorage.containerd.processes import AddedProcess
 from moorage.distribution.auth import Credentials
 from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
+from moorage.engine.measuring import Metrics
 from moorage.engine.packages import Operation
 from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange, Terms
@@ -133,6 +134,9 @@ class Backend(Protocol):
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
         """What runs in it now."""
+
+    async def metrics(self) -> Metrics:
+        """What is counted since the engine began, and measured now. Waits about a second where containerd hangs."""
 
     async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
         """POST to the plugin's socket and give back what it answers, within this many seconds (0: the default).

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from moorage import errors
-from moorage.api import exec, extras, moving, packages, plugins, system
+from moorage.api import exec, extras, metrics, moving, packages, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -94,6 +94,7 @@ ROUTES = (
         body="json",
     ),
     Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
+    Route("GET", f"{_OURS}/metrics", metrics.scrape, "metrics for Prometheus"),
     Route("GET", f"{_OURS}/save", moving.save, "an OCI archive of plugins", query=("name",)),
     Route("POST", f"{_OURS}/load", moving.load, "take in an OCI archive", query=("name",), body="tar"),
     Route("POST", f"{_OURS}/create", moving.create_from, "a plugin of an image", query=("name", "remote"), body="tar"),

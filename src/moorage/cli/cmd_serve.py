@@ -1,7 +1,9 @@
 """``moorage serve`` and ``moorage down``: the engine, and its end."""
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,17 @@ from moorage.client import DEFAULT_HOST, socket_of
 if TYPE_CHECKING:
     from moorage.engine.packages import Registries
     from moorage.serving import ServeOptions
+
+
+@contextmanager
+def _imports() -> Iterator[None]:
+    """A block that only imports: nothing of it is garbage, and to look for some takes a sixth of the whole start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _places(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,15 +45,15 @@ def _places(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, group: str | None) -> "ServeOptions":
+def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, **more: str | None) -> "ServeOptions":
     from moorage.serving import ServeOptions
 
     host = click.get_current_context().find_root().params["host"]
     # The default host follows the run-time directory, wherever that is.
     socket = None if host == DEFAULT_HOST else Path(socket_of(host))
-    return ServeOptions(
-        Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket, namespace, containerd, group
-    )
+    places = Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket
+    group, metrics_address = more.get("group"), more.get("metrics_address")
+    return ServeOptions(*places, namespace, containerd, group, metrics_address=metrics_address)
 
 
 def _registries(
@@ -80,12 +93,19 @@ def _registries(
     envvar="MOORAGE_POLICY",
     help="File that says what plugins may be granted with nobody there to ask.",
 )
+@click.option(
+    "--metrics-address",
+    metavar="HOST:PORT",
+    envvar="MOORAGE_METRICS_ADDRESS",
+    help="Serve GET /metrics for Prometheus here, too; to be reached from other machines, HOST must be an address.",
+)
 def command(
     root: Path,
     exec_root: Path,
     namespace: str,
     containerd: str | None,
     group: str | None,
+    metrics_address: str | None,
     policy: Path | None,
     **registries: Any,
 ) -> int:
@@ -93,13 +113,15 @@ def command(
     import logging
     from dataclasses import replace
 
-    import anyio
+    with _imports():
+        import anyio
 
-    from moorage.serving import run_engine
+        from moorage.serving import run_engine
 
     logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
     options = replace(
-        _options(root, exec_root, namespace, containerd, group), registries=_registries(policy, **registries)
+        _options(root, exec_root, namespace, containerd, group=group, metrics_address=metrics_address),
+        registries=_registries(policy, **registries),
     )
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
 
@@ -112,9 +134,10 @@ def command(
 @_places
 def down(root: Path, exec_root: Path, namespace: str, containerd: str | None) -> int:
     """Take everything down; the exit status."""
-    import anyio
+    with _imports():
+        import anyio
 
-    from moorage.serving import take_down
+        from moorage.serving import take_down
 
-    options = _options(root, exec_root, namespace, containerd, None)
+    options = _options(root, exec_root, namespace, containerd)
     return anyio.run(take_down, options, backend_options={"use_uvloop": True})

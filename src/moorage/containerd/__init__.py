@@ -4,6 +4,7 @@ async with containerd.connect("/run/containerd/containerd.sock", "default") as c
     print(await client.version())
 """
 
+from moorage.containerd._rpc import Heard as Heard
 from moorage.containerd.client import Client as Client
 from moorage.containerd.client import check_identifier as check_identifier
 from moorage.containerd.client import connect as connect
@@ -18,6 +19,7 @@ from moorage.containerd.supervisor import supervise as supervise
 __all__ = (
     "Client",
     "FifoReader",
+    "Heard",
     "PrivateContainerd",
     "Stdio",
     "check_identifier",

@@ -6,6 +6,7 @@ containerd is noticed by the time limit of the next call.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar
@@ -22,6 +23,7 @@ from moorage import errors
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
+Heard = Callable[[str, float, errors.MoorageError | None], None]
 
 
 class AlreadyExists(errors.Conflict):
@@ -51,8 +53,9 @@ class Connection:
     Calls may run side by side. ``close`` ends it for good.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, heard: Heard | None = None) -> None:
         self.address = address
+        self._heard = heard
         self._channel: Channel | None = None
         self._closed = False
 
@@ -72,7 +75,7 @@ class Connection:
         does not answer ``within`` seconds; MoorageError for a status that says nothing ("unknown").
         """
         call: UnaryUnaryMethod[Any, Reply] = UnaryUnaryMethod(self._open(), method, type(request), reply)
-        with self._translated(method, within), anyio.fail_after(within):
+        with self._told(method), self._translated(method, within), anyio.fail_after(within):
             return await call(request, metadata=_metadata(namespace, lease))
 
     @asynccontextmanager
@@ -129,6 +132,22 @@ class Connection:
         if self._channel is None:
             self._channel = Channel(path=self.address)
         return self._channel
+
+    @contextmanager
+    def _told(self, method: str) -> Iterator[None]:
+        """Tell whoever listens of one call; of one that is cancelled nobody can say how long it takes."""
+        begun = time.monotonic()
+
+        def tell(failure: errors.MoorageError | None) -> None:
+            if self._heard is not None:
+                self._heard(_verb(method), time.monotonic() - begun, failure)
+
+        try:
+            yield
+        except errors.MoorageError as error:
+            tell(error)
+            raise
+        tell(None)
 
     @contextmanager
     def _translated(self, method: str, within: float) -> Iterator[None]:

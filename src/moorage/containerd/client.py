@@ -24,7 +24,7 @@ from moorage.containerd._proto import (
     moorage_tasks_pb2,
     moorage_version_pb2,
 )
-from moorage.containerd._rpc import Connection, Reply
+from moorage.containerd._rpc import Connection, Heard, Reply
 from moorage.containerd.storage import Storage
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -326,13 +326,16 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(address: str, namespace: str, timeouts: Timeouts = DEFAULT) -> AsyncIterator[Client]:
+async def connect(
+    address: str, namespace: str, timeouts: Timeouts = DEFAULT, heard: Heard | None = None
+) -> AsyncIterator[Client]:
     """A client of the containerd that listens on the unix socket ``address``, until the block ends.
 
     Nothing is sent yet: a containerd that is not there shows at the first call, and one that comes back is found again
-    by the next one.
+    by the next one. ``heard`` is told of every call with one answer: its method ("Tasks.Start"), the seconds it took,
+    and how it failed, None where it did not; of one that is cancelled it is not told.
     """
-    connection = Connection(address.removeprefix("unix://"))
+    connection = Connection(address.removeprefix("unix://"), heard)
     try:
         yield Client(connection, namespace, timeouts)
     finally:

@@ -8,7 +8,10 @@ Source: measured against containerd 1.6: with one read end missing, creation blo
 write end of its own, so end of file comes only after the process has ended, whoever reads or does not.
 """
 
+import fcntl
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -17,7 +20,15 @@ import anyio.lowlevel
 __all__ = ("FifoReader", "Stdio", "fifo_paths", "make_fifos", "open_stdio")
 
 READ_BYTES = 64 * 1024
-"""As much as a FIFO holds; larger reads cost more and bring no more."""
+"""Larger reads cost more and bring no more."""
+
+_FIFO_BYTES = 512 * 1024
+"""Room for what is written while the loop does something else; the kernel takes memory only for what is in it."""
+
+_LITTLE = 16 * 1024
+_TRICKLES = 16
+_GATHER = 0.001
+"""After so many reads in a row that brought little and came at once, wait so many seconds before each next one."""
 
 
 class FifoReader:
@@ -27,7 +38,11 @@ class FifoReader:
         """Open without waiting for a writer. Raises: FileNotFoundError."""
         self.path = path
         self._is_waited_for = False
+        self._last_at = 0.0
+        self._trickles = 0
         self._descriptor: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(OSError):  # more than this user may have: it works with less, only slower
+            fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _FIFO_BYTES)
 
     def fileno(self) -> int:
         """The descriptor, for whoever hands it on. Raises: ClosedResourceError after ``close``."""
@@ -40,16 +55,27 @@ class FifoReader:
 
         Raises: ClosedResourceError when ``close`` was called.
         """
-        await anyio.lowlevel.checkpoint()  # a writer that never pauses must not keep the loop to itself
+        if self._trickles > _TRICKLES:
+            await anyio.sleep(_GATHER)
+        else:
+            await anyio.lowlevel.checkpoint()  # a writer that never pauses must not keep the loop to itself
         while True:
             try:
-                return os.read(self.fileno(), max_bytes)
+                return self._counted(os.read(self.fileno(), max_bytes))
             except BlockingIOError:
                 self._is_waited_for = True
                 try:
                     await anyio.wait_readable(self.fileno())
                 finally:
                     self._is_waited_for = False
+
+    def _counted(self, data: bytes) -> bytes:
+        """The data, after a look whether little of it comes all the time: then waking for each bit costs most."""
+        now = time.monotonic()
+        is_trickle = len(data) < _LITTLE and now - self._last_at < 2 * _GATHER
+        self._trickles = self._trickles + 1 if is_trickle else 0
+        self._last_at = now
+        return data
 
     def close(self) -> None:
         """Close the read end; a reader that waits gets ClosedResourceError. May be repeated."""

@@ -20,6 +20,8 @@ from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
 from moorage.engine.lifecycle import State
 from moorage.engine.machinery import Machinery
+from moorage.engine.measuring import Metrics, measure
+from moorage.engine.meter import Meter
 from moorage.engine.moving import Moving
 from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
@@ -62,6 +64,7 @@ class Engine:
         self._started_at = datetime.now(UTC)
         self._events = EventLog()
         self._registry = Registry()
+        self.meter = Meter()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
         self._creation = Creation(self._work, self._take)
         self.packages = Packages(self._work, self._creation, self._do, registries)
@@ -90,7 +93,7 @@ class Engine:
         places = PluginPlaces(
             record.id, self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
         )
-        plugin = Plugin(record, places, PluginLog(self._store.root / "logs" / record.id))
+        plugin = Plugin(record, places, PluginLog(self._store.root / "logs" / record.id), self.meter)
         self._registry.add(plugin)
         return plugin
 
@@ -123,6 +126,10 @@ class Engine:
         if plugin.run is None or plugin.run.ended.is_set():
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
         return await run_blocking(lambda: read_figures(find_groups(plugin.places.cgroup)))
+
+    async def metrics(self) -> Metrics:
+        """What is counted, and measured now."""
+        return await measure(self.meter, self._registry.all(), self._work.machinery)
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
         """What runs in it now, none while it does not run. Raises: NotFound, Invalid."""
@@ -325,6 +332,7 @@ class Engine:
         run = plugin.run if plugin is not None else None
         if plugin is not None and run is not None and run.container == id:
             run.end(exit)
+            plugin.counts.exited(exit)
             self._work.inboxes.put(plugin.id, logged(plugin, lambda: self._work.run_ended(plugin, run)))
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd import Client, connect
+from moorage.containerd import Client, Heard, connect
 from moorage.containerd.containers import BundledContainers
 from moorage.containerd.storage import Storage
 from moorage.containerd.types import RuntimeOptions
@@ -125,14 +125,22 @@ async def _without(storage: Storage, lease: str, *, collect: bool = False) -> No
 
 @asynccontextmanager
 async def open_machinery(
-    address: str, runtime: Path, namespace: str, handler: ExitHandler, keeper: LogKeeper, timeouts: Timeouts
+    address: str,
+    runtime: Path,
+    namespace: str,
+    handler: ExitHandler,
+    keeper: LogKeeper,
+    timeouts: Timeouts,
+    heard: Heard | None = None,
 ) -> AsyncIterator[Machinery]:
     """The machinery of the containerd at this socket, until the block ends. Bundles are below ``runtime``.
+
+    ``heard`` is told of every call.
 
     Raises: Unavailable where it cannot be reached.
     """
     options = RuntimeOptions(root=str(runtime / "runtime-root"))
-    async with connect(address, namespace, timeouts) as client:
+    async with connect(address, namespace, timeouts, heard) as client:
         version = await client.version()
         containers = BundledContainers(client, runtime, runtime=options, timeouts=timeouts)
         async with open_executor(containers, handler, runtime=options, timeouts=timeouts) as executor:

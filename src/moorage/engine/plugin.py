@@ -9,6 +9,7 @@ import anyio
 
 from moorage.containerd.processes import AddedProcess
 from moorage.engine.lifecycle import Event, Life, State, move
+from moorage.engine.meter import Meter, PluginCounts
 from moorage.engine.places import PluginPlaces
 from moorage.engine.store import Record
 from moorage.engine.values import Holder, PluginView
@@ -45,12 +46,13 @@ class Run:
 class Plugin:
     """What an engine knows of a plugin, and what it is doing with it."""
 
-    def __init__(self, record: Record, places: PluginPlaces, log: PluginLog) -> None:
+    def __init__(self, record: Record, places: PluginPlaces, log: PluginLog, meter: Meter) -> None:
         """Raises: Invalid where the config of the record cannot be read."""
         self.record = record
         self.config: Config = parse_config(record.config.encode()).config
         self.places = places
         self.log = log
+        self.counts = PluginCounts(meter)
         self.life = Life(State.REMOVING) if record.removing else Life(failures=record.failures)
         self.run: Run | None = None
         self.problem = ""
@@ -103,10 +105,11 @@ class Plugin:
 
     def move(self, event: Event) -> None:
         """Take the step that the state table has. Raises: Conflict where it has none."""
-        self.become(move(self.life, event))
+        self.become(move(self.life, event), event)
 
-    def become(self, life: Life) -> None:
-        """Take this life, and note since when it is ready."""
+    def become(self, life: Life, event: Event | None = None) -> None:
+        """Take this life, to which the event led, and note since when it is ready."""
+        self.counts.stepped(self.life.state, event)
         self.life = life
         self._ready_at = None
         if life.state is State.READY:

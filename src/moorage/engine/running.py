@@ -88,7 +88,9 @@ async def adopt(plugin: Plugin, machinery: Machinery) -> Exit | None:
         plugin.run = None
         raise
     plugin.run = None
-    return machinery.executor.last_exit(run.container) or Exit(run.container, "", None)
+    exit = machinery.executor.last_exit(run.container) or Exit(run.container, "", None)
+    plugin.counts.exited(exit)
+    return exit
 
 
 async def bring_down(

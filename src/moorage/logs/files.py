@@ -12,9 +12,9 @@ from pathlib import Path
 
 from moorage._lib.inotify import DirectoryWatch, watching
 from moorage._lib.threads import run_blocking
-from moorage.logs.writer import file_names
+from moorage.logs.writer import STREAMS, file_names, read_counts
 
-__all__ = ("Line", "PluginLog")
+__all__ = ("Line", "LogTotals", "PluginLog")
 
 _BLOCK = 256 * 1024
 _LOOK_AGAIN = 5.0  # seconds; should a change ever not be told
@@ -31,14 +31,29 @@ class Line:
     """Bytes that are no UTF-8 are shown as ``\\xNN``."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogTotals:
+    """What a log took since it was begun, whoever wrote it."""
+
+    bytes: dict[str, int]
+    """Output by stream (stdout, stderr), as it came."""
+    dropped_lines: int
+    """Lines of it that are lost, because they could not be written."""
+
+
 class PluginLog:
     """The log of one plugin, in a directory of its own. The log keeper writes it."""
 
     def __init__(self, directory: Path, *, most_bytes: int = 10 * 1024 * 1024, files: int = 3) -> None:
-        """Nothing is touched. All files together have at most ``most_bytes``, give or take one write."""
+        """Nothing is touched. All files together have about ``most_bytes``: each may end with one write too much."""
         self.directory = directory
         self.most_bytes = most_bytes
         self.files = files
+
+    def totals(self) -> LogTotals:
+        """What was taken since the log was begun (blocking, but it reads a few bytes)."""
+        *taken, dropped = read_counts(str(self.directory))
+        return LogTotals(dict(zip(STREAMS, taken, strict=True)), dropped)
 
     def last_lines(self, count: int) -> list[Line]:
         """The last lines, oldest first (blocking, but it reads only the end)."""

@@ -1,21 +1,26 @@
 """The writing side of one plugin's log: records with time and stream, into files that are rotated by size.
 
 In the directory: ``current``, and older ones ``1``, ``2``, ... Each record is one line, ``TIME STREAM TEXT``; a ``+``
-after the stream's name marks a piece of a longer line, which goes on in the next record of that stream.
+after the stream's name marks a piece of a longer line, which goes on in the next record of that stream. Beside them is
+``counts``, three unsigned integers of 64 bits, little-endian: bytes taken of each stream, and lines dropped. It begins
+with the log and goes on over all writers.
 
 All this runs in the log keeper, so it imports little. It blocks, but for nothing but the page cache.
 """
 
 import itertools
 import os
+import struct
 import time
 
-__all__ = ("LINE_LIMIT", "STREAMS", "LineStream", "LogWriter", "file_names")
+__all__ = ("LINE_LIMIT", "STREAMS", "LineStream", "LogWriter", "file_names", "read_counts")
 
 LINE_LIMIT = 64 * 1024
 """Longest line in bytes; a longer one is kept in pieces."""
 
 STREAMS = ("stdout", "stderr")
+
+_COUNTS = struct.Struct("<3Q")
 
 _OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -23,6 +28,27 @@ _OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 def file_names(files: int) -> list[str]:
     """The files of a log, newest first, whether they are there or not."""
     return ["current", *(str(number) for number in range(1, files))]
+
+
+def read_counts(directory: str) -> tuple[int, int, int]:
+    """Bytes of stdout, bytes of stderr, lines dropped; zeros where nobody has counted yet."""
+    try:
+        descriptor = os.open(_counts_path(directory), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return 0, 0, 0
+    try:
+        return _counts_in(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _counts_path(directory: str) -> str:
+    return os.path.join(directory, "counts")
+
+
+def _counts_in(descriptor: int) -> tuple[int, int, int]:
+    data = os.pread(descriptor, _COUNTS.size, 0)
+    return _COUNTS.unpack(data) if len(data) == _COUNTS.size else (0, 0, 0)
 
 
 class LogWriter:
@@ -33,7 +59,7 @@ class LogWriter:
     """
 
     def __init__(self, directory: str, *, most_bytes: int, files: int) -> None:
-        """Nothing is touched yet. All files together have at most ``most_bytes``, give or take one write."""
+        """Nothing is touched yet. All have about ``most_bytes`` together: each may end with one write too much."""
         self.directory = directory
         self._file_bytes = max(most_bytes // files, 1)
         self._paths = [os.path.join(directory, name) for name in file_names(files)]
@@ -41,6 +67,8 @@ class LogWriter:
         self._size = 0
         self._dropped = 0
         self._why_dropped = ""
+        self._counts = [0, 0, 0]
+        self._counting = -1
         self._second, self._second_text = 0, b""
 
     def head(self, stream: str) -> bytes:
@@ -65,14 +93,37 @@ class LogWriter:
             else:
                 self._put(records)
         except OSError as error:
-            self._dropped += sum(piece.count(b"\n") for piece in records)
+            lines = sum(piece.count(b"\n") for piece in records)
+            self._dropped += lines
             self._why_dropped = error.strerror or str(error)
+            self._count(2, lines)
+
+    def took(self, stream: str, length: int) -> None:
+        """Count so many bytes of this stream."""
+        self._count(STREAMS.index(stream), length)
 
     def close(self) -> None:
-        """Close the file; the next write opens it again. May be repeated."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Close the files; the next write opens them again. May be repeated."""
+        for descriptor in (self._descriptor, self._counting):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._counting = -1
+
+    def _count(self, which: int, number: int) -> None:
+        """Never fails either: where the file cannot be made yet, its numbers are written as soon as it can."""
+        self._counts[which] += number
+        try:
+            if self._counting < 0:
+                self._open_counts()
+            os.pwrite(self._counting, _COUNTS.pack(*self._counts), 0)
+        except OSError:
+            pass
+
+    def _open_counts(self) -> None:
+        descriptor = os.open(_counts_path(self.directory), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._counting = descriptor
+        before = _counts_in(descriptor)
+        self._counts = [old + new for old, new in zip(before, self._counts, strict=True)]
 
     def _put(self, records: list[bytes]) -> None:
         length = sum(map(len, records))
@@ -131,6 +182,7 @@ class LineStream:
             self._take(data[begin : begin + LINE_LIMIT], records)
         if records:
             self._writer.write(records)
+        self._writer.took(self._name, len(data))
 
     def _take(self, data: bytes, records: list[bytes]) -> None:
         """Make records of one block, which is so short that no line within it is too long."""

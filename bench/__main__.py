@@ -1,0 +1,96 @@
+"""Measures, prints the table of the numbers to reach, writes every single value to a file. Called by scripts/bench."""
+
+import argparse
+import json
+import os
+import secrets
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+from bench import executor, logs, machine, packages
+from bench.engine import Extent, measure
+from bench.figures import LINES, judge, table
+
+QUICK = Extent(rounds=2, plugins=3, idle_seconds=1, megabytes=4, package_megabytes=2)
+
+
+def main() -> None:
+    """One run, with the arguments of the command line."""
+    words = sys.argv[1:]
+    for name, part in (("executor", executor), ("logs", logs)):
+        if name in words:
+            sys.argv.remove(name)
+            part.main()
+            return
+    options = read_options(words)
+    extent = extent_of(options)
+    print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
+    began_at, load = datetime.now(UTC), os.getloadavg()
+    figures = measure(extent, print) if options.what != "packages" else {}
+    if options.what != "engine":
+        figures |= packages.measure(extent.long_rounds, extent.package_megabytes, print, seed=extent.seed)
+    if options.what == "all":
+        print(f"{extent.rounds} rounds of the executor alone")
+        uvloop = {"use_uvloop": True}
+        figures |= anyio.run(executor.measure, extent.rounds, backend_options=uvloop)["figures"]
+    print(f"\n{table(judge(LINES, figures), extent.plugins)}\n")
+    print(f"load before: {load[0]:.2f}, at the end: {os.getloadavg()[0]:.2f}; seed {extent.seed}")
+    if options.output is not None:
+        result = {
+            "at": began_at.isoformat(timespec="seconds"),
+            "commit": machine.commit(),
+            "command": f"scripts/bench {shlex.join(arguments_of(options, extent))}",
+            "seed": extent.seed,
+            "machine": machine.describe(),
+            "load": {"before": load, "after": os.getloadavg()},
+            "figures": figures,
+        }
+        print(f"written to {write(options.output, began_at, result)}")
+
+
+def read_options(words: list[str]) -> argparse.Namespace:
+    """The command line, in any order of its words."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Moorage against what people have.")
+    parser.add_argument("what", nargs="?", choices=("executor", "logs", "packages", "engine", "all"), default="all")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--plugins", type=int)
+    parser.add_argument("--idle-seconds", type=float)
+    parser.add_argument("--seed", type=int, help="of the order within a round")
+    parser.add_argument("--quick", action="store_true", help="a few rounds, to see that it works; no figures to trust")
+    parser.add_argument("--output", type=Path, help="directory for the result as JSON")
+    return parser.parse_args(words)
+
+
+def extent_of(options: argparse.Namespace) -> Extent:
+    """How much to measure: the defaults, or few for ``--quick``, and what was given on top."""
+    usual = QUICK if options.quick else Extent()
+    return Extent(
+        rounds=options.rounds or usual.rounds,
+        plugins=options.plugins or usual.plugins,
+        idle_seconds=usual.idle_seconds if options.idle_seconds is None else options.idle_seconds,
+        megabytes=usual.megabytes,
+        package_megabytes=usual.package_megabytes,
+        seed=secrets.randbelow(10**6) if options.seed is None else options.seed,
+    )
+
+
+def arguments_of(options: argparse.Namespace, extent: Extent) -> list[str]:
+    """The command that measures this again."""
+    words = [options.what, "--rounds", str(extent.rounds), "--plugins", str(extent.plugins)]
+    words += ["--idle-seconds", f"{extent.idle_seconds:g}", "--seed", str(extent.seed)]
+    return [*words, *(["--quick"] if options.quick else [])]
+
+
+def write(directory: Path, at: datetime, result: dict[str, object]) -> Path:
+    """Write a result where no other one is; its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{at:%Y-%m-%d}-{str(result['commit']).removesuffix('+')}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    main()

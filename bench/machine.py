@@ -1,0 +1,80 @@
+"""What a result was measured on, and what processes use of it, from the kernel's own figures."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ("commit", "cpu_seconds", "describe", "forget_peak", "peak_rss_mb", "pss_mb", "rss_mb")
+
+_VERSIONS = {
+    "containerd": ("containerd", "--version"),
+    "runc": ("runc", "--version"),
+    "dockerd": ("dockerd", "--version"),
+    "docker": ("docker", "--version"),
+}
+
+
+def describe() -> dict[str, object]:
+    """The machine: cores, memory, kernel, versions."""
+    return {
+        "cores": os.cpu_count(),
+        "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**6,
+        "kernel": platform.release(),
+        "python": sys.version.split()[0],
+        **{name: _first_line(command) for name, command in _VERSIONS.items()},
+    }
+
+
+def _first_line(command: Iterable[str]) -> str:
+    try:
+        done = subprocess.run([*command], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip().partition("\n")[0]
+
+
+def commit() -> str:
+    """What is measured; with a "+" where files differ from it."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src"], capture_output=True, check=False)
+    return done.stdout.strip() + ("+" if changed.returncode else "")
+
+
+def pss_mb(pids: Iterable[int]) -> float:
+    """Memory of these processes in MB, where what they share counts in parts."""
+    return sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in pids) * 1024 / 1e6
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process in MB."""
+    return _kilobytes(pid, "status", "VmRSS:") * 1024 / 1e6
+
+
+def forget_peak(pid: int) -> None:
+    """Let ``peak_rss_mb`` begin anew. Source: proc(5), clear_refs."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_rss_mb(pid: int) -> float:
+    """The most resident memory since then, in MB."""
+    return _kilobytes(pid, "status", "VmHWM:") * 1024 / 1e6
+
+
+def _kilobytes(pid: int, file: str, key: str) -> int:
+    for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1])
+    return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far. In parts of a clock tick where the scheduler tells more."""
+    try:
+        threads = [Path(each.path, "schedstat").read_text() for each in os.scandir(f"/proc/{pid}/task")]
+        return sum(int(each.split()[0]) for each in threads) / 1e9
+    except (OSError, ValueError, IndexError):
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,241 @@
+"""An engine's metrics as Prometheus reads them, on the API's socket and, where it is asked for, on a TCP port.
+
+The table of all of them is docs/reference/metrics.md.
+"""
+
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+from aiohttp import web
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage._version import __version__
+from moorage.api.backend import Backend
+from moorage.api.errors import answer_failure
+from moorage.api.request import Request
+from moorage.engine.measuring import Metrics
+from moorage.engine.meter import HistogramView
+from moorage.engine.values import EngineInfo
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+__all__ = ("parse_address", "render", "scrape", "serve_metrics")
+
+log = logging.getLogger(__name__)
+
+_LAST_ANSWERS = 3.0
+"""Seconds that scrapes have to end by themselves when the listener does; none takes so long."""
+
+
+async def scrape(request: Request) -> web.Response:
+    """GET metrics: in the text format, or as OpenMetrics where the client accepts it."""
+    return await _answer(request.backend, request.http)
+
+
+async def _answer(backend: Backend, http: web.Request) -> web.Response:
+    metrics, info, accept = await backend.metrics(), backend.info(), http.headers.get("Accept", "")
+    body, content_type = await run_blocking(lambda: render(metrics, info, accept))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def render(metrics: Metrics, info: EngineInfo, accept: str = "") -> tuple[bytes, str]:
+    """The exposition and its content type, of those that this Accept header takes (blocking: the first one imports)."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+
+    class Here(Collector):
+        def collect(self) -> "Iterator[Metric]":
+            yield from _of_engine(metrics, info)
+            yield from _of_plugins(metrics)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Here())
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def _of_engine(metrics: Metrics, info: EngineInfo) -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+
+    about = {"version": __version__, "namespace": info.namespace, "snapshotter": info.snapshotter}
+    yield InfoMetricFamily("moorage_engine", "The engine; the snapshotter is known once it has made a plugin.", about)
+    up = "Whether containerd answered just now."
+    yield GaugeMetricFamily("moorage_containerd_up", up, float(metrics.is_containerd_up))
+    plugins = GaugeMetricFamily("moorage_plugins", "Plugins by state; every state is there.", labels=["state"])
+    for state, count in metrics.states.items():
+        plugins.add_metric([state.value], count)
+    yield plugins
+    for name, text, view in (
+        ("moorage_plugin_start_seconds", "From the beginning of a start until the plugin is ready.", metrics.starts),
+        ("moorage_plugin_stop_seconds", "From the beginning of a stop until nothing is left of it.", metrics.stops),
+    ):
+        yield HistogramMetricFamily(name, text, _buckets(view), view.seconds)
+    calls = HistogramMetricFamily(
+        "moorage_containerd_rpc_seconds", "Calls to containerd, those that failed included.", labels=["method"]
+    )
+    for method, view in metrics.calls.items():
+        calls.add_metric([method], _buckets(view), view.seconds)
+    yield calls
+    failures = CounterMetricFamily(
+        "moorage_containerd_rpc_failures", "Calls to containerd that failed, by kind.", labels=["method", "kind"]
+    )
+    for labels, count in metrics.failures.items():
+        failures.add_metric(labels, count)
+    yield failures
+
+
+def _of_plugins(metrics: Metrics) -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    one = ["plugin"]
+    ready = GaugeMetricFamily("moorage_plugin_ready", "Whether the plugin's socket accepts.", labels=one)
+    restarts = CounterMetricFamily("moorage_plugin_restarts", "Starts that nobody asked for.", labels=one)
+    exits = CounterMetricFamily(
+        "moorage_plugin_exits", "Ends of its runs, asked for or not.", labels=["plugin", "code", "signal", "oom"]
+    )
+    processor = CounterMetricFamily("moorage_plugin_cpu_seconds", "Processor time of its processes.", labels=one)
+    memory = GaugeMetricFamily(
+        "moorage_plugin_memory_bytes", "Memory, without page cache that can be dropped at once.", labels=one
+    )
+    pids = GaugeMetricFamily("moorage_plugin_pids", "Processes and threads.", labels=one)
+    output = CounterMetricFamily("moorage_plugin_log_bytes", "Output taken.", labels=["plugin", "stream"])
+    lost = CounterMetricFamily(
+        "moorage_plugin_log_dropped_lines", "Lines of output that could not be written.", labels=one
+    )
+    for plugin in metrics.plugins:
+        ready.add_metric([plugin.name], plugin.is_ready)
+        restarts.add_metric([plugin.name], plugin.restarts)
+        for labels, count in plugin.exits.items():
+            exits.add_metric([plugin.name, *labels], count)
+        for stream, count in plugin.log.bytes.items():
+            output.add_metric([plugin.name, stream], count)
+        lost.add_metric([plugin.name], plugin.log.dropped_lines)
+        if (figures := plugin.figures) is not None:
+            used = ((processor, figures.cpu_seconds), (memory, figures.memory_bytes), (pids, figures.pids))
+            for family, value in used:
+                if value is not None:  # this machine does not count it, or the group is gone meanwhile
+                    family.add_metric([plugin.name], value)
+    yield from (ready, restarts, exits, processor, memory, pids, output, lost)
+
+
+def _buckets(view: HistogramView) -> list[tuple[str, float]]:
+    pairs = zip((*(str(bound) for bound in view.bounds), "+Inf"), (*view.within, view.count), strict=True)
+    return [(bound, float(count)) for bound, count in pairs]
+
+
+# ---- the second listener
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, [HOST]:PORT, or :PORT for this machine only. Raises: Invalid."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise errors.Invalid(
+            f"cannot serve metrics on {text!r}: an address with colons goes in brackets, as in [::1]:9469"
+        )
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise errors.Invalid(f"cannot serve metrics on {text!r}: it must be HOST:PORT, as in 127.0.0.1:9469")
+    return host or "127.0.0.1", int(port)
+
+
+@asynccontextmanager
+async def serve_metrics(backend: Backend, address: str | None) -> AsyncIterator[str]:
+    """Nothing but GET /metrics at HOST:PORT until the block ends; its URL, "" where no address is given.
+
+    A host that is a name is for this machine only: one that others can reach must be given as the address that it is.
+
+    Raises: Invalid for what cannot be listened on; Conflict where another program does.
+    """
+    if not address:
+        yield ""
+        return
+    wanted = _Address(*parse_address(address))
+    listener = await run_blocking(lambda: _listen(wanted))
+    url = f"http://{_Address(*listener.getsockname()[:2])}/metrics"
+
+    async def handle(http: web.Request) -> web.Response:
+        try:
+            return await _answer(backend, http)
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged whole where it was not foreseen
+            return answer_failure(error, f"GET {url}")
+
+    application = web.Application(client_max_size=0)
+    application.router.add_get("/metrics", handle, allow_head=False)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_LAST_ANSWERS, handler_cancellation=False)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        log.info("metrics are at %s", url)
+        yield url
+    finally:
+        with anyio.CancelScope(shield=True):  # bounded by the time that aiohttp is given
+            await runner.cleanup()
+            listener.close()
+
+
+def _listen(address: _Address) -> socket.socket:
+    """The listening socket (blocking)."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, place = found[0]
+        _refuse_others(address, str(place[0]))
+        listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    except (OSError, UnicodeError) as error:
+        raise errors.Invalid(f"cannot serve metrics on {address}: {_why(error)}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(place)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise errors.Conflict(f"cannot serve metrics on {address}: another program listens there") from error
+        raise errors.Invalid(f"cannot serve metrics on {address}: {_why(error)}") from error
+    return listener
+
+
+def _refuse_others(address: _Address, found: str) -> None:
+    """Raises: Invalid for a name that is an address which other machines can reach."""
+    if ipaddress.ip_address(found).is_loopback:
+        return
+    if not _is_that(address.host, found):
+        raise errors.Invalid(
+            f"cannot serve metrics on {address}: it is {found}, which other machines can reach; "
+            f"if they may read metrics without a password, give that address itself"
+        )
+    log.warning("other machines can read the metrics on %s, without a password", address)
+
+
+def _is_that(host: str, found: str) -> bool:
+    """Whether the host is this address, in whatever spelling, and no name for it."""
+    try:
+        return ipaddress.ip_address(host) == ipaddress.ip_address(found)
+    except ValueError:
+        return False
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
