@@ -241,10 +241,10 @@ class EngineProcess:
         """Docker's upgrade."""
         return self._streamed(f"/plugins/{name}/upgrade?remote={quote(remote, safe='')}", granted, headers)
 
-    def change(self, name: str, remote: str = "", query: str = "restart=1") -> list[dict[str, Any]]:
+    def change(self, name: str, remote: str = "", query: str = "restart=1", **body: Any) -> list[dict[str, Any]]:
         """Our upgrade, with a restart."""
         path = f"/moorage/v1/plugins/{quote(name, safe='')}/upgrade?remote={quote(remote, safe='')}&{query}"
-        return self._streamed(path, {}, {})
+        return self._streamed(path, body, {})
 
     def _streamed(self, path: str, body: Any, headers: dict[str, str]) -> list[dict[str, Any]]:
         status, raw = self.request("POST", path, body, headers=headers)

@@ -144,6 +144,7 @@ class Packages:
                 taking = self._taking(source, found, report)
                 for key in await self._change(plugin, str(reference), taking, restart=restart, force=force):
                     report(Progress(f"The setting {key} does not apply any more and was dropped"))
+                self._work.events.tell("pull", reference.familiar, plugin.name)  # all that Docker tells of it
                 self._work.tell(plugin, "upgrade", reference=reference.familiar)
 
             yield Operation(plugin.name, run)
@@ -155,7 +156,6 @@ class Packages:
         dropped: tuple[str, ...] = ()
         old = plugin.record.image
         async with self._creation.new_version(plugin, reference, taking) as version:
-            self._work.events.tell("pull", parse_reference(reference).familiar, plugin.name)
 
             async def job() -> None:
                 nonlocal dropped, old

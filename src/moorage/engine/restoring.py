@@ -1,6 +1,6 @@
 """What became of a plugin while no engine was there, and how it goes on from that: a job of the plugin's inbox."""
 
-from contextlib import suppress
+import logging
 
 import anyio
 
@@ -14,6 +14,8 @@ from moorage.engine.versions import go_back
 from moorage.engine.work import Work, last_exit_of
 
 __all__ = ("restore",)
+
+log = logging.getLogger(__name__)
 
 
 async def restore(work: Work, plugin: Plugin, owners: dict[str, str], *, start: bool) -> None:
@@ -29,8 +31,7 @@ async def restore(work: Work, plugin: Plugin, owners: dict[str, str], *, start: 
     if plugin.record.previous is not None:  # the engine ended while it tried another version out
         tried = plugin.record.image
         await go_back(work, plugin)
-        with suppress(errors.NotFound):
-            await machinery.storage.delete_image(tried, collect=True)
+        await _forget(machinery, tried)
         is_there = False
     record = plugin.record
     if record.enabled and is_there:
@@ -63,3 +64,11 @@ async def _adopted(work: Work, plugin: Plugin, machinery: Machinery) -> None:
     finally:
         plugin.starting = None
     await remove_strays(plugin, machinery)
+
+
+async def _forget(machinery: Machinery, image: str) -> None:
+    """Remove what was tried out and does not count."""
+    try:
+        await machinery.storage.delete_image(image, collect=True)
+    except errors.MoorageError as error:
+        log.warning("cannot remove image %s, the next start does: %s", image, error)
