@@ -55,9 +55,9 @@ class ServeOptions:
     group: str | None = None
     """Whose members may use the API, besides root."""
     timeouts: Timeouts = DEFAULT
+    registries: Registries = field(default_factory=Registries)
     metrics_address: str | None = None
     """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
-    registries: Registries = field(default_factory=Registries)
 
     @property
     def api_socket(self) -> Path:

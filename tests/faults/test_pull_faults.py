@@ -31,8 +31,14 @@ GARBAGE = Blob(b"this is no layer" * 1000, GZIP)
 
 
 @pytest.fixture(scope="module")
-def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine"), timeouts=TIMEOUTS) as made:
+def shared_registry() -> Iterator[FaultRegistry]:
+    with fault_registry() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_house(shared_registry: FaultRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    with engine(tmp_path_factory.mktemp("engine"), timeouts=TIMEOUTS, mirrors=[shared_registry.url]) as made:
         yield made
 
 
@@ -51,9 +57,11 @@ def empty(shared_house: EngineProcess) -> Held:
 
 
 @pytest.fixture
-def registry() -> Iterator[FaultRegistry]:
-    with fault_registry() as made:
-        yield made
+def registry(shared_registry: FaultRegistry) -> FaultRegistry:
+    """A registry that has nothing yet, and is the mirror of docker.io."""
+    shared_registry.answers.clear()
+    shared_registry.seen.clear()
+    return shared_registry
 
 
 def drops(data: bytes, *places: int) -> Answer:
@@ -131,6 +139,16 @@ def test_d06_a_redirect_to_another_host_does_not_take_the_credentials_along(
         remote = offer(registry, two(), instead={"layer1": away})
         house.install(remote, "p", **{"X-Registry-Auth": "eyJ1c2VybmFtZSI6Im1lIiwicGFzc3dvcmQiOiJzIn0="})
         assert [each.authorization for each in other.seen] == [None]
+
+
+def test_d06_case_104_a_mirror_is_asked_first_for_what_lies_on_docker_io(
+    house: EngineProcess, registry: FaultRegistry
+) -> None:
+    offer(registry, two(), "vieux/sshfs")
+    assert house.privileges("vieux/sshfs") == []
+    house.install("vieux/sshfs")
+    assert house.inspect("vieux/sshfs")["PluginReference"] == "docker.io/vieux/sshfs:latest"
+    assert requests_for(registry, "vieux/sshfs/blobs/") == 4  # two configs, two layers
 
 
 class Client:

@@ -193,7 +193,7 @@ def test_every_argument_that_is_a_plugin_completes() -> None:
     with_plugins = set(re.findall(r"^## moorage (\S+) \[?PLUGIN", page, re.MULTILINE))
     assert with_plugins == {
         "call", "disable", "enable", "exec", "inspect", "logs", "policy", "probe", "push", "restart", "rm", "save",
-        "set", "stats", "tag",
+        "set", "stats", "tag", "upgrade",
     }  # fmt: skip
     for name in with_plugins:
         module, _, variable = _COMMANDS[name].partition(".")

@@ -176,15 +176,21 @@ async def test_e04_leftovers_of_an_earlier_task_are_cleared(place: Place, what: 
         await it.one_exit(137)
 
 
-async def kill_containerd_within_create(place: Place) -> None:
-    await eventually(lambda: place.shims("a"))
-    await kill_containerd(place.containerd)
+async def test_e04_a_half_made_task_is_cleared_by_the_next_create(place: Place, tmp_path: Path) -> None:
+    # Its shim outlives containerd, and goes on with it when nobody waits for it any more.
+    begun, go, runc = (tmp_path / name for name in ("begun", "go", "runc"))
+    wait = f"touch {begun}; until [ -e {go} ]; do sleep 0.01; done"
+    runc.write_text(f'#!/bin/sh\ncase " $* " in *" create "*) {wait} ;; esac\nexec runc "$@"\n')
+    runc.chmod(0o755)
 
+    async def kill_containerd_within_create() -> None:
+        await eventually(begun.exists)
+        await kill_containerd(place.containerd)
+        go.touch()
 
-async def test_e04_a_half_made_task_is_cleared_by_the_next_create(place: Place) -> None:
-    async with rig(place) as it:
+    async with rig(place, runtime=RuntimeOptions(binary_name=str(runc))) as it:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(kill_containerd_within_create, place)
+            tasks.start_soon(kill_containerd_within_create)
             with pytest.raises(errors.Unavailable):
                 await it.create()
         await place.containerd.ensure()

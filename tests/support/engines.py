@@ -34,18 +34,19 @@ from moorage.serving import ServeOptions, run_engine, take_down
 from moorage.timeouts import DEFAULT
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 what = {"serve": run_engine, "down": take_down}[sys.argv[1]]
-more = json.loads(sys.argv[6])
+_, _, root, exec_root, containerd, namespace, metrics, wishes = sys.argv
+more = json.loads(wishes)
 certificates = tuple(Path(each) for each in more.get("certificates", ()))
 hosts = Options(more.get("insecure", ()), more.get("mirrors", ()), certificates)
 policy = parse_policy(json.dumps(more["policy"]).encode()) if "policy" in more else None
 options = ServeOptions(
-    Path(sys.argv[2]),
-    Path(sys.argv[3]),
-    containerd=sys.argv[4] or None,
-    namespace=sys.argv[5],
+    Path(root),
+    Path(exec_root),
+    containerd=containerd or None,
+    namespace=namespace,
     timeouts=replace(DEFAULT, **more.get("timeouts", {})),
+    metrics_address=metrics or None,
     registries=Registries(hosts, policy),
-    metrics_address=more.get("metrics"),
 )
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
@@ -116,27 +117,28 @@ class UnixConnection(http.client.HTTPConnection):
 class EngineProcess:
     """An engine below two directories: started, killed and started again by a test."""
 
-    def __init__(self, base: Path, *, containerd: str = "", namespace: str = "plugins.moby", **more: Any) -> None:
-        """``more``: insecure, mirrors, certificates, policy (of registries), timeouts, metrics (an address)."""
+    def __init__(
+        self,
+        base: Path,
+        *,
+        containerd: str = "",
+        namespace: str = "plugins.moby",
+        metrics: str = "",
+        **wishes: Any,
+    ) -> None:
+        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts."""
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"
         self.log = base / "engine.log"
-        self.containerd, self.namespace = containerd, namespace
-        self.wishes = more
+        self.containerd, self.namespace, self.metrics, self.wishes = containerd, namespace, metrics, wishes
         self.child: subprocess.Popen[bytes] | None = None
 
     # the process
 
     def _popen(self, verb: str) -> subprocess.Popen[bytes]:
-        arguments = [
-            verb,
-            str(self.root),
-            str(self.exec_root),
-            self.containerd,
-            self.namespace,
-            json.dumps(self.wishes),
-        ]
+        places = [str(self.root), str(self.exec_root), self.containerd, self.namespace]
+        arguments = [verb, *places, self.metrics, json.dumps(self.wishes)]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-c", SERVE, *arguments], stdout=output, stderr=output, start_new_session=True

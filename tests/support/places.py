@@ -85,9 +85,12 @@ class Place:
             yield BundledContainers(client, self.root, runtime=self.runtime, timeouts=timeouts)
 
     @asynccontextmanager
-    async def executor(self, handler: ExitHandler, timeouts: Timeouts = TIMEOUTS) -> AsyncIterator[Executor]:
+    async def executor(
+        self, handler: ExitHandler, timeouts: Timeouts = TIMEOUTS, runtime: RuntimeOptions | None = None
+    ) -> AsyncIterator[Executor]:
+        address, namespace = self.containerd.address, self.namespace
         async with open_executor(
-            self.containerd.address, self.root, handler, namespace=self.namespace, timeouts=timeouts
+            address, self.root, handler, namespace=namespace, runtime=runtime, timeouts=timeouts
         ) as executor:
             yield executor
 

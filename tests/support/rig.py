@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moorage.containerd import Client
+from moorage.containerd.types import RuntimeOptions
 from moorage.executor import Executor, Exit
 from moorage.timeouts import Timeouts
 from support.places import TIMEOUTS, Place
@@ -64,10 +65,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(place: Place, timeouts: Timeouts = TIMEOUTS, exits: Exits | None = None) -> AsyncIterator[Rig]:
+async def rig(
+    place: Place, timeouts: Timeouts = TIMEOUTS, exits: Exits | None = None, runtime: RuntimeOptions | None = None
+) -> AsyncIterator[Rig]:
     """An executor until the block ends; each of its sinks is closed once by then."""
     exits = exits or Exits()
-    async with place.client() as client, place.executor(exits, timeouts) as executor:
+    async with place.client() as client, place.executor(exits, timeouts, runtime) as executor:
         rig = Rig(place, client, executor, exits)
         yield rig
     assert [sink.closes for sink in rig.sinks] == [1] * len(rig.sinks)

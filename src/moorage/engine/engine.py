@@ -26,7 +26,6 @@ from moorage.engine.moving import Moving
 from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
-from moorage.engine.policies import changed_policy
 from moorage.engine.registry import Registry
 from moorage.engine.restoring import restore
 from moorage.engine.store import Choice, Record, Store
@@ -197,10 +196,10 @@ class Engine:
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid."""
         plugin = self._registry.get(name)
-        changed_policy(plugin.record.policy, change)  # so that a wrong one is refused at once
+        change.of(plugin.record.policy)  # so that a wrong one is refused at once
 
         async def job() -> None:
-            await self._work.save(plugin, policy=changed_policy(plugin.record.policy, change))
+            await self._work.save(plugin, policy=change.of(plugin.record.policy))
 
         await self._do(plugin, job)
         return plugin.view()

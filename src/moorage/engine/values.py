@@ -1,9 +1,10 @@
 """What the engine tells of plugins: frozen values, of which the API makes JSON."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, State
+from moorage import errors
+from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
 from moorage.plugins import Config, Privilege, Settings
 
 __all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange", "Terms")
@@ -75,6 +76,25 @@ class PolicyChange:
     most: int | None = None
     """Most restarts in a row; 0 for no limit."""
     stop_timeout: float | None = None
+
+    def of(self, policy: RestartPolicy) -> RestartPolicy:
+        """A policy with this change. Raises: Invalid."""
+        made = policy
+        if self.restarts is not None:
+            try:
+                made = replace(made, restarts=Restarts(self.restarts))
+            except ValueError as error:
+                names = ", ".join(each.value for each in Restarts)
+                raise errors.Invalid(f"cannot restart {self.restarts!r}: it must be one of {names}") from error
+        if self.most is not None:
+            if self.most < 0:
+                raise errors.Invalid(f"cannot restart {self.most} times: it must be 0 (no limit) or more")
+            made = replace(made, most=self.most or None)
+        if self.stop_timeout is not None:
+            if not 0 <= self.stop_timeout <= 3600:
+                raise errors.Invalid(f"cannot wait {self.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
+            made = replace(made, stop_timeout=self.stop_timeout)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
