@@ -177,6 +177,18 @@ def test_a04_a_registry_that_is_not_there_is_told_in_the_stream(house: EnginePro
     assert "127.0.0.1:1" in steps[-1]["error"]
 
 
+def test_d04_d09_a_package_that_is_not_whole_goes_nowhere(house: EngineProcess) -> None:
+    house.create("p")
+    (layer,) = [name for name in files_of(save(house, "p")) if name.startswith("blobs/")][2:]
+    ctr(house, "content", "rm", layer.removeprefix("blobs/").replace("/", ":"))
+    for broken in (lambda: push(house, "p"), lambda: save(house, "p")):
+        with pytest.raises(Refused, match=r"409: cannot read the package of plugin p:latest: .* not in containerd"):
+            broken()
+    assert usage(house)["Plugins"][0]["Name"] == "p:latest"  # it can be looked at, run, and removed all the same
+    house.enable("p")
+    house.disable("p")
+
+
 # the disk
 
 
@@ -237,8 +249,8 @@ def test_case_096_prune_ends_what_is_left_and_touches_no_plugin(house: EnginePro
     house.disable("p")
 
 
-def ctr(house: EngineProcess, *words: str, data: bytes) -> None:
-    """A ctr command that fails: an upload that is cut off."""
+def ctr(house: EngineProcess, *words: str, data: bytes = b"") -> None:
+    """A ctr command; an upload of less than it says fails, and is left."""
     address = str(house.exec_root / "containerd/c.sock")
     subprocess.run(["ctr", "-a", address, "-n", "plugins.moby", *words], input=data, capture_output=True, check=False)
 
