@@ -84,3 +84,10 @@ def test_d09_damaged_fields_of_a_header_are_told(extra: bytes) -> None:
         return
     with pytest.raises(errors.Invalid, match="cannot read the archive"):
         unpack(raw)
+
+
+def test_d09_a_size_below_zero_is_told() -> None:
+    head = tarfile.TarInfo("x")
+    head.size = -1
+    with pytest.raises(errors.Invalid, match="'x' has -1 bytes"):
+        unpack(head.tobuf(tarfile.GNU_FORMAT) + bytes(1024))

@@ -140,11 +140,14 @@ async def _next_header(stream: _Stream) -> tarfile.TarInfo | None:
         raise errors.Invalid("cannot read the archive: it ends before its end mark")
     raw = await stream.read(_BLOCK, "a header")
     try:
-        return tarfile.TarInfo.frombuf(raw, "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(raw, "utf-8", "surrogateescape")
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         return None
     except tarfile.HeaderError as error:
         raise errors.Invalid(f"cannot read the archive: it is no tar, or it is damaged: {error}") from error
+    if header.size < 0:
+        raise errors.Invalid(f"cannot read the archive: it is damaged: {header.name!r} has {header.size} bytes")
+    return header
 
 
 async def _read_extra(stream: _Stream, header: tarfile.TarInfo) -> dict[str, str]:
