@@ -49,7 +49,6 @@ async def api(backend: FakeBackend, tmp_path: Path) -> AsyncIterator[ApiClient]:
 NO = 'plugin "no:1" not found'
 JSON = {"Content_Type": "application/json"}
 TEXT = {"Content_Type": "text/plain"}
-LATER = "this version of moorage does not talk to registries yet"
 
 WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     # no such page
@@ -172,8 +171,6 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("POST", "/plugins/pull?remote=vieux/sshfs", b"[]", TEXT, 400, "unsupported Content-Type header"),
     ("POST", "/plugins/pull?remote=!", [], {}, 400, "invalid reference format"),
     ("POST", "/plugins/off/upgrade?remote=vieux/sshfs", [], {}, 404, "cannot read vieux/sshfs"),
-    # what this version does not have, after the request was looked at
-    ("POST", "/plugins/off/push", None, {}, 501, LATER),
 ]  # fmt: skip
 
 

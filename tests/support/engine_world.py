@@ -347,7 +347,7 @@ class FakeClient:
     async def create_lease(self, id: str, *, labels: Mapping[str, str] | None = None) -> None:
         self._host.leases[id] = labels or {}
 
-    async def delete_lease(self, id: str) -> None:
+    async def delete_lease(self, id: str, *, collect: bool = False) -> None:
         del self._host.leases[id]
 
 

@@ -30,6 +30,7 @@ from moorage.plugins import (
     local_name,
     parse_config,
 )
+from support.fake_moving import FakeMoving
 from support.fake_packages import FakePackages
 
 
@@ -48,6 +49,7 @@ class FakeBackend:
         self.failure: Exception | None = None
         """What the next look at a plugin raises."""
         self.packages = FakePackages(self)
+        self.moving = self.arrivals = FakeMoving(self)
         self._more = anyio.Event()
 
     def info(self) -> EngineInfo:

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from moorage._version import __version__
+from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy
+from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
 from moorage.logs.files import Line
 from moorage.plugins import config_to_api, privileges_to_api, settings_to_api
@@ -20,9 +22,12 @@ __all__ = (
     "holder_to_api",
     "info_to_api",
     "line_to_api",
+    "loaded_to_api",
     "plugin_to_api",
     "policy_to_api",
     "process_to_api",
+    "pruned_to_api",
+    "usage_to_api",
     "version_to_api",
 )
 
@@ -59,6 +64,7 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
             "Problem": plugin.problem,
             "Warnings": list(plugin.warnings),
             "Digest": plugin.digest,
+            "Tags": list(plugin.tags),
         },
     }
 
@@ -114,6 +120,50 @@ def process_to_api(process: ProcessView) -> dict[str, object]:
         "Threads": process.threads,
         "StartedAt": _time(process.started_at),
     }
+
+
+def usage_to_api(usage: DiskUsage) -> dict[str, object]:
+    """What everything takes of the disk, in bytes; ``Shared...`` is the part of it that other plugins have, too."""
+    return {
+        "Plugins": [
+            {
+                "Id": each.id,
+                "Name": each.name,
+                "PackageBytes": each.package_bytes,
+                "SharedPackageBytes": each.shared_package_bytes,
+                "LayersBytes": each.layers_bytes,
+                "SharedLayersBytes": each.shared_layers_bytes,
+                "WrittenBytes": each.written_bytes,
+                "DataBytes": each.data_bytes,
+                "LogsBytes": each.logs_bytes,
+            }
+            for each in usage.plugins
+        ],
+        "ContentBytes": usage.content_bytes,
+        "LayersBytes": usage.layers_bytes,
+        "WrittenBytes": usage.written_bytes,
+        "Uploads": usage.uploads,
+        "UploadsBytes": usage.uploads_bytes,
+        "UnreferencedBytes": usage.unreferenced_bytes,
+    }
+
+
+def loaded_to_api(loaded: Loaded) -> dict[str, object]:
+    """A plugin of an archive; not ``New`` is one that was here before."""
+    plugin = loaded.plugin
+    return {
+        "Id": plugin.id,
+        "Name": plugin.name,
+        "Digest": plugin.digest,
+        "New": loaded.is_new,
+        "Privileges": privileges_to_api(plugin.privileges),
+        "Warnings": list(plugin.warnings),
+    }
+
+
+def pruned_to_api(pruned: Pruned) -> dict[str, object]:
+    """What a prune has removed; uploads stay where ``UnderWay`` is not 0."""
+    return {"FreedBytes": pruned.freed_bytes, "Uploads": pruned.uploads, "UnderWay": pruned.under_way}
 
 
 def line_to_api(line: Line) -> dict[str, object]:

@@ -22,12 +22,14 @@ __all__ = (
     "plugin_names",
     "print_json",
     "reach",
+    "size",
     "table",
     "wants_json",
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -110,3 +112,14 @@ def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:
             click.echo(f"moorage: {error}", err=True)
             status = 1
     return status
+
+
+def size(value: float | None) -> str:
+    """Bytes for people: ``12.5 MiB``; ``-`` where nobody knows."""
+    if value is None:
+        return "-"
+    for unit in _SIZES:
+        if value < 1024 or unit == _SIZES[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.4g} {unit}"
+        value /= 1024
+    raise AssertionError("the last unit takes all")

@@ -14,6 +14,7 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess
 from moorage.engine.adding import execute
+from moorage.engine.arrivals import Arrivals
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
@@ -22,6 +23,7 @@ from moorage.engine.lifecycle import State
 from moorage.engine.machinery import Machinery
 from moorage.engine.measuring import Metrics, measure
 from moorage.engine.meter import Meter
+from moorage.engine.moving import Moving
 from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
@@ -71,6 +73,8 @@ class Engine:
         self._restoring = Restoring(self._work, tasks, live=live_restore)
         self._creation = Creation(self._work, self._take)
         self.packages = Packages(self._work, self._creation, self._do, registries)
+        self.moving = Moving(self._work, self._creation, self.packages.registries.options)
+        self.arrivals = Arrivals(self._work, self._creation, self.packages)
         self._address = ""
 
     # what is there
@@ -189,7 +193,9 @@ class Engine:
         await self._do(plugin, lambda: self._work.restart(plugin))
 
     async def remove(self, name: str, *, force: bool) -> None:
-        """Remove it. Raises: Conflict, Unavailable."""
+        """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
+        if await self.moving.untag(name):
+            return
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
         await plugin.ask_to_let_go(self._timeouts.let_go)

@@ -82,6 +82,10 @@ class Plugin:
         """Its local name, always with a tag."""
         return self.record.name
 
+    def is_called(self, name: str | None) -> bool:
+        """Whether this local name is one of its names."""
+        return name == self.record.name or name in self.record.tags
+
     @property
     def state(self) -> State:
         """What it really does."""
@@ -149,6 +153,7 @@ class Plugin:
             problem=self.problem,
             warnings=record.warnings,
             digest=record.digest,
+            tags=record.tags,
         )
 
     def holders(self) -> tuple[Holder, ...]:

@@ -89,6 +89,8 @@ class Record:
     next_try_at: datetime | None = None
     holders: tuple[Holder, ...] = ()
     warnings: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """Further names, by which it is found, too."""
     removing: bool = False
     """A removal was begun, and goes on."""
     previous: Version | None = None

@@ -65,6 +65,8 @@ class PluginView:
     """What was odd about its config when it was created."""
     digest: str = ""
     """Of the manifest of its package."""
+    tags: tuple[str, ...] = ()
+    """Its further names."""
 
 
 @dataclass(frozen=True, slots=True)
