@@ -9,7 +9,7 @@ from support.engine_world import KilledStore, patch
 
 pytestmark = pytest.mark.quick
 
-SCHEDULES, CHUNK = 40, 10
+SCHEDULES, CHUNK = 20, 10
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, CHUNK))
