@@ -269,10 +269,10 @@ def test_m10_case_107_killed_at_each_step_of_a_pull_nothing_is_left(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A data directory on a file system of 48 MB."""
+    """A data directory on a file system of 32 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", disk], check=True)
     try:
         yield disk
     finally:
@@ -286,7 +286,7 @@ def test_case_096_a_disk_that_fills_up_is_as_before_after_the_failure(
         found = os.statvfs(small_disk)
         return (found.f_blocks - found.f_bfree) * found.f_frsize
 
-    huge = layer({"huge": os.urandom(60_000_000)}, "application/vnd.docker.image.rootfs.diff.tar")
+    huge = layer({"huge": os.urandom(40_000_000)}, "application/vnd.docker.image.rootfs.diff.tar")
     with engine(small_disk) as house:
         house.install(offer(registry, make(), "t/small"), "small")
         house.remove("small")
