@@ -167,6 +167,10 @@ class MoorageClient:
         query = {"tail": "all" if tail is None else str(tail), "since": since, "follow": "1" if follow else ""}
         yield from self._lines(f"{_OURS}/plugins/{_quoted(name)}/logs", query)
 
+    def host_path(self, name: str, inside: str) -> str:
+        """The host's path of what a plugin calls so."""
+        return str(self._json("GET", f"{_OURS}/plugins/{_quoted(name)}/path", {"path": inside})["Path"])
+
     def stats(self, name: str = "") -> Any:
         """What a plugin uses of the machine, or every one that runs."""
         return self._json("GET", f"{_OURS}/plugins/{_quoted(name)}/stats" if name else f"{_OURS}/stats")

@@ -181,6 +181,12 @@ class FakeBackend:
         self._put(replace(plugin, holders=(*plugin.holders, holder)))
         return holder
 
+    def host_path(self, name: str, inside: str) -> str:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"cannot find {inside} of plugin {plugin.name}: it is {plugin.state.value}")
+        return f"/run/moorage/p/{plugin.id[:12]}/root{inside}"
+
     async def figures(self, name: str) -> Figures:
         plugin = self.get(name)
         if not plugin.enabled:

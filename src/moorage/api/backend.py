@@ -129,6 +129,9 @@ class Backend(Protocol):
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy, also while it runs. Raises: Invalid."""
 
+    def host_path(self, name: str, inside: str) -> str:
+        """The host's path of a path inside it. Never waits. Raises: Conflict for its root while that is not there."""
+
     async def figures(self, name: str) -> Figures:
         """What it uses of this machine now. Raises: Conflict while it does not run."""
 

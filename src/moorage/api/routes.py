@@ -106,6 +106,7 @@ ROUTES = (
     Route(
         "POST", f"{_OURS}/plugins/{{name}}/call", extras.call, "call a plugin", query=("method", "timeout"), body="any"
     ),
+    Route("GET", f"{_OURS}/plugins/{{name}}/path", extras.path, "the host's path of one inside", query=("path",)),
     Route("GET", f"{_OURS}/plugins/{{name}}/stats", extras.stats, "what a plugin uses of the machine"),
     Route(
         "POST",

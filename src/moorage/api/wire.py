@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from moorage._version import __version__
 from moorage.engine.arrivals import Loaded
@@ -54,6 +54,8 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
             "LastExit": _exit_to_api(plugin.last_exit) if plugin.last_exit else None,
             "NextTryAt": _time(plugin.next_try_at),
             "ReadyAt": _time(plugin.ready_at),
+            "StartedAt": _time(plugin.started_at),
+            "UptimeSeconds": _seconds_since(plugin.started_at),
             "Pid": plugin.pid,
             "Socket": plugin.socket,
             "Policy": policy_to_api(plugin.policy),
@@ -201,7 +203,7 @@ def info_to_api(info: EngineInfo, plugins: Sequence[PluginView]) -> dict[str, ob
         "Driver": info.snapshotter,
         "DriverStatus": [],
         "Plugins": {kind: _names_of(plugins, capability) for kind, capability in _KINDS.items()},
-        "LiveRestoreEnabled": True,
+        "LiveRestoreEnabled": info.live_restore,
         "KernelVersion": platform.release(),
         "OperatingSystem": _operating_system(),
         "OSType": "linux",
@@ -252,6 +254,11 @@ def _arch() -> str:
 
 def _time(at: datetime | None) -> str | None:
     return at.isoformat() if at is not None else None
+
+
+def _seconds_since(at: datetime | None) -> float | None:
+    # never below 0: the clock may have been set back
+    return None if at is None else max(0.0, round((datetime.now(UTC) - at).total_seconds(), 3))
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -249,10 +249,10 @@ class _Download:
                 chunk += piece
                 at += len(piece)
                 self.is_whole = at >= size_bytes
+                self._tell("Downloading", at)
                 if len(chunk) >= _CHUNK:
                     yield bytes(chunk)
                     chunk.clear()
-                    self._tell("Downloading", at)
         if chunk:
             yield bytes(chunk)
 

@@ -31,7 +31,7 @@ class Registry:
 
     def discard(self, plugin: Plugin) -> None:
         """Let a plugin go."""
-        self._plugins.pop(plugin.id, None)
+        del self._plugins[plugin.id]
 
     def find_id(self, id: str) -> Plugin | None:
         """The plugin with exactly this id."""
