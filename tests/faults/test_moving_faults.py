@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,13 +16,14 @@ import pytest
 
 from faults.test_engine_kills import KILLS, in_background, legal
 from support.engines import EngineProcess, Refused, UnixConnection, actor, config, engine
+from support.foreground import wait_until
 from support.layouts import Layout, layer_tar
 from support.registries import Served, serve_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc", "docker-registry")]
 
 ROUNDS = max(1, KILLS // 2)
-"""Kills of a load, and of a push; each is followed by the whole thing once more."""
+"""Kills of a push; each is followed by a whole one."""
 
 TAR = {"Content-Type": "application/x-tar"}
 
@@ -72,19 +73,36 @@ def remove_all(house: EngineProcess) -> None:
         house.remove(plugin["Id"], force=True)
 
 
-def test_m10_d09_killed_at_any_moment_of_a_load(house: EngineProcess) -> None:
-    draw, body = random.Random("load").random, archive("a:1", "b:1")
-    for _ in range(ROUNDS):
-        thread = in_background(lambda: load(house, body))
-        time.sleep(draw() * 0.8)  # the moment of the kill is what is tried here
-        house.end(signal.SIGKILL)
-        thread.join()
+CONTENT = "containerd/io.containerd.content.v1.content"
+STEPS: dict[str, Callable[[EngineProcess], bool]] = {
+    "a blob comes": lambda house: any((house.root / CONTENT).glob("ingest/*/data")),
+    "blobs are there": lambda house: any((house.root / CONTENT).glob("blobs/sha256/*")),
+    "layers are unpacked": lambda house: any(
+        (house.root / "containerd/io.containerd.snapshotter.v1.overlayfs/snapshots").glob("*/fs/bulk")
+    ),
+    "one of three is there": lambda house: any((house.root / "plugins").glob("*/plugin.json")),
+}
+"""What can be seen of a load that goes on."""
+
+
+def kill_in_a_load(house: EngineProcess, body: bytes, step: str, is_reached: Callable[[EngineProcess], bool]) -> None:
+    thread = in_background(lambda: load(house, body))
+    wait_until(lambda: is_reached(house) or not thread.is_alive(), step)
+    house.end(signal.SIGKILL)
+    thread.join()
+
+
+def test_m10_d09_killed_at_each_step_of_a_load(house: EngineProcess) -> None:
+    body = archive("a:1", "b:1")
+    for step, is_reached in STEPS.items():
+        kill_in_a_load(house, body, step, is_reached)
         house.start()
         legal(house)
-        load(house, body)  # goes on from whatever is there
-        assert [plugin["Name"] for plugin in house.plugins()] == ["a:1", "b:1", "first:1"]
-        house.enable("b:1")
         remove_all(house)
+    load(house, body)
+    assert [plugin["Name"] for plugin in house.plugins()] == ["a:1", "b:1", "first:1"]
+    house.enable("b:1")
+    remove_all(house)
     legal(house)
 
 
