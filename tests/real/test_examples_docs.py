@@ -65,6 +65,7 @@ def is_for_an_engine(command: str) -> bool:
 
 # Pages with tests of their own: the guide to the service is for installed programs and a host of one's own.
 WITH_THEIR_OWN = {
+    "packages.md": "tests/real/test_pull.py, with a registry of its own in place of the public one",
     "service.md": "tests/peers/test_service_guide.py",
     "monitoring.md": "tests/peers/test_prometheus.py",
 }
@@ -105,13 +106,23 @@ VERBS = (
     "rm", "completion",
 )  # fmt: skip
 OTHER_VERBS = {
+    "apply": "tests/real/test_packages.py",
+    "df": "tests/real/test_packages.py",
     "doctor": "above",
     "down": "above",
     "exec": "tests/real/test_exec.py",
+    "install": "tests/real/test_pull.py",
+    "load": "tests/peers/test_moving_packages.py",
+    "privileges": "tests/real/test_pull.py",
+    "prune": "tests/real/test_packages.py",
+    "push": "tests/peers/test_moving_packages.py",
     "run": "below",
+    "save": "tests/peers/test_moving_packages.py",
     "serve": "the engine that all others talk to",
     "set": "tests/real/test_api.py",
     "stats": "tests/real/test_stats.py",
+    "tag": "tests/real/test_packages.py",
+    "upgrade": "tests/real/test_pull.py",
 }
 
 

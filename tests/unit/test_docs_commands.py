@@ -25,6 +25,7 @@ WALKED = {
 INDENTED = {
     "docs/development.md": "how versions are renewed: by hand, from the network, and not for users",
     "docs/reference/commands.md": "tests/real/test_examples_docs.py",
+    "docs/reference/oci-spec.md": "a call that tests/real/test_engine.py makes",
     "docs/reference/run.md": "the synopsis; tests/real/test_examples_docs.py compares the page with a run",
     "examples/hello-static/README.md": "tests/real/test_examples.py",
     "examples/hello-volume/README.md": "tests/real/test_examples.py",
