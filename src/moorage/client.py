@@ -29,6 +29,7 @@ _KINDS: Mapping[int, type[errors.MoorageError]] = {
 }
 _OURS = "/moorage/v1"
 _CONNECT_TIMEOUT = 5.0
+_PIECE = 256 * 1024
 
 
 def socket_of(host: str) -> str:
@@ -131,10 +132,15 @@ class MoorageClient:
 
     @contextmanager
     def _progress(
-        self, path: str, query: Mapping[str, str], body: Mapping[str, object], auth: str
+        self, path: str, query: Mapping[str, str], body: Mapping[str, object] | Iterator[bytes] | None, auth: str
     ) -> "Iterator[Progress]":
-        headers = {"Content-Type": "application/json", **_auth(auth)}
-        with self._open("POST", path, query, json.dumps(dict(body)).encode(), headers) as answer:
+        raw: bytes | Iterator[bytes] | None = None
+        headers = _auth(auth)
+        if isinstance(body, Mapping):
+            raw, headers = json.dumps(dict(body)).encode(), {"Content-Type": "application/json", **headers}
+        elif body is not None:
+            raw, headers = body, {"Content-Type": "application/x-tar", **headers}
+        with self._open("POST", path, query, raw, headers) as answer:
             yield Progress(answer)
 
     # ours
@@ -160,6 +166,10 @@ class MoorageClient:
         """Its output, oldest first: objects with ``at``, ``stream`` and ``text``."""
         query = {"tail": "all" if tail is None else str(tail), "since": since, "follow": "1" if follow else ""}
         yield from self._lines(f"{_OURS}/plugins/{_quoted(name)}/logs", query)
+
+    def host_path(self, name: str, inside: str) -> str:
+        """The host's path of what a plugin calls so."""
+        return str(self._json("GET", f"{_OURS}/plugins/{_quoted(name)}/path", {"path": inside})["Path"])
 
     def stats(self, name: str = "") -> Any:
         """What a plugin uses of the machine, or every one that runs."""
@@ -193,6 +203,44 @@ class MoorageClient:
         query = {"method": method, "timeout": f"{timeout:g}"}
         with self._open("POST", f"{_OURS}/plugins/{_quoted(name)}/call", query, body) as answer:
             return int(answer.headers.get("X-Plugin-Status", "200")), answer.read()
+
+    # packages that are here, or come in archives
+
+    def push(self, name: str, to: str = "", auth: str = "") -> "AbstractContextManager[Progress]":
+        """Bring it to a registry, under ``to`` or its name."""
+        return self._progress(f"/plugins/{_quoted(name)}/push", {"to": to} if to else {}, None, auth)
+
+    def tag(self, name: str, to: str) -> None:
+        """Give it a further name."""
+        self._json("POST", f"{_OURS}/plugins/{_quoted(name)}/tag", {"to": to})
+
+    def save(self, names: Sequence[str]) -> Iterator[bytes]:
+        """An OCI archive of these plugins, in pieces."""
+        query = urlencode([("name", name) for name in names])
+        with self._open("GET", f"{_OURS}/save?{query}", {}) as answer:
+            while piece := answer.read(_PIECE):
+                yield piece
+
+    def load(self, archive: Iterator[bytes], name: str = "") -> Any:
+        """Take in an archive's plugins; what became of each. ``name`` is for an archive with one plugin."""
+        query = {"name": name} if name else {}
+        with self._open("POST", f"{_OURS}/load", query, archive, {"Content-Type": "application/x-tar"}) as answer:
+            return json.loads(answer.read())
+
+    def create_from(
+        self, name: str, package: Iterator[bytes], remote: str = "", auth: str = ""
+    ) -> "AbstractContextManager[Progress]":
+        """Make a plugin of an image: a tar stream of config.json and, without ``remote``, of an OCI layout."""
+        query = {"name": name, **({"remote": remote} if remote else {})}
+        return self._progress(f"{_OURS}/create", query, package, auth)
+
+    def disk_usage(self) -> Any:
+        """What plugins take of the disk."""
+        return self._json("GET", f"{_OURS}/df")
+
+    def prune(self) -> Any:
+        """Remove what nothing refers to; what that gave back."""
+        return self._json("POST", f"{_OURS}/prune")
 
     # how
 
@@ -280,7 +328,9 @@ class Progress:
         self._answer = answer
 
     def lines(self) -> Iterator[Any]:
-        """Objects with ``status``, and perhaps ``id`` and ``progressDetail``, to the end. Raises: what went wrong."""
+        """Objects with ``status``, and perhaps ``id`` and ``progressDetail``; the last one may have ``aux``, what came
+        of it. Raises: what went wrong.
+        """
         for raw in self._answer:
             line = json.loads(raw)
             if "error" in line:

@@ -14,7 +14,7 @@ from moorage.engine.lifecycle import State
 from moorage.engine.values import EngineInfo, Happened, PluginView
 from moorage.timeouts import Timeouts
 
-__all__ = ("Watched", "kept_informed", "status_line")
+__all__ = ("Watched", "kept_informed", "last_words", "status_line")
 
 
 class Watched(Protocol):
@@ -43,6 +43,11 @@ def status_line(engine: Watched) -> str:
     return f"{line}; {problem}" if problem else line
 
 
+def last_words(*, live_restore: bool) -> str:
+    """What an engine does when it is told to end."""
+    return "leaving the plugins running" if live_restore else "ending the plugins"
+
+
 @asynccontextmanager
 async def kept_informed(manager: ServiceManager, engine: Watched, timeouts: Timeouts) -> AsyncIterator[None]:
     """Tell READY=1, with the first STATUS=; within the block WATCHDOG=1 and each other status; then STOPPING=1.
@@ -63,7 +68,9 @@ async def kept_informed(manager: ServiceManager, engine: Watched, timeouts: Time
             yield
         finally:
             with anyio.CancelScope(shield=True):  # bounded by `tell`
-                await manager.tell(timeouts.notify, STOPPING=1, STATUS="leaving the plugins running")
+                await manager.tell(
+                    timeouts.notify, STOPPING=1, STATUS=last_words(live_restore=engine.info().live_restore)
+                )
 
 
 class _Reporter:

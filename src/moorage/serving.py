@@ -30,7 +30,7 @@ from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
 from moorage.logs.keeping import end_keeper, open_log_keeper
-from moorage.service import kept_informed
+from moorage.service import kept_informed, last_words
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("ServeOptions", "run_engine", "take_down")
@@ -54,6 +54,8 @@ class ServeOptions:
     """``private``, ``system`` or an address; None for what was chosen at the first start (private then)."""
     group: str | None = None
     """Whose members may use the API, besides root."""
+    live_restore: bool = True
+    """Whether plugins go on running when the engine ends, however it ends, and are taken over by the next one."""
     timeouts: Timeouts = DEFAULT
     registries: Registries = field(default_factory=Registries)
     metrics_address: str | None = None
@@ -86,7 +88,9 @@ class _Ground:
 
 
 async def run_engine(options: ServeOptions) -> int:
-    """Serve until a signal says so; plugins go on running then. The exit status for the shell.
+    """Serve until a signal says so. Plugins go on running then; without live restore all ends, as in ``take_down``.
+
+    The exit status for the shell.
 
     Raises: by kind, in words for the user: Denied without root, Conflict for a directory or a namespace that another
     engine works on, Invalid for a directory that cannot be used, Unsupported for the data of a newer version.
@@ -94,7 +98,7 @@ async def run_engine(options: ServeOptions) -> int:
     failure: errors.MoorageError | None = None
     manager = ServiceManager()
     socket = options.api_socket
-    async with _engine(options) as (engine, ground), _until_signal() as stop:
+    async with _engine(options) as (engine, ground), _until_signal(options) as stop:
 
         async def keep_working() -> None:
             nonlocal failure
@@ -115,6 +119,8 @@ async def run_engine(options: ServeOptions) -> int:
             await anyio.sleep_forever()
     if failure is not None:
         raise failure
+    if not options.live_restore:
+        await _end_everything(options)
     return 0
 
 
@@ -130,6 +136,12 @@ async def take_down(options: ServeOptions) -> int:
         await _remove_runtime(options.exec_root)
         return 0
     await _end_engine(Store(options.root), options.timeouts)
+    await _end_everything(options)
+    return 0
+
+
+async def _end_everything(options: ServeOptions) -> None:
+    """End all that an engine has left running, which has detached. Raises: Conflict where another one works on it."""
     async with _engine(options) as (engine, ground):
         with anyio.move_on_after(options.timeouts.containerd_start + options.timeouts.rpc) as patience:
             async with _machinery(engine, ground, start=False):
@@ -144,7 +156,6 @@ async def take_down(options: ServeOptions) -> int:
             await ground.private.stop()
         await run_blocking(lambda: options.api_socket.unlink(missing_ok=True))  # of an engine that was killed
     await _remove_runtime(options.exec_root)
-    return 0
 
 
 @asynccontextmanager
@@ -163,7 +174,15 @@ async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]
         _ = ground.private  # a path that is too long for its socket is refused now
         options.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         async with background_tasks() as tasks:
-            engine = Engine(store, options.exec_root, choice, tasks, options.timeouts, options.registries)
+            engine = Engine(
+                store,
+                options.exec_root,
+                choice,
+                tasks,
+                options.timeouts,
+                options.registries,
+                live_restore=options.live_restore,
+            )
             await run_blocking(engine.load)
             yield engine, ground
     finally:
@@ -213,14 +232,15 @@ async def _containerd(ground: _Ground) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _until_signal() -> AsyncIterator[anyio.CancelScope]:
+async def _until_signal(options: ServeOptions) -> AsyncIterator[anyio.CancelScope]:
     """Cancel the block at a signal that asks to stop."""
 
     async def receive(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signals.SIGINT, signals.SIGTERM) as received:
             task_status.started()
             async for number in received:
-                log.info("got %s, leaving the plugins running", signals.Signals(number).name)
+                words = last_words(live_restore=options.live_restore)
+                log.info("got %s, %s", signals.Signals(number).name, words)
                 scope.cancel()
 
     async with background_tasks() as tasks:

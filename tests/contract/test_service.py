@@ -68,6 +68,13 @@ class Away(FakeBackend):
         return replace(super().info(), problem="containerd is away")
 
 
+class Bound(FakeBackend):
+    """One whose plugins end with it."""
+
+    def info(self) -> EngineInfo:
+        return replace(super().info(), live_restore=False)
+
+
 def test_a_status_counts_plugins_by_what_they_do() -> None:
     assert status_line(with_plugins()) == "no plugins"
     assert status_line(with_plugins(State.READY)) == "1 plugin: 1 ready"
@@ -87,6 +94,13 @@ async def test_ready_then_what_changes_then_stopping(told: Told, address: str) -
             assert told.waiting() == [{"STATUS": "1 plugin: 1 failed"}]
         assert told.waiting() == [{"STOPPING": "1", "STATUS": "leaving the plugins running"}]
     assert told.senders == {os.getpid()}
+
+
+async def test_m08_without_live_restore_its_last_words_are_that_plugins_end(told: Told, address: str) -> None:
+    manager = ServiceManager({"NOTIFY_SOCKET": address})
+    async with kept_informed(manager, Bound(), QUICK):
+        assert told.next(0)["READY"] == "1"
+    assert told.waiting()[-1] == {"STOPPING": "1", "STATUS": "ending the plugins"}
 
 
 async def test_an_event_is_told_at_once(told: Told, address: str) -> None:

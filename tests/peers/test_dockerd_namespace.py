@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from moorage.engine.doctor_engine import judge_dockerd, read_dockerd
+from moorage.engine.findings import Verdict
+from moorage.engine.store import Store
 from peers.dockerd import Dockerd, running_dockerd
 from support.engines import EngineProcess, actor, config, processes_below
 from support.places import Ground
@@ -20,7 +23,7 @@ def sharing(ground: Ground) -> Iterator[Dockerd]:
         yield peer
 
 
-def test_m11_the_namespace_of_a_dockerd_on_the_same_containerd_is_refused(
+def test_l03_m11_the_namespace_of_a_dockerd_on_the_same_containerd_is_refused(
     sharing: Dockerd, ground: Ground, tmp_path: Path
 ) -> None:
     rootfs = tmp_path / "rootfs"
@@ -38,6 +41,10 @@ def test_m11_the_namespace_of_a_dockerd_on_the_same_containerd_is_refused(
     assert "give another one with --namespace, or use --containerd private" in said
     assert sharing.inspect_plugin("theirs:1")["Enabled"] is True
     assert processes_below(ours.exec_root) == []
+    seen = judge_dockerd(read_dockerd(str(sharing.process.pid)), Store(ours.root).find_choice())
+    assert seen.verdict is Verdict.BAD
+    assert "uses namespace plugins.moby of the engine's containerd: it deletes what is not its own" in seen.text
+    assert "--namespace NAME or --containerd private" in seen.advice
     ours.exec_root.rmdir()
 
     # the way out that it names
@@ -51,5 +58,8 @@ def test_m11_the_namespace_of_a_dockerd_on_the_same_containerd_is_refused(
         beside.remove("p", force=True)
     finally:
         beside.close()
+    seen = judge_dockerd(read_dockerd(str(sharing.process.pid)), Store(beside.root).find_choice())
+    assert (seen.verdict, seen.advice) == (Verdict.GOOD, "")
+    assert "in other namespaces than the engine (moorage)" in seen.text
     assert sharing.inspect_plugin("theirs:1")["Enabled"] is True
     sharing.remove_plugin("theirs:1")

@@ -24,6 +24,8 @@ SUBJECTS = [
     "data directory",
     "overlay",
     "socket paths",
+    "engine",
+    "engine socket",
     "dockerd",
 ]
 

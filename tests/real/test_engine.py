@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from moorage import errors
+from moorage.client import MoorageClient
+from moorage.engine.doctor_engine import examine_engine
+from moorage.engine.findings import Verdict
 from support import leftovers
 from support.engines import EngineProcess, Refused, UnixConnection, config, engine, kill
 from support.foreground import wait_until
@@ -252,7 +256,7 @@ def test_m17_holders_are_named_and_refused_for(house: EngineProcess) -> None:
     with pytest.raises(Refused, match="404"):
         house.ours("POST", "q", "holders", {"owner": "volume v1"})
     house.enable("p")
-    token = house.ours("POST", "p", "holders", {"owner": "volume v1"})["token"]
+    token = house.ours("POST", "p", "holders", {"owner": "volume v1"})["Token"]
     with pytest.raises(Refused, match="409: plugin p:latest is in use by volume v1"):
         house.disable("p")
     assert [each["Owner"] for each in house.more("p")["Holders"]] == ["volume v1"]
@@ -270,7 +274,7 @@ def test_m17_case_106_who_is_attached_is_asked_to_let_go_first(house: EngineProc
         path = "/moorage/v1/plugins/p/holders?attached=1"
         connection.request("POST", path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        assert json.loads(answer.readline())["owner"] == "authorization"
+        assert json.loads(answer.readline())["Owner"] == "authorization"
         return connection, answer
 
     house.create("p")
@@ -280,7 +284,7 @@ def test_m17_case_106_who_is_attached_is_asked_to_let_go_first(house: EngineProc
         states: list[str] = []
 
         def watch(is_polite: bool = lets_go, answer: Any = answer, connection: Any = connection) -> None:
-            assert json.loads(answer.readline()) == {"event": "stopping"}
+            assert json.loads(answer.readline()) == {"Event": "stopping"}
             states.append(house.state("p"))  # noqa: B023 - joined below
             if is_polite:
                 answer.close()
@@ -363,6 +367,24 @@ def test_d01_a_forced_collection_while_all_are_disabled_loses_nothing(house: Eng
     house.remove("c")  # removing the last user of something collects, and waits for it
     for name in ("a", "b"):
         house.enable(name)
+
+
+def test_m15_the_engine_says_where_on_the_host_a_path_of_the_plugin_is(house: EngineProcess) -> None:
+    house.create("p", config(propagatedMount="/data"), conf=b"of the package")
+    client = MoorageClient(f"unix://{house.socket}")
+    with pytest.raises(
+        errors.Conflict, match="cannot find /conf of plugin p:latest: it is disabled, and its root file"
+    ):
+        client.host_path("p", "/conf")
+    propagated = Path(client.host_path("p", "/data/v1"))
+    assert propagated == house.root / "plugins" / house.inspect("p")["Id"] / "propagated-mount/v1"
+    house.enable("p")
+    assert Path(client.host_path("p", "/conf")).read_bytes() == b"of the package"
+    assert Path(client.host_path("p", "/data2")).parent == Path(client.host_path("p", "/conf")).parent
+    assert Path(client.host_path("p", "/data/v1")) == propagated
+    for inside in ("conf", "", "/a%00"):
+        with pytest.raises(Refused, match=r"400: cannot find .* in plugin p:latest: a path inside it begins with /"):
+            house.ours("GET", "p", f"path?path={inside}")
 
 
 def test_case_076_files_in_the_propagated_mount_stay_and_mounts_go(house: EngineProcess) -> None:
@@ -507,11 +529,39 @@ def test_m18_sigterm_leaves_plugins_running_and_down_leaves_only_data(own: Engin
     own.create("p")
     own.enable("p")
     pid = own.more("p")["Pid"]
-    assert own.end() == 0
+    own.create("deaf", config("ignore-term"))
+    own.ours("PUT", "deaf", "policy", {"stop_timeout": 3000})
+    own.enable("deaf")
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(own.request, "POST", "/plugins/deaf/disable")
+        own.until("deaf", "stopping")
+        assert own.end() == 0  # it does not wait for a stop
+        with suppress(OSError, http.client.HTTPException):
+            asked.result(30)
     assert leftovers.is_alive(pid)
     own.down()
     assert not leftovers.is_alive(pid)
     assert own.left() == []
+    own.start()
+    own.until("p", "ready")
+
+
+def test_m08_without_live_restore_plugins_end_with_the_engine_and_start_anew_after_kill_9(own: EngineProcess) -> None:
+    own.create("p")
+    own.enable("p")
+    first = own.more("p")["Pid"]
+    own.end(signal.SIGKILL)
+    own.wishes["live_restore"] = False
+    own.start()
+    assert own.info()["LiveRestoreEnabled"] is False
+    more = own.until("p", "ready")
+    assert more["Pid"] != first
+    assert not leftovers.is_alive(first)
+    assert (more["Restarts"], more["LastExit"]) == (0, None)
+    assert own.end() == 0
+    assert not leftovers.is_alive(more["Pid"])
+    assert own.left() == []
+    own.wishes["live_restore"] = True
     own.start()
     own.until("p", "ready")
 
@@ -588,6 +638,15 @@ def test_m08_a_bad_record_is_skipped(own: EngineProcess) -> None:
     assert [plugin["Name"] for plugin in own.plugins()] == ["good:latest"]
     assert "plugin.json" in own.log.read_text()
     own.enable("good")
+
+
+def test_l03_doctor_finds_an_engine_that_works(house: EngineProcess) -> None:
+    found = {
+        each.subject: each for each in examine_engine(house.root, house.socket, MoorageClient(str(house.socket)).info)
+    }
+    assert [found[each].verdict for each in ("engine", "engine socket")] == [Verdict.GOOD, Verdict.GOOD]
+    assert f"answers on {house.socket}, with containerd " in found["engine"].text
+    assert found["engine socket"].text == f"root may use {house.socket}"
 
 
 # ---- events

@@ -145,6 +145,29 @@ def test_a_command_whose_client_is_killed_is_ended(house: EngineProcess) -> None
     wait_until(lambda: processes(house) == ["/actor"], "its end")
 
 
+def test_a_child_that_keeps_the_output_open_does_not_keep_the_call(house: EngineProcess) -> None:
+    begun = time.monotonic()
+    done = run(house, "p", "sh", "-c", "sleep 1000 & echo before; exit 7")
+    assert (done.returncode, done.stdout) == (7, "before\n")
+    assert time.monotonic() - begun < 50
+    assert "sleep 1000" in processes(house)
+    restarts = house.more("p")["Restarts"]
+    house.crash("p", 0)  # what goes with it is not left as a zombie, which the actor would never reap
+    house.wait_until(lambda: house.more("p")["Restarts"] > restarts and house.state("p") == "ready", "its next run")
+
+
+def test_m08_a_command_of_an_engine_that_is_killed_is_ended_by_the_next_one(house: EngineProcess) -> None:
+    with subprocess.Popen(command(house, "p", "sleep", "1000"), stderr=subprocess.PIPE) as client:
+        wait_until(lambda: "sleep 1000" in processes(house), "the command runs")
+        pid = house.more("p")["Pid"]
+        house.end(signal.SIGKILL)
+        assert client.wait(30) == 1
+        house.start()
+        house.until("p", "ready")
+        wait_until(lambda: processes(house) == ["/actor"], "the plugin's own process alone")
+        assert house.more("p")["Pid"] == pid
+
+
 def test_many_at_once(house: EngineProcess) -> None:
     clients = [
         subprocess.Popen(command(house, "p", "sh", "-c", f"echo {n}; exit {n}"), stdout=subprocess.PIPE)

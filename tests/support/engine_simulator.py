@@ -135,7 +135,7 @@ class Simulation:
         host.is_away = False
         host.scripts.clear()
         for container in host.containers.values():
-            container.script = Script.LISTENS if container.script is Script.IMMORTAL else container.script
+            container.script = Script.LISTENS if "cannot be killed" in container.script.value else container.script
 
     async def _until_settled(self, engine: Engine) -> None:
         while any(self._disagreement(engine, name) for name in self._names):  # noqa: ASYNC110 - by the clock

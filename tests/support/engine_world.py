@@ -22,7 +22,7 @@ import pytest
 
 from moorage import errors
 from moorage._lib import threads
-from moorage.engine import creation, measuring, meter, plugin, restoring, running, versions, work
+from moorage.engine import adding, creation, measuring, meter, plugin, restoring, running, versions, work
 from moorage.engine import engine as engine_module
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
@@ -30,6 +30,7 @@ from moorage.engine.places import PluginPlaces
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Happened
 from moorage.executor import RUN_LABEL, Exit
+from moorage.logs.files import PluginLog
 from moorage.timeouts import Timeouts
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,6 +46,8 @@ class Script(Enum):
     DEAF = "listens, and ignores TERM"
     IMMORTAL = "listens, and cannot be killed"
     SILENT = "never listens"
+    DEAF_AND_SILENT = "never listens, and ignores TERM"
+    IMMORTAL_AND_SILENT = "never listens, and cannot be killed"
     EXITS = "exits before it listens"
     REFUSED = "cannot be created"
 
@@ -63,6 +66,11 @@ class Container:
     @property
     def is_alive(self) -> bool:
         return self.exit is None
+
+    def close(self) -> None:
+        """It listens no longer."""
+        if self.listener is not None:
+            self.listener.close()
 
 
 @dataclass
@@ -86,6 +94,20 @@ class Host:
     """Of the engine that runs now."""
     started: int = 0
     exits: dict[str, Exit] = field(default_factory=dict)
+    output: dict[str, list[str]] = field(default_factory=dict)
+    """What each plugin writes when it is started."""
+    refusals: dict[str, Exception] = field(default_factory=dict)
+    """Why a plugin cannot be created."""
+    attached: dict[str, object] = field(default_factory=dict)
+    """Who takes the output of each container, as the engine that runs now says."""
+    collections: int = 0
+    """How often containerd was asked to collect."""
+    unrestorable: int = 0
+    """As many restores fail because containerd is away."""
+    sweeping: anyio.Event | None = None
+    """Until it is set, containerd does not say which images there are."""
+    hides_pids: bool = False
+    """Containerd does not tell the pid of a task."""
 
     def alive(self, owner: str = "") -> list[str]:
         """The containers in which a process runs."""
@@ -96,8 +118,7 @@ class Host:
         container = self.containers[id]
         if container.exit is None:
             container.exit = Exit(id, "run", code, signal, exited_at=EPOCH, pid=container.pid)
-            if container.listener is not None:
-                container.listener.close()
+            container.close()
             if self.executor is not None:
                 self.executor.notice(container)
 
@@ -121,6 +142,7 @@ class KilledStore(Store):
     """A data directory that an engine does not reach any more once it is killed."""
 
     is_killed = False
+    is_full = False
 
     def save(self, record: Record) -> None:
         self._check()
@@ -131,18 +153,41 @@ class KilledStore(Store):
         super().forget(id)
 
     def _check(self) -> None:
-        if self.is_killed:
-            raise errors.Unavailable("killed")
+        if self.is_killed or self.is_full:
+            raise errors.Unavailable("cannot write the record: no space left on device")
+
+
+@dataclass
+class Taker:
+    """Takes the output of a container to the log of its plugin, when it is flushed or ends."""
+
+    key: str
+    log: PluginLog
+    waiting: list[str] = field(default_factory=list)
+
+    def write(self) -> None:
+        """All that waits goes to the file."""
+        self.log.directory.mkdir(parents=True, exist_ok=True)
+        with open(self.log.directory / "current", "a") as file:
+            for text in self.waiting:
+                file.write(f"{datetime.now(UTC).isoformat(timespec='microseconds')} stdout {text}\n")
+        self.waiting.clear()
 
 
 class FakeKeeper:
-    """A log keeper for processes that write nothing."""
+    """A log keeper that writes late."""
 
-    def taker(self, key: str, log: Any) -> None:
-        """Nothing takes the output."""
+    def __init__(self) -> None:
+        self._takers: dict[str, Taker] = {}
+
+    def taker(self, key: str, log: PluginLog) -> Taker:
+        """Who takes the output of this container."""
+        self._takers[key] = Taker(key, log)
+        return self._takers[key]
 
     async def flush(self, key: str) -> None:
-        """There is nothing that waits."""
+        """All that was written until now is in the log then."""
+        self._takers[key].write()
 
 
 class FakeExecutor:
@@ -160,25 +205,35 @@ class FakeExecutor:
         self._host.check(self._era)
         if id in self._host.containers:
             raise errors.Conflict(f"container {id} exists")
-        script = self._host.scripts.get(labels[PLUGIN_LABEL], Script.LISTENS)
+        owner = labels[PLUGIN_LABEL]
+        script = self._host.scripts.get(owner, Script.LISTENS)
         script = self._host.scripts_of_roots.get(self._host.root, script)
+        if owner in self._host.refusals:
+            raise self._host.refusals[owner]
         if script is Script.REFUSED:
             raise errors.MoorageError('exec: "/p": no such file or directory')
         self._host.started += 1
-        container = Container(id, labels[PLUGIN_LABEL], script, 1000 + self._host.started)
+        container = Container(id, owner, script, 1000 + self._host.started)
         self._host.containers[id] = container
         self._held.add(id)
+        self._host.attached[id] = attach
+        attach.waiting += self._host.output.get(owner, [])
         if script is Script.EXITS:
+            attach.write()
             self._host.end(id, 3)
-        elif script is not Script.SILENT:
+        elif script not in _SILENT:
             container.listener = _listen(Path(spec["socket"]))
 
     async def restore(self, id: str, *, attach: Any) -> bool:
         await anyio.lowlevel.checkpoint()
         self._host.check(self._era)
+        if self._host.unrestorable:
+            self._host.unrestorable -= 1
+            raise errors.Unavailable("cannot reach containerd")
         container = self._host.containers[id]
         if container.is_alive:
             self._held.add(id)
+            self._host.attached[id] = attach
             return True
         del self._host.containers[id]
         self._host.exits[id] = container.exit  # type: ignore[assignment]  # it is not alive
@@ -190,9 +245,7 @@ class FakeExecutor:
         container = self._host.containers.get(id)
         if container is None or not container.is_alive:
             raise errors.NotFound(f"no process in {id}")
-        ends = container.script is not Script.IMMORTAL and (
-            number == signals.SIGKILL or container.script is not Script.DEAF
-        )
+        ends = container.script not in _IMMORTAL and (number == signals.SIGKILL or container.script not in _DEAF)
         if ends:
             self._host.end(id, 128 + number, signals.Signals(number).name)
 
@@ -211,6 +264,11 @@ class FakeExecutor:
             self._host.containers.pop(container.id, None)
             assert container.exit is not None
             await self._handler.handle_exit_event(container.id, container.exit)
+
+
+_SILENT = (Script.SILENT, Script.DEAF_AND_SILENT, Script.IMMORTAL_AND_SILENT)
+_DEAF = (Script.DEAF, Script.DEAF_AND_SILENT)
+_IMMORTAL = (Script.IMMORTAL, Script.IMMORTAL_AND_SILENT)
 
 
 def _listen(path: Path) -> socket.socket:
@@ -242,11 +300,13 @@ class FakeClient:
 
     async def get_task(self, id: str) -> Any:
         self._host.check(self._era)
+        if self._host.hides_pids:
+            raise errors.NotFound(f"no task {id}")
         return SimpleNamespace(pid=self._host.containers[id].pid)
 
     async def delete_task(self, id: str) -> None:
         self._host.check(self._era)
-        if self._host.containers[id].script is Script.IMMORTAL and self._host.containers[id].is_alive:
+        if self._host.containers[id].script in _IMMORTAL and self._host.containers[id].is_alive:
             raise errors.Unavailable(f"cannot end container {id}")
         self._host.end(id, 137, "SIGKILL")
 
@@ -267,8 +327,11 @@ class FakeClient:
         if name not in self._host.images:
             raise errors.NotFound(name)
         self._host.images.remove(name)
+        self._host.collections += collect
 
     async def list_images(self) -> Sequence[Any]:
+        if self._host.sweeping is not None:
+            await self._host.sweeping.wait()
         owners = self._host.owners
         return [
             SimpleNamespace(name=name, labels={PLUGIN_LABEL: owners[name]} if name in owners else {})
@@ -284,7 +347,7 @@ class FakeClient:
     async def create_lease(self, id: str, *, labels: Mapping[str, str] | None = None) -> None:
         self._host.leases[id] = labels or {}
 
-    async def delete_lease(self, id: str) -> None:
+    async def delete_lease(self, id: str, *, collect: bool = False) -> None:
         del self._host.leases[id]
 
 
@@ -297,7 +360,12 @@ class FakePlaces(PluginPlaces):
     def prepare(self, config: Any, mounts: Any) -> list[Path]:
         self.root.mkdir(parents=True, exist_ok=True)
         self.sockets.mkdir(exist_ok=True)
-        return []
+        program = self.runtime.parents[2] / "program"
+        if program.exists():
+            (self.root / "p").write_bytes(program.read_bytes())
+            (self.root / "p").chmod(0o755)
+        dead = self.runtime.parents[2] / "dead"
+        return [Path(line) for line in dead.read_text().splitlines()] if dead.exists() else []
 
 
 async def run_at_once(function: Callable[[], Any]) -> Any:
@@ -308,7 +376,7 @@ async def run_at_once(function: Callable[[], Any]) -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
-    for module in (threads, work, running, restoring, versions, engine_module, creation, measuring):
+    for module in (threads, work, running, restoring, adding, versions, engine_module, creation, measuring):
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
     clock = SimpleNamespace(monotonic=anyio.current_time)
@@ -344,12 +412,13 @@ class World:
         return made
 
     @asynccontextmanager
-    async def run(self, *, start: bool = True) -> AsyncIterator[Engine]:
+    async def run(self, *, start: bool = True, live_restore: bool = True) -> AsyncIterator[Engine]:
         """An engine with containerd, until the block ends: that is a kill, all that it was doing is cut off."""
         async with anyio.create_task_group() as tasks:
             runtime = self.host.base / "run"
             store = KilledStore(self.store.root)
-            self.engine = Engine(store, runtime, Choice("e" * 32, "private", "test"), tasks, TIMEOUTS)
+            choice = Choice("e" * 32, "private", "test")
+            self.engine = Engine(store, runtime, choice, tasks, TIMEOUTS, live_restore=live_restore)
             self.engine.load()
             try:
                 async with self.on_containerd(start=start):
@@ -375,5 +444,4 @@ class World:
         """Let go of what the host's processes hold."""
         os.close(self._descriptor)
         for container in self.host.containers.values():
-            if container.listener is not None:
-                container.listener.close()
+            container.close()

@@ -47,6 +47,7 @@ options = ServeOptions(
     timeouts=replace(DEFAULT, **more.get("timeouts", {})),
     metrics_address=metrics or None,
     registries=Registries(hosts, policy),
+    live_restore=more.get("live_restore", True),
 )
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
@@ -126,7 +127,7 @@ class EngineProcess:
         metrics: str = "",
         **wishes: Any,
     ) -> None:
-        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts."""
+        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts, live_restore."""
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"

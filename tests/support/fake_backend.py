@@ -30,6 +30,7 @@ from moorage.plugins import (
     local_name,
     parse_config,
 )
+from support.fake_moving import FakeMoving
 from support.fake_packages import FakePackages
 
 
@@ -48,6 +49,7 @@ class FakeBackend:
         self.failure: Exception | None = None
         """What the next look at a plugin raises."""
         self.packages = FakePackages(self)
+        self.moving = self.arrivals = FakeMoving(self)
         self._more = anyio.Event()
 
     def info(self) -> EngineInfo:
@@ -178,6 +180,12 @@ class FakeBackend:
         holder = Holder(random.token_hex(16), owner, datetime.now(UTC))
         self._put(replace(plugin, holders=(*plugin.holders, holder)))
         return holder
+
+    def host_path(self, name: str, inside: str) -> str:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"cannot find {inside} of plugin {plugin.name}: it is {plugin.state.value}")
+        return f"/run/moorage/p/{plugin.id[:12]}/root{inside}"
 
     async def figures(self, name: str) -> Figures:
         plugin = self.get(name)

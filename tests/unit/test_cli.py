@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 import moorage
+from moorage.cli import cmd_serve
 
 pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "call", "completion", "create", "disable", "doctor", "down", "enable", "events", "exec", "inspect", "install",
-    "logs", "ls", "policy", "privileges", "probe", "restart", "rm", "run", "serve", "set", "stats", "upgrade",
-    "version",
+    "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec", "inspect",
+    "install", "load", "logs", "ls", "policy", "privileges", "probe", "prune", "push", "restart", "rm", "run", "save",
+    "serve", "set", "stats", "tag", "upgrade", "version",
 )  # fmt: skip
 
 
@@ -88,3 +89,20 @@ def test_a_command_imports_only_what_it_needs(words: list[str], needless: set[st
     assert done.returncode == 0
     assert "moorage.cli.main" in imported
     assert imported & needless == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "is_live"),
+    [
+        ([], "", True),
+        ([], "0", False),
+        ([], "1", True),
+        (["--no-live-restore"], "1", False),
+        (["--live-restore"], "0", True),
+    ],
+)
+def test_m08_live_restore_is_on_unless_it_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], variable: str, is_live: bool
+) -> None:
+    monkeypatch.setenv("MOORAGE_LIVE_RESTORE", variable)
+    assert cmd_serve.command.make_context("serve", words).params["live_restore"] is is_live

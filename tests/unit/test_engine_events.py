@@ -54,3 +54,26 @@ async def test_a_listener_that_does_not_listen_is_let_go() -> None:
             log.tell(str(number), "1", "a")
         heard = [event.action async for event in events]
     assert heard == [str(each) for each in range(1024)]
+
+
+async def test_m13_until_includes_its_instant_and_ends_what_waits() -> None:
+    log = EventLog()
+    log.tell("old", "1", "a")
+    log.tell("last", "1", "a")
+    (old, last) = log._kept
+    with anyio.fail_after(5):
+        async with log.listen(old.at, last.at) as events:
+            assert [event.action async for event in events] == ["old", "last"]
+        async with log.listen(old.at, last.at - timedelta(microseconds=1)) as events:
+            assert "last" not in [event.action async for event in events]
+        async with log.listen(None, datetime.now(UTC) + timedelta(seconds=0.6)) as events:
+            heard = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_tell_soon, log)
+                heard = [event.action async for event in events]
+            assert heard == ["soon"]
+
+
+async def _tell_soon(log: EventLog) -> None:
+    await anyio.sleep(0.05)
+    log.tell("soon", "1", "a")

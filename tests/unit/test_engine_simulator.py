@@ -9,7 +9,7 @@ from support.engine_world import KilledStore, patch
 
 pytestmark = pytest.mark.quick
 
-SCHEDULES, CHUNK = 40, 10
+SCHEDULES, CHUNK = 20, 10
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, CHUNK))
@@ -23,4 +23,4 @@ def test_m08_m10_whatever_happens_wish_and_state_agree_in_the_end(
 def test_an_engine_that_forgets_a_wish_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patch(monkeypatch)
     monkeypatch.setattr(KilledStore, "save", lambda self, record: None)
-    assert play_many(range(CHUNK), tmp_path)
+    assert play_many(range(2), tmp_path)

@@ -1,65 +1,19 @@
 """What the engine does with one plugin, step by step, on a host in memory with a clock that jumps."""
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from moorage import errors
-from moorage.engine.engine import Engine
 from moorage.engine.lifecycle import BACK_OFF_LIMIT, STEADY_AFTER
 from moorage.engine.values import PolicyChange
-from support.engine_world import TIMEOUTS, Container, Script, World, patch
-from support.virtual_time import run_in_virtual_time
+from support.engine_scenes import P, actions, script, state, until
+from support.engine_scenes import play as play
+from support.engine_world import TIMEOUTS, Container, Script, World
 
 pytestmark = pytest.mark.quick
-
-P = "p1:latest"
-Play = Callable[[World], Awaitable[None]]
-
-
-@pytest.fixture
-def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a scene in a world with one plugin."""
-    patch(monkeypatch)
-
-    def run(scene: Play) -> None:
-        world = World(tmp_path)
-        world.record(1)
-
-        async def whole() -> None:
-            try:
-                await scene(world)
-            finally:
-                world.close()
-
-        run_in_virtual_time(whole)
-
-    return run
-
-
-def script(world: World, what: Script) -> None:
-    world.host.scripts[world.id(1)] = what
-
-
-def state(engine: Engine) -> str:
-    return engine.get(P).state.value
-
-
-def actions(world: World) -> list[str]:
-    return [happened.action for happened in world.events]
-
-
-async def until(condition: Callable[[], object], within: float = 1000.0) -> float:
-    """The seconds that it took."""
-    begun = anyio.current_time()
-    with anyio.fail_after(within):
-        while not condition():  # noqa: ASYNC110 - by the clock
-            await anyio.sleep(0.02)
-    return anyio.current_time() - begun
 
 
 def test_enable_disable_and_enable_again(play: Any) -> None:

@@ -192,9 +192,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE.keys())
 def test_c01_hostile_documents_are_refused_soon_and_briefly(raw: bytes) -> None:
-    started = time.monotonic()
+    used = time.process_time()
     assert len(refusal(raw)) < 6000
-    assert time.monotonic() - started < 5
+    assert time.process_time() - used < 10  # a square of the length would take minutes
 
 
 def test_c01_hostile_parts_that_nobody_reads_do_no_harm() -> None:

@@ -7,14 +7,16 @@ from typing import Protocol
 
 from moorage.containerd.processes import AddedProcess
 from moorage.distribution.auth import Credentials
+from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.measuring import Metrics
 from moorage.engine.packages import Operation
+from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange, Terms
 from moorage.logs.files import Line
 from moorage.plugins import Privilege
 
-__all__ = ("Backend", "Packages")
+__all__ = ("Arrivals", "Backend", "Moving", "Packages")
 
 
 class Packages(Protocol):
@@ -37,6 +39,43 @@ class Packages(Protocol):
         """Bring a plugin to another version. Raises: as ``pull``; Conflict where it is enabled, or in use."""
 
 
+class Moving(Protocol):
+    """What an engine does with packages that are here.
+
+    Plugins are named as for ``Backend``, and the same is raised for names.
+    """
+
+    async def tag(self, text: str, name: str) -> object:
+        """Give a plugin a further name; one that it has is fine. Raises: Conflict where another one has it."""
+
+    def push(self, text: str, to: str, credentials: Credentials) -> AbstractAsyncContextManager[Operation]:
+        """Bring a package to a registry as it is, to ``to``, or else to the name that was used.
+
+        Raises: Invalid, Conflict, Unavailable; when it is run: what the registry says, by kind.
+        """
+
+    def save(self, names: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """An OCI archive of these plugins. Raises, before its first byte: Invalid, Conflict, Unavailable."""
+
+    async def usage(self) -> DiskUsage:
+        """What plugins take of the disk. Raises: Unavailable."""
+
+    async def prune(self) -> Pruned:
+        """Remove what nothing refers to. Raises: Unavailable."""
+
+
+class Arrivals(Protocol):
+    """How an engine takes plugins in that do not come from a registry's plugin."""
+
+    async def load(self, archive: AsyncIterator[bytes], name: str = "") -> Sequence[Loaded]:
+        """Take in the plugins of an OCI archive, all or none. Raises: Invalid, NotFound, Conflict, Unavailable."""
+
+    def create_from(
+        self, name: str, body: AsyncIterator[bytes], remote: str, credentials: Credentials
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Make a plugin of an image, in an archive or in a registry, and a config. Raises: as ``load``, and more."""
+
+
 class Backend(Protocol):
     """The engine. A plugin is named by full id, name (default tag added) or unique id prefix, in that order.
 
@@ -47,7 +86,15 @@ class Backend(Protocol):
 
     @property
     def packages(self) -> Packages:
-        """What is done with packages."""
+        """What is done with packages of registries."""
+
+    @property
+    def moving(self) -> Moving:
+        """What is done with packages that are here."""
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """What comes in archives, and out of images."""
 
     def info(self) -> EngineInfo:
         """The engine as a whole. Never waits."""
@@ -81,6 +128,9 @@ class Backend(Protocol):
 
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy, also while it runs. Raises: Invalid."""
+
+    def host_path(self, name: str, inside: str) -> str:
+        """The host's path of a path inside it. Never waits. Raises: Conflict for its root while that is not there."""
 
     async def figures(self, name: str) -> Figures:
         """What it uses of this machine now. Raises: Conflict while it does not run."""

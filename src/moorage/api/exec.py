@@ -23,6 +23,8 @@ __all__ = ("execute", "resize")
 STARTED, OUT, ERR, EXIT, ERROR = range(5)
 
 _MOST_CELLS = 10_000
+_REST_OF_OUTPUT = 2.0
+"""Seconds from the end of a process until its output is taken for ended. Source: moby daemon/monitor.go, of execs."""
 
 Write = Callable[[int, bytes], Awaitable[None]]
 
@@ -46,12 +48,9 @@ async def execute(request: Request) -> web.StreamResponse:
             await process.resize(*size)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_feed, request, process, terminal)
-            await _copy_all(process, write)
+            end = await _copy_until_its_end(process, write)
             tasks.cancel_scope.cancel()
-        try:
-            await write(EXIT, json.dumps({"Code": (await process.wait()).code}).encode())
-        except errors.MoorageError as error:
-            await write(ERROR, json.dumps({"message": f"the plugin ended, and the process with it: {error}"}).encode())
+        await write(*end)
         await response.write_eof()
     return response
 
@@ -70,6 +69,21 @@ async def _feed(request: Request, process: AddedProcess, terminal: bool) -> None
         pass  # the client is gone: the end of the answer is noticed elsewhere
     if not terminal:  # containerd would hang the terminal up
         await process.close_input()
+
+
+async def _copy_until_its_end(process: AddedProcess, write: Write) -> tuple[int, bytes]:
+    """Pass its output on until it has ended, and all that was written by then; the last frame.
+
+    What it has started may keep its output open: that is waited for as long as Docker does, and no longer.
+    """
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_copy_all, process, write)
+        try:
+            end = EXIT, json.dumps({"Code": (await process.wait()).code}).encode()
+        except errors.MoorageError as error:
+            end = ERROR, json.dumps({"message": f"the plugin ended, and the process with it: {error}"}).encode()
+        tasks.cancel_scope.deadline = anyio.current_time() + _REST_OF_OUTPUT
+    return end
 
 
 async def _copy_all(process: AddedProcess, write: Write) -> None:

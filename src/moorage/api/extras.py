@@ -21,6 +21,7 @@ __all__ = (
     "holders",
     "info",
     "logs",
+    "path",
     "policy",
     "release",
     "restart",
@@ -58,6 +59,11 @@ async def call(request: Request) -> web.Response:
     answer = await request.backend.call(request.name, method, await request.body(), within)
     headers = {"X-Plugin-Status": str(answer.status), "Content-Type": answer.content_type or "application/octet-stream"}
     return web.Response(body=answer.body, headers=headers)
+
+
+async def path(request: Request) -> web.Response:
+    """GET path: where on the host is what the plugin calls so."""
+    return json_answer({"Path": request.backend.host_path(request.name, request.query("path"))})
 
 
 async def restart(request: Request) -> web.Response:
@@ -120,14 +126,14 @@ async def hold(request: Request) -> web.StreamResponse:
         raise errors.Invalid("cannot hold a plugin for nobody: give the owner")
     is_attached = boolean(request.query("attached"))
     holder = await request.backend.hold(request.name, owner, is_attached=is_attached)
-    made = {"token": holder.token, "owner": holder.owner, "since": holder.since.isoformat()}
+    made = holder_to_api(holder)
     if not is_attached:
         return json_answer(made, 201)
     try:
         async with request.stream("application/x-ndjson") as response:
             await response.write(json.dumps(made).encode() + b"\n")
             await request.backend.until_asked_to_let_go(request.name, holder.token)
-            await response.write(b'{"event": "stopping"}\n')
+            await response.write(b'{"Event": "stopping"}\n')
             await anyio.sleep_forever()  # it lets go by closing the connection
     finally:
         with anyio.move_on_after(_RELEASE, shield=True):
@@ -157,14 +163,26 @@ async def info(request: Request) -> web.Response:
 
 
 def _fields(document: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a JSON object, checked. Raises: Invalid naming the one that is wrong."""
+    """The fields of a JSON object, checked, by the names in ``known``. Raises: Invalid naming the one that is wrong.
+
+    Keys count in any letter case and with or without underscores, so that what a GET answered can be sent back.
+    """
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise errors.Invalid("invalid JSON: the body must be an object")
+    names = {_plain(name): name for name in known}
+    found: dict[str, Any] = {}
     for key, value in document.items():
-        if key not in known:
+        name = names.get(_plain(key))
+        if name is None:
             raise errors.Invalid(f"invalid JSON: there is no field {key!r} here; known: {', '.join(known)}")
-        if value is not None and (not isinstance(value, known[key]) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, known[name]) or isinstance(value, bool)):
             raise errors.Invalid(f"invalid JSON: the field {key!r} is of a wrong type")
-    return {key: value for key, value in document.items() if value is not None}
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _plain(key: str) -> str:
+    return key.replace("_", "").lower()

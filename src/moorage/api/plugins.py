@@ -13,13 +13,11 @@ __all__ = (
     "enable",
     "inspect",
     "list_all",
-    "push",
     "remove",
     "set_",
 )
 
 _FILTERS = frozenset({"enabled", "capability"})
-_NO_REGISTRIES = "this version of moorage does not talk to registries yet; make the plugin with create"
 
 
 async def list_all(request: Request) -> web.Response:
@@ -82,9 +80,3 @@ async def remove(request: Request) -> web.Response:
     """DELETE /plugins/{name}."""
     await request.backend.remove(request.name, force=boolean(request.query("force")))
     return web.Response()
-
-
-async def push(request: Request) -> web.Response:
-    """POST /plugins/{name}/push."""
-    request.backend.get(request.name)
-    raise errors.Unsupported(f"cannot push: {_NO_REGISTRIES}")

@@ -22,15 +22,18 @@ _LAST_LINES = 10.0  # seconds that a client has to read the end; a name is reser
 
 
 async def stream_progress(
-    request: Request, operation: Callable[[Report], Awaitable[None]], headers: Mapping[str, str]
+    request: Request,
+    operation: Callable[[Report], Awaitable[Mapping[str, object] | None]],
+    headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Do it and tell of it. It is cancelled when the client goes away, or the server ends."""
+    """Do it and tell of it, at last what it returns. It is cancelled when the client goes away, or the server ends."""
     async with request.stream("application/json", headers) as response:
         lines = _Lines()
         async with background_tasks() as tasks:
             tasks.start_soon(lines.write_to, response)
             try:
-                await operation(lines.report)
+                if (aux := await operation(lines.report)) is not None:
+                    lines.end({"progressDetail": {}, "aux": dict(aux)})
             except Exception as error:  # noqa: BLE001 - told to the client, and logged as the server logs it
                 lines.end(_failure(error, f"{request.http.method} {request.http.rel_url.raw_path}"))
         with anyio.move_on_after(_LAST_LINES):

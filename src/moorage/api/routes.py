@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from moorage import errors
-from moorage.api import exec, extras, metrics, packages, plugins, system
+from moorage.api import exec, extras, metrics, moving, packages, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -74,7 +74,7 @@ ROUTES = (
         least=(1, 26),
         body="json",
     ),
-    Route("POST", "/plugins/{name}/push", plugins.push, "bring a plugin to a registry"),
+    Route("POST", "/plugins/{name}/push", moving.push, "bring a plugin to a registry", query=("to",)),
     Route("DELETE", "/plugins/{name}", plugins.remove, "remove a plugin", query=("force",)),
     Route("GET", f"{_OURS}/info", extras.info, "our part of the engine as a whole"),
     Route(
@@ -95,11 +95,18 @@ ROUTES = (
     ),
     Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
     Route("GET", f"{_OURS}/metrics", metrics.scrape, "metrics for Prometheus"),
+    Route("GET", f"{_OURS}/save", moving.save, "an OCI archive of plugins", query=("name",)),
+    Route("POST", f"{_OURS}/load", moving.load, "take in an OCI archive", query=("name",), body="tar"),
+    Route("POST", f"{_OURS}/create", moving.create_from, "a plugin of an image", query=("name", "remote"), body="tar"),
+    Route("GET", f"{_OURS}/df", moving.df, "what plugins take of the disk"),
+    Route("POST", f"{_OURS}/prune", moving.prune, "remove what nothing refers to"),
+    Route("POST", f"{_OURS}/plugins/{{name}}/tag", moving.tag, "a further name", 204, query=("to",)),
     Route("GET", f"{_OURS}/openapi.json", extras.document, "this API as a document"),
     Route("GET", f"{_OURS}/plugins/{{name}}/logs", extras.logs, "output", query=("tail", "since", "follow")),
     Route(
         "POST", f"{_OURS}/plugins/{{name}}/call", extras.call, "call a plugin", query=("method", "timeout"), body="any"
     ),
+    Route("GET", f"{_OURS}/plugins/{{name}}/path", extras.path, "the host's path of one inside", query=("path",)),
     Route("GET", f"{_OURS}/plugins/{{name}}/stats", extras.stats, "what a plugin uses of the machine"),
     Route(
         "POST",

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage._lib.unix_socket import accepts
 from moorage._version import __version__
 from moorage.api.backend import Backend
 from moorage.api.errors import answer_failure, refusal
@@ -133,7 +134,7 @@ def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
         raise errors.Invalid(f"cannot serve the API: there is no group {group} on this machine") from error
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise errors.Invalid(f"cannot serve the API on {path}: there is something that is no socket")
-    if _is_listened_on(path):
+    if accepts(path):
         raise errors.Conflict(f"cannot serve the API: another program listens on {path}")
     half = path.with_name(f".{path.name}.new")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -151,17 +152,6 @@ def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
         half.unlink(missing_ok=True)
         raise errors.Invalid(f"cannot serve the API on {path}: {error.strerror or error}") from error
     return listener, inode
-
-
-def _is_listened_on(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as client:
-        try:
-            client.connect(str(path))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 def _remove(path: Path, inode: int) -> None:

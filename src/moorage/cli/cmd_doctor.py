@@ -2,21 +2,39 @@
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import click
 
+from moorage.client import DEFAULT_HOST, MoorageClient, socket_of
 
-@click.command(name="doctor", help="Look for what is missing or wrong on this machine. Exit status 1 if anything is.")
+_PATIENCE = 5.0  # seconds for each step of the engine's answer
+
+
+@click.command(
+    name="doctor",
+    help="Look for what is missing or wrong on this machine and with its engine. Exit status 1 if anything is.",
+)
 @click.pass_obj
 def command(as_json: bool) -> int:
     """Print the findings as lines, or as one JSON object a line."""
-    from moorage.engine.doctor import Verdict, examine
+    from moorage.engine.doctor import examine
+    from moorage.engine.doctor_engine import examine_engine
+    from moorage.engine.findings import Verdict
 
-    data = Path(os.environ.get("MOORAGE_ROOT") or "/var/lib/moorage")
-    state = Path(os.environ.get("MOORAGE_EXEC_ROOT") or "/run/moorage")
+    data = Path(os.path.abspath(os.environ.get("MOORAGE_ROOT") or "/var/lib/moorage"))
+    state = Path(os.path.abspath(os.environ.get("MOORAGE_EXEC_ROOT") or "/run/moorage"))
+    host = click.get_current_context().find_root().params["host"]
+    # as for serve, the default host follows the run-time directory
+    socket = state / "moorage.sock" if host == DEFAULT_HOST else Path(socket_of(host))
+
+    def ask() -> Any:
+        return MoorageClient(str(socket), _PATIENCE).info()
+
     status = 0
-    for finding in examine(data, state):
+    for finding in chain(examine(data, state), examine_engine(data, socket, ask)):
         if finding.verdict is Verdict.BAD:
             status = 1
         if as_json:

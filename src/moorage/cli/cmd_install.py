@@ -9,6 +9,7 @@ import click
 from moorage import errors
 from moorage.cli.cmd_lifecycle import read_secret
 from moorage.cli.common import json_option, plugin_names, print_json, reach, table, wants_json
+from moorage.cli.credentials import registry_auth
 from moorage.cli.progress import show_progress
 
 __all__ = ("install", "privileges", "upgrade")
@@ -48,7 +49,7 @@ def install(
     """Install, and enable."""
     from moorage.plugins import local_name, parse_reference
 
-    client, auth = reach(), _credentials(reference)
+    client, auth = reach(), registry_auth(reference)
     local = local_name(alias) if alias else parse_reference(reference).local_name
     is_there = ensure and _is_there(local)
     terms: dict[str, object] = (
@@ -74,7 +75,7 @@ def install(
 @json_option
 def privileges(reference: str) -> None:
     """Show."""
-    found = reach().privileges(reference, _credentials(reference))
+    found = reach().privileges(reference, registry_auth(reference))
     if wants_json():
         print_json(found)
     elif found:
@@ -112,24 +113,12 @@ def upgrade(plugin: str, reference: str, restart: bool, force: bool, skip_remote
     reference = reference or origin
     if not skip_remote_check:
         _check_origin(name, origin, reference)
-    auth = _credentials(reference)
+    auth = registry_auth(reference)
     terms = _agree(name, found["Moorage"]["Privileges"], client.privileges(reference, auth), grant_all=grant_all)
     with client.upgrade(name, reference, terms, auth, restart=restart, force=force) as progress:
         show_progress(progress)
     if not wants_json():
         click.echo(name)
-
-
-def _credentials(reference: str) -> str:
-    """The X-Registry-Auth for a reference's registry, from what docker login keeps."""
-    import anyio
-
-    from moorage.distribution.auth import encode_registry_auth
-    from moorage.distribution.docker_config import DockerConfig, docker_config_path
-    from moorage.plugins import parse_reference
-
-    host = parse_reference(reference).host
-    return encode_registry_auth(anyio.run(DockerConfig(docker_config_path()), host))
 
 
 def _is_there(name: str) -> bool:

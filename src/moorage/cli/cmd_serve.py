@@ -45,15 +45,15 @@ def _places(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, **more: str | None) -> "ServeOptions":
+def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, **more: Any) -> "ServeOptions":
+    """``more``: other fields of the options, by their names."""
     from moorage.serving import ServeOptions
 
     host = click.get_current_context().find_root().params["host"]
     # The default host follows the run-time directory, wherever that is.
     socket = None if host == DEFAULT_HOST else Path(socket_of(host))
     places = Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket
-    group, metrics_address = more.get("group"), more.get("metrics_address")
-    return ServeOptions(*places, namespace, containerd, group, metrics_address=metrics_address)
+    return ServeOptions(*places, namespace, containerd, **more)
 
 
 def _registries(
@@ -94,6 +94,12 @@ def _registries(
     help="File that says what plugins may be granted with nobody there to ask.",
 )
 @click.option(
+    "--live-restore/--no-live-restore",
+    envvar="MOORAGE_LIVE_RESTORE",
+    default=True,
+    help="Whether plugins go on running when the engine ends (the default), or end with it, and containerd too.",
+)
+@click.option(
     "--metrics-address",
     metavar="HOST:PORT",
     envvar="MOORAGE_METRICS_ADDRESS",
@@ -104,14 +110,14 @@ def command(
     exec_root: Path,
     namespace: str,
     containerd: str | None,
-    group: str | None,
-    metrics_address: str | None,
     policy: Path | None,
-    **registries: Any,
+    insecure_registry: tuple[str, ...],
+    registry_mirror: tuple[str, ...],
+    certs_dir: tuple[Path, ...],
+    **more: Any,
 ) -> int:
     """Serve; the exit status."""
     import logging
-    from dataclasses import replace
 
     with _imports():
         import anyio
@@ -119,10 +125,8 @@ def command(
         from moorage.serving import run_engine
 
     logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
-    options = replace(
-        _options(root, exec_root, namespace, containerd, group=group, metrics_address=metrics_address),
-        registries=_registries(policy, **registries),
-    )
+    registries = _registries(policy, insecure_registry, registry_mirror, certs_dir)
+    options = _options(root, exec_root, namespace, containerd, registries=registries, **more)
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
 
 

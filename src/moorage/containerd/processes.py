@@ -20,7 +20,7 @@ from moorage.containerd.client import Client
 from moorage.containerd.stdio import FifoReader
 from moorage.containerd.types import ProcessExit, Spec
 
-__all__ = ("AddedProcess", "add_process", "process_like_the_first")
+__all__ = ("AddedProcess", "add_process", "process_like_the_first", "remove_process")
 
 log = logging.getLogger(__name__)
 
@@ -146,14 +146,15 @@ async def add_process(
             yield added
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(10):
-                await _remove(client, container, exec_id)
+                await remove_process(client, container, exec_id)
     finally:
         added.close()
         with anyio.CancelScope(shield=True):
             await remove_tree(directory)
 
 
-async def _remove(client: Client, container: str, exec_id: str) -> None:
+async def remove_process(client: Client, container: str, exec_id: str) -> None:
+    """Kill an added process where it lives, and let containerd forget it; one that is gone already is fine."""
     for step in (
         lambda: client.kill(container, signal.SIGKILL, exec_id=exec_id),
         lambda: client.wait(container, exec_id, within=5),

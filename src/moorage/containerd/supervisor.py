@@ -5,12 +5,10 @@ It runs in a session of its own, so that it and the containers outlive us. Every
 lock, looks whether one runs, and starts one only if not: two at once wait for each other and share it.
 """
 
-import errno
 import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +22,7 @@ from moorage._lib.filelock import hold_lock
 from moorage._lib.groups import background_tasks
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
+from moorage._lib.unix_socket import accepts
 from moorage.containerd.client import connect
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -187,14 +186,10 @@ class PrivateContainerd:
         # A second containerd would take the socket of one with other directories, which then lives on unreachable.
         # One of ours that is about to end has no command line any more but still its socket, for a moment.
         with anyio.move_on_after(_ENDING):
-            while self._is_listened_on():  # noqa: ASYNC110 - a process that is not our child: no event tells
+            while accepts(self.address):  # noqa: ASYNC110 - a process that is not our child: no event tells
                 await anyio.sleep(_POLL)
             return
         raise errors.Conflict(f"cannot start containerd: another program listens on {self.address}")
-
-    def _is_listened_on(self) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
-            return client.connect_ex(self.address) in (0, errno.EAGAIN)
 
     def _spawn(self) -> int:
         check_machine(self._search)

@@ -17,7 +17,13 @@ __all__ = ("CONFIG_LIMIT", "Source", "retar")
 CONFIG_LIMIT = 1024 * 1024
 """Most bytes of a config.json; the largest that is known has some ten thousand."""
 
+HEADER_LIMIT = 1024 * 1024
+"""Most bytes of what stands before an entry: a long name, or PAX records with its extended attributes. Each is read
+whole; the kernel takes names of 4 KiB and 64 KiB of attributes."""
+
 _BLOCK = 256 * 1024
+_PIECE = 10 * 1024  # as much as tarfile reads at once: a slow sender is not waited for longer than it would
+_GZIP_MAGIC = b"\x1f\x8b"
 _ROOT = "rootfs"
 _CONFIG = "config.json"
 _XATTR = "SCHILY.xattr."
@@ -33,6 +39,13 @@ _TYPES = (
 )
 
 
+_BEFORE_ENTRIES = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _NAMES = {"format": tarfile.PAX_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
 """Names are bytes, whatever the locale says."""
 
@@ -43,11 +56,14 @@ class _StrictEntry(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictEntry":
         try:
-            return super().frombuf(buf, encoding, errors)
+            entry = super().frombuf(buf, encoding, errors)
         except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
+        if entry.type in _BEFORE_ENTRIES and not 0 <= entry.size <= HEADER_LIMIT:
+            raise tarfile.ReadError(f"a header of {entry.size} bytes; at most {HEADER_LIMIT} are read")
+        return entry
 
 
 class Source:
@@ -60,12 +76,50 @@ class Source:
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes, fewer only at the end."""
+        taken = self.peek(size)
+        self._rest = self._rest[size:]
+        return taken
+
+    def peek(self, size: int) -> bytes:
+        """The same, and they are still to be read."""
         while len(self._rest) < size and not self._ended:
             chunk = self._next_chunk()
             self._ended = not chunk
             self._rest += chunk
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return taken
+        return self._rest[:size]
+
+
+class _Gunzip:
+    """What a gzipped source holds. Checksum and length are looked at, which tarfile does not; also several in a row."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._waiting = b""
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, fewer only at the end. Raises: zlib.error, EOFError."""
+        made = bytearray()
+        while len(made) < size and not self._ended:
+            data = self._waiting or self._source.read(_PIECE)
+            if not data and not self._inflate.eof:
+                raise EOFError("it breaks off within gzipped data")
+            made += self._inflate.decompress(data, size - len(made))
+            self._waiting = self._inflate.unconsumed_tail
+            if self._inflate.eof:
+                self._begin_next()
+        return bytes(made)
+
+    def _begin_next(self) -> None:
+        self._waiting = self._inflate.unused_data or self._source.read(_PIECE)
+        self._ended = not self._waiting.startswith(_GZIP_MAGIC)
+        self._inflate = zlib.decompressobj(wbits=31)
+
+    def check_the_rest(self) -> None:
+        """Read to the end, where the checksum is: of a tar only padding is left. Raises: zlib.error, EOFError."""
+        while self.read(_BLOCK):
+            pass
 
 
 class _Gzip:
@@ -100,9 +154,10 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
     config: bytes | None = None
     has_root = False
     compressed = _Gzip(put)
+    gunzip = _Gunzip(source) if source.peek(2) == _GZIP_MAGIC else None
     try:
         with (
-            tarfile.open(fileobj=source, mode="r|*", tarinfo=_StrictEntry, **_NAMES) as package,  # type: ignore[call-overload]
+            tarfile.open(fileobj=gunzip or source, mode="r|*", tarinfo=_StrictEntry, **_NAMES) as package,  # type: ignore[call-overload]
             tarfile.open(fileobj=compressed, mode="w|", bufsize=_BLOCK, **_NAMES) as layer,  # type: ignore[call-overload]
         ):
             for entry in package:
@@ -117,6 +172,8 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
                     has_root = True
                     made = _moved(entry, name)
                     layer.addfile(made, package.extractfile(entry) if made.isreg() else None)
+        if gunzip is not None:
+            gunzip.check_the_rest()
         compressed.close()
     except (tarfile.TarError, zlib.error, EOFError, UnicodeError, ValueError, OSError) as error:
         raise errors.Invalid(f"cannot read the package: it is no whole tar stream: {error}") from error

@@ -34,6 +34,7 @@ __all__ = (
     "create_package",
     "hold_by_manifest",
     "write_document",
+    "write_manifest",
 )
 
 log = logging.getLogger(__name__)
@@ -79,15 +80,21 @@ async def create_package(
     await unpacking.add(layer)
     config = with_rootfs(parsed.config, unpacking.diff_ids)
     config_blob = await write_document(storage, CONFIG_TYPE, as_it_came(config))
+    manifest = await write_manifest(storage, config_blob, [layer])
+    return Package(manifest, config, parsed.warnings, unpacking.chain)
+
+
+async def write_manifest(storage: Storage, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
+    """The manifest of a plugin, Docker's schema 2, as a blob that holds config and layers, which are there."""
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": _to_json(config_blob),
-        "layers": [_to_json(layer)],
+        "config": _to_json(config),
+        "layers": [_to_json(layer) for layer in layers],
     }
     manifest = await write_document(storage, MANIFEST_TYPE, json.dumps(document).encode())
-    await hold_by_manifest(storage, manifest.digest, config_blob.digest, [layer.digest])
-    return Package(manifest, config, parsed.warnings, unpacking.chain)
+    await hold_by_manifest(storage, manifest.digest, config.digest, [layer.digest for layer in layers])
+    return manifest
 
 
 async def hold_by_manifest(storage: Storage, manifest: str, config: str, layers: Sequence[str]) -> None:

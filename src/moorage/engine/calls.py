@@ -1,11 +1,9 @@
 """A call to a plugin over its socket, with a bound: one that never answers harms nobody but its caller."""
 
-import os
-import stat
-
 import anyio
 
 from moorage import errors
+from moorage._lib.unix_socket import is_socket
 from moorage.engine.values import Answer
 
 __all__ = ("call",)
@@ -14,15 +12,16 @@ _MOST_BYTES = 16 * 1024 * 1024
 _ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
 
-async def call(path: str, method: str, body: bytes, within: float) -> Answer:
+async def call(path: str, method: str, body: bytes, within: float, *, most_bytes: int = _MOST_BYTES) -> Answer:
     """What the plugin at this socket answers to ``POST /<method>``.
 
-    Raises: Unavailable where it does not answer in time or breaks off; Invalid for an answer that is too long.
+    Raises: Unavailable where it does not answer in time or breaks off; Invalid for an answer of more than
+    ``most_bytes``.
     Source: moby pkg/plugins/client.go; the host name is the one that Docker sends.
     """
     import aiohttp
 
-    if not _is_socket(path):
+    if not is_socket(path):
         raise errors.Unavailable(f"cannot call {method}: there is no socket at {path}")
     try:
         with anyio.fail_after(within):
@@ -35,18 +34,10 @@ async def call(path: str, method: str, body: bytes, within: float) -> Answer:
                 answer = bytearray()
                 async for chunk in response.content.iter_any():
                     answer += chunk
-                    if len(answer) > _MOST_BYTES:
-                        raise errors.Invalid(f"cannot call {method}: the answer has more than {_MOST_BYTES} bytes")
+                    if len(answer) > most_bytes:
+                        raise errors.Invalid(f"cannot call {method}: the answer has more than {most_bytes} bytes")
                 return Answer(response.status, bytes(answer), response.headers.get("Content-Type", ""))
     except TimeoutError as error:
         raise errors.Unavailable(f"cannot call {method}: no answer within {within:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise errors.Unavailable(f"cannot call {method}: {error}") from error
-
-
-def _is_socket(path: str) -> bool:
-    # Not through a link: the plugin makes what stands there, and we are root on the host.
-    try:
-        return stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:
-        return False

@@ -166,7 +166,7 @@ class Creation:
             yield desk, made
 
     async def _choose(self, machinery: Machinery) -> str:
-        async with self._choosing:
+        async with self._choosing, machinery.gate:  # the trial has a lease that is none of those under way
             if not self.snapshotter:
                 self.snapshotter = await choose_snapshotter(machinery.storage, self._work.store.temporary)
         return self.snapshotter

@@ -1,4 +1,4 @@
-"""What is missing or wrong on this machine, and how to mend it. Looks only; a trial mount is taken down again.
+"""What a machine lacks for running plugins, and how to mend it. Looks only; a trial mount is taken down again.
 
 Everything here blocks.
 """
@@ -7,37 +7,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from moorage import errors
 from moorage.containerd.supervisor import ADDRESS_LIMIT, find_binary
+from moorage.engine.findings import Finding, Verdict
 from moorage.engine.mounts import mount_overlay, unmount_all_below
 
-__all__ = ("Finding", "Verdict", "examine")
+__all__ = ("examine",)
 
 _LONGEST_SOCKET = len("/p/123456789012/s/") + 40  # the directory of a plugin's socket, and a generous file name
 _SOCKET_PATH_LIMIT = 107
-
-
-class Verdict(Enum):
-    """How bad a finding is."""
-
-    GOOD = "ok"
-    DOUBTFUL = "warning"
-    BAD = "wrong"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    verdict: Verdict
-    text: str
-    advice: str = ""
-    """What to do; empty where nothing is wrong."""
 
 
 def examine(data: Path, state: Path) -> Iterator[Finding]:
@@ -52,7 +32,6 @@ def examine(data: Path, state: Path) -> Iterator[Finding]:
         lambda: _data_directory(data),
         lambda: _overlay(data),
         lambda: _socket_paths(state),
-        _docker,
     )
     for check in checks:
         yield check()
@@ -135,26 +114,6 @@ def _socket_paths(state: Path) -> Finding:
     return Finding(
         "socket paths", Verdict.BAD, f"{state} has {length} bytes; sockets below it may not fit", f"use at most {limit}"
     )
-
-
-def _docker() -> Finding:
-    """A dockerd on the system's containerd keeps its plugins in the namespace that is ours by default."""
-    running = [pid for pid in os.listdir("/proc") if pid.isdigit() and _name(pid) == "dockerd"]
-    if not running:
-        return Finding("dockerd", Verdict.GOOD, "does not run here")
-    return Finding(
-        "dockerd",
-        Verdict.DOUBTFUL,
-        f"runs here (pid {running[0]}); on one containerd it deletes the containers of others in its namespace",
-        "leave moorage on its own containerd, as is the default",
-    )
-
-
-def _name(pid: str) -> str:
-    try:
-        return Path("/proc", pid, "comm").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _existing(path: Path) -> Path:

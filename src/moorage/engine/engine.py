@@ -12,7 +12,9 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first
+from moorage.containerd.processes import AddedProcess
+from moorage.engine.adding import execute
+from moorage.engine.arrivals import Arrivals
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
@@ -21,11 +23,12 @@ from moorage.engine.lifecycle import State
 from moorage.engine.machinery import Machinery
 from moorage.engine.measuring import Metrics, measure
 from moorage.engine.meter import Meter
+from moorage.engine.moving import Moving
 from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
 from moorage.engine.registry import Registry
-from moorage.engine.restoring import restore
+from moorage.engine.restoring import Restoring
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.engine.work import Job, Work, check_unused, logged
@@ -53,18 +56,25 @@ class Engine:
         tasks: TaskGroup,
         timeouts: Timeouts,
         registries: Registries | None = None,
+        *,
+        live_restore: bool = True,
     ) -> None:
+        """Without ``live_restore`` no plugin is taken over that an earlier engine has left running: it starts anew."""
         self._store = store
         self._runtime = runtime
         self._choice = choice
         self._timeouts = timeouts
+        self._live_restore = live_restore
         self._started_at = datetime.now(UTC)
         self._events = EventLog()
         self._registry = Registry()
         self.meter = Meter()
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
+        self._restoring = Restoring(self._work, tasks, live=live_restore)
         self._creation = Creation(self._work, self._take)
         self.packages = Packages(self._work, self._creation, self._do, registries)
+        self.moving = Moving(self._work, self._creation, self.packages.registries.options)
+        self.arrivals = Arrivals(self._work, self._creation, self.packages)
         self._address = ""
 
     # what is there
@@ -105,6 +115,7 @@ class Engine:
             snapshotter=self._creation.snapshotter,
             started_at=self._started_at,
             engine_id=self._choice.engine_id,
+            live_restore=self._live_restore,
         )
 
     def list(self) -> Sequence[PluginView]:
@@ -130,6 +141,20 @@ class Engine:
         """What runs in it now, none while it does not run. Raises: NotFound, Invalid."""
         places = self._registry.get(name).places
         return await run_blocking(lambda: read_processes(find_groups(places.cgroup)))
+
+    def host_path(self, name: str, inside: str) -> str:
+        """The host's path of one inside. Raises: NotFound, Invalid; Conflict for its root while that is not there."""
+        plugin = self._registry.get(name)
+        if not inside.startswith("/") or "\0" in inside:
+            raise errors.Invalid(f"cannot find {inside!r} in plugin {plugin.name}: a path inside it begins with /")
+        path = plugin.places.host_path(plugin.config, inside)
+        is_kept = Path(path).is_relative_to(plugin.places.propagated)
+        if not is_kept and plugin.state in (State.DISABLED, State.REMOVING):
+            raise errors.Conflict(
+                f"cannot find {inside} of plugin {plugin.name}: it is {plugin.state.value}, and its root file system "
+                "is there only while it is enabled"
+            )
+        return path
 
     def events(
         self, *, since: datetime | None, until: datetime | None
@@ -168,7 +193,9 @@ class Engine:
         await self._do(plugin, lambda: self._work.restart(plugin))
 
     async def remove(self, name: str, *, force: bool) -> None:
-        """Remove it. Raises: Conflict, Unavailable."""
+        """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
+        if await self.moving.untag(name):
+            return
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
         await plugin.ask_to_let_go(self._timeouts.let_go)
@@ -208,30 +235,12 @@ class Engine:
             raise errors.Invalid(f"cannot call plugin {plugin.name}: it speaks {scheme}, not HTTP")
         return await call(plugin.places.socket(plugin.config), method, body, within or self._timeouts.call)
 
-    @asynccontextmanager
-    async def execute(
+    def execute(
         self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> AsyncIterator[AddedProcess]:
+    ) -> AbstractAsyncContextManager[AddedProcess]:
         """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
-        plugin = self._registry.get(name)
-        machinery = self._work.need_machinery()
-        run = plugin.run
-        if run is None or run.ended.is_set():
-            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        spec = (await machinery.client.get_container(run.container)).spec
-        process = process_like_the_first(spec, arguments, environment=environment, terminal=terminal)
-        exec_id = secrets.token_hex(8)
-        directory = plugin.places.runtime / f"exec-{exec_id}"
-        try:
-            async with add_process(machinery.client, run.container, exec_id, process, directory) as added:
-                plugin.added[exec_id] = added
-                yield added
-        except errors.NotFound as error:
-            raise errors.Conflict(f"plugin {plugin.name} does not run any more: {error}") from error
-        except errors.Invalid as error:
-            raise errors.Invalid(f"cannot run {arguments[0]} in plugin {plugin.name}: {error}") from error
-        finally:
-            plugin.added.pop(exec_id, None)
+        plugin, machinery = self._registry.get(name), self._work.need_machinery()
+        return execute(plugin, machinery, arguments, environment, terminal=terminal)
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of an added process. Raises: NotFound."""
@@ -366,9 +375,8 @@ class Engine:
             )
 
     async def _restore(self, plugin: Plugin, owners: dict[str, str], start: bool) -> None:
-        await self._work.inboxes.run(
-            plugin.id, logged(plugin, lambda: restore(self._work, plugin, owners, start=start))
-        )
+        job = logged(plugin, lambda: self._restoring.restore(plugin, owners, start=start))
+        await self._work.inboxes.run(plugin.id, job)
 
     async def _sweep(self, machinery: Machinery, owners: dict[str, str]) -> None:
         """Remove what belongs to no plugin: of creates and removals that were cut off. Failures are logged."""

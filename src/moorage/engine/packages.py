@@ -5,7 +5,7 @@ inside the block ``run`` does the work, and is told to whoever reports progress.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -56,8 +56,8 @@ class Operation:
 
     name: str
     """Of the plugin, with its tag."""
-    run: Callable[[Report], Awaitable[None]]
-    """Do it, once. Raises: what went wrong, and then it is undone."""
+    run: Callable[[Report], Awaitable[Mapping[str, object] | None]]
+    """Do it, once; what it has to tell at its end. Raises: what went wrong, and then it is undone."""
 
 
 class Packages:
@@ -74,8 +74,8 @@ class Packages:
         self._work = work
         self._creation = creation
         self._do = do
-        self._registries = registries or Registries()
-        self._shared = Shared()
+        self.registries = registries or Registries()
+        self.shared = Shared()
 
     async def privileges(self, text: str, credentials: Credentials) -> tuple[Privilege, ...]:
         """What the plugin with this reference asks for.
@@ -176,7 +176,7 @@ class Packages:
                 source,
                 found,
                 scratch=desk.scratch,
-                shared=self._shared,
+                shared=self.shared,
                 report=report,
             )
 
@@ -186,19 +186,19 @@ class Packages:
         return Registry(
             reference,
             credentials=credentials_for(reference.host, credentials),
-            options=self._registries.options,
+            options=self.registries.options,
             timeouts=self._work.timeouts,
         )
 
     def _find(self, local: str) -> Plugin | None:
-        return next((plugin for plugin in self._work.registry.all() if plugin.name == local), None)
+        return next((plugin for plugin in self._work.registry.all() if plugin.is_called(local)), None)
 
     def _agree(self, found: Found, terms: Terms) -> Overrides:
         """The settings of a new plugin. Raises: Denied for what was not granted, Invalid for settings."""
         if terms.granted is not None:
             check_granted(found.privileges, terms.granted)
-        if self._registries.policy is not None and not terms.is_attended:
-            check_policy(self._registries.policy, found.config)
+        if self.registries.policy is not None and not terms.is_attended:
+            check_policy(self.registries.policy, found.config)
         return apply_settings(found.config, NO_OVERRIDES, terms.assignments, secrets=terms.secrets)
 
 

@@ -15,7 +15,7 @@ from moorage._lib.threads import remove_tree_now
 from moorage.containerd.types import Mount, Spec
 from moorage.engine.devices import is_in_user_namespace, locked_flags, resolve_devices
 from moorage.engine.mounts import bind_shared, drop_dead_mounts, is_mount_point, mount_all, unmount_all_below
-from moorage.plugins import Config, Places, Settings, build_spec, cgroup_path, needs, socket_path
+from moorage.plugins import Config, Places, Settings, build_spec, cgroup_path, host_path, needs, socket_path
 
 __all__ = ("SHORT_ID", "PluginPlaces", "sweep")
 
@@ -49,6 +49,10 @@ class PluginPlaces:
     def socket(self, config: Config) -> str:
         """The host's path of its socket. Raises: Invalid for one that is too long."""
         return socket_path(config, self._places(config))
+
+    def host_path(self, config: Config, inside: str) -> str:
+        """The host's path of what the plugin calls ``inside``, there or not."""
+        return host_path(config, self._places(config), inside)
 
     def spec(self, config: Config, settings: Settings) -> Spec:
         """The OCI runtime spec for a run now, with the devices that are there now.

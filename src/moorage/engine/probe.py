@@ -1,14 +1,14 @@
 """Whether a plugin listens, and what it says it implements."""
 
-import os
-import socket
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
 
+from moorage import errors
 from moorage._lib.backoff import pauses
+from moorage._lib.unix_socket import accepts, is_socket
+from moorage.engine.calls import call
 
 __all__ = ("HTTP_PROTOCOLS", "Activation", "activate", "wait_until_listening")
 
@@ -35,28 +35,10 @@ async def wait_until_listening(path: str, give_up: Callable[[], bool]) -> bool:
     for pause in pauses(_FIRST_LOOK, _LONGEST_PAUSE):
         if give_up():
             return False
-        if _accepts(path):
+        if is_socket(path) and accepts(path):
             return True
         await anyio.sleep(pause)
     raise AssertionError("the pauses never end")
-
-
-def _accepts(path: str) -> bool:
-    # Not through a link: the plugin makes what stands there, and we are root on the host.
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return False
-    except OSError:
-        return False
-    # On a unix socket connect() does not wait: it succeeds, is refused, or says that the backlog is full.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as client:
-        try:
-            client.connect(path)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 async def activate(path: str, within: float) -> Activation:
@@ -64,33 +46,18 @@ async def activate(path: str, within: float) -> Activation:
 
     Source: POST /Plugin.Activate answers ``{"Implements": ["VolumeDriver", ...]}``.
     """
-    import aiohttp
     import msgspec
 
     try:
-        with anyio.fail_after(within):
-            async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=path)) as session,
-                session.post(
-                    "http://plugin.moby.localhost/Plugin.Activate",
-                    headers={"Accept": "application/vnd.docker.plugins.v1.2+json"},
-                ) as response,
-            ):
-                if response.status != 200:
-                    return Activation(None, f"answers {response.status} to /Plugin.Activate")
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > _ANSWER_BYTES:
-                        return Activation(None, f"answers /Plugin.Activate with more than {_ANSWER_BYTES} bytes")
-                answer = msgspec.json.decode(body)
-    except TimeoutError:
-        return Activation(None, f"does not answer /Plugin.Activate within {within:g} s")
-    except (aiohttp.ClientError, OSError) as error:
-        return Activation(None, f"does not answer /Plugin.Activate: {error}")
+        answer = await call(path, "Plugin.Activate", b"", within, most_bytes=_ANSWER_BYTES)
+    except errors.MoorageError as error:
+        return Activation(None, str(error))
+    if answer.status != 200:
+        return Activation(None, f"answers {answer.status} to /Plugin.Activate")
+    try:
+        return _read_activation(msgspec.json.decode(answer.body))
     except msgspec.DecodeError as error:
         return Activation(None, f"answers /Plugin.Activate with something that is no JSON: {error}")
-    return _read_activation(answer)
 
 
 def _read_activation(answer: object) -> Activation:

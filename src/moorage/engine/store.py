@@ -89,6 +89,8 @@ class Record:
     next_try_at: datetime | None = None
     holders: tuple[Holder, ...] = ()
     warnings: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """Further names, by which it is found, too."""
     removing: bool = False
     """A removal was begun, and goes on."""
     previous: Version | None = None
@@ -153,7 +155,9 @@ class Store:
         return descriptor
 
     def is_locked(self) -> bool:
-        """Whether an engine works on this directory now."""
+        """Whether an engine works on this directory now. Makes nothing."""
+        if not os.path.exists(self.root / "lock"):
+            return False
         try:
             descriptor = try_lock(self.root / "lock")
         except OSError:
@@ -167,6 +171,14 @@ class Store:
         try:
             return int((self.root / "lock").read_text())
         except (OSError, ValueError):
+            return None
+
+    def find_choice(self) -> Choice | None:
+        """The choice of the first start, None before it, or where it cannot be read."""
+        path = self.root / "engine.json"
+        try:
+            return _decode(path.read_bytes(), Choice, path)
+        except (OSError, errors.MoorageError):
             return None
 
     def settle(self, containerd: str | None, namespace: str) -> Choice:

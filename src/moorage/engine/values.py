@@ -51,7 +51,9 @@ class PluginView:
     last_exit: LastExit | None = None
     next_try_at: datetime | None = None
     ready_at: datetime | None = None
-    """Since when its socket accepts; None unless ready."""
+    """Since when its socket accepts, as this engine saw it; None unless ready."""
+    started_at: datetime | None = None
+    """When its present process began, whichever engine started it; None where none runs."""
     pid: int | None = None
     socket: str = ""
     """The host's path of its socket, there or not."""
@@ -63,6 +65,8 @@ class PluginView:
     """What was odd about its config when it was created."""
     digest: str = ""
     """Of the manifest of its package."""
+    tags: tuple[str, ...] = ()
+    """Its further names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ class EngineInfo:
     started_at: datetime
     engine_id: str
     """Stays over restarts."""
+    live_restore: bool = True
+    """Whether plugins go on running when the engine ends, and are taken over by the next one."""
 
 
 @dataclass(frozen=True, slots=True)

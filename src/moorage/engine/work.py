@@ -23,13 +23,14 @@ from moorage.engine.values import LastExit
 from moorage.executor import Exit
 from moorage.timeouts import Timeouts
 
-__all__ = ("Work", "told")
+__all__ = ("AWAY", "Job", "Work", "check_unused", "last_exit_of", "logged", "told")
 
 log = logging.getLogger(__name__)
 
 Job = Callable[[], Awaitable[None]]
 
-_AWAY = 1.0  # seconds between two starts that fail because containerd is away: it may be back at any time
+AWAY = 1.0
+"""Seconds between two tries that fail because containerd is away: it may be back at any time."""
 _REMOVE_AGAIN = 10.0  # seconds between two tries of a removal that something stands in the way of
 
 
@@ -74,7 +75,8 @@ class Work:
         self.need_machinery()
         plugin.is_asked = True
         try:
-            failure = await self.start(plugin, within, failures=0, restarts=0, last_exit=None)
+            patience = within or self.timeouts.ready
+            failure = await self.start(plugin, patience, failures=0, restarts=0, last_exit=None)
             if failure is not None:
                 await self._refuse(plugin, failure)
                 raise told(failure, f"cannot enable plugin {plugin.name}: {failure}") from failure
@@ -91,7 +93,7 @@ class Work:
         await self.stop(plugin)
         failure = await self.start(plugin, self.timeouts.ready, failures=0)
         if failure is not None:
-            await self.failed(plugin, failure)
+            await self.failed(plugin, failure, tells_first=True)
             raise told(failure, f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
         if plugin.state is State.STARTING:
             raise errors.Conflict(f"cannot restart plugin {plugin.name}: it was told to stop while it started")
@@ -105,6 +107,7 @@ class Work:
             return
         failure = await self.start(plugin, self.timeouts.ready, **fields)
         if failure is not None:
+            plugin.record = plugin.change(**fields)  # known in memory anyway, also where the disk did not take it
             await self.failed(plugin, failure)
         elif plugin.is_ready:
             self.tell(plugin, "ready")
@@ -121,7 +124,7 @@ class Work:
                 # what an earlier start could not end must be gone before another one uses the same root
                 await bring_down(plugin, machinery, self.timeouts, at_once=True, keep_places=True)
                 await remove_strays(plugin, machinery)
-                await bring_up(plugin, machinery, within or self.timeouts.ready, self._teller(plugin))
+                await bring_up(plugin, machinery, within, self._teller(plugin))
                 plugin.move(Event.ACCEPTED)  # no await between this and the last look at the run's end
         except errors.MoorageError as error:
             failure = error
@@ -140,16 +143,15 @@ class Work:
         """Undo a start that the user asked for: nothing of it is left, and it is disabled."""
         last = _last_exit(plugin.run, str(failure))
         plugin.move(Event.REFUSED)
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._bring_down(plugin, at_once=True)
-                plugin.move(Event.STOPPED)
-            except errors.MoorageError as error:  # the first failure is the one to tell
-                log.error("plugin %s: %s", plugin.name, error)
-            await self._save_or_log(plugin, enabled=False, last_exit=last)
+        try:
+            await self._bring_down(plugin, at_once=True)
+            plugin.move(Event.STOPPED)
+        except errors.MoorageError as error:  # the first failure is the one to tell
+            log.error("plugin %s: %s", plugin.name, error)
+        await self._save_or_log(plugin, enabled=False, last_exit=last)
 
-    async def failed(self, plugin: Plugin, failure: errors.MoorageError) -> None:
-        """Undo a start that nobody waits for, and plan the next one."""
+    async def failed(self, plugin: Plugin, failure: errors.MoorageError, *, tells_first: bool = False) -> None:
+        """Undo a start, and plan the next one, or make it at once; ``tells_first``: somebody waits for the answer."""
         last = _last_exit(plugin.run, str(failure))
         log.warning("plugin %s does not come up: %s", plugin.name, failure)
         try:
@@ -159,9 +161,9 @@ class Work:
             log.warning("plugin %s: %s", plugin.name, error)
         if isinstance(failure, errors.Unavailable):
             plugin.become(replace(plugin.life, state=move(plugin.life, Event.ENDED).state))
-            await self._plan(plugin, _AWAY)
+            await self._plan(plugin, AWAY)
         else:
-            await self.ended(plugin, last, is_failure=True)
+            await self.ended(plugin, last, is_failure=True, tells_first=tells_first)
 
     # ends
 
@@ -171,6 +173,7 @@ class Work:
             return
         if plugin.state is State.STOPPING:  # it would not end when it was told to, and now it has
             await self.stop(plugin)
+            await self.start_again(plugin)  # where a restart was asked for: a disable has changed the wish
         if plugin.state is not State.READY:
             return
         plugin.run = None
@@ -179,8 +182,13 @@ class Work:
         self.tell(plugin, "die", **attributes, **({"signal": last.signal} if last.signal else {}))
         await self.ended(plugin, last, is_failure=last.code != 0)
 
-    async def ended(self, plugin: Plugin, last: LastExit, *, is_failure: bool, steady: bool = False) -> None:
-        """It ended by itself: start it again, at once or after a pause, or give up."""
+    async def ended(
+        self, plugin: Plugin, last: LastExit, *, is_failure: bool, steady: bool = False, tells_first: bool = False
+    ) -> None:
+        """It ended by itself: start it again, at once or after a pause, or give up.
+
+        With ``tells_first`` this returns before it is started.
+        """
         ready_seconds = STEADY_AFTER if steady else plugin.ready_seconds()
         life = after_end(plugin.life, plugin.record.policy, is_failure=is_failure, ready_seconds=ready_seconds)
         plugin.become(life)
@@ -190,7 +198,7 @@ class Work:
             return
         fields = {"last_exit": last, "failures": life.failures, "restarts": plugin.record.restarts + 1}
         pause = back_off(life.failures) * random.uniform(0.5, 1.0)
-        if pause:
+        if pause or tells_first:
             await self._plan(plugin, pause, **fields)
         else:
             self.tell(plugin, "restart")
@@ -248,15 +256,17 @@ class Work:
         if plugin.record.enabled and plugin.state is State.STARTING:
             await self.failed(plugin, errors.Unavailable("it was told to stop, which was refused then"))
         elif plugin.record.enabled and plugin.state is State.RESTARTING:
-            await self._plan(plugin, _AWAY)
+            await self._plan(plugin, AWAY)
 
     async def stop(self, plugin: Plugin) -> None:
-        """End it, whatever it is doing, and remove what was made for it; what the user wants is not changed."""
+        """End it, whatever it is doing, and remove what was made for it; what the user wants is not changed.
+
+        An engine that ends does not wait for it: the next one finds the rest.
+        """
         plugin.interrupt()
         plugin.move(Event.STOP)
-        with anyio.CancelScope(shield=True):
-            await self._bring_down(plugin)
-            plugin.move(Event.STOPPED)
+        await self._bring_down(plugin)
+        plugin.move(Event.STOPPED)
 
     async def _bring_down(self, plugin: Plugin, *, at_once: bool = False, keep_places: bool = False) -> None:
         try:
@@ -283,13 +293,12 @@ class Work:
 
     async def erase(self, plugin: Plugin) -> None:
         """Remove all that is this plugin's, its record last. Raises: Unavailable, and it is tried again by itself."""
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._erase(plugin)
-            except (errors.MoorageError, OSError) as error:
-                plugin.problem = f"cannot remove plugin {plugin.name} yet, it is tried again: {error}"
-                self._tasks.start_soon(self._erase_later, plugin)
-                raise errors.Unavailable(plugin.problem) from error
+        try:
+            await self._erase(plugin)
+        except (errors.MoorageError, OSError) as error:
+            plugin.problem = f"cannot remove plugin {plugin.name} yet, it is tried again: {error}"
+            self._tasks.start_soon(self._erase_later, plugin)
+            raise errors.Unavailable(plugin.problem) from error
 
     async def _erase(self, plugin: Plugin) -> None:
         machinery = self.need_machinery()
@@ -307,7 +316,12 @@ class Work:
 
     async def _erase_later(self, plugin: Plugin) -> None:
         await anyio.sleep(_REMOVE_AGAIN)
-        self.inboxes.put(plugin.id, logged(plugin, lambda: self.erase(plugin)))
+
+        async def job() -> None:
+            if self.registry.find_id(plugin.id) is plugin:  # else somebody asked again, and it is gone
+                await self.erase(plugin)
+
+        self.inboxes.put(plugin.id, logged(plugin, job))
 
 
 class _CutOff(errors.Conflict):
