@@ -155,6 +155,18 @@ def test_d07_a_plugin_that_is_being_removed_gets_no_version(play: Any) -> None:
     play(scene)
 
 
+def test_d07_a_removal_takes_a_version_that_was_tried_out_along(play: Any) -> None:
+    async def scene(world: World) -> None:
+        (record,) = world.store.load().records
+        tried = new_version(world)
+        world.store.save(replace(record, removing=True, previous=Version.of(record), image=tried.image))
+        async with world.run() as engine:
+            assert engine.list() == []
+            assert world.host.images == set()
+
+    play(scene)
+
+
 @pytest.mark.parametrize("what", [Script.LISTENS, Script.EXITS])
 @pytest.mark.parametrize("enabled", [True, False])
 def test_d07_killed_anywhere_it_is_one_version_or_the_other(play: Any, what: Script, enabled: bool) -> None:

@@ -304,10 +304,12 @@ class Work:
         machinery = self.need_machinery()
         await remove_strays(plugin, machinery)
         await run_blocking(plugin.places.erase)
-        try:
-            await machinery.storage.delete_image(plugin.record.image, collect=True)
-        except errors.NotFound:
-            pass
+        previous = plugin.record.previous  # there, where a new version was tried out and could not be taken back
+        for image in (plugin.record.image, *([previous.image] if previous is not None else [])):
+            try:
+                await machinery.storage.delete_image(image, collect=True)
+            except errors.NotFound:
+                pass
         await remove_tree(plugin.log.directory)
         await run_blocking(lambda: self.store.forget(plugin.id))
         self.registry.discard(plugin)
