@@ -309,6 +309,20 @@ def test_m01_a_restart_whose_stop_failed_goes_on_when_the_process_ends_at_last(p
     play(scene)
 
 
+def test_m05_a_restart_that_ends_before_it_is_ready_is_a_failure_with_its_code(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.set_policy(P, PolicyChange("on-failure"))
+            await engine.enable(P, 5)
+            script(world, Script.EXITS)
+            world.host.end_all(1)
+            await until(lambda: engine.get(P).restarts == 3)
+            last = engine.get(P).last_exit
+            assert (last and last.code, last and last.error[:27]) == (3, "it ended with exit status 3")
+
+    play(scene)
+
+
 # ---- stops
 
 
