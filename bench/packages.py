@@ -109,7 +109,7 @@ def _publish(host: str, name: str, layers: int, size: int, chance: random.Random
         diff_ids.append(_digest(plain))
         packed = gzip.compress(plain, 1)
         entries.append({"mediaType": _LAYER_TYPE, "digest": _put(registry, name, packed), "size": len(packed)})
-    document = {**config(), "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    document = {**config(network={}), "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     raw = json.dumps(document).encode()
     about = {"mediaType": _CONFIG_TYPE, "digest": _put(registry, name, raw), "size": len(raw)}
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": about, "layers": entries}

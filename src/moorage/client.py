@@ -8,13 +8,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from moorage import errors
 
-__all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "socket_of")
+__all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "Progress", "socket_of")
 
 DEFAULT_HOST = "unix:///run/moorage/moorage.sock"
 
@@ -29,6 +29,7 @@ _KINDS: Mapping[int, type[errors.MoorageError]] = {
 }
 _OURS = "/moorage/v1"
 _CONNECT_TIMEOUT = 5.0
+_PIECE = 256 * 1024
 
 
 def socket_of(host: str) -> str:
@@ -108,6 +109,40 @@ class MoorageClient:
         query = {"since": since} if since else {}
         yield from self._lines("/events", {**query, **({"filters": _filters(filters)} if filters else {})})
 
+    # packages
+
+    def privileges(self, remote: str, auth: str = "") -> Any:
+        """What the plugin with this reference asks for. ``auth`` is the X-Registry-Auth of this and other calls."""
+        with self._open("GET", "/plugins/privileges", {"remote": remote}, None, _auth(auth)) as answer:
+            return json.loads(answer.read())
+
+    def pull(
+        self, remote: str, name: str, terms: Mapping[str, object], auth: str = "", *, once: bool = False
+    ) -> "AbstractContextManager[Progress]":
+        """Install a plugin; ``terms`` as the API has them. ``once`` is content with one that is there."""
+        path = f"{_OURS}/{'ensure' if once else 'pull'}"
+        return self._progress(path, {"remote": remote, "name": name}, terms, auth)
+
+    def upgrade(
+        self, name: str, remote: str, terms: Mapping[str, object], auth: str = "", **flags: bool
+    ) -> "AbstractContextManager[Progress]":
+        """Bring a plugin to another version; flags are ``restart`` and ``force``."""
+        query = {"remote": remote, **{key: "1" for key, is_on in flags.items() if is_on}}
+        return self._progress(f"{_OURS}/plugins/{_quoted(name)}/upgrade", query, terms, auth)
+
+    @contextmanager
+    def _progress(
+        self, path: str, query: Mapping[str, str], body: Mapping[str, object] | Iterator[bytes] | None, auth: str
+    ) -> "Iterator[Progress]":
+        raw: bytes | Iterator[bytes] | None = None
+        headers = _auth(auth)
+        if isinstance(body, Mapping):
+            raw, headers = json.dumps(dict(body)).encode(), {"Content-Type": "application/json", **headers}
+        elif body is not None:
+            raw, headers = body, {"Content-Type": "application/x-tar", **headers}
+        with self._open("POST", path, query, raw, headers) as answer:
+            yield Progress(answer)
+
     # ours
 
     def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str] = ()) -> None:
@@ -168,6 +203,44 @@ class MoorageClient:
         query = {"method": method, "timeout": f"{timeout:g}"}
         with self._open("POST", f"{_OURS}/plugins/{_quoted(name)}/call", query, body) as answer:
             return int(answer.headers.get("X-Plugin-Status", "200")), answer.read()
+
+    # packages that are here, or come in archives
+
+    def push(self, name: str, to: str = "", auth: str = "") -> "AbstractContextManager[Progress]":
+        """Bring it to a registry, under ``to`` or its name."""
+        return self._progress(f"/plugins/{_quoted(name)}/push", {"to": to} if to else {}, None, auth)
+
+    def tag(self, name: str, to: str) -> None:
+        """Give it a further name."""
+        self._json("POST", f"{_OURS}/plugins/{_quoted(name)}/tag", {"to": to})
+
+    def save(self, names: Sequence[str]) -> Iterator[bytes]:
+        """An OCI archive of these plugins, in pieces."""
+        query = urlencode([("name", name) for name in names])
+        with self._open("GET", f"{_OURS}/save?{query}", {}) as answer:
+            while piece := answer.read(_PIECE):
+                yield piece
+
+    def load(self, archive: Iterator[bytes], name: str = "") -> Any:
+        """Take in an archive's plugins; what became of each. ``name`` is for an archive with one plugin."""
+        query = {"name": name} if name else {}
+        with self._open("POST", f"{_OURS}/load", query, archive, {"Content-Type": "application/x-tar"}) as answer:
+            return json.loads(answer.read())
+
+    def create_from(
+        self, name: str, package: Iterator[bytes], remote: str = "", auth: str = ""
+    ) -> "AbstractContextManager[Progress]":
+        """Make a plugin of an image: a tar stream of config.json and, without ``remote``, of an OCI layout."""
+        query = {"name": name, **({"remote": remote} if remote else {})}
+        return self._progress(f"{_OURS}/create", query, package, auth)
+
+    def disk_usage(self) -> Any:
+        """What plugins take of the disk."""
+        return self._json("GET", f"{_OURS}/df")
+
+    def prune(self) -> Any:
+        """Remove what nothing refers to; what that gave back."""
+        return self._json("POST", f"{_OURS}/prune")
 
     # how
 
@@ -244,6 +317,29 @@ class Execution:
             if kind >= 3:
                 return
         raise errors.Unavailable("lost moorage while the process ran")
+
+
+class Progress:
+    """A long operation that goes on while its lines are read."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self.name: str = answer.headers.get("Docker-Plugin-Name", "")
+        """The plugin that it makes or changes."""
+        self._answer = answer
+
+    def lines(self) -> Iterator[Any]:
+        """Objects with ``status``, and perhaps ``id`` and ``progressDetail``; the last one may have ``aux``, what came
+        of it. Raises: what went wrong.
+        """
+        for raw in self._answer:
+            line = json.loads(raw)
+            if "error" in line:
+                raise _KINDS.get(line.get("errorDetail", {}).get("code"), errors.MoorageError)(line["error"])
+            yield line
+
+
+def _auth(value: str) -> dict[str, str]:
+    return {"X-Registry-Auth": value} if value else {}
 
 
 def _failure(answer: http.client.HTTPResponse) -> errors.MoorageError:

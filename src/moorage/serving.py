@@ -8,7 +8,7 @@ import os
 import signal as signals
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -25,6 +25,7 @@ from moorage.containerd.supervisor import PrivateContainerd, supervise
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import open_machinery
 from moorage.engine.mounts import unmount_all_below
+from moorage.engine.packages import Registries
 from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
@@ -56,6 +57,7 @@ class ServeOptions:
     live_restore: bool = True
     """Whether plugins go on running when the engine ends, however it ends, and are taken over by the next one."""
     timeouts: Timeouts = DEFAULT
+    registries: Registries = field(default_factory=Registries)
     metrics_address: str | None = None
     """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
 
@@ -173,7 +175,13 @@ async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]
         options.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
         async with background_tasks() as tasks:
             engine = Engine(
-                store, options.exec_root, choice, tasks, options.timeouts, live_restore=options.live_restore
+                store,
+                options.exec_root,
+                choice,
+                tasks,
+                options.timeouts,
+                options.registries,
+                live_restore=options.live_restore,
             )
             await run_blocking(engine.load)
             yield engine, ground

@@ -49,7 +49,6 @@ async def api(backend: FakeBackend, tmp_path: Path) -> AsyncIterator[ApiClient]:
 NO = 'plugin "no:1" not found'
 JSON = {"Content_Type": "application/json"}
 TEXT = {"Content_Type": "text/plain"}
-LATER = "this version of moorage does not talk to registries yet"
 
 WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     # no such page
@@ -159,15 +158,19 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("POST", f"{OURS}/off/set", {"assignments": [1]}, {}, 400, "lists of texts"),
     ("POST", f"{OURS}/on/holders", {}, {}, 400, "give the owner"),
     ("POST", f"{OURS}/on/holders", ["me"], {}, 400, "must be an object"),
-    # what this version does not have, after the request was looked at
-    ("GET", "/plugins/privileges?remote=vieux/sshfs", None, {}, 501, LATER),
+    ("GET", "/plugins/privileges?remote=vieux/sshfs", None, {}, 404, "cannot read vieux/sshfs"),
+    ("GET", "/plugins/privileges?remote=a", None, {"X_Registry_Auth": "!"}, 400, "cannot read X-Registry-Auth"),
     ("GET", "/plugins/privileges?remote=UPPER", None, {}, 400, "repository name must be lowercase"),
     ("GET", "/plugins/privileges", None, {}, 400, "invalid reference format"),
-    ("POST", "/plugins/pull?remote=vieux/sshfs", [], {}, 501, LATER),
+    ("POST", "/plugins/pull?remote=vieux/sshfs", [], {}, 404, "cannot read vieux/sshfs"),
+    ("POST", "/plugins/pull?remote=vieux/sshfs", {}, {}, 400, "they must be a list"),
+    ("POST", "/moorage/v1/pull?remote=a", [], {}, 400, "must be an object"),
+    ("POST", "/moorage/v1/ensure?remote=a", {"nonsense": 1}, {}, 400, "there is no field 'nonsense'"),
+    ("POST", "/moorage/v1/ensure?remote=a", {"settings": [1]}, {}, 400, "a list of texts NAME=VALUE"),
+    ("POST", "/moorage/v1/ensure?remote=a", {"privileges": {}}, {}, 400, "of a wrong type"),
     ("POST", "/plugins/pull?remote=vieux/sshfs", b"[]", TEXT, 400, "unsupported Content-Type header"),
     ("POST", "/plugins/pull?remote=!", [], {}, 400, "invalid reference format"),
-    ("POST", "/plugins/off/upgrade?remote=vieux/sshfs", [], {}, 501, LATER),
-    ("POST", "/plugins/off/push", None, {}, 501, LATER),
+    ("POST", "/plugins/off/upgrade?remote=vieux/sshfs", [], {}, 404, "cannot read vieux/sshfs"),
 ]  # fmt: skip
 
 

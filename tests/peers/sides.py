@@ -220,7 +220,8 @@ def plain_mount(line: str, names: dict[Path, str]) -> str:
     if kind.startswith("cgroup"):
         root = "own"
     for path, name in names.items():
-        if root not in ("/", "own") and str(path).endswith(root):
+        # a machine's root may itself be a directory of a disk, as in scripts/fresh
+        if root not in ("/", "own") and (str(path).endswith(root) or root.endswith(str(path))):
             is_shared = any(each.startswith("shared:") for each in propagation)
             return f"{point} {name} {'shared' if is_shared and name != 'ROOT' else ''}"
     return f"{point} {root} {options} {kind} {source} {more}"

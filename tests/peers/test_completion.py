@@ -147,7 +147,7 @@ def fish(environment: dict[str, str], line: str) -> dict[str, str]:
 @pytest.mark.needs("fish")
 def test_fish_completes_with_a_description(environment: dict[str, str]) -> None:
     assert set(fish(environment, "moorage ")) == set(_COMMANDS)
-    assert fish(environment, "moorage ls")["ls"].startswith("List plugins: what each really does, its")
+    assert fish(environment, "moorage ls")["ls"].startswith("List plugins: what each really does and")
     assert fish(environment, "moorage enable he") == {"hello": "disabled", "held:1.0": "ready"}
     assert fish(environment, "moorage rm hello vol") == {"volumes:2.1": "disabled", "volumes:2.2": "disabled"}
     assert set(fish(environment, "moorage policy x --restart ")) == {"always", "never", "on-failure"}
@@ -192,7 +192,8 @@ def test_every_argument_that_is_a_plugin_completes() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/commands.md").read_text()
     with_plugins = set(re.findall(r"^## moorage (\S+) \[?PLUGIN", page, re.MULTILINE))
     assert with_plugins == {
-        "call", "disable", "enable", "exec", "inspect", "logs", "policy", "probe", "restart", "rm", "set", "stats",
+        "call", "disable", "enable", "exec", "inspect", "logs", "policy", "probe", "push", "restart", "rm", "save",
+        "set", "stats", "tag", "upgrade",
     }  # fmt: skip
     for name in with_plugins:
         module, _, variable = _COMMANDS[name].partition(".")

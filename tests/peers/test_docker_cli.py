@@ -14,6 +14,7 @@ import pytest
 
 from peers.dockerd import Dockerd
 from support.engines import EngineProcess, actor, config, engine
+from support.pages import Reader
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 
@@ -190,3 +191,28 @@ def test_a01_docker_events_tells_the_same_and_more(
     theirs, ours = seen
     assert [line for line in ours if " ready " not in line] == theirs
     assert "plugin ready e:1" in ours
+
+
+GUIDE = DIFFERENCES.parents[1] / "guide/migrate-from-docker.md"
+
+
+def test_a01_a_plugin_moves_from_docker_as_the_guide_says(
+    dockerd: Dockerd, house: EngineProcess, tmp_path: Path
+) -> None:
+    cli, plugin = clis()[-1], "old/volumes"
+    document = config(env=[{"name": "DEBUG", "value": "0", "settable": ["value"]}], propagatedMount="/mnt")
+    directory = make_directory(tmp_path / "made", document)
+    for words in (f"create {plugin} {directory}", f"set {plugin} DEBUG=1", f"enable {plugin}"):
+        assert run(cli, dockerd.address, ["plugin", *words.split()])[0] == 0
+    old = dockerd.data / "plugins" / dockerd.inspect_plugin(plugin)["Id"] / "propagated-mount"
+    (old / "kept").write_text("by its users")
+    # The docker command without -H talks to the daemon, as on a machine where it is in its usual place.
+    places = {"/run/moorage": house.exec_root, "/var/lib/moorage": house.root}
+    environment = {"DOCKER_HOST": f"unix://{dockerd.address}", "MOORAGE_HOST": str(house.socket)}
+    reader = Reader(tmp_path / "reader", places, environment)
+    reader.walk(re.sub(r"^   ", "", GUIDE.read_text(), flags=re.MULTILINE))  # out of the numbered list
+    assert "DEBUG=1" in house.call(plugin, "env").splitlines()
+    moved = house.root / "plugins" / house.inspect(plugin)["Id"] / "propagated-mount"
+    assert (moved / "kept").read_text() == "by its users"
+    house.remove(plugin, force=True)
+    dockerd.remove_plugin(plugin)

@@ -107,13 +107,13 @@ WRONG: tuple[Wrong, ...] = (
     ("POST", "/plugins/create?name=x", package(b"{}"), TAR, 400, "entrypoint"),
     ("POST", "/plugins/create?name=x", package(config(linux={"devices": [{}, {"path": 3}]})), TAR, 400, "[1].path"),
     ("GET", "/plugins/privileges?remote=UPPER", None, {}, 400, "must be lowercase"),
-    ("GET", "/plugins/privileges?remote=a/b", None, {}, 501, "does not talk to registries yet"),
-    ("POST", "/plugins/pull?remote=a/b", b"[]", JSON, 501, "does not talk to registries yet"),
+    ("POST", "/plugins/pull?remote=127.0.0.1:1/b", b"[]", JSON, 503, "127.0.0.1:1"),
     ("POST", "/plugins/pull?remote=a/b", b"[", JSON, 400, "invalid JSON"),
     ("POST", "/plugins/nope/upgrade?remote=a/b", b"[]", JSON, 404, "not found"),
-    ("POST", "/plugins/off/upgrade?remote=a/b", b"[]", JSON, 501, "does not talk to registries yet"),
     ("POST", "/plugins/nope/push", None, {}, 404, "not found"),
-    ("POST", "/plugins/off/push", None, {}, 501, "does not talk to registries yet"),
+    ("POST", "/plugins/off/push?to=UPPER", None, {}, 400, "must be lowercase"),
+    ("GET", "/moorage/v1/save", None, {}, 400, "cannot save nothing"),
+    ("POST", "/moorage/v1/load", b"nonsense" * 100, TAR, 400, "it is no tar"),
     ("GET", f"{OURS}/nope/logs", None, {}, 404, "not found"),
     ("GET", f"{OURS}/on/logs?tail=x", None, {}, 400, "invalid syntax"),
     ("GET", f"{OURS}/on/logs?tail=-1", None, {}, 400, "cannot show -1 lines"),
@@ -307,7 +307,7 @@ def test_the_command_line_does_what_the_api_does(house: EngineProcess, tmp_path:
     assert "s3cr3t" not in moorage("inspect", "cli/p")
     assert "VolumeDriver" in moorage("probe", "cli/p")
     row = next(line for line in moorage("ls").splitlines() if "cli/p" in line)
-    assert re.search(r"cli/p:latest +ready \(", row)
+    assert re.search(r"cli/p:latest +ready +\d+ (second|minute)", row)
     assert json.loads(moorage("ls", "--json", "--filter", "enabled=true").splitlines()[0])["Name"] == "cli/p:latest"
     assert re.search(r"stdout \| hello$", moorage("logs", "cli/p", "-n", "1").strip())
     assert "on-failure, at most 3 times" in moorage("policy", "cli/p", "--restart", "on-failure", "--max", "3")

@@ -32,8 +32,16 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-NEEDS_A_REGISTRY = ("/plugins/pull", "/plugins/privileges", "/plugins/{name}/push", "/plugins/{name}/upgrade")
-"""These say 501 so far."""
+NEEDS_A_REGISTRY = (
+    "/plugins/pull",
+    "/plugins/privileges",
+    "/plugins/{name}/push",
+    "/plugins/{name}/upgrade",
+    "/moorage/v1/pull",
+    "/moorage/v1/ensure",
+    "/moorage/v1/plugins/{name}/upgrade",
+)
+"""These would ask the registries of made-up names."""
 
 
 @schemathesis.serializer("application/x-tar")

@@ -551,7 +551,7 @@ def test_m08_without_live_restore_plugins_end_with_the_engine_and_start_anew_aft
     own.enable("p")
     first = own.more("p")["Pid"]
     own.end(signal.SIGKILL)
-    own.live_restore = False
+    own.wishes["live_restore"] = False
     own.start()
     assert own.info()["LiveRestoreEnabled"] is False
     more = own.until("p", "ready")
@@ -561,7 +561,7 @@ def test_m08_without_live_restore_plugins_end_with_the_engine_and_start_anew_aft
     assert own.end() == 0
     assert not leftovers.is_alive(more["Pid"])
     assert own.left() == []
-    own.live_restore = True
+    own.wishes["live_restore"] = True
     own.start()
     own.until("p", "ready")
 

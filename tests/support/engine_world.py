@@ -22,7 +22,7 @@ import pytest
 
 from moorage import errors
 from moorage._lib import threads
-from moorage.engine import adding, creation, measuring, meter, plugin, restoring, running, work
+from moorage.engine import adding, creation, measuring, meter, plugin, restoring, running, versions, work
 from moorage.engine import engine as engine_module
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
@@ -80,7 +80,13 @@ class Host:
     base: Path
     containers: dict[str, Container] = field(default_factory=dict)
     scripts: dict[str, Script] = field(default_factory=dict)
+    scripts_of_roots: dict[str, Script] = field(default_factory=dict)
+    """By snapshot, for plugins of which there are several versions."""
+    root: str = ""
+    """The snapshot that was asked for last."""
     images: set[str] = field(default_factory=set)
+    owners: dict[str, str] = field(default_factory=dict)
+    """Of images, where a sweep is to know them."""
     leases: dict[str, Mapping[str, str]] = field(default_factory=dict)
     is_away: bool = False
     """Containerd does not answer."""
@@ -203,6 +209,7 @@ class FakeExecutor:
             raise errors.Conflict(f"container {id} exists")
         owner = labels[PLUGIN_LABEL]
         script = self._host.scripts.get(owner, Script.LISTENS)
+        script = self._host.scripts_of_roots.get(self._host.root, script)
         if owner in self._host.refusals:
             raise self._host.refusals[owner]
         if script is Script.REFUSED:
@@ -321,6 +328,7 @@ class FakeClient:
 
     async def snapshot_mounts(self, snapshotter: str, key: str) -> Sequence[Any]:
         self._host.check(self._era)
+        self._host.root = key
         return []
 
     async def delete_image(self, name: str, *, collect: bool = False) -> None:
@@ -336,7 +344,11 @@ class FakeClient:
     async def list_images(self) -> Sequence[Any]:
         if self._host.sweeping is not None:
             await self._host.sweeping.wait()
-        return [SimpleNamespace(name=name, labels={}) for name in self._host.images]
+        owners = self._host.owners
+        return [
+            SimpleNamespace(name=name, labels={PLUGIN_LABEL: owners[name]} if name in owners else {})
+            for name in sorted(self._host.images)
+        ]
 
     async def list_ingests(self) -> Sequence[Any]:
         return []
@@ -347,7 +359,7 @@ class FakeClient:
     async def create_lease(self, id: str, *, labels: Mapping[str, str] | None = None) -> None:
         self._host.leases[id] = labels or {}
 
-    async def delete_lease(self, id: str) -> None:
+    async def delete_lease(self, id: str, *, collect: bool = False) -> None:
         del self._host.leases[id]
 
 
@@ -376,7 +388,7 @@ async def run_at_once(function: Callable[[], Any]) -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
-    for module in (threads, work, running, restoring, adding, engine_module, creation, measuring):
+    for module in (threads, work, running, restoring, adding, versions, engine_module, creation, measuring):
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
     clock = SimpleNamespace(monotonic=anyio.current_time)

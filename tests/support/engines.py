@@ -24,15 +24,30 @@ from support.foreground import wait_until
 
 SOURCE = Path(__file__).with_name("actor.c")
 SERVE = """
-import anyio, logging, sys
+import anyio, json, logging, sys
+from dataclasses import replace
 from pathlib import Path
+from moorage.distribution.hosts import Options
+from moorage.engine.packages import Registries
+from moorage.plugins import parse_policy
 from moorage.serving import ServeOptions, run_engine, take_down
+from moorage.timeouts import DEFAULT
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 what = {"serve": run_engine, "down": take_down}[sys.argv[1]]
-_, _, root, exec_root, containerd, namespace, metrics, live_restore = sys.argv
+_, _, root, exec_root, containerd, namespace, metrics, wishes = sys.argv
+more = json.loads(wishes)
+certificates = tuple(Path(each) for each in more.get("certificates", ()))
+hosts = Options(more.get("insecure", ()), more.get("mirrors", ()), certificates)
+policy = parse_policy(json.dumps(more["policy"]).encode()) if "policy" in more else None
 options = ServeOptions(
-    Path(root), Path(exec_root), containerd=containerd or None, namespace=namespace, metrics_address=metrics or None,
-    live_restore=bool(live_restore),
+    Path(root),
+    Path(exec_root),
+    containerd=containerd or None,
+    namespace=namespace,
+    timeouts=replace(DEFAULT, **more.get("timeouts", {})),
+    metrics_address=metrics or None,
+    registries=Registries(hosts, policy),
+    live_restore=more.get("live_restore", True),
 )
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
@@ -110,21 +125,21 @@ class EngineProcess:
         containerd: str = "",
         namespace: str = "plugins.moby",
         metrics: str = "",
-        live_restore: bool = True,
+        **wishes: Any,
     ) -> None:
+        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts, live_restore."""
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"
         self.log = base / "engine.log"
-        self.containerd, self.namespace, self.metrics = containerd, namespace, metrics
-        self.live_restore = live_restore
+        self.containerd, self.namespace, self.metrics, self.wishes = containerd, namespace, metrics, wishes
         self.child: subprocess.Popen[bytes] | None = None
 
     # the process
 
     def _popen(self, verb: str) -> subprocess.Popen[bytes]:
-        arguments = [verb, str(self.root), str(self.exec_root), self.containerd, self.namespace, self.metrics]
-        arguments.append("yes" if self.live_restore else "")
+        places = [str(self.root), str(self.exec_root), self.containerd, self.namespace]
+        arguments = [verb, *places, self.metrics, json.dumps(self.wishes)]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-c", SERVE, *arguments], stdout=output, stderr=output, start_new_session=True
@@ -209,6 +224,39 @@ class EngineProcess:
 
     def info(self) -> Any:
         return self.ask("GET", "/info")
+
+    # packages of registries
+
+    def privileges(self, remote: str, **headers: str) -> Any:
+        return self.ask("GET", f"/plugins/privileges?remote={quote(remote, safe='')}", headers=headers)
+
+    def install(self, remote: str, name: str = "", granted: Any = None, **headers: str) -> list[dict[str, Any]]:
+        """Docker's pull; the lines of progress. Raises: Refused, also for a failure on the way (status 200)."""
+        query = f"remote={quote(remote, safe='')}&name={quote(name, safe='')}"
+        return self._streamed(f"/plugins/pull?{query}", granted, headers)
+
+    def ensure(self, remote: str, name: str = "", *, verb: str = "ensure", **body: Any) -> list[dict[str, Any]]:
+        """Our install."""
+        query = f"remote={quote(remote, safe='')}&name={quote(name, safe='')}"
+        return self._streamed(f"/moorage/v1/{verb}?{query}", body, {})
+
+    def upgrade(self, name: str, remote: str = "", granted: Any = None, **headers: str) -> list[dict[str, Any]]:
+        """Docker's upgrade."""
+        return self._streamed(f"/plugins/{name}/upgrade?remote={quote(remote, safe='')}", granted, headers)
+
+    def change(self, name: str, remote: str = "", query: str = "restart=1", **body: Any) -> list[dict[str, Any]]:
+        """Our upgrade, with a restart."""
+        path = f"/moorage/v1/plugins/{quote(name, safe='')}/upgrade?remote={quote(remote, safe='')}&{query}"
+        return self._streamed(path, body, {})
+
+    def _streamed(self, path: str, body: Any, headers: dict[str, str]) -> list[dict[str, Any]]:
+        status, raw = self.request("POST", path, body, headers=headers)
+        if status >= 400:
+            raise Refused(status, json.loads(raw)["message"])
+        lines = [json.loads(line) for line in raw.splitlines()]
+        if lines and "error" in lines[-1]:
+            raise Refused(status, lines[-1]["error"])
+        return lines
 
     def create(self, name: str, document: dict[str, Any] | bytes | None = None, **files: bytes) -> None:
         body = package(document if document is not None else config(), files)

@@ -22,6 +22,7 @@ from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginVi
 from moorage.logs.files import Line
 from moorage.plugins import (
     NO_OVERRIDES,
+    Config,
     Overrides,
     apply_settings,
     compute_privileges,
@@ -29,6 +30,8 @@ from moorage.plugins import (
     local_name,
     parse_config,
 )
+from support.fake_moving import FakeMoving
+from support.fake_packages import FakePackages
 
 
 class FakeBackend:
@@ -45,6 +48,8 @@ class FakeBackend:
         self.followers = 0
         self.failure: Exception | None = None
         """What the next look at a plugin raises."""
+        self.packages = FakePackages(self)
+        self.moving = self.arrivals = FakeMoving(self)
         self._more = anyio.Event()
 
     def info(self) -> EngineInfo:
@@ -90,16 +95,20 @@ class FakeBackend:
             self.undone.append(local)
             raise
         parsed = parse_config(await run_blocking(lambda: _config_of(raw)))
+        return self.add(local, parsed.config, parsed.warnings)
+
+    def add(self, local: str, config: Config, warnings: tuple[str, ...] = ()) -> PluginView:
+        """Take a plugin in, under its full name."""
         view = PluginView(
             id=random.token_hex(32),
             name=local,
             reference=local,
             enabled=False,
             state=State.DISABLED,
-            config=parsed.config,
-            settings=effective_settings(parsed.config, NO_OVERRIDES),
-            privileges=compute_privileges(parsed.config),
-            warnings=parsed.warnings,
+            config=config,
+            settings=effective_settings(config, NO_OVERRIDES),
+            privileges=compute_privileges(config),
+            warnings=warnings,
         )
         self.plugins[view.id], self.overrides[view.id], self.lines[view.id] = view, NO_OVERRIDES, []
         self.event_log.tell("create", view.id, local)

@@ -14,8 +14,9 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "call", "completion", "create", "disable", "doctor", "down", "enable", "events", "exec", "inspect", "logs", "ls",
-    "policy", "probe", "restart", "rm", "run", "serve", "set", "stats", "version",
+    "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec", "inspect",
+    "install", "load", "logs", "ls", "policy", "privileges", "probe", "prune", "push", "restart", "rm", "run", "save",
+    "serve", "set", "stats", "tag", "upgrade", "version",
 )  # fmt: skip
 
 

@@ -6,12 +6,74 @@ from datetime import datetime
 from typing import Protocol
 
 from moorage.containerd.processes import AddedProcess
+from moorage.distribution.auth import Credentials
+from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.measuring import Metrics
-from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
+from moorage.engine.packages import Operation
+from moorage.engine.usage import DiskUsage, Pruned
+from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange, Terms
 from moorage.logs.files import Line
+from moorage.plugins import Privilege
 
-__all__ = ("Backend",)
+__all__ = ("Arrivals", "Backend", "Moving", "Packages")
+
+
+class Packages(Protocol):
+    """What is done with packages of registries.
+
+    ``pull`` and ``upgrade`` refuse on the way into their block what can be refused; what is in it does the work.
+    """
+
+    async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
+        """What the plugin with this reference asks for. Raises: Invalid, NotFound, Unauthorized, ..."""
+
+    def pull(
+        self, text: str, name: str, terms: Terms, credentials: Credentials
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Install the plugin with this reference, under a name ("": its own). Raises: Conflict, Denied, Invalid, ..."""
+
+    def upgrade(
+        self, name: str, text: str, terms: Terms, credentials: Credentials, *, restart: bool, force: bool
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Bring a plugin to another version. Raises: as ``pull``; Conflict where it is enabled, or in use."""
+
+
+class Moving(Protocol):
+    """What an engine does with packages that are here.
+
+    Plugins are named as for ``Backend``, and the same is raised for names.
+    """
+
+    async def tag(self, text: str, name: str) -> object:
+        """Give a plugin a further name; one that it has is fine. Raises: Conflict where another one has it."""
+
+    def push(self, text: str, to: str, credentials: Credentials) -> AbstractAsyncContextManager[Operation]:
+        """Bring a package to a registry as it is, to ``to``, or else to the name that was used.
+
+        Raises: Invalid, Conflict, Unavailable; when it is run: what the registry says, by kind.
+        """
+
+    def save(self, names: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """An OCI archive of these plugins. Raises, before its first byte: Invalid, Conflict, Unavailable."""
+
+    async def usage(self) -> DiskUsage:
+        """What plugins take of the disk. Raises: Unavailable."""
+
+    async def prune(self) -> Pruned:
+        """Remove what nothing refers to. Raises: Unavailable."""
+
+
+class Arrivals(Protocol):
+    """How an engine takes plugins in that do not come from a registry's plugin."""
+
+    async def load(self, archive: AsyncIterator[bytes], name: str = "") -> Sequence[Loaded]:
+        """Take in the plugins of an OCI archive, all or none. Raises: Invalid, NotFound, Conflict, Unavailable."""
+
+    def create_from(
+        self, name: str, body: AsyncIterator[bytes], remote: str, credentials: Credentials
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Make a plugin of an image, in an archive or in a registry, and a config. Raises: as ``load``, and more."""
 
 
 class Backend(Protocol):
@@ -21,6 +83,18 @@ class Backend(Protocol):
     start or stop something raise Unavailable while containerd is away. A caller that is cancelled stops waiting; what
     it began goes on, but for ``create``, which is undone.
     """
+
+    @property
+    def packages(self) -> Packages:
+        """What is done with packages of registries."""
+
+    @property
+    def moving(self) -> Moving:
+        """What is done with packages that are here."""
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """What comes in archives, and out of images."""
 
     def info(self) -> EngineInfo:
         """The engine as a whole. Never waits."""

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from moorage import errors
 
-__all__ = ("answer_failure", "refusal", "status_of")
+__all__ = ("answer_failure", "log_failure", "refusal", "status_of")
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,15 @@ def refusal(status: int, message: str) -> web.Response:
 
 
 def answer_failure(error: Exception, what: str) -> web.Response:
-    """The answer to a request that failed. What was not foreseen is logged whole, and told in one sentence."""
+    """The answer to a request that failed."""
+    return refusal(status_of(error), log_failure(error, what))
+
+
+def log_failure(error: Exception, what: str) -> str:
+    """What to tell the client of it, in one sentence. What was not foreseen is logged whole."""
     if isinstance(error, errors.MoorageError):
         status = status_of(error)
         log.log(logging.INFO if status < 500 else logging.WARNING, "%s: %d %s", what, status, error)
-        return refusal(status, str(error))
+        return str(error)
     log.error("%s failed", what, exc_info=error)
-    return refusal(500, "moorage failed in a way that it did not foresee; its log says more")
+    return "moorage failed in a way that it did not foresee; its log says more"

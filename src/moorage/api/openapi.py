@@ -11,7 +11,7 @@ __all__ = ("make_document",)
 
 _TYPES = {"json": "application/json", "tar": "application/x-tar", "any": "application/octet-stream"}
 _INTEGERS = {"timeout", "tail", "rows", "columns"}
-_FLAGS = {"force", "follow", "attached", "tty"}
+_FLAGS = {"force", "follow", "attached", "restart", "tty"}
 
 
 def make_document(routes: Sequence[Any]) -> dict[str, Any]:

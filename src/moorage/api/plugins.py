@@ -6,7 +6,6 @@ from moorage import errors
 from moorage.api.query import boolean, integer, parse_filters, truth
 from moorage.api.request import Request, json_answer
 from moorage.api.wire import plugin_to_api, process_to_api
-from moorage.plugins import parse_reference
 
 __all__ = (
     "create",
@@ -14,16 +13,11 @@ __all__ = (
     "enable",
     "inspect",
     "list_all",
-    "privileges",
-    "pull",
-    "push",
     "remove",
     "set_",
-    "upgrade",
 )
 
 _FILTERS = frozenset({"enabled", "capability"})
-_NO_REGISTRIES = "this version of moorage does not talk to registries yet; make the plugin with create"
 
 
 async def list_all(request: Request) -> web.Response:
@@ -86,30 +80,3 @@ async def remove(request: Request) -> web.Response:
     """DELETE /plugins/{name}."""
     await request.backend.remove(request.name, force=boolean(request.query("force")))
     return web.Response()
-
-
-async def privileges(request: Request) -> web.Response:
-    """GET /plugins/privileges."""
-    parse_reference(request.query("remote"))
-    raise errors.Unsupported(f"cannot read privileges: {_NO_REGISTRIES}")
-
-
-async def pull(request: Request) -> web.Response:
-    """POST /plugins/pull."""
-    await request.json()
-    parse_reference(request.query("remote"))
-    raise errors.Unsupported(f"cannot pull: {_NO_REGISTRIES}")
-
-
-async def upgrade(request: Request) -> web.Response:
-    """POST /plugins/{name}/upgrade."""
-    await request.json()
-    request.backend.get(request.name)
-    parse_reference(request.query("remote"))
-    raise errors.Unsupported(f"cannot upgrade: {_NO_REGISTRIES}")
-
-
-async def push(request: Request) -> web.Response:
-    """POST /plugins/{name}/push."""
-    request.backend.get(request.name)
-    raise errors.Unsupported(f"cannot push: {_NO_REGISTRIES}")

@@ -78,12 +78,14 @@ class Request:
             raise errors.Unavailable("the client went away; what it asked for is undone")
 
     @asynccontextmanager
-    async def stream(self, content_type: str) -> AsyncIterator[web.StreamResponse]:
+    async def stream(
+        self, content_type: str, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[web.StreamResponse]:
         """An answer in pieces; the block is cancelled when the client goes away, or the server ends.
 
         Open first what the pieces come from: a failure inside the block can only break the answer off.
         """
-        response = web.StreamResponse(headers={"Content-Type": content_type})
+        response = web.StreamResponse(headers={"Content-Type": content_type, **(headers or {})})
         response.enable_chunked_encoding()
         self.begun.append(response)
         try:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from moorage import errors
-from moorage.api import exec, extras, metrics, plugins, system
+from moorage.api import exec, extras, metrics, moving, packages, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -58,8 +58,8 @@ ROUTES = (
     Route("GET", "/info", system.info, "the engine as a whole"),
     Route("GET", "/events", system.events, "what happens to plugins", query=("since", "until", "filters")),
     Route("GET", "/plugins", plugins.list_all, "every plugin", query=("filters",)),
-    Route("GET", "/plugins/privileges", plugins.privileges, "what a plugin asks for", query=("remote",)),
-    Route("POST", "/plugins/pull", plugins.pull, "install a plugin", query=("remote", "name"), body="json"),
+    Route("GET", "/plugins/privileges", packages.privileges, "what a plugin asks for", query=("remote",)),
+    Route("POST", "/plugins/pull", packages.pull, "install a plugin", query=("remote", "name"), body="json"),
     Route("POST", "/plugins/create", plugins.create, "make a plugin", 204, query=("name",), body="tar"),
     Route("GET", "/plugins/{name}/json", plugins.inspect, "one plugin"),
     Route("POST", "/plugins/{name}/enable", plugins.enable, "start a plugin for good", query=("timeout",)),
@@ -68,17 +68,39 @@ ROUTES = (
     Route(
         "POST",
         "/plugins/{name}/upgrade",
-        plugins.upgrade,
+        packages.upgrade,
         "change the version",
         query=("remote",),
         least=(1, 26),
         body="json",
     ),
-    Route("POST", "/plugins/{name}/push", plugins.push, "bring a plugin to a registry"),
+    Route("POST", "/plugins/{name}/push", moving.push, "bring a plugin to a registry", query=("to",)),
     Route("DELETE", "/plugins/{name}", plugins.remove, "remove a plugin", query=("force",)),
     Route("GET", f"{_OURS}/info", extras.info, "our part of the engine as a whole"),
+    Route(
+        "POST",
+        f"{_OURS}/pull",
+        packages.pull_with,
+        "install a plugin with settings",
+        query=("remote", "name"),
+        body="json",
+    ),
+    Route(
+        "POST",
+        f"{_OURS}/ensure",
+        packages.ensure,
+        "install a plugin unless it is there",
+        query=("remote", "name"),
+        body="json",
+    ),
     Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
     Route("GET", f"{_OURS}/metrics", metrics.scrape, "metrics for Prometheus"),
+    Route("GET", f"{_OURS}/save", moving.save, "an OCI archive of plugins", query=("name",)),
+    Route("POST", f"{_OURS}/load", moving.load, "take in an OCI archive", query=("name",), body="tar"),
+    Route("POST", f"{_OURS}/create", moving.create_from, "a plugin of an image", query=("name", "remote"), body="tar"),
+    Route("GET", f"{_OURS}/df", moving.df, "what plugins take of the disk"),
+    Route("POST", f"{_OURS}/prune", moving.prune, "remove what nothing refers to"),
+    Route("POST", f"{_OURS}/plugins/{{name}}/tag", moving.tag, "a further name", 204, query=("to",)),
     Route("GET", f"{_OURS}/openapi.json", extras.document, "this API as a document"),
     Route("GET", f"{_OURS}/plugins/{{name}}/logs", extras.logs, "output", query=("tail", "since", "follow")),
     Route(
@@ -101,6 +123,14 @@ ROUTES = (
         "the size of its terminal",
         204,
         query=("rows", "columns"),
+    ),
+    Route(
+        "POST",
+        f"{_OURS}/plugins/{{name}}/upgrade",
+        packages.upgrade_with,
+        "change the version, also of a running plugin",
+        query=("remote", "restart", "force"),
+        body="json",
     ),
     Route("POST", f"{_OURS}/plugins/{{name}}/restart", extras.restart, "stop and start a plugin", 204),
     Route("GET", f"{_OURS}/plugins/{{name}}/policy", extras.policy, "when a plugin is restarted"),

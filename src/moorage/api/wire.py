@@ -3,11 +3,13 @@
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from moorage._version import __version__
+from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy
+from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
 from moorage.logs.files import Line
 from moorage.plugins import config_to_api, privileges_to_api, settings_to_api
@@ -20,9 +22,12 @@ __all__ = (
     "holder_to_api",
     "info_to_api",
     "line_to_api",
+    "loaded_to_api",
     "plugin_to_api",
     "policy_to_api",
     "process_to_api",
+    "pruned_to_api",
+    "usage_to_api",
     "version_to_api",
 )
 
@@ -49,6 +54,8 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
             "LastExit": _exit_to_api(plugin.last_exit) if plugin.last_exit else None,
             "NextTryAt": _time(plugin.next_try_at),
             "ReadyAt": _time(plugin.ready_at),
+            "StartedAt": _time(plugin.started_at),
+            "UptimeSeconds": _seconds_since(plugin.started_at),
             "Pid": plugin.pid,
             "Socket": plugin.socket,
             "Policy": policy_to_api(plugin.policy),
@@ -57,6 +64,7 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
             "Problem": plugin.problem,
             "Warnings": list(plugin.warnings),
             "Digest": plugin.digest,
+            "Tags": list(plugin.tags),
         },
     }
 
@@ -112,6 +120,50 @@ def process_to_api(process: ProcessView) -> dict[str, object]:
         "Threads": process.threads,
         "StartedAt": _time(process.started_at),
     }
+
+
+def usage_to_api(usage: DiskUsage) -> dict[str, object]:
+    """What everything takes of the disk, in bytes; ``Shared...`` is the part of it that other plugins have, too."""
+    return {
+        "Plugins": [
+            {
+                "Id": each.id,
+                "Name": each.name,
+                "PackageBytes": each.package_bytes,
+                "SharedPackageBytes": each.shared_package_bytes,
+                "LayersBytes": each.layers_bytes,
+                "SharedLayersBytes": each.shared_layers_bytes,
+                "WrittenBytes": each.written_bytes,
+                "DataBytes": each.data_bytes,
+                "LogsBytes": each.logs_bytes,
+            }
+            for each in usage.plugins
+        ],
+        "ContentBytes": usage.content_bytes,
+        "LayersBytes": usage.layers_bytes,
+        "WrittenBytes": usage.written_bytes,
+        "Uploads": usage.uploads,
+        "UploadsBytes": usage.uploads_bytes,
+        "UnreferencedBytes": usage.unreferenced_bytes,
+    }
+
+
+def loaded_to_api(loaded: Loaded) -> dict[str, object]:
+    """A plugin of an archive; not ``New`` is one that was here before."""
+    plugin = loaded.plugin
+    return {
+        "Id": plugin.id,
+        "Name": plugin.name,
+        "Digest": plugin.digest,
+        "New": loaded.is_new,
+        "Privileges": privileges_to_api(plugin.privileges),
+        "Warnings": list(plugin.warnings),
+    }
+
+
+def pruned_to_api(pruned: Pruned) -> dict[str, object]:
+    """What a prune has removed; uploads stay where ``UnderWay`` is not 0."""
+    return {"FreedBytes": pruned.freed_bytes, "Uploads": pruned.uploads, "UnderWay": pruned.under_way}
 
 
 def line_to_api(line: Line) -> dict[str, object]:
@@ -202,6 +254,11 @@ def _arch() -> str:
 
 def _time(at: datetime | None) -> str | None:
     return at.isoformat() if at is not None else None
+
+
+def _seconds_since(at: datetime | None) -> float | None:
+    # never below 0: the clock may have been set back
+    return None if at is None else max(0.0, round((datetime.now(UTC) - at).total_seconds(), 3))
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""``moorage create``: a plugin from a directory."""
+"""``moorage create``: a plugin from a directory, or from a container image."""
 
 import os
 import queue
@@ -9,19 +9,42 @@ from pathlib import Path
 
 import click
 
-from moorage.cli.common import directories, reach
+from moorage.cli.common import directories, json_option, print_json, reach, wants_json
+from moorage.cli.credentials import registry_auth
+from moorage.cli.image_tar import config_entry, image_tar, open_file
+from moorage.cli.progress import show_progress
 
 _CHUNKS = 8
 _BLOCK = 256 * 1024
 
 
 @click.command(
-    name="create", help="Make a plugin NAME of DIRECTORY (config.json beside rootfs/). It starts out disabled."
+    name="create",
+    help="Make a plugin NAME of DIRECTORY (config.json beside rootfs/), or of a container image and a config.json. It "
+    "starts out disabled.",
 )
 @click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path), shell_complete=directories)
-def command(name: str, directory: Path) -> None:
+@click.argument("directory", type=click.Path(path_type=Path), required=False, shell_complete=directories)
+@click.option(
+    "--from",
+    "image",
+    metavar="IMAGE",
+    help="An image instead of DIRECTORY: an OCI layout (a directory, or an archive as docker buildx and skopeo write "
+    "it), or a reference to one in a registry.",
+)
+@click.option("--config", type=click.Path(path_type=Path), help="The config.json for the image.")
+@json_option
+def command(name: str, directory: Path | None, image: str | None, config: Path | None) -> None:
     """Create."""
+    if (directory is None) == (image is None) or (image is None) != (config is None):
+        raise click.UsageError("give a DIRECTORY, or --from IMAGE with --config config.json")
+    if directory is not None:
+        _of_directory(name, directory)
+    elif image is not None and config is not None:
+        _of_image(name, image, config)
+
+
+def _of_directory(name: str, directory: Path) -> None:
     from moorage.engine.package import load_directory
 
     plugin = load_directory(directory)
@@ -29,6 +52,25 @@ def command(name: str, directory: Path) -> None:
         click.echo(f"moorage: warning: {plugin.path / 'config.json'}: {warning}", err=True)
     reach().create(name, package(plugin.path))
     click.echo(name)
+
+
+def _of_image(name: str, image: str, config: Path) -> None:
+    """What looks like a path, or is one, is no reference."""
+    with open_file(config) as file:
+        raw = file.read()
+    path = Path(image)
+    if image.startswith((".", "/")) or path.exists():
+        making = reach().create_from(name, image_tar(raw, path))
+    else:
+        making = reach().create_from(name, iter((config_entry(raw) + bytes(1024),)), image, registry_auth(image))
+    with making as progress:
+        made = show_progress(progress)
+    for warning in made["Warnings"]:
+        click.echo(f"moorage: warning: {config}: {warning}", err=True)
+    if wants_json():
+        print_json(made)
+    else:
+        click.echo(name)
 
 
 def package(directory: Path) -> Iterator[bytes]:

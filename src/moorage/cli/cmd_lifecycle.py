@@ -65,7 +65,7 @@ def set_(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...]) ->
     """Set."""
     if not assignments and not secrets:
         raise click.UsageError("nothing to set: give NAME=VALUE or --secret NAME=@FILE")
-    reach().set(plugin, assignments, [_read_secret(each) for each in secrets])
+    reach().set(plugin, assignments, [read_secret(each) for each in secrets])
 
 
 @click.command(name="policy", help="Show when PLUGIN is restarted and how long it has to end; with options, change it.")
@@ -88,7 +88,8 @@ def policy(plugin: str, restart: str | None, most: int | None, stop_timeout: flo
     click.echo(f"stop timeout  {stop}")
 
 
-def _read_secret(assignment: str) -> str:
+def read_secret(assignment: str) -> str:
+    """NAME=VALUE for NAME=@FILE, without the newline at its end. Raises: Invalid; OSError."""
     name, equals, value = assignment.partition("=")
     if not equals or not value.startswith("@"):
         return assignment

@@ -8,16 +8,29 @@ from typing import Any
 import click
 
 from moorage import errors
-from moorage.cli.common import ago, each_name, json_option, plugin_names, print_json, reach, table, wants_json
+from moorage.cli.common import (
+    ago,
+    each_name,
+    how_long,
+    json_option,
+    plugin_names,
+    print_json,
+    reach,
+    table,
+    wants_json,
+)
 
+_HEAD = ("ID", "NAME", "STATE", "UPTIME", "RESTARTS", "LAST EXIT", "NEXT TRY", "DESCRIPTION")
 _SHORT = 12
-_DESCRIPTION = 45
+_DESCRIPTION = 32
 _COLOURS = {"ready": "green", "failed": "red", "restarting": "yellow", "stopping": "yellow", "removing": "yellow"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-@click.command(name="ls", help="List plugins: what each really does, its restarts and its last end.")
+@click.command(
+    name="ls", help="List plugins: what each really does and for how long, its restarts, its last end and its next try."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and descriptions.")
 @click.option("-f", "--filter", "filters", metavar="KEY=VALUE", multiple=True, help="enabled=true or capability=NAME.")
@@ -32,8 +45,7 @@ def list_all(quiet: bool, no_trunc: bool, filters: tuple[str, ...]) -> None:
         for plugin in plugins:
             click.echo(plugin["Id"] if no_trunc else plugin["Id"][:_SHORT])
     else:
-        head = ("ID", "NAME", "STATE", "RESTARTS", "LAST EXIT", "DESCRIPTION")
-        table(head, [_row(plugin, no_trunc=no_trunc) for plugin in plugins])
+        table(_HEAD, [_row(plugin, no_trunc=no_trunc) for plugin in plugins])
 
 
 @click.command(name="inspect", help="Show everything that is known of each PLUGIN, as JSON.")
@@ -91,22 +103,32 @@ def _row(plugin: dict[str, Any], *, no_trunc: bool) -> tuple[str, ...]:
     if not no_trunc and len(description) > _DESCRIPTION:
         description = description[: _DESCRIPTION - 1] + "…"
     id = plugin["Id"] if no_trunc else plugin["Id"][:_SHORT]
-    return id, plugin["Name"], _state(more), str(more["Restarts"]), _end(more["LastExit"]), description
+    return (
+        id,
+        plugin["Name"],
+        click.style(more["State"], fg=_COLOURS.get(more["State"])),
+        _uptime(more["UptimeSeconds"]),
+        str(more["Restarts"]),
+        _end(more["LastExit"]),
+        ago(more["NextTryAt"]),
+        description,
+    )
 
 
-def _state(more: dict[str, Any]) -> str:
-    state = str(more["State"])
-    if state == "restarting" and more["NextTryAt"]:
-        return f"{state} ({ago(more['NextTryAt'])})"
-    return f"{state} ({ago(more['ReadyAt'])})" if state == "ready" and more["ReadyAt"] else state
+def _uptime(seconds: float | None) -> str:
+    """How long a process runs, as ``ago`` says it; empty for none."""
+    return "" if seconds is None else how_long(seconds) or "0 seconds"
 
 
 def _end(last: dict[str, Any] | None) -> str:
+    """How the last run ended, and when. One that never ran has neither code nor signal."""
     if last is None:
         return ""
-    how = (
-        "out of memory" if last["OOM"] else last["Signal"] or ("unknown" if last["Code"] is None else str(last["Code"]))
-    )
+    how = last["Signal"] or ("unknown" if last["Code"] is None else str(last["Code"]))
+    if last["OOM"]:
+        how = "out of memory"
+    elif last["Code"] is None and last["Error"]:
+        how = "did not start"
     return f"{how}, {ago(last['At'])}" if last["At"] else how
 
 

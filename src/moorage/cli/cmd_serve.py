@@ -12,6 +12,7 @@ import click
 from moorage.client import DEFAULT_HOST, socket_of
 
 if TYPE_CHECKING:
+    from moorage.engine.packages import Registries
     from moorage.serving import ServeOptions
 
 
@@ -55,6 +56,20 @@ def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None
     return ServeOptions(*places, namespace, containerd, **more)
 
 
+def _registries(
+    policy: Path | None,
+    insecure_registry: tuple[str, ...],
+    registry_mirror: tuple[str, ...],
+    certs_dir: tuple[Path, ...],
+) -> "Registries":
+    from moorage.distribution.hosts import Options
+    from moorage.engine.packages import Registries
+    from moorage.plugins import parse_policy
+
+    options = Options(insecure_registry, registry_mirror, certs_dir)
+    return Registries(options, parse_policy(policy.read_bytes()) if policy is not None else None)
+
+
 @click.command(
     name="serve",
     help="Run the engine until SIGTERM or Ctrl-C; plugins go on running then, and are found again. The API listens on "
@@ -62,6 +77,22 @@ def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None
 )
 @_places
 @click.option("--group", envvar="MOORAGE_GROUP", help="Whose members may use the API, besides root.")
+@click.option("--insecure-registry", multiple=True, help="Host or network that may be spoken to without checked TLS.")
+@click.option("--registry-mirror", multiple=True, help="URL that is asked before docker.io; may be given again.")
+@click.option(
+    "--certs-dir",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=("/etc/moorage/certs.d", "/etc/docker/certs.d"),
+    show_default=True,
+    help="Directory with HOST[:PORT]/*.crt, *.cert and *.key of registries; may be given again.",
+)
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    envvar="MOORAGE_POLICY",
+    help="File that says what plugins may be granted with nobody there to ask.",
+)
 @click.option(
     "--live-restore/--no-live-restore",
     envvar="MOORAGE_LIVE_RESTORE",
@@ -74,7 +105,17 @@ def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None
     envvar="MOORAGE_METRICS_ADDRESS",
     help="Serve GET /metrics for Prometheus here, too; to be reached from other machines, HOST must be an address.",
 )
-def command(root: Path, exec_root: Path, namespace: str, containerd: str | None, **more: Any) -> int:
+def command(
+    root: Path,
+    exec_root: Path,
+    namespace: str,
+    containerd: str | None,
+    policy: Path | None,
+    insecure_registry: tuple[str, ...],
+    registry_mirror: tuple[str, ...],
+    certs_dir: tuple[Path, ...],
+    **more: Any,
+) -> int:
     """Serve; the exit status."""
     import logging
 
@@ -84,7 +125,8 @@ def command(root: Path, exec_root: Path, namespace: str, containerd: str | None,
         from moorage.serving import run_engine
 
     logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
-    options = _options(root, exec_root, namespace, containerd, **more)
+    registries = _registries(policy, insecure_registry, registry_mirror, certs_dir)
+    options = _options(root, exec_root, namespace, containerd, registries=registries, **more)
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
 
 

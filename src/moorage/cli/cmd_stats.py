@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, plugin_names, print_json, reach, table, wants_json
+from moorage.cli.common import json_option, plugin_names, print_json, reach, size, table, wants_json
 
 __all__ = ("command",)
 
 _HEAD = ("NAME", "CPU %", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN")
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _CLEAR = "\x1b[H\x1b[J"
 
 
@@ -67,11 +66,11 @@ def _row(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
     return (
         now["Name"],
         "-" if cpu is None else f"{cpu:.2f}",
-        _size(now["MemoryBytes"]),
-        _size(now["MemoryLimitBytes"]),
+        size(now["MemoryBytes"]),
+        size(now["MemoryLimitBytes"]),
         pids if now["PidsLimit"] is None else f"{pids}/{now['PidsLimit']}",
-        _size(now["ReadBytes"]),
-        _size(now["WrittenBytes"]),
+        size(now["ReadBytes"]),
+        size(now["WrittenBytes"]),
     )
 
 
@@ -83,13 +82,3 @@ def _cpu(before: dict[str, Any], now: dict[str, Any]) -> float | None:
     used = now["CpuSeconds"] - before["CpuSeconds"]
     # less than before: another run began, with a group of its own
     return round(100 * used / seconds, 2) if seconds > 0 and used >= 0 else None
-
-
-def _size(value: float | None) -> str:
-    if value is None:
-        return "-"
-    for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.4g} {unit}"

@@ -17,16 +17,19 @@ __all__ = (
     "ago",
     "directories",
     "each_name",
+    "how_long",
     "json_option",
     "plugin_names",
     "print_json",
     "reach",
+    "size",
     "table",
     "wants_json",
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -72,11 +75,12 @@ def print_json(document: object) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they need."""
+    """Columns as wide as they need; texts may be coloured, which only a terminal shows."""
     lines = [tuple(head), *(tuple(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths = [max(len(click.unstyle(line[column])) for line in lines) for column in range(len(head))]
     for line in lines:
-        click.echo("   ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        padded = (text + " " * (width - len(click.unstyle(text))) for text, width in zip(line, widths, strict=True))
+        click.echo("   ".join(padded).rstrip())
 
 
 def ago(text: str | None) -> str:
@@ -84,11 +88,16 @@ def ago(text: str | None) -> str:
     if not text:
         return ""
     distance = (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
-    count, unit = next(((int(abs(distance) // size), unit) for size, unit in _UNITS if abs(distance) >= size), (0, ""))
-    if not unit:
+    words = how_long(abs(distance))
+    if not words:
         return "now"
-    words = f"{count} {unit}{'' if count == 1 else 's'}"
     return f"{words} ago" if distance > 0 else f"in {words}"
+
+
+def how_long(seconds: float) -> str:
+    """A time in its largest whole unit, "3 minutes"; empty for less than a second."""
+    count, unit = next(((int(seconds // size), unit) for size, unit in _UNITS if seconds >= size), (0, ""))
+    return f"{count} {unit}{'' if count == 1 else 's'}" if unit else ""
 
 
 def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:
@@ -103,3 +112,14 @@ def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:
             click.echo(f"moorage: {error}", err=True)
             status = 1
     return status
+
+
+def size(value: float | None) -> str:
+    """Bytes for people: ``12.5 MiB``; ``-`` where nobody knows."""
+    if value is None:
+        return "-"
+    for unit in _SIZES:
+        if value < 1024 or unit == _SIZES[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.4g} {unit}"
+        value /= 1024
+    raise AssertionError("the last unit takes all")

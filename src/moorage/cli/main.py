@@ -15,9 +15,11 @@ from moorage.client import DEFAULT_HOST
 __all__ = ("main",)
 
 _COMMANDS = {
+    "apply": "cmd_apply.command",
     "call": "cmd_call.command",
     "completion": "cmd_completion.command",
     "create": "cmd_create.command",
+    "df": "cmd_packages.df",
     "disable": "cmd_lifecycle.disable",
     "doctor": "cmd_doctor.command",
     "down": "cmd_serve.down",
@@ -25,16 +27,24 @@ _COMMANDS = {
     "events": "cmd_look.events",
     "exec": "cmd_exec.command",
     "inspect": "cmd_look.inspect",
+    "install": "cmd_install.install",
+    "load": "cmd_packages.load",
     "logs": "cmd_look.logs",
     "ls": "cmd_look.list_all",
     "policy": "cmd_lifecycle.policy",
+    "privileges": "cmd_install.privileges",
     "probe": "cmd_call.probe",
+    "prune": "cmd_packages.prune",
+    "push": "cmd_packages.push",
     "restart": "cmd_lifecycle.restart",
     "rm": "cmd_lifecycle.remove",
     "run": "cmd_run.command",
+    "save": "cmd_packages.save",
     "serve": "cmd_serve.command",
     "set": "cmd_lifecycle.set_",
     "stats": "cmd_stats.command",
+    "tag": "cmd_packages.tag",
+    "upgrade": "cmd_install.upgrade",
     "version": "cmd_version.command",
 }
 """Each command: the module and the name of it there."""

@@ -198,25 +198,33 @@ class Duplex(Generic[Request, Reply]):
 
     async def send(self, message: Request, *, is_last: bool = False) -> None:
         """Send one request; ``is_last`` closes this direction with it."""
-        with self._translated(), anyio.fail_after(self._within):
+        with self._translated(), anyio.fail_after(self._within), self._with_its_status():
             await self._stream.send_message(message, end=is_last)
 
-    async def receive(self) -> Reply:
-        """The next answer. Raises: Unavailable where containerd ends the call instead."""
-        with self._translated(), anyio.fail_after(self._within):
-            try:
-                answer = await self._stream.recv_message()
-                if answer is None:
-                    # the status stands in the trailers, and is raised from there if it is a failure
-                    await self._stream.recv_trailing_metadata()
-            except StreamTerminatedError:
-                # A server that answers while we may still send resets the stream behind its status. grpclib looks at
-                # that status only when the call is left, which is too late to tell a failure from a lost connection.
-                self._stream._maybe_raise()
-                raise
+    async def receive(self, within: float | None = None) -> Reply:
+        """The next answer, ``within`` other seconds than usual. Raises: Unavailable where containerd ends the call."""
+        bound = self._within if within is None else within
+        with self._translated(), anyio.fail_after(bound), self._with_its_status():
+            answer = await self._stream.recv_message()
+            if answer is None:
+                # the status stands in the trailers, and is raised from there if it is a failure
+                await self._stream.recv_trailing_metadata()
         if answer is None:
             raise errors.Unavailable("containerd ended the call without an answer")
         return answer
+
+    @contextmanager
+    def _with_its_status(self) -> Iterator[None]:
+        """Raise what the server said last, where it ended the call.
+
+        One that answers while we may still send resets the stream behind its status. grpclib looks at that status only
+        when the call is left, which is too late to tell a failure from a lost connection.
+        """
+        try:
+            yield
+        except StreamTerminatedError:
+            self._stream._maybe_raise()
+            raise
 
 
 @asynccontextmanager

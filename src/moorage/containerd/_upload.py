@@ -37,26 +37,33 @@ class Upload:
         digest: str,
         size_bytes: int,
         labels: Mapping[str, str],
+        commit_within: float,
     ) -> None:
+        """``commit_within``: seconds in which containerd has it on the disk after the last byte."""
         self.digest = digest
         self._stream = stream
         self._ref = ref
         self._expected = digest
         self._size_bytes = size_bytes
         self._labels = labels
+        self._commit_within = commit_within
+        self._is_committing = False
+        self._unanswered = 0
+        self._more = anyio.Event()
         self._committed = anyio.Event()
         self._failure: errors.MoorageError | None = None
 
     async def run(self, chunks_from: ChunksFrom) -> str:
         """Write everything; the digest. Raises: AlreadyExists, Conflict for other bytes than expected, Unavailable."""
         await self._send(STAT, 0)
-        begun = await self._stream.receive()
+        begun = await self._next_answer()
         # Without an expected digest only what is sent here can be hashed, so what an earlier try left is sent again.
         offset = begun.offset if self._expected else 0
         async with background_tasks() as tasks:
             with anyio.CancelScope() as sending:
                 tasks.start_soon(self._read_answers, sending)
                 offset = await self._send_all(chunks_from, offset)
+                self._is_committing = True
                 await self._send(COMMIT, offset, labels=self._labels, is_last=True)
                 await self._committed.wait()
         if self._failure is not None:
@@ -93,10 +100,21 @@ class Upload:
             labels=labels or {},
         )
         await self._stream.send(request, is_last=is_last)
+        self._unanswered += 1
+        self._more.set()
+
+    async def _next_answer(self) -> WriteContentResponse:
+        """One answer to each request. The time in which nothing is asked, because no bytes come, is nobody's fault."""
+        while not self._unanswered:
+            self._more = anyio.Event()
+            await self._more.wait()
+        answer = await self._stream.receive(self._commit_within if self._is_committing else None)
+        self._unanswered -= 1
+        return answer
 
     async def _read_answers(self, sending: anyio.CancelScope) -> None:
         try:
-            while (await self._stream.receive()).action != COMMIT:
+            while (await self._next_answer()).action != COMMIT:
                 pass
             self._committed.set()
         except errors.MoorageError as error:

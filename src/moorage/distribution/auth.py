@@ -28,6 +28,7 @@ __all__ = (
     "TokenRequest",
     "credentials_for",
     "decode_registry_auth",
+    "encode_registry_auth",
     "parse_challenges",
     "read_userpass",
 )
@@ -107,6 +108,19 @@ def decode_registry_auth(header: str) -> Credentials:
     if not isinstance(document, dict):
         raise errors.Invalid("cannot read X-Registry-Auth: it is not a JSON object")
     return read_userpass(document, "X-Registry-Auth")
+
+
+def encode_registry_auth(credentials: Credentials) -> str:
+    """The ``X-Registry-Auth`` header that says these credentials; "" for none."""
+    if credentials.is_anonymous:
+        return ""
+    document = {
+        "username": credentials.username,
+        "password": credentials.password,
+        "identitytoken": credentials.identity_token,
+        "registrytoken": credentials.registry_token,
+    }
+    return base64.urlsafe_b64encode(msgspec.json.encode(document)).decode()
 
 
 def read_userpass(document: Mapping[str, object], where: str) -> Credentials:

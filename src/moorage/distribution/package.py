@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -20,10 +20,22 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from moorage import errors
 from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
+from moorage.distribution._layers import Unpacking
 from moorage.distribution._retar import CONFIG_LIMIT, Source, retar
 from moorage.plugins import Config, as_it_came, parse_config, with_rootfs
 
-__all__ = ("CONFIG_LIMIT", "CONFIG_TYPE", "LAYER_TYPE", "MANIFEST_TYPE", "UPLOAD_PREFIX", "Package", "create_package")
+__all__ = (
+    "CONFIG_LIMIT",
+    "CONFIG_TYPE",
+    "LAYER_TYPE",
+    "MANIFEST_TYPE",
+    "UPLOAD_PREFIX",
+    "Package",
+    "create_package",
+    "hold_by_manifest",
+    "write_document",
+    "write_manifest",
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,21 +76,32 @@ async def create_package(
     taking = _Taking(storage, body)
     layer = await taking.run()
     parsed = parse_config(taking.config)
-    diff_id = await _unpack(storage, lease, snapshotter, layer, scratch_key)
-    config = with_rootfs(parsed.config, [diff_id])
-    config_blob = await _write(storage, CONFIG_TYPE, as_it_came(config))
+    unpacking = Unpacking(storage, lease, snapshotter, scratch_key)
+    await unpacking.add(layer)
+    config = with_rootfs(parsed.config, unpacking.diff_ids)
+    config_blob = await write_document(storage, CONFIG_TYPE, as_it_came(config))
+    manifest = await write_manifest(storage, config_blob, [layer])
+    return Package(manifest, config, parsed.warnings, unpacking.chain)
+
+
+async def write_manifest(storage: Storage, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
+    """The manifest of a plugin, Docker's schema 2, as a blob that holds config and layers, which are there."""
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": _to_json(config_blob),
-        "layers": [_to_json(layer)],
+        "config": _to_json(config),
+        "layers": [_to_json(layer) for layer in layers],
     }
-    manifest = await _write(storage, MANIFEST_TYPE, json.dumps(document).encode())
-    # without these the next collection takes config and layer although the image record holds the manifest
-    references = {"config": config_blob.digest, "l.0": layer.digest}
+    manifest = await write_document(storage, MANIFEST_TYPE, json.dumps(document).encode())
+    await hold_by_manifest(storage, manifest.digest, config.digest, [layer.digest for layer in layers])
+    return manifest
+
+
+async def hold_by_manifest(storage: Storage, manifest: str, config: str, layers: Sequence[str]) -> None:
+    """Let a manifest's blob hold its config and layers: else the next collection takes them, image record or not."""
+    references = {"config": config, **{f"l.{index}": digest for index, digest in enumerate(layers)}}
     labels = {f"containerd.io/gc.ref.content.{key}": digest for key, digest in references.items()}
-    await storage.set_content_labels(manifest.digest, labels)
-    return Package(manifest, config, parsed.warnings, diff_id)
+    await storage.set_content_labels(manifest, labels)
 
 
 class _Taking:
@@ -189,25 +212,14 @@ class _CutOff(Exception):
     """The layer ends before its end; why is known elsewhere."""
 
 
-async def _unpack(storage: Storage, lease: str, snapshotter: str, layer: Descriptor, scratch_key: str) -> str:
-    """The diff id of a layer, after it is unpacked into a committed snapshot of that name, unless there is one."""
-    mounts = await storage.prepare_snapshot(snapshotter, scratch_key)
-    diff_id = (await storage.apply(layer, mounts)).digest
-    await storage.add_snapshot_to_lease(lease, snapshotter, diff_id)  # 1.6 holds no snapshot that is there already
-    try:
-        await storage.commit_snapshot(snapshotter, diff_id, scratch_key)
-    except errors.Conflict:  # two plugins from the same files
-        await storage.remove_snapshot(snapshotter, scratch_key)
-    return diff_id
-
-
-async def _write(storage: Storage, media_type: str, data: bytes) -> Descriptor:
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+async def write_document(storage: Storage, media_type: str, data: bytes, digest: str = "") -> Descriptor:
+    """A manifest or config as a blob, held by the lease that ``storage`` works under; ``digest`` where it has one."""
+    digest = digest or f"sha256:{hashlib.sha256(data).hexdigest()}"
 
     async def chunks(offset: int) -> AsyncIterator[bytes]:
         yield data[offset:]
 
-    await storage.write_content(f"moorage-{digest}", chunks, digest=digest, size_bytes=len(data))
+    await storage.write_content(f"{UPLOAD_PREFIX}{digest}", chunks, digest=digest, size_bytes=len(data))
     return Descriptor(media_type, digest, len(data))
 
 

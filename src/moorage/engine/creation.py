@@ -2,24 +2,27 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd.storage import Storage, is_disk_full
 from moorage.containerd.types import Image
 from moorage.distribution.package import UPLOAD_PREFIX, Package, create_package
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
 from moorage.engine.places import SHORT_ID
 from moorage.engine.plugin import Plugin
-from moorage.engine.store import Record, new_id
+from moorage.engine.store import Record, Version, new_id
 from moorage.engine.work import Work
-from moorage.plugins import as_it_came, local_name, parse_reference
+from moorage.plugins import NO_OVERRIDES, Overrides, as_it_came, local_name, parse_reference
 
-__all__ = ("Creation",)
+__all__ = ("Creation", "Desk", "Taking")
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,24 @@ _SNAPSHOT_REF = "containerd.io/gc.ref.snapshot."
 """Label of an image record, with the snapshotter's name: the snapshot that it holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where a package is put together."""
+
+    storage: Storage
+    """Under the lease."""
+    lease: str
+    snapshotter: str
+    scratch: str
+    """What the names of snapshots begin with that are gone at the end."""
+
+
+Taking = Callable[[Desk], Awaitable[Package]]
+"""Brings a package in, from wherever it comes; what it makes is held by the desk's lease."""
+
+
 class Creation:
-    """Makes plugins, and removes what is left of ones that were not finished."""
+    """Makes plugins and new versions of them, and removes what is left of those that were not finished."""
 
     def __init__(self, work: Work, take: Callable[[Record], Plugin]) -> None:
         self.snapshotter = ""
@@ -36,37 +55,87 @@ class Creation:
         self._work = work
         self._take = take
         self._choosing = anyio.Lock()
+        self._making: set[str] = set()
+        """Names of image records of versions that no record names yet."""
 
     async def create(self, name: str, package: AsyncIterator[bytes]) -> Plugin:
         """Make a plugin of this name. Cancelled, it leaves nothing.
 
         Raises: Conflict where the name is taken; Invalid for what is no package; Unavailable.
         """
+
+        async def take(desk: Desk) -> Package:
+            return await create_package(
+                desk.storage, desk.lease, desk.snapshotter, package, scratch_key=f"{desk.scratch}-layer"
+            )
+
         local = local_name(name)
         with self._work.registry.reserve(local):
-            machinery = self._work.need_machinery()
-            snapshotter = await self._choose(machinery)
-            id = self._fresh_id()
-            async with self._naming(local), machinery.lease() as lease:
-                storage = machinery.storage.under(lease)
-                made = await create_package(storage, lease, snapshotter, package, scratch_key=f"moorage-layer-{id}")
-                await storage.prepare_snapshot(snapshotter, f"moorage-{id}", made.chain)
-                # containerd 1.6 syncs none of what it unpacked: a power cut would leave empty files in the layer
-                await run_blocking(os.sync)
-                with anyio.CancelScope(shield=True):
-                    plugin = await self._register(machinery, _record(id, local, made, snapshotter), made)
+            plugin = await self.make(local, local, take)
         self._work.tell(plugin, "create")
         return plugin
 
+    async def make(
+        self, local: str, reference: str, take: Taking, overrides: Overrides = NO_OVERRIDES, *, verb: str = "create"
+    ) -> Plugin:
+        """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
+
+        Raises: what ``take`` does; Unavailable.
+        """
+        machinery = self._work.need_machinery()
+        id = self._fresh_id()
+        base = str(parse_reference(local))
+        async with self._taken(machinery, f"{verb} plugin {local}", f"moorage-{id}", take) as (desk, made):
+            version = _version(made, reference, base, desk.snapshotter, f"moorage-{id}", overrides)
+            record = Record(id=id, name=local, created_at=datetime.now(UTC), **version.as_fields())  # type: ignore[arg-type]
+            with anyio.CancelScope(shield=True):
+                plugin = await self._register(machinery, record, made)
+        return plugin
+
+    @asynccontextmanager
+    async def new_version(self, plugin: Plugin, reference: str, take: Taking) -> AsyncIterator[Version]:
+        """A package as another version of a plugin: beside the present one, its image record made.
+
+        Unless the plugin's record names it at the end of the block, it is removed again. Overrides are none yet.
+
+        Raises: what ``take`` does; Unavailable.
+        """
+        machinery = self._work.need_machinery()
+        mark = secrets.token_hex(4)
+        snapshot, name = f"moorage-{plugin.id}-{mark}", f"{parse_reference(plugin.name)}#{mark}"
+        self._making.add(name)
+        try:
+            async with self._taken(machinery, f"upgrade plugin {plugin.name}", snapshot, take) as (desk, made):
+                version = _version(made, reference, name, desk.snapshotter, snapshot, NO_OVERRIDES)
+                await machinery.storage.create_image(_image(plugin.id, version, made))
+            try:
+                yield version
+            finally:
+                if plugin.record.image != name:
+                    await self.forget(name)
+        finally:
+            self._making.discard(name)
+
+    async def forget(self, image: str) -> None:
+        """Remove the image record of a version that no plugin has any more, and what only it held."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._work.need_machinery().storage.delete_image(image, collect=True)
+            except errors.NotFound:
+                pass
+            except errors.MoorageError as error:
+                log.warning("cannot remove image %s, the next start does: %s", image, error)
+
     async def sweep(self, machinery: Machinery) -> None:
-        """Remove the image records of plugins that are not there, and the uploads and leases of engines that are not.
+        """Remove the image records of plugins and versions that are not there, and the uploads and leases of engines
+        that are not.
 
         The lease of an upload holds it no longer, but containerd 1.6 collects none before its first whole blob.
         """
         for image in await machinery.storage.list_images():
             owner = image.labels.get(PLUGIN_LABEL)
-            if owner is not None and self._work.registry.find_id(owner) is None and self._work.store.is_free(owner):
-                log.warning("removing image %s: its plugin %s was never finished", image.name, owner)
+            if owner is not None and self._is_left(image.name, owner):
+                log.warning("removing image %s: what it was for was never finished", image.name)
                 await machinery.storage.delete_image(image.name, collect=True)
         for ingest in await machinery.storage.list_ingests():
             if ingest.ref.startswith(UPLOAD_PREFIX):
@@ -74,20 +143,30 @@ class Creation:
                     await machinery.storage.abort_ingest(ingest.ref)
         await machinery.drop_stale_leases()
 
+    def _is_left(self, image: str, owner: str) -> bool:
+        """Whether an image record belongs to no version of any plugin."""
+        plugin = self._work.registry.find_id(owner)
+        if plugin is None:
+            return self._work.store.is_free(owner)
+        previous = plugin.record.previous
+        return image not in {plugin.record.image, previous.image if previous else "", *self._making}
+
     @asynccontextmanager
-    async def _naming(self, name: str) -> AsyncIterator[None]:
-        """What containerd does not find, or finds in its way, is no plugin that is unknown or exists."""
-        try:
-            yield
-        except errors.MoorageError as error:
-            if "no space left on device" in str(error) and not isinstance(error, errors.Unavailable):
-                raise errors.Unavailable(f"cannot create plugin {name}: {error}") from error
-            if isinstance(error, errors.NotFound | errors.Conflict):
-                raise errors.MoorageError(f"cannot create plugin {name}: {error}") from error
-            raise
+    async def _taken(
+        self, machinery: Machinery, what: str, snapshot: str, take: Taking
+    ) -> AsyncIterator[tuple[Desk, Package]]:
+        """A package and a root on it, safe on the disk, for as long as the block lasts: then only images hold it."""
+        snapshotter = await self._choose(machinery)
+        async with _naming(what), machinery.lease() as lease:
+            desk = Desk(machinery.storage.under(lease), lease, snapshotter, f"{snapshot}-scratch")
+            made = await take(desk)
+            await desk.storage.prepare_snapshot(snapshotter, snapshot, made.chain)
+            # containerd 1.6 syncs none of what it unpacked: a power cut would leave empty files in the layer
+            await run_blocking(os.sync)
+            yield desk, made
 
     async def _choose(self, machinery: Machinery) -> str:
-        async with self._choosing:
+        async with self._choosing, machinery.gate:  # the trial has a lease that is none of those under way
             if not self.snapshotter:
                 self.snapshotter = await choose_snapshotter(machinery.storage, self._work.store.temporary)
         return self.snapshotter
@@ -100,8 +179,7 @@ class Creation:
         return id
 
     async def _register(self, machinery: Machinery, record: Record, package: Package) -> Plugin:
-        labels = {f"{_SNAPSHOT_REF}{record.snapshotter}": record.snapshot, PLUGIN_LABEL: record.id}
-        image = Image(record.image, package.manifest, labels)
+        image = _image(record.id, Version.of(record), package)
         try:
             await machinery.storage.create_image(image)
         except errors.Conflict:  # of a plugin that was cut off while it was made or removed: the name is ours now
@@ -115,16 +193,34 @@ class Creation:
         return self._take(record)
 
 
-def _record(id: str, name: str, package: Package, snapshotter: str) -> Record:
-    return Record(
-        id=id,
-        name=name,
-        reference=name,
+@asynccontextmanager
+async def _naming(what: str) -> AsyncIterator[None]:
+    """What containerd does not find, or finds in its way, is no plugin that is unknown or exists."""
+    try:
+        yield
+    except errors.MoorageError as error:
+        if is_disk_full(error) and not isinstance(error, errors.Unavailable):
+            raise errors.Unavailable(f"cannot {what}: {error}") from error
+        if isinstance(error, errors.NotFound | errors.Conflict):
+            raise errors.MoorageError(f"cannot {what}: {error}") from error
+        raise
+
+
+def _image(id: str, version: Version, package: Package) -> Image:
+    labels = {f"{_SNAPSHOT_REF}{version.snapshotter}": version.snapshot, PLUGIN_LABEL: id}
+    return Image(version.image, package.manifest, labels)
+
+
+def _version(
+    package: Package, reference: str, image: str, snapshotter: str, snapshot: str, overrides: Overrides
+) -> Version:
+    return Version(
+        reference=reference,
         config=as_it_came(package.config).decode(),
-        image=str(parse_reference(name)),
+        image=image,
         digest=package.manifest.digest,
         snapshotter=snapshotter,
-        snapshot=f"moorage-{id}",
-        created_at=datetime.now(UTC),
+        snapshot=snapshot,
+        overrides=overrides,
         warnings=package.warnings,
     )

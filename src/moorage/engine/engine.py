@@ -14,6 +14,7 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess
 from moorage.engine.adding import execute
+from moorage.engine.arrivals import Arrivals
 from moorage.engine.calls import call
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
@@ -22,9 +23,10 @@ from moorage.engine.lifecycle import State
 from moorage.engine.machinery import Machinery
 from moorage.engine.measuring import Metrics, measure
 from moorage.engine.meter import Meter
+from moorage.engine.moving import Moving
+from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
-from moorage.engine.policy import changed_policy
 from moorage.engine.registry import Registry
 from moorage.engine.restoring import Restoring
 from moorage.engine.store import Choice, Record, Store
@@ -53,6 +55,7 @@ class Engine:
         choice: Choice,
         tasks: TaskGroup,
         timeouts: Timeouts,
+        registries: Registries | None = None,
         *,
         live_restore: bool = True,
     ) -> None:
@@ -69,6 +72,9 @@ class Engine:
         self._work = Work(store, self._registry, self._events, tasks, timeouts)
         self._restoring = Restoring(self._work, tasks, live=live_restore)
         self._creation = Creation(self._work, self._take)
+        self.packages = Packages(self._work, self._creation, self._do, registries)
+        self.moving = Moving(self._work, self._creation, self.packages.registries.options)
+        self.arrivals = Arrivals(self._work, self._creation, self.packages)
         self._address = ""
 
     # what is there
@@ -187,7 +193,9 @@ class Engine:
         await self._do(plugin, lambda: self._work.restart(plugin))
 
     async def remove(self, name: str, *, force: bool) -> None:
-        """Remove it. Raises: Conflict, Unavailable."""
+        """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
+        if await self.moving.untag(name):
+            return
         plugin = self._registry.get(name)
         check_unused(plugin, force=force)
         await plugin.ask_to_let_go(self._timeouts.let_go)
@@ -209,10 +217,10 @@ class Engine:
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid."""
         plugin = self._registry.get(name)
-        changed_policy(plugin.record.policy, change)  # so that a wrong one is refused at once
+        change.of(plugin.record.policy)  # so that a wrong one is refused at once
 
         async def job() -> None:
-            await self._work.save(plugin, policy=changed_policy(plugin.record.policy, change))
+            await self._work.save(plugin, policy=change.of(plugin.record.policy))
 
         await self._do(plugin, job)
         return plugin.view()

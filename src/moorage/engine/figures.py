@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ("Figures", "ProcessView", "find_groups", "read_figures", "read_processes")
+__all__ = ("Figures", "ProcessView", "find_groups", "find_start", "read_figures", "read_processes")
 
 UNIFIED = ""
 """Name of version 2's hierarchy among the controllers of version 1."""
@@ -84,6 +84,12 @@ def read_processes(groups: Mapping[str, Path]) -> list[ProcessView]:
     pids |= {child for pid in pids for child in _children(pid)}
     seen = [_process(pid) for pid in sorted(pids)]
     return [each for each in seen if each is not None]
+
+
+def find_start(pid: int) -> datetime | None:
+    """When a process began; None for one that is gone."""
+    process = _process(pid)
+    return process.started_at if process is not None else None
 
 
 def _cpu(groups: Mapping[str, Path]) -> dict[str, Any]:

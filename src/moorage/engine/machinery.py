@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 PLUGIN_LABEL = "moorage.plugin"
 """Label of a container, and of an image record: the id of the plugin that it belongs to."""
 
+_COLLECT = 60.0  # seconds; a collection that takes longer goes on without anybody who waits
 _LEASE_PREFIX = "moorage-"
 _OWNER, _ROOT_LABEL, _BOOT_LABEL = "moorage.owner", "moorage.root", "moorage.boot"
 
@@ -44,6 +45,10 @@ class Machinery:
     version: str
     creating: anyio.CapacityLimiter
     """Creations at once: more than this only make each other slow."""
+    leases: set[str] = field(default_factory=set)
+    """Those of what is under way."""
+    gate: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held where a lease begins, and by what must not see one begin."""
 
     @property
     def storage(self) -> Storage:
@@ -62,13 +67,23 @@ class Machinery:
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[str]:
-        """The id of a lease for the length of the block; whatever only it holds is collected after it."""
+        """The id of a lease for the length of the block; whatever only it holds is collected after it.
+
+        Where the block fails that is done before the failure goes on: there may be no room for a next try else.
+        """
         id = f"{_LEASE_PREFIX}{secrets.token_hex(8)}"
-        await self.storage.create_lease(id)
+        async with self.gate:
+            self.leases.add(id)
         try:
+            await self.storage.create_lease(id)
             yield id
-        finally:
+        except BaseException:
+            await _without(self.storage, id, collect=True)
+            raise
+        else:
             await _without(self.storage, id)
+        finally:
+            self.leases.discard(id)
 
     async def claim(self, store: Store, boot: str) -> None:
         """Say whose namespace this is. Raises: Conflict where it is another engine's that is alive."""
@@ -98,10 +113,10 @@ def _owner(labels: Mapping[str, str]) -> str:
     return labels.get(PLUGIN_LABEL, "") if RUN_LABEL in labels else ""
 
 
-async def _without(storage: Storage, lease: str) -> None:
-    with anyio.CancelScope(shield=True):
+async def _without(storage: Storage, lease: str, *, collect: bool = False) -> None:
+    with anyio.move_on_after(_COLLECT, shield=True):
         try:
-            await storage.delete_lease(lease)
+            await storage.delete_lease(lease, collect=collect)
         except errors.NotFound:
             pass
         except errors.MoorageError as error:

@@ -35,6 +35,8 @@ class Run:
         self.ended = anyio.Event()
         """Set when everything of the run is removed."""
         self.pid: int | None = None
+        self.started_at: datetime | None = None
+        """When its process began, as the kernel knows it: the same for an engine that comes later."""
         self.begun_at = datetime.now(UTC)
 
     def end(self, exit: Exit) -> None:
@@ -79,6 +81,10 @@ class Plugin:
     def name(self) -> str:
         """Its local name, always with a tag."""
         return self.record.name
+
+    def is_called(self, name: str | None) -> bool:
+        """Whether this local name is one of its names."""
+        return name == self.record.name or name in self.record.tags
 
     @property
     def state(self) -> State:
@@ -125,6 +131,7 @@ class Plugin:
     def view(self) -> PluginView:
         """The plugin at this instant."""
         record = self.record
+        run = self.run if self.run is not None and not self.run.ended.is_set() else None
         return PluginView(
             id=record.id,
             name=record.name,
@@ -138,13 +145,15 @@ class Plugin:
             last_exit=record.last_exit,
             next_try_at=record.next_try_at if self.state is State.RESTARTING else None,
             ready_at=self._ready_at,
-            pid=self.run.pid if self.run is not None and not self.run.ended.is_set() else None,
+            started_at=run.started_at if run is not None else None,
+            pid=run.pid if run is not None else None,
             socket=str(Path(self.places.sockets, self.config.interface.socket)),
             policy=record.policy,
             holders=self.holders(),
             problem=self.problem,
             warnings=record.warnings,
             digest=record.digest,
+            tags=record.tags,
         )
 
     def holders(self) -> tuple[Holder, ...]:

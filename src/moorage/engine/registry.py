@@ -47,7 +47,7 @@ class Registry:
         if not _ID.fullmatch(text):
             name = _local_name(text)
             for plugin in self._plugins.values():
-                if plugin.name == name:
+                if plugin.is_called(name):
                     return plugin
             if _BEGINNING.fullmatch(text):
                 found = [plugin for id, plugin in self._plugins.items() if id.startswith(text)]
@@ -60,7 +60,7 @@ class Registry:
     @contextmanager
     def reserve(self, name: str) -> Iterator[None]:
         """Keep a name free for one that is being made. Raises: Conflict where it is taken."""
-        if name in self._reserved or any(plugin.name == name for plugin in self._plugins.values()):
+        if name in self._reserved or any(plugin.is_called(name) for plugin in self._plugins.values()):
             raise errors.Conflict(f"plugin {name} already exists")
         self._reserved.add(name)
         try:

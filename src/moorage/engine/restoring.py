@@ -14,6 +14,7 @@ from moorage.engine.lifecycle import BACK_OFF_LIMIT, Event, Life, State
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
 from moorage.engine.running import adopt, await_ready, remove_strays
+from moorage.engine.versions import go_back
 from moorage.engine.work import AWAY, Work, last_exit_of, logged
 
 __all__ = ("Restoring",)
@@ -61,6 +62,8 @@ class Restoring:
         record = plugin.record
         if record.removing:
             await self._work.erase(plugin)
+        elif record.previous is not None:  # the engine ended while it tried another version out
+            await self._go_back(plugin, machinery, start=start)
         elif record.enabled and record.container in (owners if owners is not None else await machinery.owners()):
             await self._take_over(plugin, machinery, start=start)
         else:
@@ -69,6 +72,19 @@ class Restoring:
                 await run_blocking(plugin.places.clear)
             else:
                 await self._work.start_again(plugin)
+
+    async def _go_back(self, plugin: Plugin, machinery: Machinery, *, start: bool) -> None:
+        """Let the version of before count again, and forget the one that was tried out."""
+        tried = plugin.record.image
+        await go_back(self._work, plugin)
+        try:
+            await machinery.storage.delete_image(tried, collect=True)
+        except errors.NotFound:
+            pass
+        except errors.MoorageError as error:
+            log.warning("cannot remove image %s, the next start does: %s", tried, error)
+        if start:
+            await self._work.start_again(plugin)
 
     async def _take_over(self, plugin: Plugin, machinery: Machinery, *, start: bool) -> None:
         """What to do about the run that its record names, of which there is a container."""

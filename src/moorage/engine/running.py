@@ -11,6 +11,7 @@ from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Spec
 from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
+from moorage.engine.figures import find_start
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.probe import wait_until_listening
@@ -142,7 +143,9 @@ def how_it_ended(exit: Exit | None) -> str:
 
 async def _find_pid(run: Run, machinery: Machinery) -> None:
     try:
-        run.pid = (await machinery.client.get_task(run.container)).pid
+        pid = (await machinery.client.get_task(run.container)).pid
+        run.started_at = await run_blocking(lambda: find_start(pid))
+        run.pid = pid  # last: whoever sees it cancels this
     except errors.MoorageError as error:
         log.debug("cannot tell the pid of %s: %s", run.container, error)
 

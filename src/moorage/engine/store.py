@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
 from moorage.plugins import NO_OVERRIDES, Overrides
 
-__all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "new_id")
+__all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "Version", "new_id")
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,29 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, object]], dict[str, object]]] = {}
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _RECORD = "plugin.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What an upgrade changes of a plugin; each field as the record has it."""
+
+    reference: str
+    config: str = field(repr=False)
+    image: str
+    digest: str
+    snapshotter: str
+    snapshot: str
+    overrides: Overrides = field(repr=False)
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, record: "Record") -> "Version":
+        """The one that a record has."""
+        return cls(**{each.name: getattr(record, each.name) for each in fields(cls)})
+
+    def as_fields(self) -> dict[str, object]:
+        """What a record with this version has in the place of its own."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +89,12 @@ class Record:
     next_try_at: datetime | None = None
     holders: tuple[Holder, ...] = ()
     warnings: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """Further names, by which it is found, too."""
     removing: bool = False
     """A removal was begun, and goes on."""
+    previous: Version | None = None
+    """The version to go back to unless the present one, which an upgrade is trying out, becomes ready."""
     schema: int = SCHEMA
 
     @property

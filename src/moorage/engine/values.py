@@ -1,12 +1,13 @@
 """What the engine tells of plugins: frozen values, of which the API makes JSON."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, State
+from moorage import errors
+from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
 from moorage.plugins import Config, Privilege, Settings
 
-__all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange")
+__all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange", "Terms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ class PluginView:
     last_exit: LastExit | None = None
     next_try_at: datetime | None = None
     ready_at: datetime | None = None
-    """Since when its socket accepts; None unless ready."""
+    """Since when its socket accepts, as this engine saw it; None unless ready."""
+    started_at: datetime | None = None
+    """When its present process began, whichever engine started it; None where none runs."""
     pid: int | None = None
     socket: str = ""
     """The host's path of its socket, there or not."""
@@ -62,6 +65,8 @@ class PluginView:
     """What was odd about its config when it was created."""
     digest: str = ""
     """Of the manifest of its package."""
+    tags: tuple[str, ...] = ()
+    """Its further names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,25 @@ class PolicyChange:
     most: int | None = None
     """Most restarts in a row; 0 for no limit."""
     stop_timeout: float | None = None
+
+    def of(self, policy: RestartPolicy) -> RestartPolicy:
+        """A policy with this change. Raises: Invalid."""
+        made = policy
+        if self.restarts is not None:
+            try:
+                made = replace(made, restarts=Restarts(self.restarts))
+            except ValueError as error:
+                names = ", ".join(each.value for each in Restarts)
+                raise errors.Invalid(f"cannot restart {self.restarts!r}: it must be one of {names}") from error
+        if self.most is not None:
+            if self.most < 0:
+                raise errors.Invalid(f"cannot restart {self.most} times: it must be 0 (no limit) or more")
+            made = replace(made, most=self.most or None)
+        if self.stop_timeout is not None:
+            if not 0 <= self.stop_timeout <= 3600:
+                raise errors.Invalid(f"cannot wait {self.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
+            made = replace(made, stop_timeout=self.stop_timeout)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +141,18 @@ class EngineInfo:
     """Stays over restarts."""
     live_restore: bool = True
     """Whether plugins go on running when the engine ends, and are taken over by the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what a user agrees to a package, and how he wants it."""
+
+    granted: tuple[Privilege, ...] | None = ()
+    """Exactly what it may ask for; None for whatever it asks."""
+    is_attended: bool = False
+    """Somebody looked at what is asked for and said yes, so the policy for unattended installs is not asked."""
+    assignments: tuple[str, ...] = field(default=(), repr=False)
+    """Settings for a new plugin, all or none."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    once: bool = False
+    """A plugin of this name that is from there and has these settings is as good as a new one."""

@@ -23,7 +23,7 @@ from moorage.engine.values import LastExit
 from moorage.executor import Exit
 from moorage.timeouts import Timeouts
 
-__all__ = ("AWAY", "Job", "Work", "check_unused", "last_exit_of", "logged")
+__all__ = ("AWAY", "Job", "Work", "check_unused", "last_exit_of", "logged", "told")
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,10 @@ class Work:
         plugin.is_asked = True
         try:
             patience = within or self.timeouts.ready
-            failure = await self._start(plugin, patience, failures=0, restarts=0, last_exit=None)
+            failure = await self.start(plugin, patience, failures=0, restarts=0, last_exit=None)
             if failure is not None:
                 await self._refuse(plugin, failure)
-                raise _told(failure, f"cannot enable plugin {plugin.name}: {failure}") from failure
+                raise told(failure, f"cannot enable plugin {plugin.name}: {failure}") from failure
         finally:
             plugin.is_asked = False
         self.tell(plugin, "enable", name=name)
@@ -91,10 +91,10 @@ class Work:
             raise errors.Conflict(f"cannot restart plugin {plugin.name}: it is disabled")
         self.need_machinery()
         await self.stop(plugin)
-        failure = await self._start(plugin, self.timeouts.ready, failures=0)
+        failure = await self.start(plugin, self.timeouts.ready, failures=0)
         if failure is not None:
             await self.failed(plugin, failure, tells_first=True)
-            raise _told(failure, f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
+            raise told(failure, f"cannot restart plugin {plugin.name}: {failure}; it is tried again") from failure
         if plugin.state is State.STARTING:
             raise errors.Conflict(f"cannot restart plugin {plugin.name}: it was told to stop while it started")
         self.tell(plugin, "restart")
@@ -105,14 +105,14 @@ class Work:
         is_due = plugin.record.enabled and plugin.state in (State.DISABLED, State.RESTARTING)
         if not is_due or plugin.stops:
             return
-        failure = await self._start(plugin, self.timeouts.ready, **fields)
+        failure = await self.start(plugin, self.timeouts.ready, **fields)
         if failure is not None:
             plugin.record = plugin.change(**fields)  # known in memory anyway, also where the disk did not take it
             await self.failed(plugin, failure)
         elif plugin.is_ready:
             self.tell(plugin, "ready")
 
-    async def _start(self, plugin: Plugin, within: float, **fields: object) -> errors.MoorageError | None:
+    async def start(self, plugin: Plugin, within: float, **fields: object) -> errors.MoorageError | None:
         """Take it from its present state to ready; why that failed, None also where somebody stopped it meanwhile."""
         plugin.move(Event.START)
         failure: errors.MoorageError | None = None
@@ -324,7 +324,7 @@ class _CutOff(errors.Conflict):
     """A start that somebody stopped."""
 
 
-def _told(failure: errors.MoorageError, text: str) -> errors.MoorageError:
+def told(failure: errors.MoorageError, text: str) -> errors.MoorageError:
     """A failure in words for the user, of a kind that is true of the plugin: what containerd did not find, or found in
     its way, is no plugin that is unknown or in the wrong state.
     """

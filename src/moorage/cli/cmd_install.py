@@ -1,0 +1,171 @@
+"""``moorage install``, ``privileges`` and ``upgrade``: plugins from registries."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from moorage import errors
+from moorage.cli.cmd_lifecycle import read_secret
+from moorage.cli.common import json_option, plugin_names, print_json, reach, table, wants_json
+from moorage.cli.credentials import registry_auth
+from moorage.cli.progress import show_progress
+
+__all__ = ("install", "privileges", "upgrade")
+
+_GRANT_ALL = click.option(
+    "--grant-all-permissions",
+    "grant_all",
+    is_flag=True,
+    help="Grant whatever the plugin asks for, within the policy of the host, if it has one.",
+)
+
+
+@click.command(
+    name="install",
+    help="Bring a plugin from a registry, with settings NAME=VALUE, and start it. What it asks for of this host is "
+    "shown first. If it cannot be had, or a setting is wrong, nothing is left of it.",
+)
+@click.argument("reference")
+@click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
+@click.option("--alias", default="", help="The name that it gets here, instead of the reference's.")
+@click.option("--disable", "leave_disabled", is_flag=True, help="Do not start it.")
+@_GRANT_ALL
+@click.option(
+    "--ensure", is_flag=True, help="Be content with a plugin of this name, from there, that has these settings."
+)
+@click.option("--secret", "secrets", metavar="NAME=@FILE", multiple=True, help="A setting that is never shown again.")
+@json_option
+def install(
+    reference: str,
+    assignments: tuple[str, ...],
+    alias: str,
+    leave_disabled: bool,
+    grant_all: bool,
+    ensure: bool,
+    secrets: tuple[str, ...],
+) -> None:
+    """Install, and enable."""
+    from moorage.plugins import local_name, parse_reference
+
+    client, auth = reach(), registry_auth(reference)
+    local = local_name(alias) if alias else parse_reference(reference).local_name
+    is_there = ensure and _is_there(local)
+    terms: dict[str, object] = (
+        {"privileges": []} if is_there else _agree(local, [], client.privileges(reference, auth), grant_all=grant_all)
+    )
+    terms |= {"settings": list(assignments), "secrets": [read_secret(each) for each in secrets]}
+    with client.pull(reference, alias, terms, auth, once=ensure) as progress:
+        show_progress(progress)
+    if not leave_disabled and not client.inspect(progress.name)["Enabled"]:
+        try:
+            client.enable(progress.name)
+        except errors.MoorageError as error:
+            raise type(error)(
+                f"plugin {progress.name} is installed, and disabled, because: {error}; "
+                f"when that is mended: moorage enable {progress.name}"
+            ) from error
+    if not wants_json():
+        click.echo(progress.name)
+
+
+@click.command(name="privileges", help="Show what the plugin with this reference asks for of the host.")
+@click.argument("reference")
+@json_option
+def privileges(reference: str) -> None:
+    """Show."""
+    found = reach().privileges(reference, registry_auth(reference))
+    if wants_json():
+        print_json(found)
+    elif found:
+        table(
+            ("ASKS FOR", "VALUE", "WHAT IT IS"), [(each["Name"], _values(each), each["Description"]) for each in found]
+        )
+    else:
+        click.echo(f"{reference} asks for nothing.")
+
+
+@click.command(
+    name="upgrade",
+    help="Bring PLUGIN, which must be disabled, to another version, by default to what its own reference means now. "
+    "Its id, settings and propagated files stay. What it asks for more than before is shown first.",
+)
+@click.argument("plugin", shell_complete=plugin_names)
+@click.argument("reference", required=False, default="")
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Also where it is enabled: stop it, change it, start it; the old version comes back if the new one does not "
+    "become ready.",
+)
+@click.option("-f", "--force", is_flag=True, help="Also where somebody uses it.")
+@click.option("--skip-remote-check", is_flag=True, help="Do not ask before another repository takes its place.")
+@_GRANT_ALL
+@json_option
+def upgrade(plugin: str, reference: str, restart: bool, force: bool, skip_remote_check: bool, grant_all: bool) -> None:
+    """Upgrade."""
+    client = reach()
+    found = client.inspect(plugin)
+    name, origin = found["Name"], found["PluginReference"]
+    if found["Enabled"] and not restart:
+        raise errors.Conflict(f"cannot upgrade plugin {name}: it is enabled; disable it first, or give --restart")
+    reference = reference or origin
+    if not skip_remote_check:
+        _check_origin(name, origin, reference)
+    auth = registry_auth(reference)
+    terms = _agree(name, found["Moorage"]["Privileges"], client.privileges(reference, auth), grant_all=grant_all)
+    with client.upgrade(name, reference, terms, auth, restart=restart, force=force) as progress:
+        show_progress(progress)
+    if not wants_json():
+        click.echo(name)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return bool(reach().inspect(name)["Name"] == name)
+    except errors.NotFound:
+        return False
+
+
+def _agree(name: str, before: Sequence[Any], asked: Sequence[Any], *, grant_all: bool) -> dict[str, object]:
+    """The terms for what a plugin asks, after a person said yes to what is new of it. Raises: Denied."""
+    if grant_all:
+        return {}
+    had, wants = Counter(map(_key, before)), Counter(map(_key, asked))
+    new, gone = wants - had, had - wants
+    for mark, keys in (("+", new), ("-", gone)):
+        for each in keys.elements():
+            click.echo(f" {mark} {each[0]}: {', '.join(each[1])}", err=True)
+    if new:
+        more = " more than before" if before else ""
+        if not _ask(f"Plugin {name} asks for this{more}. Grant it?", "--grant-all-permissions"):
+            raise errors.Denied(f"plugin {name} did not get what it asks for; nothing was changed")
+    return {"privileges": list(asked), "attended": bool(asked)}
+
+
+def _check_origin(name: str, origin: str, reference: str) -> None:
+    from moorage.plugins import parse_reference
+
+    if parse_reference(origin).name == parse_reference(reference).name:
+        return
+    if not _ask(f"Plugin {name} is from {origin}. Replace it by {reference}?", "--skip-remote-check"):
+        raise errors.Denied(f"plugin {name} stays what it is")
+
+
+def _ask(question: str, option: str) -> bool:
+    """What a person says. Raises: Denied naming the option that answers where nobody is there."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        raise errors.Denied(f"cannot ask, there is nobody to answer: give {option}") from error
+
+
+def _key(privilege: Any) -> tuple[str, tuple[str, ...]]:
+    return privilege["Name"], tuple(sorted(privilege["Value"]))
+
+
+def _values(privilege: Any) -> str:
+    return ", ".join(privilege["Value"])

@@ -1,0 +1,214 @@
+"""The file of ``moorage apply``: which plugins a machine is to have. Read with the line of everything, for messages.
+
+A value is taken as it is written: ``DEBUG: 1`` and ``DEBUG: "1"`` are the same setting.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from moorage import errors
+from moorage.plugins import local_name, parse_reference
+
+__all__ = ("Grant", "Wanted", "WantedFile", "read_wanted")
+
+_LIMIT = 1 << 20  # bytes
+_RESTARTS = ("always", "on-failure", "never")
+_NULL = "tag:yaml.org,2002:null"
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+Grant = tuple[str, tuple[str, ...]]
+"""A privilege that is granted: its name, and its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One plugin as it is to be."""
+
+    where: str
+    """``plugins.yaml:3: plugins[0]``."""
+    name: str
+    """Its local name."""
+    reference: str
+    """In full, with a tag or a digest."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Path] = field(default_factory=dict)
+    """Settings whose values are in files, and are never shown."""
+    enabled: bool = True
+    policy: Mapping[str, object] = field(default_factory=dict)
+    """What of its policy is given: ``restarts``, ``most``, ``stop_timeout``, as the API has them."""
+    granted: tuple[Grant, ...] | None = ()
+    """Exactly what it may ask for; None for whatever it asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """A whole file."""
+
+    plugins: tuple[Wanted, ...]
+    removes_others: bool = False
+    """Plugins that are not in the file are removed."""
+
+
+def read_wanted(data: bytes, name: str, folder: Path) -> WantedFile:
+    """The plugins that a file asks for; ``folder`` is where paths of secrets begin.
+
+    Raises: Invalid naming the line and the path of what is wrong (``plugins.yaml:7: plugins[0].policy.max: ...``).
+    """
+    if len(data) > _LIMIT:
+        raise errors.Invalid(f"cannot read {name}: it is larger than {_LIMIT} bytes")
+    try:
+        node = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise errors.Invalid(f"cannot read {name}: it is no text in UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise errors.Invalid(f"{name}:{line}: this is no YAML: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise errors.Invalid(f"cannot read {name}: it is no YAML: {error}") from error
+    if node is None:
+        raise errors.Invalid(f"cannot read {name}: it is empty; it is to have a list of plugins")
+    top = _Place(node, name, "").fields("plugins", "others")
+    if "plugins" not in top:
+        raise errors.Invalid(f"{name}:1: there is no list of plugins")
+    plugins = tuple(_wanted(each, folder) for each in top["plugins"].items())
+    _check_names(plugins)
+    others = top["others"].choice("keep", "remove") if "others" in top else "keep"
+    return WantedFile(plugins, others == "remove")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A node of the file, and where it is."""
+
+    node: yaml.Node
+    file: str
+    path: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.node.start_mark.line + 1}: {self.path or 'the file'}"
+
+    def wrong(self, why: str) -> errors.Invalid:
+        """What is wrong with it."""
+        return errors.Invalid(f"{self.where}: {why}")
+
+    def fields(self, *known: str) -> "dict[str, _Place]":
+        """The fields of a mapping; without ``known`` they may be any. Raises: Invalid."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.wrong("it must be a mapping (name: value)")
+        found: dict[str, _Place] = {}
+        for key, value in self.node.value:
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
+            place = _Place(value, self.file, f"{self.path}.{name}".lstrip("."))
+            if not name or (known and name not in known):
+                known_names = ", ".join(known)
+                raise _Place(key, self.file, place.path).wrong(f"there is no such field; known are {known_names}")
+            if name in found:
+                raise _Place(key, self.file, place.path).wrong("it is there twice")
+            found[name] = place
+        return found
+
+    def items(self) -> "Iterator[_Place]":
+        """The items of a list. Raises: Invalid."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.wrong("it must be a list (- ...)")
+        for at, each in enumerate(self.node.value):
+            yield _Place(each, self.file, f"{self.path}[{at}]")
+
+    def text(self) -> str:
+        """A value as it is written. Raises: Invalid."""
+        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag == _NULL:
+            raise self.wrong("it must be a text")
+        return str(self.node.value)
+
+    def choice(self, *known: str) -> str:
+        """One of these words. Raises: Invalid."""
+        if (text := self.text()) not in known:
+            raise self.wrong(f"it must be one of {', '.join(known)}, not {text!r}")
+        return text
+
+    def truth(self) -> bool:
+        """Yes or no. Raises: Invalid."""
+        found = _TRUTH.get(self.text().lower())
+        if found is None:
+            raise self.wrong(f"it must be true or false, not {self.text()!r}")
+        return found
+
+    def number(self, kind: Callable[[str], float]) -> float:
+        """A number, 0 or more. Raises: Invalid."""
+        try:
+            found = kind(self.text())
+        except ValueError:
+            found = -1
+        if not 0 <= found < 1e9:
+            raise self.wrong(f"it must be a number, 0 or more, not {self.text()!r}")
+        return found
+
+    def checked(self, check: Callable[[str], str]) -> str:
+        """A text that passes. Raises: Invalid with the line."""
+        try:
+            return check(self.text())
+        except errors.Invalid as error:
+            raise self.wrong(str(error)) from error
+
+
+def _wanted(place: _Place, folder: Path) -> Wanted:
+    fields = place.fields("name", "reference", "settings", "secrets", "enabled", "policy", "privileges")
+    if "reference" not in fields:
+        raise place.wrong("there is no reference, which says where the plugin comes from")
+    reference = fields["reference"].checked(lambda text: str(parse_reference(text).with_default_tag()))
+    named = fields["name"].checked(local_name) if "name" in fields else ""
+    settings = {key: each.text() for key, each in _fields(fields, "settings").items()}
+    secrets = {key: folder / each.text() for key, each in _fields(fields, "secrets").items()}
+    if both := sorted(set(settings) & set(secrets)):
+        raise place.wrong(f"{both[0]} is both a setting and a secret")
+    return Wanted(
+        where=place.where,
+        name=named or parse_reference(reference).local_name,
+        reference=reference,
+        settings=settings,
+        secrets=secrets,
+        enabled=fields["enabled"].truth() if "enabled" in fields else True,
+        policy=_policy(fields["policy"]) if "policy" in fields else {},
+        granted=_granted(fields["privileges"]) if "privileges" in fields else (),
+    )
+
+
+def _fields(fields: Mapping[str, _Place], key: str) -> dict[str, _Place]:
+    return fields[key].fields() if key in fields else {}
+
+
+def _policy(place: _Place) -> dict[str, object]:
+    fields = place.fields("restart", "max", "stop-timeout")
+    made: dict[str, object] = {}
+    if "restart" in fields:
+        made["restarts"] = fields["restart"].choice(*_RESTARTS)
+    if "max" in fields:
+        made["most"] = int(fields["max"].number(int))
+    if "stop-timeout" in fields:
+        made["stop_timeout"] = fields["stop-timeout"].number(float)
+    return made
+
+
+def _granted(place: _Place) -> tuple[Grant, ...] | None:
+    if isinstance(place.node, yaml.ScalarNode):
+        place.choice("all")
+        return None
+    found: list[Grant] = []
+    for each in place.items():
+        fields = each.fields("name", "value")
+        if set(fields) != {"name", "value"}:
+            raise each.wrong("a privilege has a name, and a list of values")
+        found.append((fields["name"].text(), tuple(item.text() for item in fields["value"].items())))
+    return tuple(found)
+
+
+def _check_names(plugins: tuple[Wanted, ...]) -> None:
+    seen: dict[str, str] = {}
+    for each in plugins:
+        if each.name in seen:
+            raise errors.Invalid(f"{each.where}: plugin {each.name} is in the file already, at {seen[each.name]}")
+        seen[each.name] = each.where

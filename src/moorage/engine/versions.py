@@ -1,0 +1,108 @@
+"""One version of a plugin in the place of another: jobs of the plugin's inbox.
+
+The record says which version counts, and is written in one step. While a new version of a running plugin is tried out,
+the record has the one before it as well; whoever finds that there goes back.
+"""
+
+import logging
+from dataclasses import replace
+
+from moorage import errors
+from moorage._lib.threads import mount_points_below, run_blocking
+from moorage.engine.lifecycle import State
+from moorage.engine.plugin import Plugin
+from moorage.engine.running import remove_strays
+from moorage.engine.store import Version
+from moorage.engine.work import Work, check_unused, told
+from moorage.plugins import parse_config, rebase
+
+__all__ = ("change_version", "check_can_change", "go_back")
+
+log = logging.getLogger(__name__)
+
+
+def check_can_change(plugin: Plugin, *, restart: bool, force: bool) -> None:
+    """Whether a plugin may get another version now; ``restart`` allows it to be stopped for that.
+
+    Raises: Conflict where it is enabled, in Docker's words, or used by somebody, unless forced.
+    """
+    if plugin.state is State.REMOVING:
+        raise errors.Conflict(f"cannot upgrade plugin {plugin.name}: it is being removed")
+    if not restart and (plugin.record.enabled or plugin.state is not State.DISABLED):
+        raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
+    check_unused(plugin, force=force)
+
+
+async def change_version(
+    work: Work, plugin: Plugin, version: Version, *, restart: bool, force: bool
+) -> tuple[str, ...]:
+    """Let a plugin have this version; the names of settings that no longer apply and are dropped.
+
+    A plugin that is enabled is stopped, changed and started; where the new version does not become ready, the one
+    before it is started again. When this returns the record names one of the two, for good.
+
+    Raises: Conflict; why the new version did not become ready; Unavailable where nothing could be changed.
+    """
+    check_can_change(plugin, restart=restart, force=force)
+    before = Version.of(plugin.record)
+    rebased = rebase(parse_config(version.config.encode()).config, plugin.record.overrides)
+    is_wanted = plugin.record.enabled
+    if is_wanted:
+        await work.stop(plugin)
+    try:
+        await _check_nothing_is_mounted(plugin)
+        await _save(work, plugin, replace(version, overrides=rebased.overrides), before if is_wanted else None)
+    except errors.MoorageError:
+        await work.start_again(plugin)
+        raise
+    if is_wanted:
+        await _try_out(work, plugin)
+    return rebased.dropped
+
+
+async def go_back(work: Work, plugin: Plugin) -> None:
+    """End what runs of a version that was tried out, and let the one before it count again.
+
+    Raises: Unavailable; the record has both then, and the next start of the engine goes back.
+    """
+    previous = plugin.record.previous
+    assert previous is not None, "a version is being tried out"
+    if plugin.state is not State.DISABLED:
+        await work.stop(plugin)
+    await remove_strays(plugin, work.need_machinery())
+    await run_blocking(plugin.places.clear)  # the root that is mounted is the other one's
+    await _save(work, plugin, previous, None)
+
+
+async def _save(work: Work, plugin: Plugin, version: Version, previous: Version | None) -> None:
+    """The one step that changes what a plugin is."""
+    config = parse_config(version.config.encode()).config
+    await work.save(plugin, **version.as_fields(), previous=previous)
+    plugin.config = config
+
+
+async def _try_out(work: Work, plugin: Plugin) -> None:
+    """Start the new version and make it the only one. Raises: why that failed, after going back."""
+    failure = await work.start(plugin, work.timeouts.ready, failures=0)
+    if failure is None and not plugin.is_ready:
+        failure = errors.Conflict("it was told to stop while it started")
+    if failure is None:
+        try:
+            await work.save(plugin, previous=None)
+        except errors.MoorageError as error:
+            failure = error
+    if failure is None:
+        work.tell(plugin, "ready")
+        return
+    log.warning("plugin %s goes back to its version of before: %s", plugin.name, failure)
+    await go_back(work, plugin)
+    await work.start_again(plugin)
+    raise told(
+        failure, f"cannot upgrade plugin {plugin.name}: {failure}; the version of before is in its place again"
+    ) from failure
+
+
+async def _check_nothing_is_mounted(plugin: Plugin) -> None:
+    """Raises: Conflict naming what is mounted below its root, which would be lost with the root. Source: case 014."""
+    if points := await run_blocking(lambda: mount_points_below(plugin.places.runtime)):
+        raise errors.Conflict(f"cannot upgrade plugin {plugin.name}: {points[0]} is mounted; unmount it first")

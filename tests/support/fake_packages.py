@@ -1,0 +1,78 @@
+"""Packages of a registry in memory, for tests of the API: what there is, is what a test puts there."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from moorage import errors
+from moorage.distribution.auth import Credentials
+from moorage.distribution.source import Progress, Report
+from moorage.engine.packages import Operation
+from moorage.engine.values import PluginView, Terms
+from moorage.plugins import Config, Privilege, check_granted, compute_privileges, local_name, parse_reference
+
+
+class FakePackages:
+    """The Packages protocol; the owner adds and finds plugins."""
+
+    def __init__(self, owner: Any) -> None:
+        self.there: dict[str, Config] = {}
+        """By full reference."""
+        self.asked: list[tuple[str, Terms | None, Credentials]] = []
+        self.failure: Exception | None = None
+        """What happens to an operation after its first line."""
+        self.stuck = False
+        self.under_way = 0
+        self._owner = owner
+
+    async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
+        return compute_privileges(self._find(text, None, credentials))
+
+    @asynccontextmanager
+    async def pull(self, text: str, name: str, terms: Terms, credentials: Credentials) -> AsyncIterator[Operation]:
+        config = self._find(text, terms, credentials)
+        local = local_name(name) if name else parse_reference(text).local_name
+        if any(plugin.name == local for plugin in self._owner.list()):
+            raise errors.Conflict(f"plugin {local} already exists")
+        check_granted(compute_privileges(config), terms.granted or ())
+
+        async def run(report: Report) -> None:
+            await self._work(report)
+            self._owner.add(local, config)
+
+        yield Operation(local, run)
+
+    @asynccontextmanager
+    async def upgrade(
+        self, name: str, text: str, terms: Terms, credentials: Credentials, *, restart: bool, force: bool
+    ) -> AsyncIterator[Operation]:
+        plugin: PluginView = self._owner.get(name)
+        self._find(text or plugin.reference, terms, credentials)
+        if plugin.enabled and not restart:
+            raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
+        yield Operation(plugin.name, self._work)
+
+    def _find(self, text: str, terms: Terms | None, credentials: Credentials) -> Config:
+        reference = str(parse_reference(text).with_default_tag())
+        self.asked.append((reference, terms, credentials))
+        if reference not in self.there:
+            raise errors.NotFound(f"cannot read {text}: there is none")
+        return self.there[reference]
+
+    async def _work(self, report: Report) -> None:
+        report(Progress("Pulling from a/b", "latest"))
+        for at in range(1, 1001):
+            report(Progress("Downloading", "0123456789ab", at, 1000, is_of_blob=True))
+        self.under_way += 1
+        try:
+            await anyio.lowlevel.checkpoint()
+            if self.stuck:
+                await anyio.sleep_forever()
+        finally:
+            self.under_way -= 1
+        if self.failure is not None:
+            raise self.failure
+        report(Progress("Complete", "0123456789ab", is_of_blob=True))

@@ -1,0 +1,181 @@
+"""The file of ``moorage apply``: what it says, what is wrong with it and where, and what differs from a machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moorage import errors
+from moorage.cli.differences import Difference, find_differences
+from moorage.cli.wanted import WantedFile, read_wanted
+
+WHOLE = b"""
+plugins:
+- reference: vieux/sshfs:1.0
+  name: sshfs
+  settings:
+    DEBUG: 1
+    state.source: "/srv"
+    empty: ""
+  secrets:
+    TOKEN: keys/token
+  enabled: no
+  policy: {restart: on-failure, max: 5, stop-timeout: 2.5}
+  privileges:
+  - name: network
+    value: [host]
+- reference: localhost:5000/a/b
+  privileges: all
+others: remove
+"""
+
+
+def read(text: str | bytes) -> WantedFile:
+    return read_wanted(text if isinstance(text, bytes) else text.encode(), "p.yaml", Path("/etc/moorage"))
+
+
+def test_d09_a_file_says_what_is_wanted() -> None:
+    file = read(WHOLE)
+    first, second = file.plugins
+    assert (first.name, first.reference, first.where) == (
+        "sshfs:latest",
+        "docker.io/vieux/sshfs:1.0",
+        "p.yaml:3: plugins[0]",
+    )
+    assert first.settings == {"DEBUG": "1", "state.source": "/srv", "empty": ""}
+    assert first.secrets == {"TOKEN": Path("/etc/moorage/keys/token")}
+    assert first.policy == {"restarts": "on-failure", "most": 5, "stop_timeout": 2.5}
+    assert (first.enabled, first.granted) == (False, (("network", ("host",)),))
+    assert (second.name, second.enabled, second.granted) == ("localhost:5000/a/b:latest", True, None)
+    assert file.removes_others
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "cannot read p.yaml: it is empty"),
+        ("a: [", "p.yaml:1: this is no YAML"),
+        ("- x", "p.yaml:1: the file: it must be a mapping"),
+        ("plugin: []", "p.yaml:1: plugin: there is no such field; known are plugins, others"),
+        ("others: keep", "p.yaml:1: there is no list of plugins"),
+        ("plugins: x", "p.yaml:1: plugins: it must be a list"),
+        ("plugins:\n- x", "p.yaml:2: plugins[0]: it must be a mapping"),
+        ("plugins:\n- name: x", "p.yaml:2: plugins[0]: there is no reference"),
+        ("plugins:\n- reference: UPPER", "p.yaml:2: plugins[0].reference: failed to parse reference"),
+        ("plugins:\n- reference: a\n  name: b@sha256:" + "0" * 64, "p.yaml:3: plugins[0].name: cannot use digest"),
+        ("plugins:\n- reference: a\n  colour: red", "p.yaml:3: plugins[0].colour: there is no such field"),
+        ("plugins:\n- reference: a\n  reference: b", "p.yaml:3: plugins[0].reference: it is there twice"),
+        ("plugins:\n- reference: a\n  settings:\n    A: [1]", "p.yaml:4: plugins[0].settings.A: it must be a text"),
+        ("plugins:\n- reference: a\n  settings:\n    A:", "p.yaml:4: plugins[0].settings.A: it must be a text"),
+        ("plugins:\n- reference: a\n  enabled: maybe", "p.yaml:3: plugins[0].enabled: it must be true or false"),
+        ("plugins:\n- reference: a\n  policy: {restart: often}", "plugins[0].policy.restart: it must be one of always"),
+        ("plugins:\n- reference: a\n  policy:\n    max: -1", "p.yaml:4: plugins[0].policy.max: it must be a number"),
+        ("plugins:\n- reference: a\n  privileges: some", "p.yaml:3: plugins[0].privileges: it must be one of all"),
+        ("plugins:\n- reference: a\n  privileges:\n  - {name: x}", "p.yaml:4: plugins[0].privileges[0]: a privilege"),
+        ("plugins:\n- reference: a\n  settings: {A: 1}\n  secrets: {A: f}", "A is both a setting and a secret"),
+        ("plugins:\n- reference: a\n- reference: a:latest", "p.yaml:3: plugins[1]: plugin a:latest is in the file"),
+        ("plugins: []\nothers: burn", "p.yaml:2: others: it must be one of keep, remove"),
+        ("plugins: []\n---\nplugins: []", "p.yaml:2: this is no YAML"),
+        (b"plugins: \xff", "it is no text in UTF-8"),
+        (b"x" * (1 << 20 | 1), "it is larger than"),
+        ("[" * 5000, "no YAML"),
+    ],
+)
+def test_d09_what_is_wrong_is_told_with_its_line_and_path(text: str | bytes, said: str) -> None:
+    with pytest.raises(errors.Invalid) as caught:
+        read(text)
+    assert said in str(caught.value)
+
+
+def plugin(name: str = "p:latest", **changes: Any) -> dict[str, Any]:
+    """A plugin as the engine shows it."""
+    policy = {"Restarts": "always", "Most": None, "StopTimeout": None}
+    return {
+        "Id": name * 3,
+        "Name": name,
+        "PluginReference": "docker.io/library/p:latest",
+        "Enabled": True,
+        "Config": {"Args": {"Name": "args"}},
+        "Settings": {
+            "Env": ["A=1", "TOKEN=********"],
+            "Mounts": [{"Name": "data", "Source": "/srv"}, {"Name": "open", "Source": None}],
+            "Devices": [{"Name": "disk", "Path": "/dev/sda"}],
+            "Args": ["-v", "two words"],
+        },
+        "Moorage": {"Policy": policy, "Tags": []},
+        **changes,
+    }
+
+
+def differ(text: str, *plugins: dict[str, Any], others: str = "keep") -> Difference:
+    (found,) = find_differences(read(f"others: {others}\nplugins:\n{text}"), plugins)
+    return found
+
+
+def test_d09_nothing_differs_where_all_is_as_it_is_wanted() -> None:
+    text = """
+- reference: p
+  settings: {A: 1, data: /srv, data.source: /srv, disk.path: /dev/sda, args: -v 'two words'}
+  secrets: {TOKEN: f}
+  policy: {restart: always, max: 0}
+"""
+    found = differ(text, plugin())
+    assert (found.kind, found.texts, found.stop, found.start) == ("none", (), False, False)
+
+
+def test_d09_what_is_not_there_is_installed_with_all_that_is_wanted() -> None:
+    found = differ("- {reference: 'p:2', settings: {A: 2}, secrets: {B: f}, policy: {max: 3}, enabled: false}")
+    assert found.kind == "install"
+    assert (found.settings, found.secrets, found.policy, found.start) == (("A=2",), ("B",), {"most": 3}, False)
+    assert found.texts == (
+        "install docker.io/library/p:2",
+        'A: "2"',
+        "B: a secret, from /etc/moorage/f",
+        "policy max: 3",
+        "enabled: no",
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "texts", "steps"),
+    [
+        ("settings: {A: 2}", ('A: "1" -> "2"',), ("stop", "set", "start")),
+        ("settings: {NEW: ''}", ('NEW: not set -> ""',), ("stop", "set", "start")),
+        ("settings: {open: /x}", ('open: not set -> "/x"',), ("stop", "set", "start")),
+        ("settings: {args: -v}", ('args: "-v \'two words\'" -> "-v"',), ("stop", "set", "start")),
+        ("secrets: {OTHER: f}", ("OTHER: a secret, not set -> from /etc/moorage/f",), ("stop", "set", "start")),
+        ("policy: {restart: never}", ("policy restart: always -> never",), ()),
+        ("policy: {stop-timeout: 3}", ("policy stop-timeout: None -> 3.0",), ()),
+        ("enabled: false", ("enabled: yes -> no",), ("stop",)),
+        ("enabled: false\n  settings: {A: 2}", ('A: "1" -> "2"', "enabled: yes -> no"), ("stop", "set")),
+    ],
+)
+def test_d09_each_difference_is_told_and_becomes_as_few_steps_as_can_be(
+    wish: str, texts: tuple[str, ...], steps: tuple[str, ...]
+) -> None:
+    found = differ(f"- reference: p\n  {wish}", plugin())
+    assert (found.kind, found.texts) == ("change", texts)
+    taken = {"stop": found.stop, "set": bool(found.settings or found.secrets), "start": found.start}
+    assert tuple(step for step, is_taken in taken.items() if is_taken) == steps
+
+
+def test_d09_another_reference_is_an_upgrade_also_by_digest() -> None:
+    digest = "sha256:" + "0" * 64
+    found = differ(f"- {{reference: 'p@{digest}', name: p}}", plugin())
+    assert (found.upgrade, found.stop, found.start) == (True, True, True)
+    assert found.texts == (f"reference: docker.io/library/p:latest -> docker.io/library/p@{digest}",)
+
+
+def test_d09_a_disabled_plugin_is_started_and_a_further_name_is_as_good() -> None:
+    found = differ(
+        "- {reference: p, name: q}", plugin(Enabled=False, Moorage={**plugin()["Moorage"], "Tags": ["q:latest"]})
+    )
+    assert (found.texts, found.stop, found.start) == (("enabled: no -> yes",), False, True)
+
+
+def test_d09_other_plugins_stay_unless_the_file_says_otherwise() -> None:
+    other = plugin("other:1")
+    keep = find_differences(read("plugins: []"), [other])
+    remove = find_differences(read("plugins: []\nothers: remove"), [other])
+    assert keep == []
+    assert [(each.name, each.kind, each.stop) for each in remove] == [("other:1", "remove", True)]
