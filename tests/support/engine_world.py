@@ -106,6 +106,8 @@ class Host:
     """As many restores fail because containerd is away."""
     sweeping: anyio.Event | None = None
     """Until it is set, containerd does not say which images there are."""
+    ended_beside: list[tuple[str, str]] = field(default_factory=list)
+    """Processes beside a container's own that were killed: container and id."""
     hides_pids: bool = False
     """Containerd does not tell the pid of a task."""
 
@@ -303,6 +305,16 @@ class FakeClient:
         if self._host.hides_pids:
             raise errors.NotFound(f"no task {id}")
         return SimpleNamespace(pid=self._host.containers[id].pid)
+
+    async def kill(self, container: str, number: int, *, exec_id: str) -> None:
+        assert number == signals.SIGKILL
+        self._host.ended_beside.append((container, exec_id))
+
+    async def wait(self, container: str, exec_id: str, *, within: float) -> None:
+        assert (container, exec_id) in self._host.ended_beside
+
+    async def delete_process(self, container: str, exec_id: str) -> None:
+        assert (container, exec_id) in self._host.ended_beside
 
     async def delete_task(self, id: str) -> None:
         self._host.check(self._era)

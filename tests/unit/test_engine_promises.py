@@ -309,6 +309,20 @@ def test_m01_a_restart_whose_stop_failed_goes_on_when_the_process_ends_at_last(p
     play(scene)
 
 
+def test_m05_a_restart_that_ends_before_it_is_ready_is_a_failure_with_its_code(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.set_policy(P, PolicyChange("on-failure"))
+            await engine.enable(P, 5)
+            script(world, Script.EXITS)
+            world.host.end_all(1)
+            await until(lambda: engine.get(P).restarts == 3)
+            last = engine.get(P).last_exit
+            assert (last and last.code, last and last.error[:27]) == (3, "it ended with exit status 3")
+
+    play(scene)
+
+
 # ---- stops
 
 
@@ -561,6 +575,22 @@ def test_m16_what_is_there_beside_the_run_that_is_taken_over_is_removed(play: An
     play(scene)
 
 
+def test_m08_what_an_earlier_engine_has_added_to_a_plugin_is_ended(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+        left = world.host.base / "run/p" / world.id(1)[:12] / "exec-abc"
+        left.mkdir()
+        async with world.run() as engine:
+            assert (state(engine), engine.get(P).pid) == ("ready", 1001)
+            assert world.host.ended_beside == [(f"{world.id(1)}.1", "abc")]
+            assert not left.exists()
+        async with world.run():
+            assert len(world.host.ended_beside) == 1
+
+    play(scene)
+
+
 def test_m08_an_end_that_nobody_noted_is_one_all_the_same(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
@@ -582,10 +612,10 @@ def test_m08_what_containerd_cannot_tell_is_asked_again(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
-        world.host.unrestorable = 2
+        world.host.unrestorable = 3
         async with world.run() as engine:
             assert (state(engine), engine.get(P).problem) == ("disabled", "cannot reach containerd")
-            assert await until(lambda: state(engine) == "ready") == pytest.approx(1 + 2, abs=0.5)
+            assert await until(lambda: state(engine) == "ready") == pytest.approx(1 + 2 + 4, abs=0.5)
             view = engine.get(P)
             assert (view.pid, view.problem, world.host.started, view.restarts) == (1001, "", 1, 0)
         world.host.unrestorable = 1

@@ -94,7 +94,7 @@ class Restoring:
             if start:
                 failures = plugin.record.failures
                 plugin.become(Life(State.READY, failures))
-                await self._work.ended(plugin, last_exit_of(exit), is_failure=exit.code != 0, steady=failures == 0)
+                await self._work.ended(plugin, last_exit_of(exit), is_failure=exit.code != 0)
         elif not start:  # it is held, to be ended: nobody waits until it is ready
             plugin.move(Event.ADOPTED)
         elif self._live:

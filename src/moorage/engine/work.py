@@ -13,7 +13,7 @@ from moorage import errors
 from moorage._lib.inbox import Inboxes
 from moorage._lib.threads import remove_tree, run_blocking
 from moorage.engine.events import EventLog
-from moorage.engine.lifecycle import STEADY_AFTER, Event, State, after_end, back_off, move
+from moorage.engine.lifecycle import Event, State, after_end, back_off, move
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.registry import Registry
@@ -182,15 +182,13 @@ class Work:
         self.tell(plugin, "die", **attributes, **({"signal": last.signal} if last.signal else {}))
         await self.ended(plugin, last, is_failure=last.code != 0)
 
-    async def ended(
-        self, plugin: Plugin, last: LastExit, *, is_failure: bool, steady: bool = False, tells_first: bool = False
-    ) -> None:
+    async def ended(self, plugin: Plugin, last: LastExit, *, is_failure: bool, tells_first: bool = False) -> None:
         """It ended by itself: start it again, at once or after a pause, or give up.
 
         With ``tells_first`` this returns before it is started.
         """
-        ready_seconds = STEADY_AFTER if steady else plugin.ready_seconds()
-        life = after_end(plugin.life, plugin.record.policy, is_failure=is_failure, ready_seconds=ready_seconds)
+        seconds = plugin.ready_seconds()
+        life = after_end(plugin.life, plugin.record.policy, is_failure=is_failure, ready_seconds=seconds)
         plugin.become(life)
         if life.state is not State.RESTARTING:
             await self._save_or_log(plugin, last_exit=last, failures=life.failures)
