@@ -92,19 +92,22 @@ def test_each_command_of_the_pages_works(machine: Machine, command: str) -> None
 SHOWN_ELSEWHERE = {
     "apply": "needs a file and a registry: tests/real/test_packages.py",
     "load": "reads a file: tests/peers/test_moving_packages.py",
+    "install": "needs a registry: tests/real/test_pull.py",
     "push": "needs a registry: tests/peers/test_moving_packages.py",
     "save": "writes a file: tests/peers/test_moving_packages.py",
     "serve": "the engine that all others talk to",
+    "upgrade": "as install",
 }
 ENDLESS = ("logs -f", "events")
 
 # What the reference of commands has as examples, in an order in which they work; the others need more than an engine.
 REFERENCE = ROOT / "docs/reference/commands.md"
 VERBS = (
-    "create", "enable", "call", "probe", "inspect", "ls", "logs", "--json", "policy", "restart", "events", "disable",
-    "rm", "completion",
+    "create", "enable", "call", "probe", "inspect", "ls", "logs", "--json", "policy", "restart", "events", "tag", "df",
+    "prune", "disable", "rm", "completion",
 )  # fmt: skip
 OTHER_VERBS = {
+    **{name: where for name, where in SHOWN_ELSEWHERE.items() if name != "serve"},
     "doctor": "above",
     "down": "above",
     "exec": "tests/real/test_exec.py",
