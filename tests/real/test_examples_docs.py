@@ -102,26 +102,19 @@ ENDLESS = ("logs -f", "events")
 # What the reference of commands has as examples, in an order in which they work; the others need more than an engine.
 REFERENCE = ROOT / "docs/reference/commands.md"
 VERBS = (
-    "create", "enable", "call", "probe", "inspect", "ls", "logs", "--json", "policy", "restart", "events", "disable",
-    "rm", "completion",
+    "create", "enable", "call", "probe", "inspect", "ls", "logs", "--json", "policy", "restart", "events", "tag", "df",
+    "prune", "disable", "rm", "completion",
 )  # fmt: skip
 OTHER_VERBS = {
-    "apply": "tests/real/test_packages.py",
-    "df": "tests/real/test_packages.py",
+    **SHOWN_ELSEWHERE,
     "doctor": "above",
     "down": "above",
     "exec": "tests/real/test_exec.py",
     "install": "tests/real/test_pull.py",
-    "load": "tests/peers/test_moving_packages.py",
     "privileges": "tests/real/test_pull.py",
-    "prune": "tests/real/test_packages.py",
-    "push": "tests/peers/test_moving_packages.py",
     "run": "below",
-    "save": "tests/peers/test_moving_packages.py",
-    "serve": "the engine that all others talk to",
     "set": "tests/real/test_api.py",
     "stats": "tests/real/test_stats.py",
-    "tag": "tests/real/test_packages.py",
     "upgrade": "tests/real/test_pull.py",
 }
 
