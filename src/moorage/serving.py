@@ -173,6 +173,10 @@ async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]
         ground = _Ground(store, choice, options)
         _ = ground.private  # a path that is too long for its socket is refused now
         options.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if os.statvfs(options.root).f_flag & os.ST_NOEXEC:
+            log.warning(
+                "%s is on a file system that is mounted noexec; plugins run only where overlay works", options.root
+            )
         async with background_tasks() as tasks:
             engine = Engine(
                 store,
