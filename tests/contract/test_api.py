@@ -175,7 +175,7 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong[0]} {wrong[1][:60]} {str(wrong[2])[:20]}")
-async def test_a02_a_wrong_call_gets_its_status_and_its_words(
+async def test_a02_case_056_a_wrong_call_gets_its_status_and_its_words(
     api: ApiClient, wrong: tuple[str, str, Any, dict[str, str], int, str]
 ) -> None:
     method, path, body, headers, status, text = wrong

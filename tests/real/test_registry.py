@@ -403,7 +403,7 @@ async def test_d06_a_host_elsewhere_is_verified_through_the_proxy_of_the_environ
             await pull(here, options=exempt)
 
 
-async def test_d06_plain_http_is_spoken_to_loopback_and_hosts_marked_insecure_only(plain: Served) -> None:
+async def test_d06_case_029_plain_http_is_spoken_to_loopback_and_hosts_marked_insecure_only(plain: Served) -> None:
     here = parse_reference(f"registry.test:{plain.port}/a/plain:1")
     async with serve_proxy(plain.port) as proxy:
         environ = {"https_proxy": proxy.url, "http_proxy": proxy.url}
