@@ -14,7 +14,7 @@ from bench import executor, logs, machine, packages
 from bench.engine import Extent, measure
 from bench.figures import LINES, judge, table
 
-QUICK = Extent(rounds=2, plugins=3, idle_seconds=1, megabytes=4, package_megabytes=2)
+QUICK = Extent(rounds=1, plugins=3, idle_seconds=1, megabytes=4, package_megabytes=2)
 
 
 def main() -> None:

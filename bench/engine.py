@@ -32,7 +32,7 @@ class Extent:
     """How much is measured."""
 
     rounds: int = 20
-    """Of what is quick; of starts and stops of all plugins a quarter, two at least."""
+    """Of what is quick; of starts and stops of all plugins a quarter, two at least where there are two."""
     plugins: int = 30
     idle_seconds: float = 30.0
     megabytes: int = 64
@@ -43,7 +43,7 @@ class Extent:
 
     @property
     def long_rounds(self) -> int:
-        return max(self.rounds // 4, 2)
+        return max(self.rounds // 4, min(self.rounds, 2))
 
 
 @dataclass

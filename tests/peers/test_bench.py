@@ -25,6 +25,6 @@ def test_a_quick_run_measures_every_line_and_says_on_what(tmp_path: Path) -> Non
     result = json.loads(path.read_text())
     assert [line.what for line in LINES if not result["figures"].get(line.ours)] == []
     assert [line.what for line in LINES if line.peer and not result["figures"].get(line.peer)] == []
-    assert result["command"].startswith("scripts/bench all --rounds 2 --plugins 2 ")
+    assert result["command"].startswith("scripts/bench all --rounds 1 --plugins 2 ")
     assert result["machine"]["cores"] == os.cpu_count()
     assert "| enable, plugin listens at once " in done.stdout
