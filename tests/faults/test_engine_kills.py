@@ -23,7 +23,7 @@ from support.foreground import wait_until
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
 
 FULL = os.environ.get("MOORAGE_FAULTS") == "full"
-KILLS = 40 if FULL else 2
+KILLS = 40 if FULL else 1
 """Kills of each operation, at moments spread over the time that it takes."""
 
 

@@ -14,16 +14,22 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio
+
+from moorage.serving import ServeOptions, take_down
 from support import leftovers
 from support.foreground import wait_until
 
 SOURCE = Path(__file__).with_name("actor.c")
 SERVE = """
+import gc
+gc.disable()  # nothing of an import is garbage, as moorage serve has it
 import anyio, json, logging, sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +38,8 @@ from moorage.engine.packages import Registries
 from moorage.plugins import parse_policy
 from moorage.serving import ServeOptions, run_engine, take_down
 from moorage.timeouts import DEFAULT
+gc.freeze()
+gc.enable()
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 what = {"serve": run_engine, "down": take_down}[sys.argv[1]]
 _, _, root, exec_root, containerd, namespace, metrics, wishes = sys.argv
@@ -185,7 +193,14 @@ class EngineProcess:
         """Take everything down whatever the test did; nothing is left but the data. Raises where something is."""
         if self.child is not None and self.child.poll() is not None:
             self.child = None
-        self.down()
+        options = ServeOptions(self.root, self.exec_root, containerd=self.containerd or None, namespace=self.namespace)
+        # What `moorage down` does, without a process that imports all of it once more for each engine of a test; in a
+        # thread, because an event loop may run in this one.
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(anyio.run, take_down, options).result() == 0
+        if self.child is not None:
+            assert self.child.wait(10) == 0
+            self.child = None
         assert self.left() == []
         shutil.rmtree(self.exec_root, ignore_errors=True)
 

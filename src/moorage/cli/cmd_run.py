@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from moorage.cli.common import directories
+from moorage.cli.common import directories, importing
 
 _NOBODY_READS = 128 + signal.SIGPIPE
 
@@ -33,13 +33,14 @@ def command(
     as_json: bool, directory: Path, assignments: tuple[str, ...], print_spec: bool, keep: bool, timeout: float | None
 ) -> int:
     """Load, plan, run; the exit status is returned to ``main``."""
-    import anyio
+    with importing():
+        import anyio
 
-    from moorage.cli.telling import JsonTeller, PlainTeller
-    from moorage.engine.package import load_directory
-    from moorage.plugins import NO_OVERRIDES, apply_settings, effective_settings
-    from moorage.serve import RunOptions, plan_run, run_in_foreground
-    from moorage.timeouts import DEFAULT
+        from moorage.cli.telling import JsonTeller, PlainTeller
+        from moorage.engine.package import load_directory
+        from moorage.plugins import NO_OVERRIDES, apply_settings, effective_settings
+        from moorage.serve import RunOptions, plan_run, run_in_foreground
+        from moorage.timeouts import DEFAULT
 
     if timeout is not None and math.isnan(timeout):
         raise click.BadParameter("it is not a number", param_hint="--timeout")

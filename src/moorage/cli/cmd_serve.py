@@ -1,30 +1,18 @@
 """``moorage serve`` and ``moorage down``: the engine, and its end."""
 
-import gc
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from moorage.cli.common import importing
 from moorage.client import DEFAULT_HOST, socket_of
 
 if TYPE_CHECKING:
     from moorage.engine.packages import Registries
     from moorage.serving import ServeOptions
-
-
-@contextmanager
-def _imports() -> Iterator[None]:
-    """A block that only imports: nothing of it is garbage, and to look for some takes a sixth of the whole start."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _places(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,7 +107,7 @@ def command(
     """Serve; the exit status."""
     import logging
 
-    with _imports():
+    with importing():
         import anyio
 
         from moorage.serving import run_engine
@@ -138,7 +126,7 @@ def command(
 @_places
 def down(root: Path, exec_root: Path, namespace: str, containerd: str | None) -> int:
     """Take everything down; the exit status."""
-    with _imports():
+    with importing():
         import anyio
 
         from moorage.serving import take_down
