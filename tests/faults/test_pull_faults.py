@@ -292,7 +292,7 @@ def test_case_096_a_disk_that_fills_up_is_as_before_after_the_failure(
         house.remove("small")
         before, begun = held_by(house), used()
         for _ in range(2):
-            with pytest.raises(Refused, match=r"cannot install plugin p:latest: .*no space left on device"):
+            with pytest.raises(Refused, match=r"no space left on device"):
                 house.install(offer(registry, make(config(), huge), "t/huge"), "p")
             wait_for(house, before)
         assert used() < begun + 2_000_000, "the databases may have grown"

@@ -306,7 +306,7 @@ def test_d07_case_011_case_012_case_014_an_upgrade_keeps_what_is_the_users(
     house: EngineProcess, registry: Served, tmp_path: Path
 ) -> None:
     name, new = versions(registry, "t/up")
-    begun = int(time.time())
+    begun = f"{time.time():.6f}"  # not the events of the tests before
     house.ensure(
         f"{name}:v1", "p", settings=["LEVEL=1", "OLD=x", f"state.source={tmp_path}", "d.path=/dev/fuse"], attended=True
     )

@@ -49,10 +49,11 @@ while True:
 
 def wait_until(condition: Callable[[], object], what: str, within: float = PATIENCE_SECONDS) -> None:
     """Return as soon as the condition holds. Raises: AssertionError that says what did not come."""
-    deadline = time.monotonic() + within
+    deadline, pause = time.monotonic() + within, _LOOK_AGAIN_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"did not come within {within:g} s: {what}"
-        time.sleep(_LOOK_AGAIN_SECONDS)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 5 * _LOOK_AGAIN_SECONDS)  # it takes processor time from what it waits for
 
 
 def make_plugin(directory: Path, entrypoint: str | Sequence[str], **config: Any) -> Path:

@@ -67,9 +67,10 @@ class Machinery:
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[str]:
-        """The id of a lease for the length of the block; whatever only it holds is collected after it.
+        """The id of a lease for the length of the block; whatever only it holds is collected before this returns.
 
-        Where the block fails that is done before the failure goes on: there may be no room for a next try else.
+        Otherwise that stays until containerd has a reason of its own to collect: after a failure there may be no room
+        for a next try, and what was removed within the block has been held by this lease only.
         """
         id = f"{_LEASE_PREFIX}{secrets.token_hex(8)}"
         async with self.gate:
@@ -77,12 +78,8 @@ class Machinery:
         try:
             await self.storage.create_lease(id)
             yield id
-        except BaseException:
-            await _without(self.storage, id, collect=True)
-            raise
-        else:
-            await _without(self.storage, id)
         finally:
+            await _without(self.storage, id)
             self.leases.discard(id)
 
     async def claim(self, store: Store, boot: str) -> None:
@@ -113,10 +110,10 @@ def _owner(labels: Mapping[str, str]) -> str:
     return labels.get(PLUGIN_LABEL, "") if RUN_LABEL in labels else ""
 
 
-async def _without(storage: Storage, lease: str, *, collect: bool = False) -> None:
+async def _without(storage: Storage, lease: str) -> None:
     with anyio.move_on_after(_COLLECT, shield=True):
         try:
-            await storage.delete_lease(lease, collect=collect)
+            await storage.delete_lease(lease, collect=True)
         except errors.NotFound:
             pass
         except errors.MoorageError as error:
