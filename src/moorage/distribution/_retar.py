@@ -55,8 +55,17 @@ class _StrictEntry(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictEntry":
+        return cls._strict(super().frombuf, buf, encoding, errors)
+
+    @classmethod
+    def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, **more: bool) -> "_StrictEntry":
+        """What tarfile itself calls in Pythons of 2026, also of Debian 12; before, it was ``frombuf``."""
+        return cls._strict(super()._frombuf, buf, encoding, errors, **more)  # type: ignore[misc]
+
+    @staticmethod
+    def _strict(make: Callable[..., "_StrictEntry"], *arguments: object, **more: bool) -> "_StrictEntry":
         try:
-            entry = super().frombuf(buf, encoding, errors)
+            entry = make(*arguments, **more)
         except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
