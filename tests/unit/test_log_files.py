@@ -189,6 +189,17 @@ async def test_counts_go_on_over_writers_and_are_there_before_the_line_has_its_e
         assert log.totals() == LogTotals({"stdout": before + 5, "stderr": before + 5}, dropped_lines=0)
 
 
+async def test_counts_go_on_over_rotations_and_closed_files(tmp_path: Path) -> None:
+    log = Log(tmp_path, most_bytes=300)
+    for number in range(1, 31):
+        log.append("stdout", b"0123456789\n")
+        if number % 10 == 0:
+            log.close()
+        assert log.totals() == LogTotals({"stdout": 11 * number, "stderr": 0}, dropped_lines=0)
+    assert (tmp_path / "2").exists()
+    log.close()
+
+
 async def test_nothing_stays_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     log = Log(tmp_path)

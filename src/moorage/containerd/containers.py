@@ -350,12 +350,6 @@ class BundledContainers:
         if done.returncode:
             log.warning("cannot delete the runtime's state of %s: %s", id, done.stderr.decode(errors="replace").strip())
 
-    async def _remove_directory(self, id: str, bundle: Path) -> None:
-        try:
-            await remove_tree(bundle)
-        except OSError as error:
-            raise errors.MoorageError(f"cannot remove the directory of container {id}: {error}") from error
-
     async def _undo(self, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
             try:

@@ -104,10 +104,16 @@ class LogWriter:
 
     def close(self) -> None:
         """Close the files; the next write opens them again. May be repeated."""
-        for descriptor in (self._descriptor, self._counting):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._descriptor = self._counting = -1
+        self._close_current()
+        if self._counting >= 0:
+            os.close(self._counting)
+            self._counting = -1
+            self._counts = [0, 0, 0]  # the file has them, and whoever opens it goes on from there
+
+    def _close_current(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _count(self, which: int, number: int) -> None:
         """Never fails either: where the file cannot be made yet, its numbers are written as soon as it can."""
@@ -121,8 +127,12 @@ class LogWriter:
 
     def _open_counts(self) -> None:
         descriptor = os.open(_counts_path(self.directory), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            before = _counts_in(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._counting = descriptor
-        before = _counts_in(descriptor)
         self._counts = [old + new for old, new in zip(before, self._counts, strict=True)]
 
     def _put(self, records: list[bytes]) -> None:
@@ -154,7 +164,7 @@ class LogWriter:
         self._descriptor = descriptor
 
     def _rotate(self) -> None:
-        self.close()
+        self._close_current()
         older = self._paths[::-1]
         if len(older) == 1:
             os.unlink(older[0])
