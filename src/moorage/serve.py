@@ -6,11 +6,11 @@ import secrets
 import signal as signals
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskStatus
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.groups import background_tasks
@@ -34,8 +34,7 @@ _SHIM_LEAVES = 1.0  # seconds; a shim ends a moment after its task is deleted
 _LAST_WORDS = 1.0  # seconds; how long a report is waited for that nobody takes after a signal
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """What the user asks of one run in the foreground."""
 
     keep: bool = False

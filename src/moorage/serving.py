@@ -8,11 +8,11 @@ import os
 import signal as signals
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskStatus
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.backoff import pauses
@@ -41,8 +41,7 @@ _SYSTEM_CONTAINERD = "/run/containerd/containerd.sock"
 _RUNTIME_PARTS = ("p", "bundles", "runtime-root", "containerd", "keeper")
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
+class ServeOptions(Struct, frozen=True):
     """Where an engine works."""
 
     root: Path = Path("/var/lib/moorage")
@@ -67,8 +66,7 @@ class ServeOptions:
         return self.socket or self.exec_root / "moorage.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class _Ground:
+class _Ground(Struct, frozen=True):
     """What one engine stands on, settled."""
 
     store: Store

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ from secrets import token_hex
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from msgspec.structs import replace
 
 from moorage.api.server import serve_api
 from moorage.engine.lifecycle import State

@@ -1,5 +1,6 @@
 """What the service manager hears, over a real datagram socket."""
 
+import dataclasses
 import logging
 import os
 import socket
@@ -8,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -16,6 +16,7 @@ from secrets import token_hex
 import anyio
 import pytest
 from blockbuster import blockbuster_ctx
+from msgspec.structs import replace
 
 from moorage._lib.journal import JournalFormatter, is_journal, prefixed
 from moorage._lib.notify import ServiceManager
@@ -29,7 +30,7 @@ from support.service_manager import Told, service_manager
 
 pytestmark = pytest.mark.anyio
 
-QUICK = replace(Timeouts(), notify=0.05)
+QUICK = dataclasses.replace(Timeouts(), notify=0.05)
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from msgspec.structs import replace
 
 import moorage
 from moorage.api.server import serve_api

@@ -363,7 +363,7 @@ class FakeClient:
         del self._host.leases[id]
 
 
-class FakePlaces(PluginPlaces):
+class FakePlaces(PluginPlaces, frozen=True):
     """The directories without the mounts."""
 
     def spec(self, config: Any, settings: Any) -> Any:

@@ -5,10 +5,10 @@ import secrets as random
 import tarfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import anyio
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.engine.engine import Engine

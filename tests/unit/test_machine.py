@@ -1,12 +1,12 @@
 """The decisions of a run, whatever happens in whatever order."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from moorage.containerd.types import Status
 from moorage.executor._machine import (

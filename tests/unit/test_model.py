@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.plugins import as_it_came, config_to_api, parse_config, with_rootfs
@@ -124,7 +125,7 @@ def test_c01_a_package_changes_only_the_layers_in_its_document(document: dict[st
 def test_c01_case_093_the_api_form_says_the_same_as_the_document_and_no_list_is_null(document: dict[str, Any]) -> None:
     config = parse_config(json.dumps(document).encode()).config
     again = parse_config(json.dumps(config_to_api(config)).encode())
-    assert again.config == config
+    assert replace(again.config, document=config.document) == config
     assert not [each for each in again.warnings if "unknown key" in each]
     assert not has_null_list(config_to_api(config))
 
@@ -139,7 +140,7 @@ def has_null_list(value: Any, key: str = "") -> bool:
 
 def test_case_093_all_lists_null_is_the_same_as_no_lists() -> None:
     nulls = {"env": None, "mounts": None, "args": {"value": None, "settable": None}, "linux": {"capabilities": None}}
-    assert parsed(**nulls) == parsed()
+    assert replace(parsed(**nulls), document=parsed().document) == parsed()
     assert config_to_api(parsed(**nulls))["Args"] == {"Name": "", "Description": "", "Settable": [], "Value": []}
     assert parsed(env=[None, {"name": "A"}]).env == parsed(env=[{"name": "A"}]).env
 

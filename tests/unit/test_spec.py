@@ -2,13 +2,13 @@ import errno
 import json
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.engine.devices import locked_flags, resolve_device, resolve_devices

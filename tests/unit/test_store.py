@@ -21,7 +21,7 @@ AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 def make_record(name: str = "a:latest", **fields: object) -> Record:
     id = new_id()
     made = Record(id, name, name, '{"entrypoint": ["/p"]}', f"docker.io/{name}", "sha256:0", "overlayfs", id, AT)
-    return Record(**{**{field: getattr(made, field) for field in Record.__slots__}, **fields})
+    return Record(**{**{field: getattr(made, field) for field in Record.__struct_fields__}, **fields})
 
 
 def make_store(root: Path) -> Store:

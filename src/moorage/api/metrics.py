@@ -9,11 +9,11 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 from aiohttp import web
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
@@ -136,8 +136,7 @@ def _buckets(view: HistogramView) -> list[tuple[str, float]]:
 # ---- the second listener
 
 
-@dataclass(frozen=True, slots=True)
-class _Address:
+class _Address(Struct, frozen=True):
     host: str
     port: int
 

@@ -3,12 +3,12 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.groups import background_tasks
@@ -22,8 +22,7 @@ _CHUNK = 256 * 1024
 _LOOK = 0.2  # seconds; how late the end of a client is noticed that is not read from (aiohttp has no call for it)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One request, routed."""
 
     http: web.Request

@@ -6,11 +6,11 @@ and what stands before it is the name; a path without a place for a name goes be
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import unquote
 
 from aiohttp import web
+from msgspec import Struct
 
 from moorage import errors
 from moorage.api import exec, extras, metrics, moving, packages, plugins, system
@@ -25,8 +25,7 @@ _OURS = "/moorage/v1"
 _VERSION = re.compile(r"/v(\d{1,4})\.(\d{1,4})(?=/)")
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(Struct, frozen=True, dict=True):
     """One row."""
 
     method: str

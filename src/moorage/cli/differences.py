@@ -2,8 +2,9 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from moorage.cli.wanted import Wanted, WantedFile
 from moorage.plugins import parse_reference
@@ -16,8 +17,7 @@ Plugin = Mapping[str, Any]
 """A plugin as the engine shows it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """What is to be done to one plugin, in this order, and in words."""
 
     name: str

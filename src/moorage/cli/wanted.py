@@ -4,10 +4,10 @@ A value is taken as it is written: ``DEBUG: 1`` and ``DEBUG: "1"`` are the same 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage.plugins import local_name, parse_reference
@@ -23,8 +23,7 @@ Grant = tuple[str, tuple[str, ...]]
 """A privilege that is granted: its name, and its values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """One plugin as it is to be."""
 
     where: str
@@ -43,8 +42,7 @@ class Wanted:
     """Exactly what it may ask for; None for whatever it asks."""
 
 
-@dataclass(frozen=True, slots=True)
-class WantedFile:
+class WantedFile(Struct, frozen=True):
     """A whole file."""
 
     plugins: tuple[Wanted, ...]
@@ -79,8 +77,7 @@ def read_wanted(data: bytes, name: str, folder: Path) -> WantedFile:
     return WantedFile(plugins, others == "remove")
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """A node of the file, and where it is."""
 
     node: yaml.Node

@@ -4,10 +4,11 @@ Instants are aware UTC datetimes, sizes are bytes, process ids are those that co
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any, TypeAlias
+
+from msgspec import Struct, field
 
 __all__ = (
     "Container",
@@ -52,8 +53,7 @@ class Status(Enum):
     PAUSING = "pausing"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """One mount(2) that is made for a container before its runtime starts."""
 
     type: str
@@ -62,8 +62,7 @@ class Mount:
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """Points at content: what it is (a media type), which bytes (``sha256:...``), how many."""
 
     media_type: str
@@ -72,8 +71,7 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """A blob in the content store."""
 
     digest: str
@@ -81,8 +79,7 @@ class Content:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Ingest:
+class Ingest(Struct, frozen=True):
     """A blob that is being written, or was begun and can be continued."""
 
     ref: str
@@ -91,8 +88,7 @@ class Ingest:
     expected: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """A name for content. Its labels can hold more: ``containerd.io/gc.ref.snapshot.<snapshotter>`` a snapshot."""
 
     name: str
@@ -109,8 +105,7 @@ class SnapshotKind(Enum):
     COMMITTED = "committed"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A layer (committed) or a writable file system on top of layers (active)."""
 
     name: str
@@ -119,16 +114,14 @@ class Snapshot:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What a snapshot takes on the disk, without its parents."""
 
     size_bytes: int
     inodes: int
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeOptions:
+class RuntimeOptions(Struct, frozen=True):
     """Which shim runs a container, and what it tells its runtime. The options are those of the runc shim."""
 
     name: str = "io.containerd.runc.v2"
@@ -147,8 +140,7 @@ class RuntimeOptions:
     """Owner of the pipes between shim and process, so that a process that is not root can reopen ``/dev/stdout``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(Struct, frozen=True):
     """A record in containerd's database: what would run. It has no process; that is a task."""
 
     id: str
@@ -161,8 +153,7 @@ class Container:
     created_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """A task, or a process that was added to one, as containerd sees it now."""
 
     container_id: str
@@ -176,8 +167,7 @@ class Process:
     exited_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessExit:
+class ProcessExit(Struct, frozen=True):
     """How a process ended. A code of 128 + n is how runtimes say "killed by signal n"."""
 
     code: int
@@ -185,16 +175,14 @@ class ProcessExit:
     pid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStarted:
+class TaskStarted(Struct, frozen=True):
     """The first process of a container runs."""
 
     container_id: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskExit:
+class TaskExit(Struct, frozen=True):
     """A process of a container ended: the first one when ``process_id`` is the container's id, else an added one."""
 
     container_id: str
@@ -204,8 +192,7 @@ class TaskExit:
     exited_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TaskDeleted:
+class TaskDeleted(Struct, frozen=True):
     """A task is gone from containerd."""
 
     container_id: str
@@ -213,15 +200,13 @@ class TaskDeleted:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOOM:
+class TaskOOM(Struct, frozen=True):
     """The kernel killed something in the container for want of memory; not always its first process."""
 
     container_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class OtherEvent:
+class OtherEvent(Struct, frozen=True):
     """An event that this client does not read further."""
 
     type_url: str
@@ -231,8 +216,7 @@ class OtherEvent:
 Event: TypeAlias = TaskStarted | TaskExit | TaskDeleted | TaskOOM | OtherEvent
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True):
     """An event with where and when it was published."""
 
     namespace: str
@@ -241,16 +225,14 @@ class Envelope:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """Which containerd answers."""
 
     version: str
     revision: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plugin:
+class Plugin(Struct, frozen=True):
     """One part of a containerd; ``error`` is empty where it loaded."""
 
     type: str

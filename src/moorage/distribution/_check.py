@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 
 import aiohttp
 import msgspec
+from msgspec import Struct
 
 from moorage import errors
+from moorage._lib.values import repr_without
 from moorage.distribution._conversation import Ask
 from moorage.distribution._http import clean
 
@@ -29,13 +30,14 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGESTS = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """A manifest or index as it lies in the registry; the digest is that of these bytes."""
 
-    data: bytes = field(repr=False)
+    data: bytes
     media_type: str
     digest: str
+
+    __repr__ = repr_without("data")
 
 
 def check_digest(digest: str) -> str:

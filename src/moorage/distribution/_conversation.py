@@ -5,11 +5,11 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 import aiohttp
 import anyio
+from msgspec import Struct, field
 from yarl import URL
 
 from moorage import errors
@@ -44,8 +44,7 @@ _KINDS: dict[int, type[errors.MoorageError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """One request, as often as it is sent."""
 
     method: str

@@ -7,7 +7,6 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from http import HTTPStatus
 from types import TracebackType
@@ -15,8 +14,10 @@ from types import TracebackType
 import aiohttp
 import anyio
 import msgspec
+from msgspec import Struct
 from yarl import URL
 
+from moorage._lib.values import repr_without
 from moorage._version import __version__
 from moorage.distribution.hosts import Hosts
 from moorage.timeouts import Timeouts
@@ -66,17 +67,18 @@ class Fault(Exception):
 Body = bytes | AsyncIterator[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(Struct, frozen=True):
     """Where a request may go besides its own server, and what goes along only to that one."""
 
     home: URL
     """The server that the authorization is for; no other gets it."""
-    authorization: str | None = field(default=None, repr=False)
+    authorization: str | None = None
     asked_by: URL | None = None
     """The registry, where ``home`` is one that it refers to."""
     may_leave_tls: bool = False
     """Whether a redirect may lead from https to http on a host that allows it: only for bytes with a known digest."""
+
+    __repr__ = repr_without("authorization")
 
 
 class Transport:

@@ -6,7 +6,8 @@ the same layers share them. Source: the OCI image specification, ChainID; contai
 
 import hashlib
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.keylocks import KeyedLocks

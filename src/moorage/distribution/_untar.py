@@ -7,9 +7,11 @@ gzipped or not. Links and devices have no business in them.
 import tarfile
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from moorage import errors
+from moorage._lib.values import repr_without
 
 __all__ = ("Entry", "read_entries")
 
@@ -89,15 +91,16 @@ class _Stream:
             self._rest.clear()
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """A file or a directory of an archive. Its bytes can be read until the next entry is asked for."""
 
     name: str
     size_bytes: int
     is_file: bool
-    _stream: _Stream = field(repr=False)
+    _stream: _Stream
     left_bytes: int = 0
+
+    __repr__ = repr_without("_stream")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Its bytes. Raises: Invalid where the archive ends before them."""

@@ -8,7 +8,8 @@ import json
 import tarfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from moorage import errors
 from moorage.containerd.storage import Storage
@@ -29,8 +30,7 @@ _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _BLOCK = tarfile.BLOCKSIZE
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(Struct, frozen=True):
     """One plugin for an archive: its name here, in full, where it came from, and its package."""
 
     name: str

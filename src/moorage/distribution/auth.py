@@ -9,13 +9,14 @@ import binascii
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 import anyio
 import msgspec
+from msgspec import Struct
 from yarl import URL
 
 from moorage import errors
+from moorage._lib.values import repr_without
 
 __all__ = (
     "ANONYMOUS",
@@ -45,16 +46,17 @@ _PARAMETER = re.compile(rf'[ \t,]*({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """What somebody proves with who he is. Nothing of it is shown by ``repr``, except who."""
 
     username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
+    password: str = ""
+    identity_token: str = ""
     """An OAuth2 refresh token; it stands for name and password."""
-    registry_token: str = field(default="", repr=False)
+    registry_token: str = ""
     """A bearer token that is sent as it is; nothing is asked of a token server."""
+
+    __repr__ = repr_without("password", "identity_token", "registry_token")
 
     @property
     def is_anonymous(self) -> bool:
@@ -159,8 +161,7 @@ def _from_base64(text: str) -> bytes:
 # --------------------------------------------------------------------------------------------------- challenges
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """One way in which a server wants to be answered: the scheme in small letters, parameters by names in them."""
 
     scheme: str
@@ -189,8 +190,7 @@ def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
 # ------------------------------------------------------------------------------------------------------- tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """What is asked of one repository: its path and the actions, ``pull`` or ``pull,push``."""
 
     path: str
@@ -201,28 +201,31 @@ class Scope:
         return f"{name}:{self.path}:{self.actions}"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenRequest(Struct, frozen=True):
     """A request to a token server: GET with the query in the URL, or POST where there is a form."""
 
     url: URL
-    authorization: str | None = field(default=None, repr=False)
-    form: Mapping[str, str] | None = field(default=None, repr=False)
+    authorization: str | None = None
+    form: Mapping[str, str] | None = None
+
+    __repr__ = repr_without("authorization", "form")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenReply:
+class TokenReply(Struct, frozen=True):
     """What a token server answered: the status, the body, and the server's words where it refused."""
 
     status: int
-    body: bytes = field(repr=False)
+    body: bytes
     words: str = ""
 
+    __repr__ = repr_without("body")
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    header: str = field(repr=False)
+
+class _Token(Struct, frozen=True):
+    header: str
     ends_at: float  # time.monotonic
+
+    __repr__ = repr_without("header")
 
 
 class Authorizer:

@@ -10,9 +10,9 @@ import os
 import re
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct, field
 from yarl import URL
 
 from moorage import errors
@@ -27,8 +27,7 @@ DOCKER_HUB = "registry-1.docker.io"
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What the user of this machine has decided about registries."""
 
     insecure: tuple[str, ...] = ()
@@ -46,8 +45,7 @@ class Options:
     """Where ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY`` (in small letters or large) are read from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """One server that answers for a host: its URLs, the first that works is used from then on."""
 
     name: str

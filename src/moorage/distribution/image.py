@@ -7,9 +7,9 @@ that is what every engine for plugins takes (D04).
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking

@@ -11,12 +11,13 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 
 import anyio
 import msgspec
+from msgspec import Struct, field
 
 from moorage import errors
+from moorage._lib.values import repr_without
 from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import Manifest
@@ -44,18 +45,18 @@ _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _MOST = 1000  # packages in an archive, and entries of an index
 
 
-@dataclass(slots=True)
-class Layout:
+class Layout(Struct):
     """What an archive had besides blobs, which are in containerd by now."""
 
-    index: bytes = field(default=b"", repr=False)
-    config: bytes = field(default=b"", repr=False)
+    index: bytes = b""
+    config: bytes = b""
     """A config.json beside the layout; where it is none of an archive's own business it is empty."""
     blobs: set[str] = field(default_factory=set)
 
+    __repr__ = repr_without("index", "config")
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+
+class Listed(Struct, frozen=True):
     """One entry of an archive: the names that it is given there, and its manifest or index."""
 
     name: str
@@ -63,8 +64,10 @@ class Listed:
     reference: str
     """Where it came from; empty where that is its name."""
     target: Descriptor
-    raw: object = field(repr=False)
+    raw: object
     """The entry as the index has it, its platform too."""
+
+    __repr__ = repr_without("raw")
 
 
 class LayoutSource:

@@ -6,12 +6,13 @@ buildkit's marks of attestations, which are no packages.
 
 import platform as machine
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from moorage import errors
+from moorage._lib.values import repr_without
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import Manifest, check_digest
 from moorage.distribution._http import clean
@@ -38,8 +39,7 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i386": "386"
 _VARIANTS = {"armv7l": "v7", "armv6l": "v6"}
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """What a package is made for, in Go's names."""
 
     os: str
@@ -65,15 +65,16 @@ HOST = Platform("linux", _MACHINES.get(machine.machine(), machine.machine()), _V
 """This machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class PluginManifest:
+class PluginManifest(Struct, frozen=True):
     """The manifest of one plugin."""
 
     descriptor: Descriptor
-    data: bytes = field(repr=False)
+    data: bytes
     """Its bytes, as they lie in the registry."""
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+    __repr__ = repr_without("data")
 
 
 Shape = TypeVar("Shape")

@@ -9,13 +9,13 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from msgspec import Struct
 
 from moorage import errors
 from moorage.containerd.storage import Storage
@@ -50,8 +50,7 @@ _CHUNKS = 4
 """As many chunks wait between two of body, thread and containerd."""
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Struct, frozen=True):
     """A plugin's package in containerd."""
 
     manifest: Descriptor

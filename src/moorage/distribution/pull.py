@@ -7,9 +7,9 @@ it are there. Nothing is believed before its digest was checked. All of it is he
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.groups import background_tasks
@@ -33,8 +33,7 @@ _DEPTH = 3  # indexes in indexes
 _TRIES = 3  # of a blob whose bytes came whole and wrong from a mirror, which is left then
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What a reference means on this machine, before any layer is read."""
 
     reference: Reference

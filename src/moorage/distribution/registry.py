@@ -8,12 +8,12 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
 from types import TracebackType
 from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from msgspec.structs import replace
 from yarl import URL
 
 from moorage import errors

@@ -1,8 +1,9 @@
 """Where packages come from, as those see it who take one in; and how they tell what they are doing."""
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from moorage.distribution._check import Manifest
 from moorage.plugins import Reference
@@ -30,8 +31,7 @@ class Source(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """One step of an operation on a package, in the words of Docker's progress streams."""
 
     status: str

@@ -5,11 +5,12 @@ Nothing here writes but ``hold``, which lets a lease keep what is there.
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct
 
 from moorage import errors
+from moorage._lib.values import repr_without
 from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 
@@ -45,14 +46,15 @@ MANIFEST_LIMIT = 4 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(Struct, frozen=True):
     """The manifest of one package, and the blobs that it names."""
 
     manifest: Descriptor
-    data: bytes = field(repr=False)
+    data: bytes
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+    __repr__ = repr_without("data")
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage.containerd.storage import Storage, is_disk_full
@@ -28,16 +28,14 @@ __all__ = ("Arrivals", "Loaded")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A plugin of an archive that is here now; one that was here before, of the same package, is not new."""
 
     plugin: PluginView
     is_new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Coming:
+class _Coming(Struct, frozen=True):
     """A plugin of an archive on its way."""
 
     local: str
@@ -175,8 +173,7 @@ class Arrivals:
             log.warning("cannot undo the load of plugin %s: %s", plugin.name, error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bring:
+class _Bring(Struct, frozen=True):
     """Takes a package of an archive in."""
 
     source: LayoutSource

@@ -5,10 +5,10 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
@@ -30,8 +30,7 @@ _SNAPSHOT_REF = "containerd.io/gc.ref.snapshot."
 """Label of an image record, with the snapshotter's name: the snapshot that it holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
+class Desk(Struct, frozen=True):
     """Where a package is put together."""
 
     storage: Storage

@@ -6,9 +6,10 @@ import os
 import pwd
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.unix_socket import is_socket
@@ -114,8 +115,7 @@ def _group(number: int) -> str:
         return str(number)
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerd:
+class Dockerd(Struct, frozen=True):
     """A dockerd that runs here, as far as it may meet our plugins."""
 
     pid: str

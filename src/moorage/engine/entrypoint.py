@@ -7,7 +7,8 @@ import os
 import posixpath
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from moorage.containerd.types import Spec
 
@@ -17,8 +18,7 @@ _LINKS = 40  # as many as the kernel follows
 _FOREIGN_BUT_FINE = {("EM_X86_64", "EM_386"), ("EM_AARCH64", "EM_ARM")}
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
+class _Mount(Struct, frozen=True):
     destination: str
     source: str | None
     """Path on the host; None for a file system of its own, into which we cannot look."""

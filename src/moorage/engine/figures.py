@@ -8,10 +8,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 __all__ = ("Figures", "ProcessView", "find_groups", "find_start", "read_figures", "read_processes")
 
@@ -24,8 +25,7 @@ _NO_LIMIT = 1 << 62
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(Struct, frozen=True):
     """One reading. None where the machine does not count it."""
 
     at: datetime
@@ -41,8 +41,7 @@ class Figures:
     oom_kills: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessView:
+class ProcessView(Struct, frozen=True):
     """One process of a plugin, as the host sees it."""
 
     pid: int

@@ -1,7 +1,8 @@
 """What ``moorage doctor`` finds: one value for each thing that was looked at."""
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 __all__ = ("Finding", "Verdict")
 
@@ -14,8 +15,7 @@ class Verdict(Enum):
     BAD = "wrong"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing that was looked at."""
 
     subject: str

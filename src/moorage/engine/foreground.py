@@ -4,12 +4,12 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
@@ -44,8 +44,7 @@ LINE_LIMIT = 64 * 1024
 """Longest line in bytes; a longer one is told in pieces."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """A plugin with its places on this machine, ready to run. All paths are the host's."""
 
     id: str
@@ -57,15 +56,13 @@ class Plan:
     speaks_http: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """The process runs."""
 
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Struct, frozen=True):
     """The socket accepts connections, this many seconds after the start."""
 
     seconds: float
@@ -73,8 +70,7 @@ class Ready:
     """What the plugin says of itself; None for one that does not speak HTTP and was not asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
+class Lines(Struct, frozen=True):
     """Lines of output that came together, each without its end."""
 
     stream: str
@@ -82,8 +78,7 @@ class Lines:
     texts: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """The process ended."""
 
     exit: Exit
@@ -91,15 +86,13 @@ class Ended:
     """Why it never ran, where that can be told: the runtime only knows when the kernel refuses to run the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """Everything is removed, but for what the plugin has written to its root file system."""
 
     changes: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(Struct, frozen=True):
     """Everything that was made for the run is removed."""
 
 

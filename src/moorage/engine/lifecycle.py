@@ -4,8 +4,10 @@ The user's wish (enabled or not) is kept apart from the state: only the user cha
 the state. The diagram in docs/reference/lifecycle.md is made from ``TRANSITIONS`` by ``scripts/diagrams``.
 """
 
-from dataclasses import dataclass, replace
 from enum import Enum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from moorage import errors
 
@@ -101,8 +103,7 @@ class Restarts(Enum):
     NEVER = "never"
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
+class RestartPolicy(Struct, frozen=True):
     """What to do when a plugin ends by itself, and how long it is given to end when it is told to."""
 
     restarts: Restarts = Restarts.ALWAYS
@@ -121,8 +122,7 @@ class RestartPolicy:
 DEFAULT_POLICY = RestartPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(Struct, frozen=True):
     """The state, and what the next pause depends on."""
 
     state: State = State.DISABLED

@@ -5,10 +5,10 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
@@ -34,8 +34,7 @@ _LEASE_PREFIX = "moorage-"
 _OWNER, _ROOT_LABEL, _BOOT_LABEL = "moorage.owner", "moorage.root", "moorage.boot"
 
 
-@dataclass(frozen=True, slots=True)
-class Machinery:
+class Machinery(Struct, frozen=True):
     """Everything of one containerd that an engine uses, and who keeps the output."""
 
     client: Client

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
@@ -22,8 +22,7 @@ _ANSWER_WITHIN = 1.0
 """Seconds that containerd has to answer; a scraper does not wait much longer than that for everything."""
 
 
-@dataclass(frozen=True, slots=True)
-class PluginMetrics:
+class PluginMetrics(Struct, frozen=True):
     """One plugin."""
 
     name: str
@@ -36,8 +35,7 @@ class PluginMetrics:
     """None while it does not run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
+class Metrics(Struct, frozen=True):
     """An engine at one instant. Counts begin with the engine, those of a log with the log."""
 
     states: dict[State, int]

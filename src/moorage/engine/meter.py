@@ -3,7 +3,8 @@
 import time
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from moorage import errors
 from moorage.engine.lifecycle import Event, State
@@ -15,8 +16,7 @@ _PLUGIN_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _CALL_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
-@dataclass(frozen=True, slots=True)
-class HistogramView:
+class HistogramView(Struct, frozen=True):
     """A histogram at one instant."""
 
     bounds: tuple[float, ...]

@@ -2,8 +2,9 @@
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from moorage import errors
 from moorage.distribution.package import CONFIG_LIMIT
@@ -12,8 +13,7 @@ from moorage.plugins import ParsedConfig, parse_config
 __all__ = ("PluginDirectory", "load_directory")
 
 
-@dataclass(frozen=True, slots=True)
-class PluginDirectory:
+class PluginDirectory(Struct, frozen=True):
     """A plugin that lies unpacked on this machine."""
 
     path: Path

@@ -7,9 +7,9 @@ inside the block ``run`` does the work, and is told to whoever reports progress.
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import anyio
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage.distribution.auth import Credentials, credentials_for
@@ -41,8 +41,7 @@ __all__ = ("Operation", "Packages", "Registries")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Registries:
+class Registries(Struct, frozen=True):
     """How this host speaks to registries, and what it grants to packages from there."""
 
     options: Options = field(default_factory=Options)
@@ -50,8 +49,7 @@ class Registries:
     """What may be granted with nobody there to ask; None: everything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """What is about to be done to one plugin, and may be."""
 
     name: str

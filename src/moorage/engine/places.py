@@ -7,8 +7,9 @@ data directory, a shared mount of its own.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import remove_tree_now
@@ -23,8 +24,7 @@ SHORT_ID = 12
 """As many digits of an id as its run-time directory has."""
 
 
-@dataclass(frozen=True, slots=True)
-class PluginPlaces:
+class PluginPlaces(Struct, frozen=True):
     """The directories of one plugin."""
 
     id: str

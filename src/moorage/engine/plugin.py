@@ -1,11 +1,11 @@
 """One plugin in the engine's memory: its record, its state, its present run. Changed only by its own inbox."""
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
+from msgspec.structs import replace
 
 from moorage.containerd.processes import AddedProcess
 from moorage.engine.lifecycle import Event, Life, State, move
@@ -195,4 +195,4 @@ class Plugin:
 
     def change(self, **fields: object) -> Record:
         """The record with these fields changed; nothing is saved, and nothing changes here."""
-        return replace(self.record, **fields)  # type: ignore[arg-type]  # names are checked by replace itself
+        return replace(self.record, **fields)

@@ -1,9 +1,9 @@
 """Whether a plugin listens, and what it says it implements."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.backoff import pauses
@@ -19,8 +19,7 @@ _FIRST_LOOK, _LONGEST_PAUSE = 0.002, 0.05  # seconds
 _ANSWER_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(Struct, frozen=True):
     """What a plugin answered to /Plugin.Activate. Information, never a condition: many real ones answer nothing."""
 
     implements: tuple[str, ...] | None

@@ -8,17 +8,18 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.atomic_file import sync_directory, write_atomically
 from moorage._lib.filelock import try_lock
 from moorage._lib.threads import remove_tree_now
+from moorage._lib.values import repr_without
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
 from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
@@ -38,37 +39,37 @@ _ID = re.compile(r"[0-9a-f]{64}")
 _RECORD = "plugin.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """What an upgrade changes of a plugin; each field as the record has it."""
 
     reference: str
-    config: str = field(repr=False)
+    config: str
     image: str
     digest: str
     snapshotter: str
     snapshot: str
-    overrides: Overrides = field(repr=False)
+    overrides: Overrides
     warnings: tuple[str, ...]
+
+    __repr__ = repr_without("config", "overrides")
 
     @classmethod
     def of(cls, record: "Record") -> "Version":
         """The one that a record has."""
-        return cls(**{each.name: getattr(record, each.name) for each in fields(cls)})
+        return cls(**{name: getattr(record, name) for name in cls.__struct_fields__})
 
     def as_fields(self) -> dict[str, object]:
         """What a record with this version has in the place of its own."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: getattr(self, name) for name in self.__struct_fields__}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One plugin as it is on disk. Values that a user set stay out of ``repr``, and so of logs."""
 
     id: str
     name: str
     reference: str
-    config: str = field(repr=False)
+    config: str
     """The text of its config.json."""
     image: str
     """Name of the image record that holds its content and its root in containerd."""
@@ -78,7 +79,7 @@ class Record:
     """Key of the active snapshot that is its root."""
     created_at: datetime
     enabled: bool = False
-    overrides: Overrides = field(default=NO_OVERRIDES, repr=False)
+    overrides: Overrides = NO_OVERRIDES
     policy: RestartPolicy = DEFAULT_POLICY
     run: int = 0
     """Number of its last run; the run's container is ``<id>.<run>``."""
@@ -97,14 +98,15 @@ class Record:
     """The version to go back to unless the present one, which an upgrade is trying out, becomes ready."""
     schema: int = SCHEMA
 
+    __repr__ = repr_without("config", "overrides")
+
     @property
     def container(self) -> str:
         """Id of the container of its last run."""
         return f"{self.id}.{self.run}"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """What was settled at the first start on a data directory, and never changes."""
 
     engine_id: str
@@ -114,8 +116,7 @@ class Choice:
     schema: int = SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """What was found: the records, and in words what could not be read."""
 
     records: tuple[Record, ...]

@@ -12,10 +12,10 @@ import os
 import secrets
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import remove_tree, run_blocking
@@ -35,8 +35,7 @@ _TRIES, _PAUSE = 1000, 0.01  # seconds; a sweep that took the directory for a le
 _ROOM = 1024 * 1024  # bytes that containerd needs for itself, and some more
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """The two directories of one command. ``descriptor`` holds the lock."""
 
     state: Path

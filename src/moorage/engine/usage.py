@@ -1,12 +1,11 @@
 """What plugins take of the disk, and what was given back: frozen values, of which the API makes JSON."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 __all__ = ("DiskUsage", "PluginUsage", "Pruned")
 
 
-@dataclass(frozen=True, slots=True)
-class PluginUsage:
+class PluginUsage(Struct, frozen=True):
     """What one plugin takes of the disk; ``shared`` is the part of it that other plugins have, too."""
 
     id: str
@@ -24,8 +23,7 @@ class PluginUsage:
     logs_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class DiskUsage:
+class DiskUsage(Struct, frozen=True):
     """What everything takes of the disk, each blob and each layer once."""
 
     plugins: tuple[PluginUsage, ...]
@@ -39,8 +37,7 @@ class DiskUsage:
     """Content and layers that no plugin refers to: of one that is being made, or left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """What a prune has removed."""
 
     freed_bytes: int

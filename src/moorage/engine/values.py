@@ -1,17 +1,19 @@
 """What the engine tells of plugins: frozen values, of which the API makes JSON."""
 
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from moorage import errors
+from moorage._lib.values import repr_without
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
 from moorage.plugins import Config, Privilege, Settings
 
 __all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange", "Terms")
 
 
-@dataclass(frozen=True, slots=True)
-class LastExit:
+class LastExit(Struct, frozen=True):
     """How the last run of a plugin ended, or why it could not be started."""
 
     code: int | None = None
@@ -23,8 +25,7 @@ class LastExit:
     """Why it did not start or become ready; empty for a plain end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """Somebody who uses a plugin. As long as there is one, disable and remove are refused."""
 
     token: str
@@ -32,8 +33,7 @@ class Holder:
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class PluginView:
+class PluginView(Struct, frozen=True):
     """One plugin at one instant. Secret settings are in here: only ``settings_to_api`` may show ``settings``."""
 
     id: str
@@ -44,7 +44,7 @@ class PluginView:
     """What the user wants."""
     state: State
     config: Config
-    settings: Settings = field(repr=False)
+    settings: Settings
     privileges: tuple[Privilege, ...] = ()
     restarts: int = 0
     """Starts that nobody asked for, since the user's last enable."""
@@ -68,9 +68,10 @@ class PluginView:
     tags: tuple[str, ...] = ()
     """Its further names."""
 
+    __repr__ = repr_without("settings")
 
-@dataclass(frozen=True, slots=True)
-class PolicyChange:
+
+class PolicyChange(Struct, frozen=True):
     """Which lines of a policy to change; None leaves one as it is."""
 
     restarts: str | None = None
@@ -99,8 +100,7 @@ class PolicyChange:
         return made
 
 
-@dataclass(frozen=True, slots=True)
-class Happened:
+class Happened(Struct, frozen=True):
     """One event, as GET /events tells it: create, pull, enable, disable, upgrade, remove, ready, die, restart, ..."""
 
     action: str
@@ -113,8 +113,7 @@ class Happened:
     """The instant once more, since 1970."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a plugin answered to a call."""
 
     status: int
@@ -122,8 +121,7 @@ class Answer:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
+class EngineInfo(Struct, frozen=True):
     """The engine as a whole."""
 
     root: str
@@ -143,16 +141,17 @@ class EngineInfo:
     """Whether plugins go on running when the engine ends, and are taken over by the next one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """On what a user agrees to a package, and how he wants it."""
 
     granted: tuple[Privilege, ...] | None = ()
     """Exactly what it may ask for; None for whatever it asks."""
     is_attended: bool = False
     """Somebody looked at what is asked for and said yes, so the policy for unattended installs is not asked."""
-    assignments: tuple[str, ...] = field(default=(), repr=False)
+    assignments: tuple[str, ...] = ()
     """Settings for a new plugin, all or none."""
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    secrets: tuple[str, ...] = ()
     once: bool = False
     """A plugin of this name that is from there and has these settings is as good as a new one."""
+
+    __repr__ = repr_without("assignments", "secrets")

@@ -5,7 +5,8 @@ the record has the one before it as well; whoever finds that there goes back.
 """
 
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import mount_points_below, run_blocking

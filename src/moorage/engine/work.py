@@ -3,11 +3,11 @@
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.inbox import Inboxes

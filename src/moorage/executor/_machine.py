@@ -9,10 +9,12 @@ doublings of hints cannot do harm, and a missed hint is made up by the next comp
         └────GaveUp────▶ OVER (never ran, nothing delivered)
 """
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from moorage.containerd.types import Status
 
@@ -59,20 +61,17 @@ class Do(Enum):
     DELIVER = "call the exit handler"
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """The task runs, or ran at least, with this pid."""
 
     pid: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class GaveUp:
+class GaveUp(Struct, frozen=True):
     """The start failed or was undone, or there was nothing alive to restore."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExitSeen:
+class ExitSeen(Struct, frozen=True):
     """An event says that a process of this container id ended: perhaps an earlier run's, perhaps an added one."""
 
     process_id: str
@@ -81,30 +80,25 @@ class ExitSeen:
     exited_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(Struct, frozen=True):
     """The kernel says that the pid has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """Something may have been missed: events were lost, or it is simply time to compare."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """Containerd's answer; None is "no such task"."""
 
     status: Status | None
 
 
-@dataclass(frozen=True, slots=True)
-class Unanswered:
+class Unanswered(Struct, frozen=True):
     """Containerd could not be asked. This is no answer, least of all an exit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """Everything of the run is removed; code and time as the deletion gave them, None where it could not."""
 
     code: int | None = None
@@ -112,16 +106,14 @@ class Removed:
     oom: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NotRemoved:
+class NotRemoved(Struct, frozen=True):
     """Containerd went away, or a process does not end; the run cannot be closed yet."""
 
 
 Happening: TypeAlias = Started | GaveUp | ExitSeen | Died | Look | Answered | Unanswered | Removed | NotRemoved
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """What is known of one run."""
 
     id: str

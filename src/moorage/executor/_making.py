@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.backoff import pauses
@@ -80,8 +80,7 @@ class Making:
         return await self._client.start(held.id, "", False, held.streams.attach)
 
 
-@dataclass(eq=False, slots=True)
-class _Remains:
+class _Remains(Struct, eq=False):
     """What a create could not undo."""
 
     run_id: str

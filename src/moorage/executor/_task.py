@@ -3,9 +3,9 @@
 import logging
 import signal as signals
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import anyio
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage.containerd.types import Status
@@ -20,8 +20,7 @@ REFUSALS = 6
 """So often a removal may be refused before the exit is told all the same."""
 
 
-@dataclass(eq=False, slots=True)
-class Held:
+class Held(Struct, eq=False):
     """A container that an executor answers for: its run, and what is open for it."""
 
     id: str

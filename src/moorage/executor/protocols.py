@@ -6,9 +6,10 @@ kept honest by running the same contract tests on both.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+from msgspec import Struct
 
 from moorage.containerd.types import Envelope, Mount, RuntimeOptions, Spec, Status
 
@@ -37,8 +38,7 @@ RUN_LABEL = "moorage.run"
 """Label of a container record: the identity of its run. A record without it is not ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """How one run of a container ended."""
 
     id: str

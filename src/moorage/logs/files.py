@@ -6,9 +6,10 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from moorage._lib.inotify import DirectoryWatch, watching
 from moorage._lib.threads import run_blocking
@@ -20,8 +21,7 @@ _BLOCK = 256 * 1024
 _LOOK_AGAIN = 5.0  # seconds; should a change ever not be told
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One line of output, without its end."""
 
     at: datetime
@@ -31,8 +31,7 @@ class Line:
     """Bytes that are no UTF-8 are shown as ``\\xNN``."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogTotals:
+class LogTotals(Struct, frozen=True):
     """What a log took since it was begun, whoever wrote it."""
 
     bytes: dict[str, int]

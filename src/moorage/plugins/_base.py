@@ -4,7 +4,7 @@ Source: moby daemon/pkg/oci/defaults.go@b985e21, checked against the spec that d
 masked beyond 20.10 (``/sys/devices/virtual/powercap``, as in later ones).
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 __all__ = (
     "CAPABILITIES",
@@ -18,8 +18,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """One mount of the runtime spec."""
 
     destination: str

@@ -1,8 +1,11 @@
 """What a plugin's config.json says: Docker's plugin config, version 1, as frozen values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from moorage._lib.values import repr_without
 from moorage.plugins._reader import Fields, decode, encode, quote, read_object
 
 __all__ = (
@@ -42,8 +45,7 @@ _TOP = (
 _ENTRY = ("name", "description", "settable")
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceType:
+class InterfaceType(Struct, frozen=True):
     """One thing that a plugin says it implements, as ``prefix.capability/version``; any part may be missing."""
 
     text: str
@@ -64,8 +66,7 @@ class InterfaceType:
         return self.text.partition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(Struct, frozen=True):
     """Where a plugin listens (``socket`` is a path below SOCKET_DIRECTORY) and what it speaks there."""
 
     socket: str
@@ -78,8 +79,7 @@ class Interface:
         return self.protocol_scheme in ("", "moby.plugins.http/v1")
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     """Which network a plugin has."""
 
     type: str = ""
@@ -90,8 +90,7 @@ class Network:
         return self.type == "host"
 
 
-@dataclass(frozen=True, slots=True)
-class MountEntry:
+class MountEntry(Struct, frozen=True):
     """A mount from the host; source None must be set before the plugin can run, "" means off until it is set."""
 
     name: str = ""
@@ -108,8 +107,7 @@ class MountEntry:
         return self.type == "bind" or "bind" in self.options or "rbind" in self.options
 
 
-@dataclass(frozen=True, slots=True)
-class EnvEntry:
+class EnvEntry(Struct, frozen=True):
     """An environment variable; value None means that it is not there until somebody sets it."""
 
     name: str
@@ -118,8 +116,7 @@ class EnvEntry:
     value: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ArgsEntry:
+class ArgsEntry(Struct, frozen=True):
     """Arguments after the entrypoint."""
 
     name: str = ""
@@ -128,8 +125,7 @@ class ArgsEntry:
     value: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceEntry:
+class DeviceEntry(Struct, frozen=True):
     """A device of the host, or a directory of them; path None and "" mean what they mean for a mount's source."""
 
     name: str = ""
@@ -138,8 +134,7 @@ class DeviceEntry:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxConfig:
+class LinuxConfig(Struct, frozen=True):
     """What a plugin asks of the kernel, beyond what every container has."""
 
     capabilities: tuple[str, ...] = ()
@@ -147,24 +142,21 @@ class LinuxConfig:
     devices: tuple[DeviceEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class UserConfig:
+class UserConfig(Struct, frozen=True):
     """Whom the entrypoint runs as."""
 
     uid: int = 0
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RootfsConfig:
+class RootfsConfig(Struct, frozen=True):
     """Which layers the package has; written when it is made, and only informative."""
 
     type: str = ""
     diff_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct, frozen=True):
     """One config.json. ``document`` is the text that it was read from, unknown fields and all."""
 
     entrypoint: tuple[str, ...]
@@ -183,11 +175,12 @@ class Config:
     linux: LinuxConfig = field(default_factory=LinuxConfig)
     user: UserConfig = field(default_factory=UserConfig)
     rootfs: RootfsConfig | None = None
-    document: bytes = field(default=b"", repr=False, compare=False)
+    document: bytes = b""
+
+    __repr__ = repr_without("document")
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedConfig:
+class ParsedConfig(Struct, frozen=True):
     """A config, and what was odd about its text (typing errors, most of the time)."""
 
     config: Config

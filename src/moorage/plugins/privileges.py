@@ -3,7 +3,8 @@
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from moorage import errors
 from moorage.plugins._reader import Fields, Notes, decode, quote, read_object
@@ -33,8 +34,7 @@ _FLAGS = ("hostIpc", "hostPid", "allowAllDevices")
 _ANY = "*"
 
 
-@dataclass(frozen=True, slots=True)
-class Privilege:
+class Privilege(Struct, frozen=True):
     """One thing that a plugin asks for; only name and values count, the description is for people."""
 
     name: str
@@ -50,8 +50,7 @@ class Privilege:
         return f"{self.name} [{', '.join(quote(each) for each in self.value)}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What a host grants unattended, by name of the privilege; a name that is not here is never granted."""
 
     allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)

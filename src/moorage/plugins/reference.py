@@ -5,7 +5,9 @@ library are understood, the tag is latest).
 """
 
 import re
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.plugins._reader import quote
@@ -26,8 +28,7 @@ _ID = re.compile(r"[0-9a-f]{64}")
 _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A plugin somewhere: which registry, which repository there, and which tag or digest."""
 
     host: str

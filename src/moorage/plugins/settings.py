@@ -6,9 +6,12 @@ So they are the same before and after a restart, and an upgrade brings its new d
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.values import repr_without
 from moorage.plugins._reader import is_text, quote
 from moorage.plugins.model import Config, DeviceEntry, EnvEntry, MountEntry, device_to_api, mount_to_api
 
@@ -30,46 +33,46 @@ MASK = "********"
 """What stands for a secret value wherever it is shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(Struct, frozen=True):
     """What a user set, by name of the entry, in the order of setting. Values stay out of ``repr``, and so of logs."""
 
-    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    mounts: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    devices: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    args: tuple[str, ...] | None = field(default=None, repr=False)
+    env: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[tuple[str, str], ...] = ()
+    devices: tuple[tuple[str, str], ...] = ()
+    args: tuple[str, ...] | None = None
     args_name: str = ""
     """Which args the override was for; an upgrade that calls them otherwise drops it."""
     secrets: frozenset[str] = frozenset()
     """Settable names (``TOKEN.value``) whose values are never shown; once secret, a name stays so."""
 
+    __repr__ = repr_without("env", "mounts", "devices", "args")
+
 
 NO_OVERRIDES = Overrides()
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What a plugin runs with: config and overrides together. Values stay out of ``repr``, and so of logs."""
 
-    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    env: tuple[tuple[str, str], ...] = ()
     """Each name once; the value "" is present and empty."""
-    args: tuple[str, ...] = field(default=(), repr=False)
-    mounts: tuple[MountEntry, ...] = field(default=(), repr=False)
-    devices: tuple[DeviceEntry, ...] = field(default=(), repr=False)
+    args: tuple[str, ...] = ()
+    mounts: tuple[MountEntry, ...] = ()
+    devices: tuple[DeviceEntry, ...] = ()
     secrets: frozenset[str] = frozenset()
     args_name: str = ""
 
+    __repr__ = repr_without("env", "args", "mounts", "devices")
 
-@dataclass(frozen=True, slots=True)
-class Rebased:
+
+class Rebased(Struct, frozen=True):
     """Overrides that apply to a config, and the names (``state.source``) of those that do not and were dropped."""
 
     overrides: Overrides
     dropped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(Struct, frozen=True):
     """One thing of a config that has a name and one field."""
 
     kind: str

@@ -7,7 +7,9 @@ docs/reference/oci-spec.md.
 import difflib
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.plugins import _base
@@ -35,8 +37,7 @@ MAX_SOCKET_PATH_BYTES = 107
 _ALL_DEVICES: tuple[dict[str, object], ...] = ({"allow": True, "access": "rwm"},)
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
+class DeviceNode(Struct, frozen=True):
     """A device of the host as it shall appear in the plugin: ``type`` is c or b, ``file_mode`` only permission bits."""
 
     path: str
@@ -48,8 +49,7 @@ class DeviceNode:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """Where on this host the parts of one plugin are, found out by whoever may do I/O. All paths are absolute."""
 
     rootfs: str
@@ -70,8 +70,7 @@ class Places:
     """In a user namespace: by mount source, the options (nosuid, nodev, noexec, ro, ...) it must keep."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """A path that has to be on the host, and which entry of the config asks for it."""
 
     path: str
@@ -83,8 +82,7 @@ class Need:
         return errors.Invalid(f"cannot enable the plugin: {self.entry}: there is no {self.path} here; {self.advice}")
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """What to look up before a spec can be built."""
 
     devices: tuple[Need, ...] = ()
