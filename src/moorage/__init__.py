@@ -2,12 +2,12 @@
 
     from moorage import Exit, ExitHandler, Executor, open_executor
 
-The names are imported when they are first used: the command line must not pay for gRPC when it only prints a version.
+The names are imported when they are first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from moorage._lib.lazy import names_from
 from moorage._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ("PLUGIN_NAMESPACE", "Executor", "Exit", "ExitHandler", "__version__", "open_executor")
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(
-        importlib.import_module("moorage.embedding" if name == "open_executor" else "moorage.executor"), name
-    )
+__getattr__ = names_from(
+    __name__,
+    {
+        "PLUGIN_NAMESPACE": "moorage.executor",
+        "Executor": "moorage.executor",
+        "Exit": "moorage.executor",
+        "ExitHandler": "moorage.executor",
+        "open_executor": "moorage.embedding",
+    },
+)

@@ -16,6 +16,7 @@ __all__ = (
     "Unauthorized",
     "Unavailable",
     "Unsupported",
+    "is_disk_full",
 )
 
 
@@ -49,3 +50,8 @@ class Unsupported(MoorageError):
 
 class Unavailable(MoorageError):
     """A peer cannot be reached or did not answer in time; the same call may succeed later (HTTP 503)."""
+
+
+def is_disk_full(error: MoorageError) -> bool:
+    """Whether it is containerd's that the disk is full, which it says under several codes."""
+    return "no space left on device" in str(error)

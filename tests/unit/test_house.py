@@ -81,24 +81,38 @@ def test_every_module_states_its_one_job(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_the_root_package_exports_by_name_what_it_only_imports_when_used() -> None:
-    import moorage
-
-    assert all(getattr(moorage, name) is not None for name in moorage.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        moorage.__getattr__("nonsense")
+LAZY = {"moorage", "moorage.containerd"}
+"""Packages that import what they export when it is first used."""
 
 
-@pytest.mark.parametrize("package", [each for each in PACKAGES if each.name != "moorage"], ids=name_of)
+def imports_for_typing(node: ast.stmt) -> list[ast.ImportFrom]:
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return [each for each in node.body if isinstance(each, ast.ImportFrom)]
+    return []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=name_of)
 def test_a_package_exports_what_it_imports_by_name_and_nothing_else(package: Path) -> None:
+    name = ".".join(package.relative_to(SOURCE).parts)
     exported: list[str] = []
     for node in ast.parse((package / "__init__.py").read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            assert all(alias.asname == alias.name for alias in node.names), "write: from moorage.a import X as X"
-            exported += [alias.name for alias in node.names]
         assert not isinstance(node, ast.Import | type_of_function | ast.ClassDef), "a package's __init__ only exports"
-    module = importlib.import_module(".".join(package.relative_to(SOURCE).parts))
-    assert sorted(exported) == sorted(getattr(module, "__all__", ()))
+        if isinstance(node, ast.ImportFrom) and name in LAZY:
+            assert node.module in ("typing", "moorage._lib.lazy", "moorage._version"), "only what costs nothing"
+            continue
+        for found in [node] if isinstance(node, ast.ImportFrom) else imports_for_typing(node):
+            assert all(alias.asname == alias.name for alias in found.names), "write: from moorage.a import X as X"
+            exported += [alias.name for alias in found.names]
+    public = set(getattr(importlib.import_module(name), "__all__", ())) - {"__version__"}
+    assert sorted(exported) == sorted(public)
+
+
+@pytest.mark.parametrize("package", sorted(LAZY))
+def test_a_lazy_package_finds_each_name_and_no_other(package: str) -> None:
+    module = importlib.import_module(package)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        module.__getattr__("nonsense")
 
 
 def checked_in_files() -> list[Path]:
@@ -174,8 +188,15 @@ def test_everything_that_is_installed_to_run_and_to_develop_is_pinned() -> None:
     assert seen <= pinned
 
 
-def test_the_command_line_starts_without_waiting_for_slow_libraries() -> None:
-    program = f"import sys, moorage.cli.main; print(*(name for name in {SLOW_IMPORTS!r} if name in sys.modules))"
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [
+        ("moorage.cli.main", SLOW_IMPORTS),  # the command line starts without waiting for them
+        ("moorage.serving", ("grpclib", "h2", "google.protobuf")),  # and an engine answers before it can run plugins
+    ],
+)
+def test_what_must_be_quick_imports_nothing_slow(module: str, slow: tuple[str, ...]) -> None:
+    program = f"import sys, {module}; print(*(name for name in {slow!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []

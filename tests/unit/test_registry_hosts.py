@@ -1,6 +1,8 @@
 """Which URL a registry is spoken to with, through which proxy, and which certificates count."""
 
+import ssl
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -84,12 +86,20 @@ async def test_d06_a_mirror_that_cannot_be_used_is_refused(mirror: str) -> None:
         await Hosts(options(mirrors=(mirror,))).endpoints("docker.io", is_pull=True)
 
 
+def verifies(context: ssl.SSLContext | Literal[False]) -> bool:
+    """By what the machine trusts, and by nothing else."""
+    if not context:
+        return False
+    trusted = ssl.create_default_context().get_ca_certs()
+    return context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname and context.get_ca_certs() == trusted
+
+
 async def test_d06_who_is_not_checked_and_who_is(unblocked: None, tmp_path: Path) -> None:
     hosts = Hosts(options(("insecure.lan",)))
-    assert await hosts.context(URL("https://registry.lan")) is True
+    assert verifies(await hosts.context(URL("https://registry.lan")))
     assert await hosts.context(URL("https://insecure.lan")) is False
     assert await hosts.context(URL("https://127.0.0.1:5000")) is False
-    assert await hosts.context(URL("https://auth.lan"), asked_by=URL("https://insecure.lan")) is True
+    assert verifies(await hosts.context(URL("https://auth.lan"), asked_by=URL("https://insecure.lan")))
 
 
 @pytest.fixture
@@ -103,7 +113,7 @@ async def refused(tmp_path: Path, words: str) -> None:
     hosts = Hosts(options((), (), tmp_path))
     with pytest.raises(errors.Invalid, match=words):
         await hosts.context(URL("https://registry.lan:5000"))
-    assert await hosts.context(URL("https://registry.lan:5001")) is True
+    assert verifies(await hosts.context(URL("https://registry.lan:5001")))
 
 
 async def test_d06_certificates_that_cannot_be_used_are_told_of(certificates: Path, tmp_path: Path) -> None:
@@ -116,7 +126,7 @@ async def test_d06_the_cas_of_a_registry_count_for_those_it_refers_to(certificat
     hosts = Hosts(options((), (), tmp_path))
     with pytest.raises(errors.Invalid, match=r"a\.crt"):
         await hosts.context(URL("https://auth.lan"), asked_by=URL("https://registry.lan:5000"))
-    assert await hosts.context(URL("https://auth.lan")) is True
+    assert verifies(await hosts.context(URL("https://auth.lan")))
 
 
 async def test_d06_a_certificate_without_its_key_is_told_of(certificates: Path, tmp_path: Path) -> None:
@@ -144,7 +154,7 @@ async def test_d06_no_name_leads_out_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "certs.d").mkdir()
     hosts = Hosts(options((), (), tmp_path / "certs.d"))
     for url in (URL.build(scheme="https", host=".."), URL.build(scheme="https", host=".")):
-        assert await hosts.context(url) is True
+        assert verifies(await hosts.context(url))
 
 
 # proxies

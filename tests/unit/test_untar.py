@@ -3,12 +3,13 @@
 import gzip
 import io
 import tarfile
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from moorage import errors
@@ -60,6 +61,23 @@ def test_d09_what_nobody_reads_is_passed_over(form: int) -> None:
     assert anyio.run(names) == ["a", "b"]
 
 
+def test_d09_what_follows_the_gzip_is_passed_over_and_not_kept() -> None:
+    async def read() -> int:
+        async def body() -> AsyncIterator[bytes]:
+            yield gzip.compress(pack({"a": b"1"}))
+            for _ in range(64):
+                yield bytes(1 << 20)
+
+        tracemalloc.start()
+        try:
+            assert [entry.name async for entry in read_entries(body())] == ["a"]
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert anyio.run(read) < 16 << 20
+
+
 @given(st.integers(0, 4000))
 def test_d09_an_archive_that_is_cut_off_anywhere_is_told(at: int) -> None:
     whole = pack({"a": b"1" * 1000, "b": b"2" * 1000}, tarfile.GNU_FORMAT)
@@ -68,10 +86,12 @@ def test_d09_an_archive_that_is_cut_off_anywhere_is_told(at: int) -> None:
         unpack(whole[: min(at, end)])
 
 
-@given(st.binary(max_size=2000))
-def test_d09_anything_is_read_or_refused(data: bytes) -> None:
+@given(st.binary(max_size=2000), st.integers(1, 1000))
+@example(b"\x1f", 1000)  # half of what tells gzip, and no more
+@example(b"\x1f\x8b", 1)
+def test_d09_anything_is_read_or_refused(data: bytes, cut: int) -> None:
     with suppress(errors.Invalid):  # and nothing else
-        unpack(data)
+        unpack(data, cut)
 
 
 @pytest.mark.parametrize("extra", [b"5 x=\n", b"99 size=1\n", b"x", b"0 a=b\n", b"11 size=-1\n", b"11 size=1x\n"])

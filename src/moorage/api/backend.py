@@ -3,9 +3,8 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from moorage.containerd.processes import AddedProcess
 from moorage.distribution.auth import Credentials
 from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
@@ -15,6 +14,9 @@ from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange, Terms
 from moorage.logs.files import Line
 from moorage.plugins import Privilege
+
+if TYPE_CHECKING:
+    from moorage.containerd.processes import AddedProcess
 
 __all__ = ("Arrivals", "Backend", "Moving", "Packages")
 
@@ -149,7 +151,7 @@ class Backend(Protocol):
 
     def execute(
         self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> AbstractAsyncContextManager[AddedProcess]:
+    ) -> "AbstractAsyncContextManager[AddedProcess]":
         """A process beside the plugin's own, killed at the end of the block. Raises: Conflict where nothing runs."""
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:

@@ -8,6 +8,7 @@ Kinds: 0 JSON with the id and the pid, first; 1 standard output (all of it where
 import json
 import struct
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import anyio
 from aiohttp import web
@@ -15,8 +16,10 @@ from aiohttp import web
 from moorage import errors
 from moorage.api.query import boolean, integer
 from moorage.api.request import Request
-from moorage.containerd.processes import AddedProcess
 from moorage.containerd.stdio import FifoReader
+
+if TYPE_CHECKING:
+    from moorage.containerd.processes import AddedProcess
 
 __all__ = ("execute", "resize")
 
@@ -61,7 +64,7 @@ async def resize(request: Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _feed(request: Request, process: AddedProcess, terminal: bool) -> None:
+async def _feed(request: Request, process: "AddedProcess", terminal: bool) -> None:
     try:
         async for chunk in request.chunks():
             await process.write(chunk)
@@ -71,7 +74,7 @@ async def _feed(request: Request, process: AddedProcess, terminal: bool) -> None
         await process.close_input()
 
 
-async def _copy_until_its_end(process: AddedProcess, write: Write) -> tuple[int, bytes]:
+async def _copy_until_its_end(process: "AddedProcess", write: Write) -> tuple[int, bytes]:
     """Pass its output on until it has ended, and all that was written by then; the last frame.
 
     What it has started may keep its output open: that is waited for as long as Docker does, and no longer.
@@ -86,7 +89,7 @@ async def _copy_until_its_end(process: AddedProcess, write: Write) -> tuple[int,
     return end
 
 
-async def _copy_all(process: AddedProcess, write: Write) -> None:
+async def _copy_all(process: "AddedProcess", write: Write) -> None:
     async def copy(reader: FifoReader, kind: int) -> None:
         while data := await reader.read():
             await write(kind, data)

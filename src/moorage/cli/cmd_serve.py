@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moorage.cli.common import importing
+from moorage._lib.lazy import importing, without_certificates
 from moorage.client import DEFAULT_HOST, socket_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def command(
     """Serve; the exit status."""
     import logging
 
-    with importing():
+    with importing(), without_certificates():
         import anyio
 
         from moorage.serving import run_engine
@@ -126,7 +126,7 @@ def command(
 @_places
 def down(root: Path, exec_root: Path, namespace: str, containerd: str | None) -> int:
     """Take everything down; the exit status."""
-    with importing():
+    with importing(), without_certificates():
         import anyio
 
         from moorage.serving import take_down

@@ -1,9 +1,7 @@
 """What commands that talk to the engine share: the client, the --json option, texts for people."""
 
-import gc
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +18,6 @@ __all__ = (
     "directories",
     "each_name",
     "how_long",
-    "importing",
     "json_option",
     "plugin_names",
     "print_json",
@@ -126,14 +123,3 @@ def size(value: float | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.4g} {unit}"
         value /= 1024
     raise AssertionError("the last unit takes all")
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """A block that only imports: nothing of it is garbage, and to look for some takes a sixth of the whole start."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()

@@ -10,15 +10,17 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from moorage import errors
 from moorage._lib.threads import remove_tree, run_blocking
-from moorage.containerd.client import Client
 from moorage.containerd.stdio import FifoReader
 from moorage.containerd.types import ProcessExit, Spec
+
+if TYPE_CHECKING:
+    from moorage.containerd.client import Client
 
 __all__ = ("AddedProcess", "add_process", "process_like_the_first", "remove_process")
 
@@ -49,7 +51,7 @@ def process_like_the_first(
 class AddedProcess:
     """One added process. The streams are read until ``b""``; a terminal has only ``stdout``."""
 
-    def __init__(self, client: Client, container: str, exec_id: str, directory: Path, *, terminal: bool) -> None:
+    def __init__(self, client: "Client", container: str, exec_id: str, directory: Path, *, terminal: bool) -> None:
         self.exec_id = exec_id
         self.pid = 0
         self._client = client
@@ -116,7 +118,7 @@ class AddedProcess:
 
 @asynccontextmanager
 async def add_process(
-    client: Client, container: str, exec_id: str, process: Mapping[str, object], directory: Path
+    client: "Client", container: str, exec_id: str, process: Mapping[str, object], directory: Path
 ) -> AsyncIterator[AddedProcess]:
     """Add a process to a task and start it; the end of the block kills it where it lives, and removes all of it.
 
@@ -153,7 +155,7 @@ async def add_process(
             await remove_tree(directory)
 
 
-async def remove_process(client: Client, container: str, exec_id: str) -> None:
+async def remove_process(client: "Client", container: str, exec_id: str) -> None:
     """Kill an added process where it lives, and let containerd forget it; one that is gone already is fine."""
     for step in (
         lambda: client.kill(container, signal.SIGKILL, exec_id=exec_id),

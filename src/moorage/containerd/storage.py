@@ -27,7 +27,7 @@ from moorage.containerd._rpc import AlreadyExists, Connection, Reply
 from moorage.containerd._upload import ChunksFrom, Upload
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("Storage", "is_disk_full")
+__all__ = ("Storage",)
 
 _CONTENT = "/containerd.services.content.v1.Content/"
 _DIFF = "/containerd.services.diff.v1.Diff/"
@@ -284,8 +284,3 @@ class Storage:
             method, request, reply, namespace=self._namespace, within=self._timeouts.rpc
         ) as messages:
             return [message async for message in messages]
-
-
-def is_disk_full(error: errors.MoorageError) -> bool:
-    """Whether containerd says that the disk is full, which it does under several codes."""
-    return "no space left on device" in str(error)

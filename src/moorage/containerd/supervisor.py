@@ -10,9 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -20,11 +21,14 @@ from moorage import errors
 from moorage._lib.backoff import pauses
 from moorage._lib.filelock import hold_lock
 from moorage._lib.groups import background_tasks
+from moorage._lib.lazy import importing
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts
-from moorage.containerd.client import connect
 from moorage.timeouts import DEFAULT, Timeouts
+
+if TYPE_CHECKING:
+    from moorage.containerd.client import Client
 
 __all__ = ("ADDRESS_LIMIT", "PrivateContainerd", "check_machine", "find_binary", "supervise")
 
@@ -216,6 +220,7 @@ class PrivateContainerd:
         return child.pid
 
     async def _wait_until_serving(self, pid: int) -> None:
+        connect = await run_blocking(_find_connect)
         try:
             with anyio.fail_after(self._timeouts.containerd_start):
                 async with connect(self.address, "default", self._timeouts) as client:
@@ -334,3 +339,11 @@ def _clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON", "VIRTUAL_ENV"))
     }
+
+
+def _find_connect() -> "Callable[..., AbstractAsyncContextManager[Client]]":
+    """gRPC is imported while containerd starts, and beside the loop, which has an API to serve."""
+    with importing():
+        from moorage.containerd.client import connect
+
+        return connect

@@ -6,13 +6,16 @@ the same layers share them. Source: the OCI image specification, ChainID; contai
 
 import hashlib
 import logging
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.keylocks import KeyedLocks
-from moorage.containerd.storage import Storage, is_disk_full
 from moorage.containerd.types import Descriptor, SnapshotKind
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("Unpacking", "chain_id")
 
@@ -38,7 +41,7 @@ class Unpacking:
     """
 
     def __init__(
-        self, storage: Storage, lease: str, snapshotter: str, scratch: str, locks: KeyedLocks[str] | None = None
+        self, storage: "Storage", lease: str, snapshotter: str, scratch: str, locks: KeyedLocks[str] | None = None
     ) -> None:
         """``locks`` are shared by all who unpack at the same time, so that a layer is unpacked once."""
         self.chain = ""
@@ -94,7 +97,7 @@ class Unpacking:
 
 
 def _why(layer: Descriptor, error: errors.MoorageError) -> errors.MoorageError:
-    if is_disk_full(error):
+    if errors.is_disk_full(error):
         return errors.Unavailable(f"cannot unpack layer {layer.digest}: the disk is full ({error})")
     if type(error) is not errors.MoorageError:  # containerd is away, or the blob is not there
         return error

@@ -37,15 +37,10 @@ class _Stream:
         """Take the next bytes in; False at the end. Raises: Invalid for damaged gzip."""
         if self._unzip is not None and self._packed:
             return self._unpack(b"")
-        chunk = b""
-        while not chunk and not self._has_ended:
-            try:
-                chunk = await anext(self._body)
-            except StopAsyncIteration:
-                self._has_ended = True
-        if not self._has_begun and (self._rest + chunk)[:1] == _GZIP[:1]:
-            while len(chunk) < 2 and not self._has_ended:
-                chunk += await anext(self._body, b"")
+        chunk = await self._next_chunk()
+        if not self._has_begun and chunk[:1] == _GZIP[:1]:
+            if len(chunk) < 2:
+                chunk += await self._next_chunk()
             if chunk[:2] == _GZIP:
                 self._unzip = zlib.decompressobj(wbits=31)
         self._has_begun = True
@@ -54,8 +49,20 @@ class _Stream:
         self._rest += chunk
         return bool(chunk)
 
+    async def _next_chunk(self) -> bytes:
+        """What comes next; nothing at the end."""
+        while not self._has_ended:
+            try:
+                if chunk := await anext(self._body):
+                    return chunk
+            except StopAsyncIteration:
+                self._has_ended = True
+        return b""
+
     def _unpack(self, chunk: bytes) -> bool:
         assert self._unzip is not None
+        if self._unzip.eof:
+            return True  # what follows the end of the gzip is passed over; zlib would keep all of it
         try:
             self._rest += self._unzip.decompress(self._packed + chunk, _PIECE)
         except zlib.error as error:

@@ -8,14 +8,17 @@ import json
 import tarfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from moorage import errors
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution.stored import Contents, bytes_of
 from moorage.plugins import parse_reference
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("LAYOUT", "NAME_NOTE", "REFERENCE_NOTE", "TAG_NOTE", "Packed", "write_archive")
 
@@ -38,7 +41,7 @@ class Packed(Struct, frozen=True):
     contents: Contents
 
 
-async def write_archive(storage: Storage, packed: Sequence[Packed]) -> AsyncGenerator[bytes, None]:
+async def write_archive(storage: "Storage", packed: Sequence[Packed]) -> AsyncGenerator[bytes, None]:
     """The archive, each blob once. The same plugins always give the same bytes.
 
     Raises: NotFound for a blob that is gone meanwhile; Invalid for one of another size than promised. What came before

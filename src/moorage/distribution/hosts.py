@@ -10,7 +10,9 @@ import os
 import re
 import ssl
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct, field
 from yarl import URL
@@ -59,7 +61,7 @@ class Hosts:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._contexts: dict[tuple[str, str], ssl.SSLContext | bool] = {}
+        self._contexts: dict[tuple[str, str], ssl.SSLContext | Literal[False]] = {}
 
     async def endpoints(self, host: str, *, is_pull: bool) -> list[Endpoint]:
         """Who is asked for what lies on a host, in this order. Raises: Invalid for a mirror that cannot be used."""
@@ -77,8 +79,8 @@ class Hosts:
             return False
         return is_loopback(host) or _is_listed(host, url.explicit_port or url.port, self._options.insecure)
 
-    async def context(self, url: URL, *, asked_by: URL | None = None) -> ssl.SSLContext | bool:
-        """How aiohttp is to check a server: a context, True (as the machine does), False (not at all).
+    async def context(self, url: URL, *, asked_by: URL | None = None) -> ssl.SSLContext | Literal[False]:
+        """How aiohttp is to check a server: with a context of ours, which is never aiohttp's; False for not at all.
 
         A server that a registry refers to (for tokens, for blobs) may also be proven by that registry's CAs, as in
         Docker, where it has no certificate of its own there. Raises: Invalid for certificates that cannot be used.
@@ -118,7 +120,7 @@ class Hosts:
         folders = [directory / host for directory in self._options.certificate_directories]
         return [path for folder in folders for path in sorted(folder.glob(pattern))]
 
-    def _make_context(self, url: URL, asked_by: URL) -> ssl.SSLContext | bool:
+    def _make_context(self, url: URL, asked_by: URL) -> ssl.SSLContext | Literal[False]:
         host = _host_port(url)
         certificates = self._folders(host, "*.cert")
         authorities = self._folders(host, "*.crt") or self._folders(_host_port(asked_by), "*.crt")
@@ -127,7 +129,7 @@ class Hosts:
                 raise errors.Invalid(f"cannot use the key {path}: there is no {path.stem}.cert beside it")
         may_be_plain = self._may_be_plain(url)
         if not certificates and (may_be_plain or not authorities):
-            return not may_be_plain
+            return False if may_be_plain else _machines_own()
         context = ssl.create_default_context()
         if may_be_plain:
             context.check_hostname = False
@@ -140,6 +142,12 @@ class Hosts:
         for path in certificates:
             _load_pair(context, path)
         return context
+
+
+@cache
+def _machines_own() -> ssl.SSLContext:
+    """What this machine trusts. Made at need: 60 ms go into the certificates of a usual machine."""
+    return ssl.create_default_context()
 
 
 def _load_pair(context: ssl.SSLContext, certificate: Path) -> None:

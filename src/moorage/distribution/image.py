@@ -7,13 +7,13 @@ that is what every engine for plugins takes (D04).
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import Manifest
 from moorage.distribution.manifest import HOST, Platform, PluginManifest, choose_entry, is_index
@@ -29,6 +29,9 @@ from moorage.distribution.pull import Found, Shared, take
 from moorage.distribution.source import Report, Source, quiet
 from moorage.distribution.stored import MANIFEST_LIMIT, Contents, bytes_of, hold, read_manifest
 from moorage.plugins import Reference, as_it_came, parse_config, with_rootfs
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("find_image", "take_image")
 
@@ -84,7 +87,7 @@ def _check(contents: Contents, what: str) -> None:
 
 
 async def take_image(
-    storage: Storage,
+    storage: "Storage",
     lease: str,
     snapshotter: str,
     source: Source,
@@ -123,7 +126,7 @@ def _promised(raw_config: bytes) -> Sequence[str]:
     return [str(each) for each in found] if isinstance(found, list) else []
 
 
-async def _as_gzip(storage: Storage, layer: Descriptor) -> Descriptor:
+async def _as_gzip(storage: "Storage", layer: Descriptor) -> Descriptor:
     """The layer as a package has it: its blob as it is where that is gzip, else another one of the same files."""
     if layer.media_type in _GZIP:
         return Descriptor(LAYER_TYPE, layer.digest, layer.size_bytes)

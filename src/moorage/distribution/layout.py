@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
@@ -18,7 +19,6 @@ from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.values import repr_without
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import Manifest
 from moorage.distribution._retar import CONFIG_LIMIT
@@ -36,6 +36,9 @@ from moorage.distribution.stored import (
     to_descriptor,
 )
 from moorage.plugins import Reference, parse_reference
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("Layout", "LayoutSource", "Listed", "list_packages", "take_layout")
 
@@ -73,7 +76,7 @@ class Listed(Struct, frozen=True):
 class LayoutSource:
     """What an archive had for one name: manifests and blobs, which lie in containerd, as ``Source`` has them."""
 
-    def __init__(self, storage: Storage, layout: Layout, listed: Sequence[Listed]) -> None:
+    def __init__(self, storage: "Storage", layout: Layout, listed: Sequence[Listed]) -> None:
         """``listed`` are the entries of one name: one, or one for each platform."""
         self._storage = storage
         self._layout = layout
@@ -121,7 +124,7 @@ class LayoutSource:
             raise errors.Invalid(f"cannot read the archive: {digest} is not in it")
 
 
-async def take_layout(storage: Storage, body: AsyncIterator[bytes]) -> Layout:
+async def take_layout(storage: "Storage", body: AsyncIterator[bytes]) -> Layout:
     """Read an archive to its end; every blob is stored, checked, and held by the lease of ``storage``.
 
     Raises: Invalid naming the entry for what is damaged, cut off or leads elsewhere; what the body raises; Unavailable.
@@ -177,7 +180,7 @@ def _listed(value: object, at: int) -> Listed:
     return Listed(name, reference, target, value)
 
 
-async def _store(storage: Storage, entry: Entry, digest: str) -> None:
+async def _store(storage: "Storage", entry: Entry, digest: str) -> None:
     ref = f"{UPLOAD_PREFIX}{secrets.token_hex(8)}"
 
     async def chunks(offset: int) -> AsyncIterator[bytes]:
@@ -198,7 +201,7 @@ async def _store(storage: Storage, entry: Entry, digest: str) -> None:
     await hold(storage, digest)  # one that turned out to be there only at the end was not added to our lease
 
 
-async def _abort(storage: Storage, ref: str) -> None:
+async def _abort(storage: "Storage", ref: str) -> None:
     with anyio.CancelScope(shield=True), suppress(errors.NotFound):
         try:
             await storage.abort_ingest(ref)

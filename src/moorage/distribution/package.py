@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.from_thread
@@ -18,11 +19,13 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from msgspec import Struct
 
 from moorage import errors
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution._layers import Unpacking
 from moorage.distribution._retar import CONFIG_LIMIT, Source, retar
 from moorage.plugins import Config, as_it_came, parse_config, with_rootfs
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = (
     "CONFIG_LIMIT",
@@ -62,7 +65,7 @@ class Package(Struct, frozen=True):
 
 
 async def create_package(
-    storage: Storage, lease: str, snapshotter: str, body: AsyncIterator[bytes], *, scratch_key: str
+    storage: "Storage", lease: str, snapshotter: str, body: AsyncIterator[bytes], *, scratch_key: str
 ) -> Package:
     """Take in a tar stream, gzipped or not, of config.json and rootfs/.
 
@@ -83,7 +86,7 @@ async def create_package(
     return Package(manifest, config, parsed.warnings, unpacking.chain)
 
 
-async def write_manifest(storage: Storage, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
+async def write_manifest(storage: "Storage", config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
     """The manifest of a plugin, Docker's schema 2, as a blob that holds config and layers, which are there."""
     document = {
         "schemaVersion": 2,
@@ -96,7 +99,7 @@ async def write_manifest(storage: Storage, config: Descriptor, layers: Sequence[
     return manifest
 
 
-async def hold_by_manifest(storage: Storage, manifest: str, config: str, layers: Sequence[str]) -> None:
+async def hold_by_manifest(storage: "Storage", manifest: str, config: str, layers: Sequence[str]) -> None:
     """Let a manifest's blob hold its config and layers: else the next collection takes them, image record or not."""
     references = {"config": config, **{f"l.{index}": digest for index, digest in enumerate(layers)}}
     labels = {f"containerd.io/gc.ref.content.{key}": digest for key, digest in references.items()}
@@ -106,7 +109,7 @@ async def hold_by_manifest(storage: Storage, manifest: str, config: str, layers:
 class _Taking:
     """The layer on its way: body, worker thread, containerd; three that wait for each other."""
 
-    def __init__(self, storage: Storage, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, storage: "Storage", body: AsyncIterator[bytes]) -> None:
         self.config = b""
         self._storage = storage
         self._body = body
@@ -211,7 +214,7 @@ class _CutOff(Exception):
     """The layer ends before its end; why is known elsewhere."""
 
 
-async def write_document(storage: Storage, media_type: str, data: bytes, digest: str = "") -> Descriptor:
+async def write_document(storage: "Storage", media_type: str, data: bytes, digest: str = "") -> Descriptor:
     """A manifest or config as a blob, held by the lease that ``storage`` works under; ``digest`` where it has one."""
     digest = digest or f"sha256:{hashlib.sha256(data).hexdigest()}"
 

@@ -7,6 +7,7 @@ it are there. Nothing is believed before its digest was checked. All of it is he
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
@@ -14,7 +15,6 @@ from msgspec import Struct
 from moorage import errors
 from moorage._lib.groups import background_tasks
 from moorage._lib.keylocks import KeyedLocks
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import new_hash
 from moorage.distribution._layers import Unpacking
@@ -22,6 +22,9 @@ from moorage.distribution.manifest import HOST, Platform, PluginManifest, choose
 from moorage.distribution.package import UPLOAD_PREFIX, Package, hold_by_manifest, write_document
 from moorage.distribution.source import Progress, Report, Source, quiet
 from moorage.plugins import Config, Privilege, Reference, compute_privileges, parse_config
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("Found", "Shared", "find", "take")
 
@@ -94,7 +97,7 @@ async def _read_config(source: Source, config: Descriptor, what: str) -> bytes:
 
 
 async def take(
-    storage: Storage,
+    storage: "Storage",
     lease: str,
     snapshotter: str,
     source: Source,
@@ -119,7 +122,7 @@ async def take(
 class _Pull:
     """One package on its way."""
 
-    def __init__(self, storage: Storage, source: Source, found: Found, shared: Shared, report: Report) -> None:
+    def __init__(self, storage: "Storage", source: Source, found: Found, shared: Shared, report: Report) -> None:
         self._storage = storage
         self._source = source
         self._found = found

@@ -3,16 +3,19 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 import anyio
 
 from moorage import errors
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
 from moorage.distribution.registry import Registry
 from moorage.distribution.source import Progress, Report
 from moorage.distribution.stored import Contents, bytes_of
 from moorage.plugins import Reference
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("SOURCE_LABEL", "push_package")
 
@@ -28,7 +31,7 @@ _PAUSE = 0.1  # seconds between two words on one blob
 
 
 async def push_package(
-    storage: Storage, registry: Registry, contents: Contents, target: Reference, report: Report
+    storage: "Storage", registry: Registry, contents: Contents, target: Reference, report: Report
 ) -> None:
     """Bring a package to ``target``, whose repository ``registry`` is open for; what it has is not sent again.
 
@@ -42,7 +45,7 @@ async def push_package(
 
 
 class _Push:
-    def __init__(self, storage: Storage, registry: Registry, target: Reference, report: Report) -> None:
+    def __init__(self, storage: "Storage", registry: Registry, target: Reference, report: Report) -> None:
         self._storage = storage
         self._registry = registry
         self._target = target

@@ -5,14 +5,17 @@ Nothing here writes but ``hold``, which lets a lease keep what is there.
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.values import repr_without
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Descriptor
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = (
     "INDEX_TYPES",
@@ -90,7 +93,7 @@ def read_manifest(manifest: Descriptor, data: bytes) -> Contents:
     return Contents(manifest, data, config, found)
 
 
-async def read_small(storage: Storage, blob: Descriptor, limit: int) -> bytes:
+async def read_small(storage: "Storage", blob: Descriptor, limit: int) -> bytes:
     """The bytes of a blob. Raises: NotFound; Invalid where it has more than ``limit``, or not as many as promised."""
     taken = bytearray()
     if blob.size_bytes > limit:
@@ -105,12 +108,12 @@ async def read_small(storage: Storage, blob: Descriptor, limit: int) -> bytes:
     return bytes(taken)
 
 
-async def read_contents(storage: Storage, manifest: Descriptor) -> Contents:
+async def read_contents(storage: "Storage", manifest: Descriptor) -> Contents:
     """The package of this manifest. Raises: NotFound; Invalid for what is no manifest."""
     return read_manifest(manifest, await read_small(storage, manifest, MANIFEST_LIMIT))
 
 
-def bytes_of(storage: Storage, blob: Descriptor) -> Callable[[], AsyncGenerator[bytes, None]]:
+def bytes_of(storage: "Storage", blob: Descriptor) -> Callable[[], AsyncGenerator[bytes, None]]:
     """What gives the bytes of a blob, from the first one on, each time that it is called."""
 
     async def read() -> AsyncGenerator[bytes, None]:
@@ -121,7 +124,7 @@ def bytes_of(storage: Storage, blob: Descriptor) -> Callable[[], AsyncGenerator[
     return read
 
 
-async def hold(storage: Storage, digest: str) -> None:
+async def hold(storage: "Storage", digest: str) -> None:
     """Let the lease that ``storage`` works under keep a blob, and what its labels name. Raises: NotFound."""
 
     async def none(offset: int) -> AsyncIterator[bytes]:

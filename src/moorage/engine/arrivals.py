@@ -3,12 +3,12 @@
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
 
 from moorage import errors
-from moorage.containerd.storage import Storage, is_disk_full
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.image import find_image, take_image
 from moorage.distribution.layout import Layout, LayoutSource, Listed, list_packages, take_layout
@@ -22,6 +22,9 @@ from moorage.engine.plugin import Plugin
 from moorage.engine.values import PluginView
 from moorage.engine.work import Work
 from moorage.plugins import Reference, local_name, parse_reference
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("Arrivals", "Loaded")
 
@@ -115,7 +118,7 @@ class Arrivals:
 
     @asynccontextmanager
     async def _source(
-        self, storage: Storage, layout: Layout, reference: Reference, credentials: Credentials, *, is_remote: bool
+        self, storage: "Storage", layout: Layout, reference: Reference, credentials: Credentials, *, is_remote: bool
     ) -> AsyncIterator[Source]:
         """Where the image is: in a registry, or in the archive that came."""
         if not is_remote:
@@ -126,15 +129,15 @@ class Arrivals:
         async with Registry(reference, credentials=find, options=options, timeouts=timeouts) as registry:
             yield registry
 
-    async def _take(self, storage: Storage, body: AsyncIterator[bytes]) -> Layout:
+    async def _take(self, storage: "Storage", body: AsyncIterator[bytes]) -> Layout:
         try:
             return await take_layout(storage, body)
         except errors.MoorageError as error:
-            if is_disk_full(error):
+            if errors.is_disk_full(error):
                 raise errors.Unavailable(f"cannot take in the archive: the disk is full ({error})") from error
             raise
 
-    async def _find(self, storage: Storage, layout: Layout, name: str, listed: Sequence[Listed]) -> _Coming:
+    async def _find(self, storage: "Storage", layout: Layout, name: str, listed: Sequence[Listed]) -> _Coming:
         reference = parse_reference(name)
         source = LayoutSource(storage, layout, listed)
         found = await find(source, reference)

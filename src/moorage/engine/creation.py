@@ -6,13 +6,13 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.storage import Storage, is_disk_full
 from moorage.containerd.types import Image
 from moorage.distribution.package import UPLOAD_PREFIX, Package, create_package
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
@@ -21,6 +21,9 @@ from moorage.engine.plugin import Plugin
 from moorage.engine.store import Record, Version, new_id
 from moorage.engine.work import Work
 from moorage.plugins import NO_OVERRIDES, Overrides, as_it_came, local_name, parse_reference
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("Creation", "Desk", "Taking")
 
@@ -33,7 +36,7 @@ _SNAPSHOT_REF = "containerd.io/gc.ref.snapshot."
 class Desk(Struct, frozen=True):
     """Where a package is put together."""
 
-    storage: Storage
+    storage: "Storage"
     """Under the lease."""
     lease: str
     snapshotter: str
@@ -198,7 +201,7 @@ async def _naming(what: str) -> AsyncIterator[None]:
     try:
         yield
     except errors.MoorageError as error:
-        if is_disk_full(error) and not isinstance(error, errors.Unavailable):
+        if errors.is_disk_full(error) and not isinstance(error, errors.Unavailable):
             raise errors.Unavailable(f"cannot {what}: {error}") from error
         if isinstance(error, errors.NotFound | errors.Conflict):
             raise errors.MoorageError(f"cannot {what}: {error}") from error

@@ -5,16 +5,19 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moorage import errors
 from moorage._lib.threads import mount_points_below, remove_tree_now, run_blocking
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import Content, Ingest, Snapshot, SnapshotKind
 from moorage.distribution.stored import read_contents
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
 from moorage.engine.usage import DiskUsage, PluginUsage, Pruned
 from moorage.engine.work import Work
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("measure_disk", "prune")
 
@@ -102,7 +105,7 @@ class _Look:
             snapshot = self.snapshots.get((snapshotter, snapshot.parent))
         return found
 
-    async def unreferenced(self, storage: Storage) -> int:
+    async def unreferenced(self, storage: "Storage") -> int:
         """Bytes of blobs and snapshots that no image record leads to."""
         blobs: set[str] = set()
         keys: set[tuple[str, str]] = set()
@@ -142,7 +145,7 @@ class _Look:
         )
 
 
-async def _look(storage: Storage) -> _Look:
+async def _look(storage: "Storage") -> _Look:
     snapshots: dict[tuple[str, str], Snapshot] = {}
     for snapshotter in _SNAPSHOTTERS:
         with suppress(errors.NotFound, errors.Invalid):  # not in this containerd
@@ -156,7 +159,7 @@ async def _look(storage: Storage) -> _Look:
     return look
 
 
-async def _blobs_of(storage: Storage, plugin: Plugin) -> set[str]:
+async def _blobs_of(storage: "Storage", plugin: Plugin) -> set[str]:
     """The blobs of a plugin's package; none for one whose record in containerd is gone or damaged."""
     try:
         contents = await read_contents(storage, (await storage.get_image(plugin.record.image)).target)

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.processes import AddedProcess
 from moorage.engine.adding import execute
 from moorage.engine.arrivals import Arrivals
 from moorage.engine.calls import call
@@ -36,6 +36,9 @@ from moorage.executor import Exit
 from moorage.logs.files import Line, PluginLog
 from moorage.plugins import apply_settings
 from moorage.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from moorage.containerd.processes import AddedProcess
 
 __all__ = ("Engine",)
 
@@ -237,7 +240,7 @@ class Engine:
 
     def execute(
         self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> AbstractAsyncContextManager[AddedProcess]:
+    ) -> "AbstractAsyncContextManager[AddedProcess]":
         """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
         plugin, machinery = self._registry.get(name), self._work.need_machinery()
         return execute(plugin, machinery, arguments, environment, terminal=terminal)

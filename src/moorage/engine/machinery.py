@@ -6,21 +6,24 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd import Client, Heard, connect
-from moorage.containerd.containers import BundledContainers
-from moorage.containerd.storage import Storage
 from moorage.containerd.types import RuntimeOptions
 from moorage.engine.mounts import mount_all, unmount_all_below
 from moorage.engine.store import Store
 from moorage.executor import RUN_LABEL, Executor, ExitHandler, open_executor
 from moorage.logs.keeping import LogKeeper
 from moorage.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from moorage.containerd import Client, Heard
+    from moorage.containerd.containers import BundledContainers
+    from moorage.containerd.storage import Storage
 
 __all__ = ("PLUGIN_LABEL", "Machinery", "choose_snapshotter", "open_machinery")
 
@@ -37,8 +40,8 @@ _OWNER, _ROOT_LABEL, _BOOT_LABEL = "moorage.owner", "moorage.root", "moorage.boo
 class Machinery(Struct, frozen=True):
     """Everything of one containerd that an engine uses, and who keeps the output."""
 
-    client: Client
-    containers: BundledContainers
+    client: "Client"
+    containers: "BundledContainers"
     executor: Executor
     keeper: LogKeeper
     version: str
@@ -50,7 +53,7 @@ class Machinery(Struct, frozen=True):
     """Held where a lease begins, and by what must not see one begin."""
 
     @property
-    def storage(self) -> Storage:
+    def storage(self) -> "Storage":
         """Content, images, snapshots, leases."""
         return self.client.storage
 
@@ -109,7 +112,7 @@ def _owner(labels: Mapping[str, str]) -> str:
     return labels.get(PLUGIN_LABEL, "") if RUN_LABEL in labels else ""
 
 
-async def _without(storage: Storage, lease: str) -> None:
+async def _without(storage: "Storage", lease: str) -> None:
     with anyio.move_on_after(_COLLECT, shield=True):
         try:
             await storage.delete_lease(lease, collect=True)
@@ -127,7 +130,7 @@ async def open_machinery(
     handler: ExitHandler,
     keeper: LogKeeper,
     timeouts: Timeouts,
-    heard: Heard | None = None,
+    heard: "Heard | None" = None,
 ) -> AsyncIterator[Machinery]:
     """The machinery of the containerd at this socket, until the block ends. Bundles are below ``runtime``.
 
@@ -135,6 +138,9 @@ async def open_machinery(
 
     Raises: Unavailable where it cannot be reached.
     """
+    from moorage.containerd import connect  # gRPC with it: the API answers before
+    from moorage.containerd.containers import BundledContainers
+
     options = RuntimeOptions(root=str(runtime / "runtime-root"))
     async with connect(address, namespace, timeouts, heard) as client:
         version = await client.version()
@@ -144,7 +150,7 @@ async def open_machinery(
             yield Machinery(client, containers, executor, keeper, version.version, creating)
 
 
-async def choose_snapshotter(storage: Storage, scratch: Path) -> str:
+async def choose_snapshotter(storage: "Storage", scratch: Path) -> str:
     """overlayfs where a trial mount works, else native: containerd says "ok" of one that cannot mount.
 
     Two layers, because the first one alone is a plain bind mount.

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from moorage import errors
-from moorage.containerd.storage import Storage
 from moorage.distribution.archive import Packed, write_archive
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.hosts import Options
@@ -20,6 +20,9 @@ from moorage.engine.plugin import Plugin
 from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.work import Work
 from moorage.plugins import Reference, local_name, parse_reference
+
+if TYPE_CHECKING:
+    from moorage.containerd.storage import Storage
 
 __all__ = ("Moving",)
 
@@ -112,14 +115,14 @@ class Moving:
         return Registry(target, "push", credentials=find, options=self._options, timeouts=self._work.timeouts)
 
     @asynccontextmanager
-    async def _held(self, plugins: Sequence[Plugin]) -> AsyncIterator[tuple[Storage, list[Contents]]]:
+    async def _held(self, plugins: Sequence[Plugin]) -> "AsyncIterator[tuple[Storage, list[Contents]]]":
         """Packages that stay for the length of the block, even where their plugins are removed or upgraded."""
         machinery = self._work.need_machinery()
         async with machinery.lease() as lease:
             storage = machinery.storage.under(lease)
             yield storage, [await self._hold(storage, plugin) for plugin in plugins]
 
-    async def _hold(self, storage: Storage, plugin: Plugin) -> Contents:
+    async def _hold(self, storage: "Storage", plugin: Plugin) -> Contents:
         """A plugin's package, all of it there. Raises: Conflict where something of it is missing."""
         try:
             target = (await storage.get_image(plugin.record.image)).target

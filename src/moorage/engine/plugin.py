@@ -3,11 +3,11 @@
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from msgspec.structs import replace
 
-from moorage.containerd.processes import AddedProcess
 from moorage.engine.lifecycle import Event, Life, State, move
 from moorage.engine.meter import Meter, PluginCounts
 from moorage.engine.places import PluginPlaces
@@ -22,6 +22,9 @@ from moorage.plugins import (
     effective_settings,
     parse_config,
 )
+
+if TYPE_CHECKING:
+    from moorage.containerd.processes import AddedProcess
 
 __all__ = ("Plugin", "Run")
 
