@@ -132,7 +132,7 @@ def test_each_command_of_the_guide_works_on_the_engine_that_it_starts(tmp_path: 
         house.create("a")
         house.enable("a")
         house.crash("a", 3)
-        house.wait_until(lambda: house.state("a") == "ready" and house.more("a")["Restarts"] == 1, "restarted")
+        house.until_restarted("a", 1)
         for line in COMMANDS:
             moved = line.replace("127.0.0.1:9469", address).replace("/run/moorage/moorage.sock", str(house.socket))
             done = subprocess.run(

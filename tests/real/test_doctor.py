@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,9 +40,9 @@ def machine() -> Iterator[Machine]:
 Findings = dict[str, tuple[str, str, str]]
 
 
-def examine(machine: Machine, status: int = 0, **options: object) -> Findings:
-    """Verdict, text and advice of each finding."""
-    done = machine.moorage("--json", "doctor", **options)  # type: ignore[arg-type]  # passed on as they are
+def examine(machine: Machine, status: int = 0, env: Mapping[str, str] | None = None, **options: Any) -> Findings:
+    """Verdict, text and advice of each finding, where no engine has chosen anything before."""
+    done = machine.moorage("--json", "doctor", env={"MOORAGE_ROOT": "/var/tmp/none", **(env or {})}, **options)
     assert (done.returncode, done.stderr) == (status, "")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["subject"] for each in found] == SUBJECTS

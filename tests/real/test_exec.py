@@ -153,7 +153,7 @@ def test_a_child_that_keeps_the_output_open_does_not_keep_the_call(house: Engine
     assert "sleep 1000" in processes(house)
     restarts = house.more("p")["Restarts"]
     house.crash("p", 0)  # what goes with it is not left as a zombie, which the actor would never reap
-    house.wait_until(lambda: house.more("p")["Restarts"] > restarts and house.state("p") == "ready", "its next run")
+    house.until_restarted("p", restarts + 1)
 
 
 def test_m08_a_command_of_an_engine_that_is_killed_is_ended_by_the_next_one(house: EngineProcess) -> None:

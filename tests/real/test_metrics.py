@@ -167,7 +167,7 @@ def test_the_reference_has_every_metric_with_its_type_and_labels(house: EnginePr
     house.create("d")
     house.enable("d")
     house.crash("d", 1)
-    house.wait_until(lambda: house.state("d") == "ready" and house.more("d")["Restarts"] == 1, "restarted")
+    house.until_restarted("d", 1)
     page = (ROOT / "docs/reference/metrics.md").read_text()
     rows = re.findall(r"^\| `(moorage_\w+)` \| (\w+) \|(.*?)\|.*\|$", page, re.MULTILINE)
     documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}

@@ -334,6 +334,15 @@ class EngineProcess:
         self.wait_until(lambda: self.state(name) == state, f"{name} is {state}", within)
         return self.more(name)
 
+    def until_restarted(self, name: str, restarts: int, within: float = 30.0) -> None:
+        """Wait until a plugin is ready again after so many restarts: asked in one, else it may be ready still."""
+
+        def is_ready_again() -> bool:
+            more = self.more(name)
+            return bool(more["State"] == "ready" and more["Restarts"] >= restarts)
+
+        self.wait_until(is_ready_again, f"{name} is restarted", within)
+
 
 def processes_below(*places: Path) -> list[int]:
     """Processes that name a path below one of these on their command line, zombies apart."""
