@@ -251,6 +251,9 @@ class FakeExecutor:
         if ends:
             self._host.end(id, 128 + number, signals.Signals(number).name)
 
+    def pid(self, id: str) -> int | None:
+        return None if self._host.hides_pids or id not in self._held else self._host.containers[id].pid
+
     def last_exit(self, id: str) -> Exit | None:
         return self._host.exits.get(id)
 
@@ -290,7 +293,7 @@ class FakeClient:
         self._host, self._era = host, host.era
         self.storage = self
 
-    async def list_containers(self) -> Sequence[Any]:
+    async def list_containers(self, *_: str) -> Sequence[Any]:
         self._host.check(self._era)
         return [
             SimpleNamespace(id=it.id, labels={PLUGIN_LABEL: it.owner, RUN_LABEL: "x"})
@@ -299,12 +302,6 @@ class FakeClient:
 
     async def version(self) -> Any:
         self._host.check(self._era)
-
-    async def get_task(self, id: str) -> Any:
-        self._host.check(self._era)
-        if self._host.hides_pids:
-            raise errors.NotFound(f"no task {id}")
-        return SimpleNamespace(pid=self._host.containers[id].pid)
 
     async def kill(self, container: str, number: int, *, exec_id: str) -> None:
         assert number == signals.SIGKILL

@@ -57,9 +57,13 @@ class Machinery(Struct, frozen=True):
         """Content, images, snapshots, leases."""
         return self.client.storage
 
-    async def owners(self) -> dict[str, str]:
-        """Every container of the namespace, and the plugin that it belongs to; "" for one that nobody of us made."""
-        return {each.id: _owner(each.labels) for each in await self.client.list_containers()}
+    async def owners(self, plugin: str = "") -> dict[str, str]:
+        """Every container of the namespace, and the plugin that it belongs to; "" for one that nobody of us made.
+
+        Of one plugin only those that may be its: they say so, or their id begins with the plugin's.
+        """
+        filters = (f'labels."{PLUGIN_LABEL}"=={plugin}', f"id~=^{plugin}") if plugin else ()
+        return {each.id: _owner(each.labels) for each in await self.client.list_containers(*filters)}
 
     async def destroy(self, container: str) -> None:
         """Kill and remove a container that no executor holds, whoever made it."""

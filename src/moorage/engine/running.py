@@ -60,7 +60,7 @@ async def await_ready(
     """Return when the socket of a run accepts. Raises: MoorageError where it ends or takes too long, in words."""
     deadline = anyio.current_time() + within
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_find_pid, run, machinery)
+        tasks.start_soon(_find_process, run, machinery)
         is_ready = await wait_until_listening(socket, lambda: run.ended.is_set() or anyio.current_time() > deadline)
         if is_ready and run.pid is not None:
             tasks.cancel_scope.cancel()
@@ -125,7 +125,7 @@ async def bring_down(
 async def remove_strays(plugin: Plugin, machinery: Machinery) -> None:
     """Remove every container that is this plugin's and is no run that is held. Source: row M16."""
     held = plugin.run.container if plugin.run is not None else ""
-    for container, owner in (await machinery.owners()).items():
+    for container, owner in (await machinery.owners(plugin.id)).items():
         if container != held and (owner == plugin.id or container.partition(".")[0] == plugin.id):
             await machinery.destroy(container)
 
@@ -141,13 +141,11 @@ def how_it_ended(exit: Exit | None) -> str:
     return f"ended with exit status {exit.code}"
 
 
-async def _find_pid(run: Run, machinery: Machinery) -> None:
-    try:
-        pid = (await machinery.client.get_task(run.container)).pid
+async def _find_process(run: Run, machinery: Machinery) -> None:
+    pid = machinery.executor.pid(run.container)
+    if pid is not None:
         run.started_at = await run_blocking(lambda: find_start(pid))
-        run.pid = pid  # last: whoever sees it cancels this
-    except errors.MoorageError as error:
-        log.debug("cannot tell the pid of %s: %s", run.container, error)
+    run.pid = pid  # last: whoever sees it cancels this
 
 
 async def _why_not_created(plugin: Plugin, spec: Spec, error: errors.MoorageError) -> errors.MoorageError:

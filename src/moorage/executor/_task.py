@@ -30,6 +30,9 @@ class Held(Struct, eq=False):
     again: Iterator[float]
     """Pauses before the next try of what could not be done."""
 
+    pid: int | None = None
+    """Of its first process, from when it runs."""
+
     ended: Removed | None = None
     """How it ended, once the task is deleted; record and directory may still be there."""
 

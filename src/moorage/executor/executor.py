@@ -171,6 +171,11 @@ class Executor:
             seen = machine.ExitSeen(event.process_id, event.pid, event.code, event.exited_at)
             await self._inboxes.run(id, lambda: self._feed(held, seen))
 
+    def pid(self, id: str) -> int | None:
+        """The first process of a container that this executor holds; None for any other, and where nobody could tell."""
+        held = self._held.get(id)
+        return held.pid if held is not None else None
+
     def last_exit(self, id: str) -> Exit | None:
         """How the last run of this id ended, until the next ``create`` of it; None where nothing is known.
 
@@ -277,6 +282,7 @@ class Executor:
             self._sweeper.leave(held.id, held.run_id, self._tasks, has_record=True)
 
     def _begin(self, held: Held, pid: int | None) -> None:
+        held.pid = pid
         self._queue(held, machine.Started(pid))
         if pid is not None:
             self._tasks.start_soon(self._watch_pid, held, pid)
