@@ -49,10 +49,12 @@ async def test_e01_record_directory_and_task_are_there_without_an_input(place: P
         task = await it.client.get_task("a")
         assert (task.status, task.stdin) == (Status.RUNNING, "")
         assert (task.stdout, task.stderr) == (str(bundle / "stdout"), str(bundle / "stderr"))
+        assert it.executor.pid("a") == task.pid
         assert os.readlink(f"/proc/{task.pid}/fd/0") == "/dev/null"
         assert (place.root / "runtime-root" / place.namespace / "a").is_dir(), "the runtime's state is below our root"
         await it.kill()
         await it.one_exit(137)
+        assert it.executor.pid("a") is None
 
 
 async def leave(it: Rig, state: str) -> None:
