@@ -172,7 +172,7 @@ class Executor:
             await self._inboxes.run(id, lambda: self._feed(held, seen))
 
     def pid(self, id: str) -> int | None:
-        """The first process of a container that this executor holds; None for any other, and where nobody could tell."""
+        """The first process of a container that this executor holds; None for others, and where nobody could tell."""
         held = self._held.get(id)
         return held.pid if held is not None else None
 
