@@ -160,6 +160,33 @@ def test_a_rotation_goes_on_where_a_file_was_taken_away(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_no_file_takes_the_place_of_another_which_the_disk_would_be_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed: list[tuple[str, bool]] = []
+    rename = os.rename
+
+    def watched(old: str, new: str) -> None:
+        renamed.append((os.path.basename(new), os.path.exists(new)))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", watched)
+    writer = LogWriter(str(tmp_path), most_bytes=300, files=3)
+    for number in range(8):
+        writer.write([b"%099d\n" % number])
+    writer.close()
+    assert renamed == [("1", False), *[("2", False), ("1", False)] * 6]
+
+
+def test_a_rotation_that_was_cut_off_loses_nothing_when_it_is_made_up_for(tmp_path: Path) -> None:
+    for name in ("current", "2"):
+        (tmp_path / name).write_bytes(b"x" * 99 + b"\n")
+    writer = LogWriter(str(tmp_path), most_bytes=300, files=3)
+    writer.write([b"new\n"])
+    writer.close()
+    assert sorted(os.listdir(tmp_path)) == ["1", "2", "current"]
+
+
 # ---- pace
 
 

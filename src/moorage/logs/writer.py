@@ -165,15 +165,24 @@ class LogWriter:
 
     def _rotate(self) -> None:
         self._close_current()
-        older = self._paths[::-1]
-        if len(older) == 1:
-            os.unlink(older[0])
-        for old, new in itertools.pairwise(older):
-            try:
-                os.rename(new, old)
-            except FileNotFoundError:
-                pass
+        if len(self._paths) == 1:
+            _remove(self._paths[0])
+        for old, new in itertools.pairwise(self._paths[::-1]):
+            if os.path.lexists(new):
+                # Not left to the rename: ext4 writes what replaces a file to the disk at once, while we wait.
+                _remove(old)
+                try:
+                    os.rename(new, old)
+                except FileNotFoundError:
+                    pass
         self._open()
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 class LineStream:
