@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from moorage.logs.keeper import _LONGEST, _SHORTEST, _Pace
 from moorage.logs.wire import GREETING, MAGIC, PACKET_BYTES, QUIT, Request, pack, parse_request, unpack
-from moorage.logs.writer import LINE_LIMIT, LineStream, LogWriter
+from moorage.logs.writer import LINE_LIMIT, LineStream, LogWriter, Piece
 
 RECORD = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 (stdout|stderr)(\+?) (.*)")
 
@@ -24,7 +25,7 @@ class Memory(LogWriter):
         super().__init__("/nowhere", most_bytes=1, files=1)
         self.written = b""
 
-    def write(self, records: list[bytes]) -> None:
+    def write(self, records: Sequence[Piece]) -> None:
         self.written += b"".join(records)
 
     def records(self) -> list[tuple[bytes, bytes]]:
