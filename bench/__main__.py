@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
-from bench import executor, logs, machine, packages
+from bench import executor, logs, machine, output, packages
 from bench.engine import Extent, measure
 from bench.figures import LINES, judge, table
 
@@ -20,7 +20,7 @@ QUICK = Extent(rounds=1, plugins=3, idle_seconds=1, megabytes=4, package_megabyt
 def main() -> None:
     """One run, with the arguments of the command line."""
     words = sys.argv[1:]
-    for name, part in (("executor", executor), ("logs", logs)):
+    for name, part in (("executor", executor), ("logs", logs), ("output", output)):
         if name in words:
             sys.argv.remove(name)
             part.main()
@@ -54,7 +54,9 @@ def main() -> None:
 def read_options(words: list[str]) -> argparse.Namespace:
     """The command line, in any order of its words."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Moorage against what people have.")
-    parser.add_argument("what", nargs="?", choices=("executor", "logs", "packages", "engine", "all"), default="all")
+    parser.add_argument(
+        "what", nargs="?", choices=("executor", "logs", "output", "packages", "engine", "all"), default="all"
+    )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--plugins", type=int)
     parser.add_argument("--idle-seconds", type=float)

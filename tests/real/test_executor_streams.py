@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from moorage import errors
+from moorage.containerd._shim_pace import ease_copying
 from moorage.containerd.containers import Attach, Attached, BundledContainers
 from moorage.containerd.stdio import Stdio
 from moorage.executor import open_executor
@@ -54,6 +55,22 @@ async def test_e10_what_is_in_the_pipes_at_the_exit_is_not_lost(place: Place) ->
         await it.one_exit(0)
         assert gate.text == "".join(f"{number}\n" for number in range(1, 20001))
         it.sinks.pop(-2)  # the one that the gate stood for
+
+
+async def test_e10_a_shim_lets_whoever_writes_go_on_and_only_the_shim_is_told_to(place: Place) -> None:
+    async with rig(place) as it:
+        pid = await it.create()
+        (shim,) = place.shims("a")
+        assert {os.sched_getscheduler(int(each)) for each in os.listdir(f"/proc/{shim}/task")} == {os.SCHED_BATCH}
+        assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+        await it.kill()
+        await it.one_exit(137)
+
+
+def test_e10_nobody_but_a_shim_is_told_how_to_take_output() -> None:
+    assert not ease_copying(os.getpid())
+    assert not ease_copying(2**22 + 1)  # no process has such a number
+    assert os.sched_getscheduler(os.getppid()) == os.SCHED_OTHER
 
 
 async def test_e11_whoever_holds_the_fifo_open_delays_an_exit_only_for_a_bounded_time(

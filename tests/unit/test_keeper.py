@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from moorage.logs.keeper import _LONGEST, _SHORTEST, _Pace
 from moorage.logs.wire import GREETING, MAGIC, PACKET_BYTES, QUIT, Request, pack, parse_request, unpack
-from moorage.logs.writer import LINE_LIMIT, LineStream, LogWriter
+from moorage.logs.writer import LINE_LIMIT, LineStream, LogWriter, Piece
 
 RECORD = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 (stdout|stderr)(\+?) (.*)")
 
@@ -24,7 +25,7 @@ class Memory(LogWriter):
         super().__init__("/nowhere", most_bytes=1, files=1)
         self.written = b""
 
-    def write(self, records: list[bytes]) -> None:
+    def write(self, records: Sequence[Piece]) -> None:
         self.written += b"".join(records)
 
     def records(self) -> list[tuple[bytes, bytes]]:
@@ -158,6 +159,33 @@ def test_a_rotation_goes_on_where_a_file_was_taken_away(tmp_path: Path) -> None:
             (tmp_path / "log").rmdir()  # and the writer makes it again
     assert (tmp_path / "log" / "current").read_bytes().endswith(b"47\n")
     writer.close()
+
+
+def test_no_file_takes_the_place_of_another_which_the_disk_would_be_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed: list[tuple[str, bool]] = []
+    rename = os.rename
+
+    def watched(old: str, new: str) -> None:
+        renamed.append((os.path.basename(new), os.path.exists(new)))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", watched)
+    writer = LogWriter(str(tmp_path), most_bytes=300, files=3)
+    for number in range(8):
+        writer.write([b"%099d\n" % number])
+    writer.close()
+    assert renamed == [("1", False), *[("2", False), ("1", False)] * 6]
+
+
+def test_a_rotation_that_was_cut_off_loses_nothing_when_it_is_made_up_for(tmp_path: Path) -> None:
+    for name in ("current", "2"):
+        (tmp_path / name).write_bytes(b"x" * 99 + b"\n")
+    writer = LogWriter(str(tmp_path), most_bytes=300, files=3)
+    writer.write([b"new\n"])
+    writer.close()
+    assert sorted(os.listdir(tmp_path)) == ["1", "2", "current"]
 
 
 # ---- pace

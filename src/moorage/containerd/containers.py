@@ -21,6 +21,7 @@ from moorage import errors
 from moorage._lib.threads import remove_tree, run_blocking
 from moorage.containerd._exit_note import find_exit, keep_exit
 from moorage.containerd._left_cgroups import clear_left_cgroups
+from moorage.containerd._shim_pace import ease_copying
 from moorage.containerd._shims import end_lost_shims
 from moorage.containerd.client import Client, check_identifier
 from moorage.containerd.events import subscribe
@@ -127,13 +128,14 @@ class BundledContainers:
             # Not broken off by a cancellation: containerd 1.6 would leave a shim for seconds, or for good, in a third
             # of the cases. It runs to its end, within its time limit, and whoever cancelled undoes it.
             with anyio.CancelScope(shield=True):
-                await self._client.create_task(id, stdout=stdout, stderr=stderr, rootfs=rootfs, runtime=options)
+                pid = await self._client.create_task(id, stdout=stdout, stderr=stderr, rootfs=rootfs, runtime=options)
         except BaseException as error:
             stdio.close()
             if isinstance(error, errors.MoorageError) and await self._clear_obstacle(id, error):
                 raise errors.Conflict(str(error)) from error
             raise
         try:
+            await run_blocking(lambda: ease_copying(pid))
             await attach(stdio)
             return await self._client.start_task(id)
         except BaseException:

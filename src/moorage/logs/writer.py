@@ -12,13 +12,16 @@ import itertools
 import os
 import struct
 import time
+from collections.abc import Sequence
 
-__all__ = ("LINE_LIMIT", "STREAMS", "LineStream", "LogWriter", "file_names", "read_counts")
+__all__ = ("LINE_LIMIT", "STREAMS", "LineStream", "LogWriter", "Piece", "file_names", "read_counts")
 
 LINE_LIMIT = 64 * 1024
 """Longest line in bytes; a longer one is kept in pieces."""
 
 STREAMS = ("stdout", "stderr")
+
+Piece = bytes | memoryview
 
 _COUNTS = struct.Struct("<3Q")
 
@@ -79,7 +82,7 @@ class LogWriter:
             self._second, self._second_text = second, text.encode()
         return b"%b.%06d+00:00 %b " % (self._second_text, nanoseconds // 1000, stream.encode())
 
-    def write(self, records: list[bytes]) -> None:
+    def write(self, records: Sequence[Piece]) -> None:
         """Append these pieces, which together are whole records."""
         try:
             if self._descriptor < 0:
@@ -93,7 +96,7 @@ class LogWriter:
             else:
                 self._put(records)
         except OSError as error:
-            lines = sum(piece.count(b"\n") for piece in records)
+            lines = b"".join(records).count(b"\n")
             self._dropped += lines
             self._why_dropped = error.strerror or str(error)
             self._count(2, lines)
@@ -135,7 +138,7 @@ class LogWriter:
         self._counting = descriptor
         self._counts = [old + new for old, new in zip(before, self._counts, strict=True)]
 
-    def _put(self, records: list[bytes]) -> None:
+    def _put(self, records: Sequence[Piece]) -> None:
         length = sum(map(len, records))
         try:
             written = os.writev(self._descriptor, records)
@@ -165,15 +168,24 @@ class LogWriter:
 
     def _rotate(self) -> None:
         self._close_current()
-        older = self._paths[::-1]
-        if len(older) == 1:
-            os.unlink(older[0])
-        for old, new in itertools.pairwise(older):
-            try:
-                os.rename(new, old)
-            except FileNotFoundError:
-                pass
+        if len(self._paths) == 1:
+            _remove(self._paths[0])
+        for old, new in itertools.pairwise(self._paths[::-1]):
+            if os.path.lexists(new):
+                # Not left to the rename: ext4 writes what replaces a file to the disk at once, while we wait.
+                _remove(old)
+                try:
+                    os.rename(new, old)
+                except FileNotFoundError:
+                    pass
         self._open()
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 class LineStream:
@@ -187,14 +199,14 @@ class LineStream:
 
     def take(self, data: bytes) -> None:
         """Take output, of any length."""
-        records: list[bytes] = []
+        records: list[Piece] = []
         for begin in range(0, len(data), LINE_LIMIT):
             self._take(data[begin : begin + LINE_LIMIT], records)
         if records:
             self._writer.write(records)
         self._writer.took(self._name, len(data))
 
-    def _take(self, data: bytes, records: list[bytes]) -> None:
+    def _take(self, data: bytes, records: list[Piece]) -> None:
         """Make records of one block, which is so short that no line within it is too long."""
         first = data.find(b"\n") if b"\n" in data else len(data)
         if len(self._rest) + first > LINE_LIMIT:
@@ -205,7 +217,9 @@ class LineStream:
         cut = data.rfind(b"\n")
         if cut >= 0:
             mark = self._writer.head(self._name)
-            records += (mark, bytes(self._rest), data[:cut].replace(b"\n", b"\n" + mark), b"\n")
+            # The mark for what comes after the last newline is cut off again; to cut before is to copy all.
+            stamped = memoryview(data.replace(b"\n", b"\n" + mark))
+            records += (mark, bytes(self._rest), stamped[: len(stamped) - len(mark) - (len(data) - cut - 1)])
             self._rest.clear()
         self._rest += data[cut + 1 :]
 
