@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import signal
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -63,6 +64,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control ignores it for what it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(peer, ...): peers that a test needs besides those of `real`")
     required = [peer for peer in config.getoption("--require").split(",") if peer]
     if missing := [peer for peer in required if not is_there(peer)]:

@@ -5,9 +5,9 @@
 The names are imported when they are first used.
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from moorage._lib.lazy import names_from
 from moorage._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ("PLUGIN_NAMESPACE", "Executor", "Exit", "ExitHandler", "__version__", "open_executor")
 
-__getattr__ = names_from(
-    __name__,
-    {
-        "PLUGIN_NAMESPACE": "moorage.executor",
-        "Executor": "moorage.executor",
-        "Exit": "moorage.executor",
-        "ExitHandler": "moorage.executor",
-        "open_executor": "moorage.embedding",
-    },
-)
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(
+        importlib.import_module("moorage.embedding" if name == "open_executor" else "moorage.executor"), name
+    )

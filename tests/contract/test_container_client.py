@@ -49,6 +49,10 @@ class Keep:
     async def wait(self) -> None:
         """Nothing is copied."""
 
+    async def first(self) -> bytes:
+        """What comes first on stdout."""
+        return await self.stdio.stdout.read()
+
     async def text(self) -> tuple[bytes, bytes]:
         """Everything until both ends."""
         found = []
@@ -223,13 +227,15 @@ async def test_a_checkpoint_or_an_input_is_unsupported(peer: Peer) -> None:
 async def test_a_running_task_is_killed_by_delete_task_and_protected_from_delete(peer: Peer) -> None:
     async with peer.client() as client:
         keep = await run(peer, client, "a", out=b"hello")
+        with anyio.fail_after(PATIENCE_SECONDS):
+            assert await keep.first() == b"hello"
         with pytest.raises(errors.Conflict):
             await client.delete("a")
         assert await client.status("a") is Status.RUNNING
         code, _ = await client.delete_task("a")
         assert code == 137
         with anyio.fail_after(PATIENCE_SECONDS):
-            assert (await keep.text())[0] == b"hello"
+            assert await keep.text() == (b"", b"")
         await client.delete("a")
         assert not await peer.left()
 

@@ -190,6 +190,8 @@ async def test_c08_the_same_spec_and_the_same_view_as_with_dockerd(
     ours = await with_us(place, workshop, made.config, made.settings)
     assert unlike(expected_spec(docker.spec, made), ours.spec) == []
     for difference in (each for each, witness in WITNESSES.items() if witness == name):
+        if difference == "powercap-masked" and POWERCAP in docker.spec["linux"]["maskedPaths"]:
+            continue  # a later dockerd, which does as we do
         assert unlike(expected_spec(docker.spec, made, without=difference), ours.spec) != []
     hidden = points_that_differ(docker.spec, ours.spec) | {POWERCAP}
     if made.config.user.uid:

@@ -17,7 +17,7 @@ import anyio
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import remove_tree, run_blocking
 
-__all__ = ("end_lost_shims",)
+__all__ = ("end_lost_shims", "find_shims")
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ async def end_lost_shims(
     """
     at_work = (runtime, "containerd-shim")
     with anyio.move_on_after(within):
-        while shims := await run_blocking(lambda: _shims(address, namespace, id)):
+        while shims := await run_blocking(lambda: find_shims(namespace, id, address)):
             idle = [pid for pid, children in shims if not children]
             for pid in idle:
                 await _end(pid, Path("io.containerd.runtime.v2.task", namespace, id))
@@ -60,9 +60,9 @@ async def _end(pid: int, directory_end: Path) -> None:
             log.info("cannot remove %s, left by a lost shim: %s", directory, error)
 
 
-def _shims(address: str, namespace: str, id: str) -> list[tuple[int, list[str]]]:
-    """The shims of a container, each with the programs of its child processes."""
-    wanted = [("-namespace", namespace), ("-id", id), ("-address", address)]
+def find_shims(namespace: str, id: str, address: str | None = None) -> list[tuple[int, list[str]]]:
+    """The shims of a container, each with the programs of its child processes; ``address`` names their containerd."""
+    wanted = [("-namespace", namespace), ("-id", id)] + ([("-address", address)] if address is not None else [])
     found = []
     for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
         with suppress(OSError):  # it has ended

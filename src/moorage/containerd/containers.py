@@ -9,11 +9,12 @@ Source: what containerd 1.6 and runc 1.1 leave over in each state was measured; 
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import anyio
 
@@ -21,6 +22,7 @@ from moorage import errors
 from moorage._lib.threads import remove_tree, run_blocking
 from moorage.containerd._exit_note import find_exit, keep_exit
 from moorage.containerd._left_cgroups import clear_left_cgroups
+from moorage.containerd._shim_end import noting_ends
 from moorage.containerd._shim_pace import ease_copying
 from moorage.containerd._shims import end_lost_shims
 from moorage.containerd.client import Client, check_identifier
@@ -33,6 +35,9 @@ from moorage.timeouts import DEFAULT, Timeouts
 __all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "Attached", "BundledContainers")
 
 log = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
 
 BUNDLE_LABEL = "moorage.bundle"
 """Label of a record: its directory on this machine."""
@@ -59,6 +64,21 @@ class Attached(Protocol):
 
 Attach = Callable[[Stdio], Awaitable[Attached]]
 """Takes both readers (from now on they are its own to close) and says when they have ended."""
+
+
+def _asks_the_shim(
+    call: "Callable[Concatenate[BundledContainers, str, Arguments], Awaitable[Answer]]",
+) -> "Callable[Concatenate[BundledContainers, str, Arguments], Coroutine[Any, Any, Answer]]":
+    """While containerd is away, how a task ended is asked of its shim and kept for ``delete_task``."""
+
+    @wraps(call)
+    async def asking(
+        self: "BundledContainers", id: str, /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Answer:
+        async with noting_ends(self._client.namespace, id, self._bundle(id)):
+            return await call(self, id, *args, **kwargs)
+
+    return asking
 
 
 class BundledContainers:
@@ -142,6 +162,7 @@ class BundledContainers:
             stdio.close()
             raise
 
+    @_asks_the_shim
     async def restore(self, id: str, attach: Attach) -> tuple[bool, int | None]:
         """Hand the readers of a running task to ``attach``; whether it lives, and its pid.
 
@@ -170,6 +191,7 @@ class BundledContainers:
         alive = task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING)
         return alive, task.pid or None
 
+    @_asks_the_shim
     async def status(self, id: str) -> Status:
         """The state of the task. Raises: NotFound where there is none, not even one whose record was deleted."""
         try:
@@ -181,19 +203,23 @@ class BundledContainers:
                     return task.status
             raise
 
+    @_asks_the_shim
     async def labels(self, id: str) -> Mapping[str, str]:
         """The labels of the record. Raises: NotFound."""
         return (await self._client.get_container(id)).labels
 
+    @_asks_the_shim
     async def signal_process(self, id: str, process_id: str, signal: int) -> None:
         """Send a signal to the first process (``init``) or to an added one. Raises: NotFound for one that ended."""
         exec_id = "" if process_id == INIT_PROCESS_NAME else process_id
         await self._client.kill(id, signal, exec_id=exec_id)
 
+    @_asks_the_shim
     async def oom_killed(self, id: str) -> bool:
         """Whether the kernel killed anything in the container for want of memory. Known until ``delete_task``."""
         return await self._client.oom_kills(id) > 0
 
+    @_asks_the_shim
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
         """Kill the task, wait for its end, remove it; exit code and time, both None where there was no task.
 
