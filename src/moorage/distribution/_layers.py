@@ -6,12 +6,14 @@ the same layers share them. Source: the OCI image specification, ChainID; contai
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from moorage import errors
 from moorage._lib.keylocks import KeyedLocks
+from moorage._lib.write_back import written_back
 from moorage.containerd.storage import Storage, is_disk_full
-from moorage.containerd.types import Descriptor, SnapshotKind
+from moorage.containerd.types import Descriptor, Mount, SnapshotKind
 
 __all__ = ("Unpacking", "chain_id")
 
@@ -80,7 +82,8 @@ class Unpacking:
         key = f"{self._scratch}-{len(self.diff_ids)}"
         mounts = await self._storage.prepare_snapshot(self._snapshotter, key, self.chain)
         try:
-            diff_id = (await self._storage.apply(replace(layer, media_type=_APPLIED_AS), mounts)).digest
+            async with written_back(_directory(mounts)):
+                diff_id = (await self._storage.apply(replace(layer, media_type=_APPLIED_AS), mounts)).digest
         except errors.MoorageError as error:
             raise _why(layer, error) from error
         chain = chain_id(self.chain, diff_id)
@@ -90,6 +93,13 @@ class Unpacking:
         except errors.Conflict:  # the same files in a blob of another compression
             await self._storage.remove_snapshot(self._snapshotter, key)
         return diff_id
+
+
+def _directory(mounts: Sequence[Mount]) -> str:
+    """Where what is written into a snapshot with these mounts goes: overlay's upper directory, or what is bound."""
+    options = [option for mount in mounts for option in mount.options]
+    uppers = [option.partition("=")[2] for option in options if option.startswith("upperdir=")]
+    return next(iter(uppers or [mount.source for mount in mounts]), "")
 
 
 def _why(layer: Descriptor, error: errors.MoorageError) -> errors.MoorageError:
