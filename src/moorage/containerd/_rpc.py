@@ -203,10 +203,11 @@ class Duplex(Generic[Request, Reply]):
     async def send(self, message: Request, *, is_last: bool = False) -> None:
         """Send one request; ``is_last`` closes this direction with it. The first one must be a small one."""
         with self._translated(), anyio.fail_after(self._within), self._with_its_status():
-            if is_last or message.ByteSize() < _LARGE:
+            data = message.SerializeToString()  # ByteSize would do the same and throw it away
+            if is_last or len(data) < _LARGE:
                 await self._stream.send_message(message, end=is_last)
             else:
-                await send_large(self._stream._stream, message.SerializeToString())
+                await send_large(self._stream._stream, data)
 
     async def receive(self, within: float | None = None) -> Reply:
         """The next answer, ``within`` other seconds than usual. Raises: Unavailable where containerd ends the call."""
