@@ -9,7 +9,7 @@ import anyio.from_thread
 import pytest
 
 from moorage._lib import write_back
-from moorage._lib.write_back import written_back
+from moorage._lib.write_back import WriteBack
 from moorage.containerd.types import Mount
 from moorage.distribution._layers import _directory
 
@@ -61,7 +61,7 @@ class Synced:
 
 
 async def test_it_is_synced_again_and_again_until_the_block_ends(synced: Synced, tmp_path: Path) -> None:
-    async with written_back(str(tmp_path)):
+    async with WriteBack().of(str(tmp_path)):
         await synced.until(3)
     assert set(synced.directories) == {str(tmp_path)}
     assert set(synced.ended[:2]) == {None}
@@ -71,7 +71,7 @@ async def test_the_end_of_the_block_waits_for_no_sync(synced: Synced, tmp_path: 
     synced.may_end.clear()
     try:
         with anyio.fail_after(5):
-            async with written_back(str(tmp_path)):
+            async with WriteBack().of(str(tmp_path)):
                 await synced.until(1)
         assert not synced.ended
     finally:
@@ -79,7 +79,7 @@ async def test_the_end_of_the_block_waits_for_no_sync(synced: Synced, tmp_path: 
 
 
 async def test_a_directory_that_is_not_to_be_seen_is_not_asked_for_again(synced: Synced, tmp_path: Path) -> None:
-    async with written_back(str(tmp_path / "of another mount namespace")):
+    async with WriteBack().of(str(tmp_path / "of another mount namespace")):
         with anyio.fail_after(10):
             await synced.failed.wait()
         await anyio.wait_all_tasks_blocked()
@@ -87,9 +87,25 @@ async def test_a_directory_that_is_not_to_be_seen_is_not_asked_for_again(synced:
     assert isinstance(synced.ended[0], FileNotFoundError)
 
 
+async def test_one_sync_at_a_time_also_where_an_earlier_block_has_left_one(synced: Synced, tmp_path: Path) -> None:
+    synced.may_end.clear()
+    made = WriteBack()
+    try:
+        async with made.of(str(tmp_path)):
+            await synced.until(1)
+        async with made.of(str(tmp_path)):
+            await anyio.wait_all_tasks_blocked()
+            assert len(synced.directories) == 1
+            synced.may_end.set()
+            await synced.until(2)
+        assert synced.ended[0] is None
+    finally:
+        synced.may_end.set()
+
+
 async def test_what_the_block_raises_comes_out_as_itself(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="mine"):
-        async with written_back(str(tmp_path)):
+        async with WriteBack().of(str(tmp_path)):
             raise KeyError("mine")
 
 

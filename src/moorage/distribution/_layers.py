@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from moorage import errors
 from moorage._lib.keylocks import KeyedLocks
-from moorage._lib.write_back import written_back
+from moorage._lib.write_back import WriteBack
 from moorage.containerd.storage import Storage, is_disk_full
 from moorage.containerd.types import Descriptor, Mount, SnapshotKind
 
@@ -50,6 +50,7 @@ class Unpacking:
         self._snapshotter = snapshotter
         self._scratch = scratch
         self._locks = locks if locks is not None else KeyedLocks()
+        self._write_back = WriteBack()
 
     async def add(self, layer: Descriptor) -> bool:
         """Put a layer, whose blob is there, on top of those so far; False where another plugin has it there already.
@@ -82,7 +83,7 @@ class Unpacking:
         key = f"{self._scratch}-{len(self.diff_ids)}"
         mounts = await self._storage.prepare_snapshot(self._snapshotter, key, self.chain)
         try:
-            async with written_back(_directory(mounts)):
+            async with self._write_back.of(_directory(mounts)):
                 diff_id = (await self._storage.apply(replace(layer, media_type=_APPLIED_AS), mounts)).digest
         except errors.MoorageError as error:
             raise _why(layer, error) from error
