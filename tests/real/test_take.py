@@ -23,7 +23,7 @@ from support.waiting import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.needs("static-cc")]
 
-BIG = layer({"big": os.urandom(1_500_000)})
+BIG = layer({"big": os.urandom(3_000_000)})
 
 
 class Pull:
@@ -85,7 +85,7 @@ async def test_d08_what_one_pull_began_another_goes_on_with(place: Place) -> Non
         one, two = Pull(storage, "one", shared), Pull(storage, "two", shared)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run, remote)
-            await eventually(lambda: at_of(one, made) > 600_000)  # some of it is in containerd
+            await eventually(lambda: at_of(one, made) > 1_200_000)  # some of it is in containerd
             tasks.start_soon(two.run, remote)
             await eventually(lambda: shared.downloads.is_awaited(BIG.digest))
             one.scope.cancel()

@@ -20,10 +20,14 @@ from grpclib.protocol import Connection as Transport
 from h2.exceptions import StreamClosedError
 
 from moorage import errors
+from moorage.containerd._sending import send_large
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 Heard = Callable[[str, float, errors.MoorageError | None], None]
+
+_LARGE = 64 * 1024
+"""Bytes of a message that is worth another way than grpclib's."""
 
 
 class AlreadyExists(errors.Conflict):
@@ -197,9 +201,13 @@ class Duplex(Generic[Request, Reply]):
         self._within = within
 
     async def send(self, message: Request, *, is_last: bool = False) -> None:
-        """Send one request; ``is_last`` closes this direction with it."""
+        """Send one request; ``is_last`` closes this direction with it. The first one must be a small one."""
         with self._translated(), anyio.fail_after(self._within), self._with_its_status():
-            await self._stream.send_message(message, end=is_last)
+            data = message.SerializeToString()  # ByteSize would do the same and throw it away
+            if is_last or len(data) < _LARGE:
+                await self._stream.send_message(message, end=is_last)
+            else:
+                await send_large(self._stream._stream, data)
 
     async def receive(self, within: float | None = None) -> Reply:
         """The next answer, ``within`` other seconds than usual. Raises: Unavailable where containerd ends the call."""

@@ -6,13 +6,15 @@ the same layers share them. Source: the OCI image specification, ChainID; contai
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.keylocks import KeyedLocks
-from moorage.containerd.types import Descriptor, SnapshotKind
+from moorage._lib.write_back import WriteBack
+from moorage.containerd.types import Descriptor, Mount, SnapshotKind
 
 if TYPE_CHECKING:
     from moorage.containerd.storage import Storage
@@ -52,6 +54,7 @@ class Unpacking:
         self._snapshotter = snapshotter
         self._scratch = scratch
         self._locks = locks if locks is not None else KeyedLocks()
+        self._write_back = WriteBack()
 
     async def add(self, layer: Descriptor) -> bool:
         """Put a layer, whose blob is there, on top of those so far; False where another plugin has it there already.
@@ -84,7 +87,8 @@ class Unpacking:
         key = f"{self._scratch}-{len(self.diff_ids)}"
         mounts = await self._storage.prepare_snapshot(self._snapshotter, key, self.chain)
         try:
-            diff_id = (await self._storage.apply(replace(layer, media_type=_APPLIED_AS), mounts)).digest
+            async with self._write_back.of(_directory(mounts)):
+                diff_id = (await self._storage.apply(replace(layer, media_type=_APPLIED_AS), mounts)).digest
         except errors.MoorageError as error:
             raise _why(layer, error) from error
         chain = chain_id(self.chain, diff_id)
@@ -94,6 +98,13 @@ class Unpacking:
         except errors.Conflict:  # the same files in a blob of another compression
             await self._storage.remove_snapshot(self._snapshotter, key)
         return diff_id
+
+
+def _directory(mounts: Sequence[Mount]) -> str:
+    """Where what is written into a snapshot with these mounts goes: overlay's upper directory, or what is bound."""
+    options = [option for mount in mounts for option in mount.options]
+    uppers = [option.partition("=")[2] for option in options if option.startswith("upperdir=")]
+    return next(iter(uppers or [mount.source for mount in mounts]), "")
 
 
 def _why(layer: Descriptor, error: errors.MoorageError) -> errors.MoorageError:
