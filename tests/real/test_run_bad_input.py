@@ -283,7 +283,7 @@ def test_l01_a_run_directory_that_cannot_be_written_to_is_named(tmp_path: Path) 
 # an overlay cannot carry another one's changes
 OVERLAY = """
     mkdir -p /var/tmp/s /var/tmp/there; mount -t tmpfs -o size={size} none /var/tmp/s; cd /var/tmp/s; mkdir a b c
-    mount -t overlay -o lowerdir=a,upperdir=b,workdir=c none /var/tmp/there
+    mount -t overlay -o {flag}lowerdir=a,upperdir=b,workdir=c none /var/tmp/there
 """
 AWAY = "umount /var/tmp/there /var/tmp/s; rm -r /var/tmp/*; rm -rf /run/mount"
 
@@ -292,8 +292,7 @@ AWAY = "umount /var/tmp/there /var/tmp/s; rm -r /var/tmp/*; rm -rf /run/mount"
 def test_l01_where_overlay_cannot_be_used_a_copy_is_run_unless_nothing_can_be(tmp_path: Path, noexec: bool) -> None:
     plugin = make_plugin(tmp_path / "it", ["/bin/sh", "-c", "test -p /fifo && echo new > /file && cat /file"])
     os.mkfifo(plugin / "rootfs/fifo")
-    remount = "mount -o remount,noexec /var/tmp/there" if noexec else ""
-    with Machine(OVERLAY.format(size="50m") + remount) as machine:
+    with Machine(OVERLAY.format(size="50m", flag="noexec," if noexec else "")) as machine:
         before = set(machine.left())
         if noexec:
             sentence = refused(machine, plugin, env={"TMPDIR": "/var/tmp/there"})
@@ -324,7 +323,7 @@ def test_l01_a_noexec_file_system_is_no_trouble_where_overlay_works(machine: Mac
 def test_m04_a_copy_without_room_is_told(tmp_path: Path) -> None:
     plugin = make_plugin(tmp_path / "it", ["/bin/true"])
     (plugin / "rootfs/big").write_bytes(bytes(8_000_000))
-    with Machine(OVERLAY.format(size="4m")) as machine:
+    with Machine(OVERLAY.format(size="4m", flag="")) as machine:
         before = set(machine.left())
         sentence = refused(machine, plugin, env={"TMPDIR": "/var/tmp/there"})
         assert f"cannot copy {plugin}/rootfs to /var/tmp/there/moorage-run-" in sentence
