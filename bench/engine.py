@@ -57,6 +57,8 @@ class Bench:
     runc: Runc
     figures: dict[str, list[float]] = field(default_factory=dict)
     docker_sockets: list[Path] = field(default_factory=list)
+    without_plugins_mb: float = 0.0
+    """What all processes of ours take where no plugin runs."""
 
     @property
     def names(self) -> list[str]:
@@ -91,6 +93,8 @@ def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, list[float]
             _interleave(bench, extent.long_rounds, order, [_all_of_ours, _all_of_dockers, _all_of_runc])
             say(f"memory, and {extent.idle_seconds:g} s of doing nothing")
             _idle(bench)
+            say("all plugins in one shim")
+            _in_one_shim(bench)
             return bench.figures
     finally:
         leftovers.remove_cgroups(CGROUP_PARENT)
@@ -225,6 +229,7 @@ def _stop_both(bench: Bench) -> None:
     """Enable all, then stop both: every start from now on brings all of them up."""
     sides = {"moorage": lambda: _ours_together(bench.ours), "dockerd": lambda: _dockers_together(bench.docker)}
     before = {side: machine.pss_mb(find()) for side, find in sides.items()}
+    bench.without_plugins_mb = before["moorage"]
     for name in bench.names:
         bench.ours.enable(name)
         bench.docker.enable_plugin(name)
@@ -301,6 +306,24 @@ def _ours_together(ours: Ours) -> list[int]:
 def _dockers_together(docker: Docker) -> list[int]:
     containerd, shims = docker.children()
     return [docker.pid, *containerd, *shims]
+
+
+def _in_one_shim(bench: Bench) -> None:
+    """All plugins of ours, with a shim that they share."""
+    ours, count = bench.ours, bench.extent.plugins
+    ours.down()
+    ours.serving = ("--shim", "shared")
+    began = time.perf_counter()
+    ours.start(wait=False)
+    until(ours.answers, "our API answers")
+    for listens in [ours.socket_of(name) for name in bench.names]:
+        until(lambda listens=listens: accepts(listens), "a plugin of ours listens")  # type: ignore[misc]
+    bench.note("moorage, one shim: start", time.perf_counter() - began)
+    until(lambda: ours.all_ready(count), "all are shown ready")
+    bench.note(
+        "moorage, one shim: PSS a plugin", (machine.pss_mb(_ours_together(ours)) - bench.without_plugins_mb) / count
+    )
+    ours.serving = ()
 
 
 def _idle(bench: Bench) -> None:

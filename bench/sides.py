@@ -53,6 +53,8 @@ class Ours(EngineProcess):
     """Our engine, started as users start it."""
 
     program = str(Path(sys.executable).with_name("moorage"))
+    serving: tuple[str, ...] = ()
+    """Further options of serve."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -66,6 +68,7 @@ class Ours(EngineProcess):
 
     def _popen(self, verb: str) -> subprocess.Popen[bytes]:
         command = [self.program, verb, "--root", str(self.root), "--exec-root", str(self.exec_root)]
+        command += self.serving if verb == "serve" else ()
         with self.log.open("ab") as output:
             return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=self.environment)
 

@@ -9,6 +9,7 @@ import signal as signals
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import anyio
 from anyio.abc import TaskStatus
@@ -55,6 +56,8 @@ class ServeOptions(Struct, frozen=True):
     """Whose members may use the API, besides root."""
     live_restore: bool = True
     """Whether plugins go on running when the engine ends, however it ends, and are taken over by the next one."""
+    shim: Literal["each", "shared"] = "each"
+    """A shim for each plugin, or one for all that are started from now on."""
     timeouts: Timeouts = DEFAULT
     registries: Registries = field(default_factory=Registries)
     metrics_address: str | None = None
@@ -184,6 +187,7 @@ async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]
                 options.timeouts,
                 options.registries,
                 live_restore=options.live_restore,
+                shares_shim=options.shim == "shared",
             )
             await run_blocking(engine.load)
             yield engine, ground

@@ -82,6 +82,7 @@ async def test_e11_whoever_holds_the_fifo_open_delays_an_exit_only_for_a_bounded
         await it.executor.create("a", place.spec("a", out=b"before"), out, err)
         held = os.open(place.bundles / "a" / "stdout", os.O_WRONLY | os.O_NONBLOCK)
         try:
+            await eventually(lambda: out.data == b"before")
             await it.kill()
             await it.one_exit(137)
             await out.closed.wait()

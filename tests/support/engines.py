@@ -56,6 +56,7 @@ options = ServeOptions(
     metrics_address=metrics or None,
     registries=Registries(hosts, policy),
     live_restore=more.get("live_restore", True),
+    shim=more.get("shim", "each"),
 )
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
@@ -135,7 +136,7 @@ class EngineProcess:
         metrics: str = "",
         **wishes: Any,
     ) -> None:
-        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts, live_restore."""
+        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts, live_restore, shim."""
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"

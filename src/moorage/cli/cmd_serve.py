@@ -88,6 +88,15 @@ def _registries(
     help="Whether plugins go on running when the engine ends (the default), or end with it, and containerd too.",
 )
 @click.option(
+    "--shim",
+    type=click.Choice(["each", "shared"]),
+    envvar="MOORAGE_SHIM",
+    default="each",
+    show_default=True,
+    help="A shim for each plugin, or one for all that are started from now on: a megabyte a plugin in place of a "
+    "dozen, and if it is killed, all end with it.",
+)
+@click.option(
     "--metrics-address",
     metavar="HOST:PORT",
     envvar="MOORAGE_METRICS_ADDRESS",

@@ -15,14 +15,16 @@ __all__ = ("ease_copying",)
 def ease_copying(pid: int) -> bool:
     """Whether the shim of this process lets it go on while it writes; nothing depends on it, so it never fails.
 
-    ``pid`` is a task's process, best before its start: it has been forked, so it inherits nothing from its shim any
-    more. What is added to a running task later does. A thread that is not scheduled as usual is left as it is.
+    ``pid`` is a task's process before its start. It is scheduled as usual also where its shim, of several tasks, was
+    told this before; what is added to a running task later is not. A shim's thread that is not scheduled as usual is
+    left as it is.
     """
     try:
         shim = _parent(pid)
         if not _is_shim(shim):
             return False
-        _let_others_go_on(shim)
+        _reschedule(shim, os.SCHED_OTHER, os.SCHED_BATCH)
+        _reschedule(pid, os.SCHED_BATCH, os.SCHED_OTHER)
     except (OSError, ValueError):
         return False
     return True
@@ -37,12 +39,12 @@ def _is_shim(pid: int) -> bool:
     return os.path.basename(word).startswith(b"containerd-shim")
 
 
-def _let_others_go_on(pid: int) -> None:
-    """All its threads get as much time as before, but wait for their turn when they wake up. Source: sched(7)."""
+def _reschedule(pid: int, before: int, after: int) -> None:
+    """Its threads of one policy get the other. Batch: as much time, but in turn when they wake up. Source: sched(7)."""
     seen: set[str] = set()
     while new := set(os.listdir(f"/proc/{pid}/task")) - seen:  # a thread inherits from the one that starts it
         seen |= new
         for thread in map(int, new):
             with suppress(ProcessLookupError):
-                if os.sched_getscheduler(thread) == os.SCHED_OTHER:
-                    os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+                if os.sched_getscheduler(thread) == before:
+                    os.sched_setscheduler(thread, after, os.sched_param(0))

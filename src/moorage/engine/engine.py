@@ -61,13 +61,14 @@ class Engine:
         registries: Registries | None = None,
         *,
         live_restore: bool = True,
+        shares_shim: bool = False,
     ) -> None:
-        """Without ``live_restore`` no plugin is taken over that an earlier engine has left running: it starts anew."""
+        """Without ``live_restore`` nothing is taken over that an earlier engine left running; see ``ServeOptions``."""
         self._store = store
         self._runtime = runtime
         self._choice = choice
         self._timeouts = timeouts
-        self._live_restore = live_restore
+        self._live_restore, self._shares_shim = live_restore, shares_shim
         self._started_at = datetime.now(UTC)
         self._events = EventLog()
         self._registry = Registry()
@@ -98,9 +99,8 @@ class Engine:
             log.error("%s; it is skipped, and its files stay", problem)
 
     def _take(self, record: Record) -> Plugin:
-        places = PluginPlaces(
-            record.id, self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
-        )
+        runtime, propagated = self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
+        places = PluginPlaces(record.id, runtime, propagated, self._shares_shim)
         plugin = Plugin(record, places, PluginLog(self._store.root / "logs" / record.id), self.meter)
         self._registry.add(plugin)
         return plugin

@@ -24,12 +24,18 @@ SHORT_ID = 12
 """As many digits of an id as its run-time directory has."""
 
 
+_SHARED = {"io.containerd.runc.v2.group": "moorage"}
+"""Containers of a namespace that say the same have one shim. Source: containerd's runc shim, ``StartShim``."""
+
+
 class PluginPlaces(Struct, frozen=True):
     """The directories of one plugin."""
 
     id: str
     runtime: Path
     propagated: Path
+    shares_shim: bool = False
+    """Whether its containers are given to the shim of all plugins that share one."""
 
     @property
     def root(self) -> Path:
@@ -77,7 +83,8 @@ class PluginPlaces(Struct, frozen=True):
             in_user_namespace=nested,
             locked_flags=locked_flags(each for each in sources if os.path.exists(each)) if nested else {},
         )
-        return build_spec(config, settings, places)
+        spec = build_spec(config, settings, places)
+        return {**spec, "annotations": _SHARED} if self.shares_shim else spec
 
     def prepare(self, config: Config, mounts: Sequence[Mount]) -> list[Path]:
         """Make everything that a run needs; the dead mounts that were dropped on the way. May be repeated.
