@@ -9,6 +9,7 @@ import pytest
 
 from moorage import errors
 from support.awaits import Awaits, drive, drive_inboxes
+from support.kills import kill_task
 from support.places import Place
 from support.scenes import ID, KILLED
 from support.sinks import Exits, Memory
@@ -121,7 +122,9 @@ async def test_a_restore_of_an_ended_one_cancelled_at_every_await_loses_no_exit(
 ) -> None:
     at, reached = 0, True
     while reached:
-        os.kill(await leave_running(place), signal.SIGKILL)
+        await leave_running(place)
+        async with place.client() as client:
+            await kill_task(client, ID)
         async with place.executor(Exits()) as executor:
             with anyio.CancelScope() as scope:
                 awaits = Awaits(at, scope.cancel)

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from moorage import errors
+from support.kills import kill_task
 from support.places import Place
 from support.scenes import FULL, HARMS, ID, KILLED, Scene, broken, scene
 from support.sinks import Exits, Memory
@@ -109,8 +110,9 @@ async def test_a_restore_of_an_ended_one_tells_its_exit_once(
 ) -> None:
     number, reached = 0, True
     while reached:
-        pid = await leave_running(place)
-        os.kill(pid, signal.SIGKILL)
+        await leave_running(place)
+        async with place.client() as client:
+            await kill_task(client, ID)
         async with scene(place) as it:
             result = await broken(it, Scene.restore, number, harm, when)
             if result.failure is not None:

@@ -152,7 +152,8 @@ def test_l03_a_dockerd_that_runs_is_told(machine: Machine, tmp_path: Path) -> No
     shutil.copy("/bin/sleep", tmp_path / "dockerd")
     with subprocess.Popen([tmp_path / "dockerd", "1000000"]) as daemon:
         try:
-            wait_until(lambda: Path(f"/proc/{daemon.pid}/comm").read_text() == "dockerd\n", "its name")
+            words = Path(f"/proc/{daemon.pid}/cmdline")  # there a moment after its name
+            wait_until(lambda: words.read_bytes().startswith(os.fsencode(tmp_path / "dockerd")), "its name and words")
             verdict, text, advice = examine(machine)["dockerd"]
         finally:
             daemon.send_signal(signal.SIGKILL)

@@ -138,7 +138,8 @@ def a_dockerd(directory: Path, *options: str) -> Iterator[int]:
     shutil.copy("/bin/sh", directory / "dockerd")
     command: list[str | Path] = [directory / "dockerd", "-c", "read line", "dockerd", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as daemon:
-        wait_until(lambda: Path(f"/proc/{daemon.pid}/comm").read_text() == "dockerd\n", "its name")
+        words = Path(f"/proc/{daemon.pid}/cmdline")  # there a moment after its name
+        wait_until(lambda: words.read_bytes().startswith(os.fsencode(directory / "dockerd")), "its name and words")
         yield daemon.pid
 
 

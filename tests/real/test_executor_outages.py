@@ -251,6 +251,7 @@ async def test_e43_our_process_standing_still_misses_no_exit(place: Place) -> No
 async def test_e51_our_process_killed_at_any_time_of_a_run_leaves_it_to_the_next(place: Place) -> None:
     for tenths in range(8):
         async with holder(place, place.shell("a", LIVES_UNTIL_TERM)) as held, place.client() as client:
+            assert await held.hear("output") == "ready\n"  # before that it would not hear the signal
             pid = (await client.get_task("a")).pid
             os.kill(pid, signal.SIGTERM)
             await anyio.sleep(tenths / 200)

@@ -12,7 +12,7 @@ from moorage.containerd.types import RuntimeOptions, Status
 from moorage.executor import RUN_LABEL
 from support import leftovers
 from support.holder import holder
-from support.kills import kill, stop
+from support.kills import kill, kill_task, stop
 from support.places import Place
 from support.rig import Rig, rig
 from support.sinks import Memory
@@ -67,15 +67,12 @@ async def make(it: Rig, state: str) -> None:
         pid = await before.create("exec sleep 1000000")
     match state:
         case "stopped":
-            os.kill(pid, signal.SIGKILL)
-            await eventually(lambda: not leftovers.is_alive(pid))
+            await kill_task(it.client, "a")
         case "record only":
-            os.kill(pid, signal.SIGKILL)
-            await eventually(lambda: not leftovers.is_alive(pid))
+            await kill_task(it.client, "a")
             await it.client.delete_task("a")
         case "directory only":
-            os.kill(pid, signal.SIGKILL)
-            await eventually(lambda: not leftovers.is_alive(pid))
+            await kill_task(it.client, "a")
             await it.client.delete_task("a")
             await it.client.delete_container("a")
         case "no fifos":

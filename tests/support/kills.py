@@ -7,7 +7,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moorage._lib.pidfd import wait_for_end
+from moorage.containerd.client import Client
 from moorage.containerd.supervisor import PrivateContainerd
+from moorage.containerd.types import Status
+from support.waiting import eventually
 
 
 async def kill(pid: int) -> None:
@@ -15,6 +18,16 @@ async def kill(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     await wait_for_end(pid)
+
+
+async def kill_task(client: Client, id: str) -> None:
+    """SIGKILL the first process of a container, and wait until containerd knows: its shim reaps a moment later."""
+    os.kill((await client.get_task(id)).pid, signal.SIGKILL)
+
+    async def is_known() -> bool:
+        return (await client.get_task(id)).status is Status.STOPPED
+
+    await eventually(is_known)
 
 
 async def kill_containerd(containerd: PrivateContainerd) -> None:
