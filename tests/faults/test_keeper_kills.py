@@ -20,6 +20,7 @@ from moorage.logs.files import Line, PluginLog
 from support import leftovers
 from support.engines import EngineProcess, UnixConnection, config, engine, kill
 from support.foreground import wait_until
+from support.kills import stop
 from support.pipes import keeper_pid
 
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
@@ -120,7 +121,7 @@ def test_m09_a_stopped_engine_and_one_that_was_told_to_end_hold_nothing_up(house
     _, log = start_writing(house, "p", FLOOD)
     assert house.child is not None
     with answering(house, "p"):
-        house.child.send_signal(signal.SIGSTOP)
+        stop(house.child.pid)
         time.sleep(2)
         grows(log)
         house.child.send_signal(signal.SIGCONT)
@@ -161,7 +162,7 @@ def test_m09_keeper_and_engine_killed_at_once_the_next_engine_puts_it_right(hous
 def test_m09_a_keeper_that_hangs_is_replaced_when_the_next_plugin_needs_it(house: EngineProcess) -> None:
     _, log = start_writing(house, "p", "count=100")
     old = keeper_of(house)
-    os.kill(old, signal.SIGSTOP)
+    stop(old)
     house.create("q", config("out=hello"))
     house.enable("q")
     house.until("q", "ready")

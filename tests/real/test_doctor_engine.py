@@ -17,6 +17,7 @@ from moorage.engine.findings import Finding, Verdict
 from moorage.engine.store import Store
 from support.engines import EngineProcess
 from support.foreground import wait_until
+from support.kills import stop
 
 pytestmark = pytest.mark.real
 
@@ -43,7 +44,7 @@ def test_l03_an_engine_without_containerd_then_killed_then_not_there(tmp_path: P
         assert "systemctl status containerd" in found.advice
 
         assert engine.child is not None
-        engine.child.send_signal(signal.SIGSTOP)
+        stop(engine.child.pid)
         found = examine(engine.root, engine.socket, within=0.2)["engine"]
         engine.child.send_signal(signal.SIGCONT)
         assert found.verdict is Verdict.BAD

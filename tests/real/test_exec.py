@@ -181,11 +181,12 @@ def test_many_at_once(house: EngineProcess) -> None:
 def test_a_plugin_that_dies_takes_the_command_along_and_says_so(house: EngineProcess) -> None:
     with subprocess.Popen(command(house, "p", "sleep", "1000"), stderr=subprocess.PIPE, text=True) as client:
         wait_until(lambda: "sleep 1000" in processes(house), "the sleep")
-        kill([house.more("p")["Pid"]])
+        before = house.more("p")
+        kill([before["Pid"]])
         _, said = client.communicate(timeout=60)
     assert client.returncode in (1, 137)
     assert said == "" or "the plugin ended" in said
-    house.until("p", "ready")
+    house.until_restarted("p", before["Restarts"] + 1)
     assert run(house, "p", "echo", "again").stdout == "again\n"
 
 

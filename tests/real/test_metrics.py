@@ -14,6 +14,7 @@ import pytest
 from moorage import __version__
 from support.engines import EngineProcess, config, engine, kill
 from support.foreground import wait_until
+from support.kills import stop
 from support.metrics import families, fetch, read, sample
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -62,13 +63,13 @@ def test_an_enable_a_crash_a_disable_and_a_removal_are_in_the_numbers(house: Eng
 
     house.crash("a", 3)
     house.wait_until(lambda: scrape(house).get(sample("moorage_plugin_restarts_total", **me)) == 1, "restarted")
-    house.until("a", "ready")
+    house.until_restarted("a", 1)
     crashed = scrape(house)
     assert crashed[sample("moorage_plugin_exits_total", code="3", signal="", oom="false", **me)] == 1
     kill([house.more("a")["Pid"]])
     killed = sample("moorage_plugin_exits_total", code="137", signal="SIGKILL", oom="false", **me)
     house.wait_until(lambda: scrape(house).get(killed) == 1, "killed")
-    house.until("a", "ready")
+    house.until_restarted("a", 2)
 
     house.disable("a")
     off = scrape(house)
@@ -135,7 +136,7 @@ def test_a_containerd_that_hangs_is_down_and_the_scrape_does_not_hang_with_it(ho
     pid = int((house.exec_root / "containerd/pid").read_text().split()[0])
     up = sample("moorage_containerd_up")
     assert scrape(house)[up] == 1
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     try:
         assert scrape(house)[up] == 0
     finally:

@@ -14,6 +14,7 @@ import pytest
 
 from support import leftovers
 from support.foreground import ANSWER, FOREVER, LISTEN, Machine, Run, environment, make_plugin, wait_until
+from support.kills import stop
 
 pytestmark = pytest.mark.real
 
@@ -224,7 +225,7 @@ def test_l01_kill_9_in_the_middle_of_the_clean_up(machine: Machine, tmp_path: Pa
 @pytest.mark.parametrize("dead", [("containerd",), ("containerd-shim",), ("containerd", "containerd-shim")])
 def test_l01_kill_9_of_the_run_and_its_parts(machine: Machine, tmp_path: Path, dead: tuple[str, ...]) -> None:
     run = started(machine, make_plugin(tmp_path / "it", LISTEN + "print('up', flush=True)\n" + FOREVER))
-    os.kill(run.child.pid, signal.SIGSTOP)  # so that it starts nothing again
+    stop(run.child.pid)  # so that it starts nothing again
     for pid in [pid for name in dead for pid in machine.processes(name)]:
         os.kill(pid, signal.SIGKILL)
     run.end(signal.SIGKILL)
@@ -265,7 +266,7 @@ def test_l01_kill_9_of_the_shim_is_told_as_an_end_without_a_code(machine: Machin
 
 def test_m06_a_shim_that_hangs_is_told_and_killed(machine: Machine, tmp_path: Path) -> None:
     run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
-    os.kill(only(machine.processes("containerd-shim")), signal.SIGSTOP)
+    stop(only(machine.processes("containerd-shim")))
     run.child.send_signal(signal.SIGINT)
     assert run.end(signal.SIGTERM) == 1
     assert "moorage: cannot end the plugin: containerd does not tell of its end 10 s after SIGKILL" in run.stderr
@@ -273,7 +274,7 @@ def test_m06_a_shim_that_hangs_is_told_and_killed(machine: Machine, tmp_path: Pa
 
 def test_l01_a_killed_run_whose_shim_hangs_is_removed(machine: Machine, tmp_path: Path) -> None:
     run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
-    os.kill(only(machine.processes("containerd-shim")), signal.SIGSTOP)
+    stop(only(machine.processes("containerd-shim")))
     run.end(signal.SIGKILL)
     sweep(machine, tmp_path)
 

@@ -21,7 +21,7 @@ from moorage.containerd import connect
 from moorage.containerd.supervisor import ADDRESS_LIMIT, PrivateContainerd, check_machine, find_binary, supervise
 from moorage.timeouts import DEFAULT
 from support import leftovers
-from support.kills import kill, kill_containerd
+from support.kills import kill, kill_containerd, stop
 from support.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -169,14 +169,14 @@ async def test_the_end_of_the_block_leaves_it_running(ours: PrivateContainerd) -
 async def test_one_that_stands_still_is_ended_by_force(ours: PrivateContainerd) -> None:
     ours = PrivateContainerd(ours.root, ours.state, replace(DEFAULT, containerd_stop=0.2))
     pid = await ours.ensure()
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     await ours.stop()
     assert not leftovers.is_alive(pid)
 
 
 async def test_one_that_does_not_serve_in_time_is_unavailable_with_its_log(ours: PrivateContainerd) -> None:
     pid = await ours.ensure()
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     hasty = PrivateContainerd(ours.root, ours.state, replace(DEFAULT, containerd_start=0.2))
     with pytest.raises(errors.Unavailable, match=r"does not serve .* after 0\.2 s"):
         await hasty.ensure()
