@@ -57,8 +57,6 @@ class Bench:
     runc: Runc
     figures: dict[str, list[float]] = field(default_factory=dict)
     docker_sockets: list[Path] = field(default_factory=list)
-    without_plugins_mb: float = 0.0
-    """What all processes of ours take where no plugin runs."""
 
     @property
     def names(self) -> list[str]:
@@ -229,7 +227,6 @@ def _stop_both(bench: Bench) -> None:
     """Enable all, then stop both: every start from now on brings all of them up."""
     sides = {"moorage": lambda: _ours_together(bench.ours), "dockerd": lambda: _dockers_together(bench.docker)}
     before = {side: machine.pss_mb(find()) for side, find in sides.items()}
-    bench.without_plugins_mb = before["moorage"]
     for name in bench.names:
         bench.ours.enable(name)
         bench.docker.enable_plugin(name)
@@ -320,9 +317,11 @@ def _in_one_shim(bench: Bench) -> None:
         until(lambda listens=listens: accepts(listens), "a plugin of ours listens")  # type: ignore[misc]
     bench.note("moorage, one shim: start", time.perf_counter() - began)
     until(lambda: ours.all_ready(count), "all are shown ready")
-    bench.note(
-        "moorage, one shim: PSS a plugin", (machine.pss_mb(_ours_together(ours)) - bench.without_plugins_mb) / count
-    )
+    together = machine.pss_mb(_ours_together(ours))
+    for name in bench.names[1:]:
+        ours.disable(name)
+    further = together - machine.pss_mb(_ours_together(ours))
+    bench.note("moorage, one shim: PSS a plugin", further / max(count - 1, 1))
     ours.serving = ()
 
 
