@@ -122,7 +122,9 @@ class BundledContainers:
                 raise errors.MoorageError(f"cannot make a directory for container {id}: {error}") from error
             undo.push_async_callback(self._undo, remove_tree, bundle)
             undo.push_async_callback(self._undo, self._delete_record, id, all_labels)
-            await self._client.create_container(id, spec, runtime_options, labels=all_labels)
+            # Not broken off by a cancellation: containerd may write a record after we have looked for it in vain.
+            with anyio.CancelScope(shield=True):
+                await self._client.create_container(id, spec, runtime_options, labels=all_labels)
             undo.pop_all()
         self._made[id] = runtime_options, tuple(rootfs)
 
