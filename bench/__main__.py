@@ -1,7 +1,6 @@
 """Measures, prints the table of the numbers to reach, writes every single value to a file. Called by scripts/bench."""
 
 import argparse
-import json
 import os
 import secrets
 import shlex
@@ -48,7 +47,7 @@ def main() -> None:
             "load": {"before": load, "after": os.getloadavg()},
             "figures": figures,
         }
-        print(f"written to {write(options.output, began_at, result)}")
+        print(f"written to {machine.write(options.output, began_at, result)}")
 
 
 def read_options(words: list[str]) -> argparse.Namespace:
@@ -84,14 +83,6 @@ def arguments_of(options: argparse.Namespace, extent: Extent) -> list[str]:
     words = [options.what, "--rounds", str(extent.rounds), "--plugins", str(extent.plugins)]
     words += ["--idle-seconds", f"{extent.idle_seconds:g}", "--seed", str(extent.seed)]
     return [*words, *(["--quick"] if options.quick else [])]
-
-
-def write(directory: Path, at: datetime, result: dict[str, object]) -> Path:
-    """Write a result where no other one is; its path."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{at:%Y-%m-%d}-{str(result['commit']).removesuffix('+')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    return path
 
 
 if __name__ == "__main__":

@@ -237,15 +237,15 @@ def _stop_both(bench: Bench) -> None:
     bench.docker.end()
 
 
-def _start_ours(bench: Bench) -> None:
+def _start_ours(bench: Bench, side: str = "moorage") -> None:
     ours, count = bench.ours, bench.extent.plugins
     began = time.perf_counter()
     ours.start(wait=False)
     until(ours.answers, "our API answers")
-    bench.note("moorage: API", time.perf_counter() - began)
+    bench.note(f"{side}: API", time.perf_counter() - began)
     for listens in [ours.socket_of(name) for name in bench.names]:
         until(lambda listens=listens: accepts(listens), "a plugin of ours listens")  # type: ignore[misc]
-    bench.note("moorage: start", time.perf_counter() - began)
+    bench.note(f"{side}: start", time.perf_counter() - began)
     until(lambda: ours.all_ready(count), "all are shown ready")
 
 
@@ -310,13 +310,7 @@ def _in_one_shim(bench: Bench) -> None:
     ours, count = bench.ours, bench.extent.plugins
     ours.down()
     ours.serving = ("--shim", "shared")
-    began = time.perf_counter()
-    ours.start(wait=False)
-    until(ours.answers, "our API answers")
-    for listens in [ours.socket_of(name) for name in bench.names]:
-        until(lambda listens=listens: accepts(listens), "a plugin of ours listens")  # type: ignore[misc]
-    bench.note("moorage, one shim: start", time.perf_counter() - began)
-    until(lambda: ours.all_ready(count), "all are shown ready")
+    _start_ours(bench, "moorage, one shim")
     together = machine.pss_mb(_ours_together(ours))
     for name in bench.names[1:]:
         ours.disable(name)

@@ -1,13 +1,15 @@
 """What a result was measured on, and what processes use of it, from the kernel's own figures."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 
-__all__ = ("commit", "cpu_seconds", "describe", "forget_peak", "peak_rss_mb", "pss_mb", "rss_mb")
+__all__ = ("commit", "cpu_seconds", "describe", "forget_peak", "peak_rss_mb", "pss_mb", "rss_mb", "write")
 
 _VERSIONS = {
     "containerd": ("containerd", "--version"),
@@ -78,3 +80,13 @@ def cpu_seconds(pid: int) -> float:
     except (OSError, ValueError, IndexError):
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def write(directory: Path, at: datetime, result: Mapping[str, object], part: str = "") -> Path:
+    """Write a result, of one part of what is measured, where no other one is; its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    name = "-".join([f"{at:%Y-%m-%d}", *([part] if part else []), str(result["commit"]).removesuffix("+")])
+    paths = (directory / f"{name}{number}.json" for number in ("", *(f".{again}" for again in range(2, 1000))))
+    path = next(each for each in paths if not each.exists())
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path

@@ -6,7 +6,6 @@ tells the causes apart on a machine with other work. Called by scripts/bench. Ne
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -143,9 +142,7 @@ def main() -> None:
             "load": {"before": load, "after": os.getloadavg()},
             "figures": figures.values,
         }
-        options.output.mkdir(parents=True, exist_ok=True)
-        path = options.output / f"{began_at:%Y-%m-%d}-output-{machine.commit().removesuffix('+')}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written to {machine.write(options.output, began_at, result, 'output')}")
 
 
 if __name__ == "__main__":

@@ -108,13 +108,14 @@ def test_m10_case_107_killed_at_any_moment_of_an_operation(house: EngineProcess,
     legal(house)
 
 
-def ctr(house: EngineProcess, *words: str) -> None:
+def ctr(house: EngineProcess, *words: str) -> str:
     address = str(house.exec_root / "containerd/c.sock")
     done = subprocess.run(["ctr", "-a", address, "-n", "plugins.moby", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-@pytest.mark.parametrize("what", ["record", "running", "stopped", "directory"])
+@pytest.mark.parametrize("what", ["record", "running", "stopped", "directory", "labelled"])
 def test_m16_case_016_what_stands_under_the_plugins_id_is_cleared(
     house: EngineProcess, tmp_path: Path, what: str
 ) -> None:
@@ -123,7 +124,8 @@ def test_m16_case_016_what_stands_under_the_plugins_id_is_cleared(
     house.enable("p")
     house.disable("p")
     house.end()
-    next_run = f"{id}.2"
+    next_run = f"{id}.2" if what != "labelled" else "named-otherwise"
+    labels = [f"--label=moorage.plugin={id}", "--label=moorage.run=x"] if what == "labelled" else []
     if what == "directory":
         (house.exec_root / "bundles/plugins.moby" / next_run).mkdir(parents=True)
     else:
@@ -142,12 +144,13 @@ def test_m16_case_016_what_stands_under_the_plugins_id_is_cleared(
                     "linux": linux}  # fmt: skip
         spec = tmp_path / "spec.json"
         spec.write_text(json.dumps(document))
-        ctr(house, "containers", "create", "--config", str(spec), next_run)
+        ctr(house, "containers", "create", *labels, "--config", str(spec), next_run)
         if what != "record":
             ctr(house, "tasks", "start", "-d", next_run)
     house.start()
     house.enable("p")
     assert house.state("p") == "ready"
+    assert "named-otherwise" not in ctr(house, "containers", "ls", "-q")
 
 
 def test_case_035_restarts_of_containerd_are_no_exits(house: EngineProcess) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from moorage._lib.lazy import importing
+from moorage._lib.importing import importing
 from moorage.cli.common import directories
 
 _NOBODY_READS = 128 + signal.SIGPIPE

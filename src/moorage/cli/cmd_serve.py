@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moorage._lib.lazy import importing, without_certificates
+from moorage._lib.importing import importing, without_certificates
 from moorage.client import DEFAULT_HOST, socket_of
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def _registries(
     envvar="MOORAGE_SHIM",
     default="each",
     show_default=True,
-    help="A shim for each plugin, or one for all that are started from now on: a megabyte a plugin in place of a "
-    "dozen, and if it is killed, all end with it.",
+    help="A shim for each plugin, or one for all that are started from now on, which takes less memory; if that is "
+    "killed, all end with it.",
 )
 @click.option(
     "--metrics-address",

@@ -4,9 +4,8 @@ async with containerd.connect("/run/containerd/containerd.sock", "default") as c
     print(await client.version())
 """
 
-from typing import TYPE_CHECKING
-
-from moorage._lib.lazy import names_from
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moorage.containerd._rpc import Heard as Heard
@@ -35,19 +34,23 @@ __all__ = (
     "supervise",
 )
 
-__getattr__ = names_from(
-    __name__,
-    {
-        "Client": "moorage.containerd.client",
-        "FifoReader": "moorage.containerd.stdio",
-        "Heard": "moorage.containerd._rpc",
-        "PrivateContainerd": "moorage.containerd.supervisor",
-        "Stdio": "moorage.containerd.stdio",
-        "check_identifier": "moorage.containerd.client",
-        "connect": "moorage.containerd.client",
-        "make_fifos": "moorage.containerd.stdio",
-        "open_stdio": "moorage.containerd.stdio",
-        "subscribe": "moorage.containerd.events",
-        "supervise": "moorage.containerd.supervisor",
-    },
-)
+_MODULES = {
+    "Client": "client",
+    "FifoReader": "stdio",
+    "Heard": "_rpc",
+    "PrivateContainerd": "supervisor",
+    "Stdio": "stdio",
+    "check_identifier": "client",
+    "connect": "client",
+    "make_fifos": "stdio",
+    "open_stdio": "stdio",
+    "subscribe": "events",
+    "supervise": "supervisor",
+}
+"""Where each name is; imported when it is first used, because an engine answers before it has gRPC."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -21,7 +21,7 @@ from moorage import errors
 from moorage._lib.backoff import pauses
 from moorage._lib.filelock import hold_lock
 from moorage._lib.groups import background_tasks
-from moorage._lib.lazy import importing
+from moorage._lib.importing import importing
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts

@@ -3,8 +3,8 @@
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import anyio
 from msgspec import Struct, field
 
 from moorage import errors
+from moorage._lib.importing import importing
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import RuntimeOptions
 from moorage.engine.mounts import mount_all, unmount_all_below
@@ -126,6 +127,15 @@ async def _without(storage: "Storage", lease: str) -> None:
             log.warning("cannot end lease %s, the next start does: %s", lease, error)
 
 
+def _find_client() -> "tuple[Callable[..., AbstractAsyncContextManager[Client]], type[BundledContainers]]":
+    """gRPC is imported beside the loop, which has an API to serve, where the supervisor has not done so before."""
+    with importing():
+        from moorage.containerd import connect
+        from moorage.containerd.containers import BundledContainers
+
+        return connect, BundledContainers
+
+
 @asynccontextmanager
 async def open_machinery(
     address: str,
@@ -142,13 +152,11 @@ async def open_machinery(
 
     Raises: Unavailable where it cannot be reached.
     """
-    from moorage.containerd import connect  # gRPC with it: the API answers before
-    from moorage.containerd.containers import BundledContainers
-
+    connect, make_containers = await run_blocking(_find_client)
     options = RuntimeOptions(root=str(runtime / "runtime-root"))
     async with connect(address, namespace, timeouts, heard) as client:
         version = await client.version()
-        containers = BundledContainers(client, runtime, runtime=options, timeouts=timeouts)
+        containers = make_containers(client, runtime, runtime=options, timeouts=timeouts)
         async with open_executor(containers, handler, runtime=options, timeouts=timeouts) as executor:
             creating = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
             yield Machinery(client, containers, executor, keeper, version.version, creating)

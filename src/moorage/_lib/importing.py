@@ -1,13 +1,11 @@
-"""Imports at the time of need: who prints a version must not pay for gRPC, and an engine answers before it has it."""
+"""Imports cost most of a start; these blocks take from them what is of no use."""
 
 import gc
-import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-__all__ = ("importing", "names_from", "without_certificates")
+__all__ = ("importing", "without_certificates")
 
 
 @contextmanager
@@ -37,14 +35,3 @@ def without_certificates() -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-def names_from(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package; ``modules`` says in which module each of its names is (PEP 562)."""
-
-    def find(name: str) -> Any:
-        if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(modules[name]), name)
-
-    return find

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from moorage._lib.lazy import importing, without_certificates
+from moorage._lib.importing import importing, without_certificates
 
 pytestmark = pytest.mark.quick
 
