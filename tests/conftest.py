@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, settings
 FOLDER = Path(__file__).parent
 REAL_PEERS = ("root", "containerd", "runc")
 LIMITS = {"long": 400.0, "real": 240.0, "quick": 60.0}  # seconds, against hangs only; the first that a test bears holds
-ORDER = ("peers", "faults", "real", "contract", "unit")  # what takes long first, lest one process ends alone with it
-REAL_FOLDERS = ("real", "peers")  # the tests in any other folder are quick where they are not marked real
+# what takes long first, lest one process ends alone with it
+ORDER = ("peers", "faults", "attacks", "real", "contract", "unit")
+REAL_FOLDERS = ("real", "peers", "attacks")  # the tests in any other folder are quick where they are not marked real
 
 # A machine that is busy is no bug; the markers' limits hold. CI draws the same examples every time.
 settings.register_profile(
