@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.escaping import is_printable
 from moorage.plugins import as_it_came, config_to_api, parse_config, with_rootfs
 from moorage.plugins._reader import MAX_DEPTH, MAX_DOCUMENT_BYTES
 from moorage.plugins.model import Config, InterfaceType
@@ -37,7 +38,8 @@ def refusal(document: Any) -> str:
 
 
 SPELLINGS: list[Callable[[str], str]] = [str, str.upper, str.lower, str.title, str.swapcase]
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
+texts = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8).filter(is_printable)
+types = st.text("abc_.-4", max_size=8).filter(lambda text: text != "bind")
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text("abcXYZ._-", min_size=1, max_size=6)
 paths = st.builds("/{}".format, texts)
@@ -74,12 +76,12 @@ documents = st.builds(
         mounts=st.lists(
             st.builds(
                 lambda rest, destination: rest | {"destination": destination},
-                objects(**entry, source=texts, type=texts, options=st.lists(texts, max_size=2)),
-                paths,
+                objects(**entry, source=paths, type=types, options=st.lists(texts, max_size=2)),
+                st.builds("/d{}".format, names),
             ),
             max_size=3,
         ),
-        propagatedMount=paths,
+        propagatedMount=st.builds("/p{}".format, texts),
         ipchost=st.booleans(),
         pidhost=st.booleans(),
         env=st.lists(

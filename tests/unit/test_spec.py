@@ -348,7 +348,7 @@ def test_c06_an_empty_source_or_path_is_off_until_set() -> None:
     )
     assert destinations(spec_of(config))[AFTER_BASE:-1] == ["/e"]
     assert "devices" not in spec_of(config)["linux"]
-    assert [each.name for each in compute_privileges(config)] == ["mount"]
+    assert [each.name for each in compute_privileges(config)] == ["mount", "bind mount"]
     on = spec_of(config, "m=/on", "f=/dev/fuse")
     assert destinations(on)[AFTER_BASE:-1] == ["/d", "/e"]
     assert on["linux"]["devices"][0]["path"] == "/dev/fuse"

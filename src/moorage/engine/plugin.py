@@ -54,7 +54,7 @@ class Plugin:
     def __init__(self, record: Record, places: PluginPlaces, log: PluginLog, meter: Meter) -> None:
         """Raises: Invalid where the config of the record cannot be read."""
         self.record = record
-        self.config: Config = parse_config(record.config.encode()).config
+        self.config: Config = parse_config(record.config.encode(), is_stored=True).config
         self.places = places
         self.log = log
         self.counts = PluginCounts(meter)

@@ -46,7 +46,7 @@ async def change_version(
     """
     check_can_change(plugin, restart=restart, force=force)
     before = Version.of(plugin.record)
-    rebased = rebase(parse_config(version.config.encode()).config, plugin.record.overrides)
+    rebased = rebase(parse_config(version.config.encode(), is_stored=True).config, plugin.record.overrides)
     is_wanted = plugin.record.enabled
     if is_wanted:
         await work.stop(plugin)
@@ -77,7 +77,7 @@ async def go_back(work: Work, plugin: Plugin) -> None:
 
 async def _save(work: Work, plugin: Plugin, version: Version, previous: Version | None) -> None:
     """The one step that changes what a plugin is."""
-    config = parse_config(version.config.encode()).config
+    config = parse_config(version.config.encode(), is_stored=True).config
     await work.save(plugin, **version.as_fields(), previous=previous)
     plugin.config = config
 

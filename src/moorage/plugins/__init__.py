@@ -1,17 +1,18 @@
 """What a plugin is: its config, what a user set, what it asks for, and the container it becomes. Pure, no I/O."""
 
+from moorage.plugins.document import as_it_came as as_it_came
+from moorage.plugins.document import config_to_api as config_to_api
+from moorage.plugins.document import with_rootfs as with_rootfs
 from moorage.plugins.model import Config as Config
 from moorage.plugins.model import ParsedConfig as ParsedConfig
-from moorage.plugins.model import as_it_came as as_it_came
-from moorage.plugins.model import config_to_api as config_to_api
 from moorage.plugins.model import parse_config as parse_config
-from moorage.plugins.model import with_rootfs as with_rootfs
-from moorage.plugins.privileges import Policy as Policy
+from moorage.plugins.policy import Policy as Policy
+from moorage.plugins.policy import check_policy as check_policy
+from moorage.plugins.policy import parse_policy as parse_policy
 from moorage.plugins.privileges import Privilege as Privilege
 from moorage.plugins.privileges import check_granted as check_granted
-from moorage.plugins.privileges import check_policy as check_policy
 from moorage.plugins.privileges import compute_privileges as compute_privileges
-from moorage.plugins.privileges import parse_policy as parse_policy
+from moorage.plugins.privileges import find_missing as find_missing
 from moorage.plugins.privileges import parse_privileges as parse_privileges
 from moorage.plugins.privileges import privileges_to_api as privileges_to_api
 from moorage.plugins.reference import Reference as Reference
@@ -59,6 +60,7 @@ __all__ = (
     "compute_privileges",
     "config_to_api",
     "effective_settings",
+    "find_missing",
     "host_path",
     "local_name",
     "masked",

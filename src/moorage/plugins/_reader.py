@@ -18,6 +18,7 @@ from typing import NoReturn
 import msgspec
 
 from moorage import errors
+from moorage._lib.escaping import escape, find_control, is_printable
 
 __all__ = (
     "MAX_DEPTH",
@@ -53,8 +54,13 @@ class JsonObject(dict[str, object]):
 class Notes:
     """What one reading found: what is wrong, and what is only odd. Both are bounded, whatever the input."""
 
-    def __init__(self, document: str) -> None:
+    def __init__(self, document: str, *, refuses_unknown: bool = False, refuses_controls: bool = False) -> None:
+        """``refuses_unknown``: an unknown key is an error. ``refuses_controls``: so is a text with characters that do
+        not show themselves, apart from line feeds and tabs where a text may have several lines.
+        """
         self.document = document
+        self.refuses_unknown = refuses_unknown
+        self.refuses_controls = refuses_controls
         self._wrong: list[str] = []
         self._odd: list[str] = []
         self._more = 0
@@ -117,7 +123,10 @@ class Fields:
         if not self.notes.full and len(key) <= _NEAR_LENGTH:
             near = difflib.get_close_matches(re.sub("[-_ ]", "", key.casefold()), list(known), n=1, cutoff=0.7)
         hint = f"; did you mean {known[near[0]]}?" if near else ""
-        self.notes.odd(self.at(quote(key)), f"unknown key, ignored{hint}")
+        if self.notes.refuses_unknown:
+            self.notes.wrong(self.at(quote(key)), f"unknown key{hint}")
+        else:
+            self.notes.odd(self.at(quote(key)), f"unknown key, ignored{hint}")
 
     def at(self, key: str) -> str:
         """The path of a value below this object."""
@@ -135,14 +144,14 @@ class Fields:
         """Note a warning about one value."""
         self.notes.odd(self.at(key), text)
 
-    def optional_text(self, key: str) -> str | None:
-        """The text, or None if there is none."""
+    def optional_text(self, key: str, *, lines: bool = False) -> str | None:
+        """The text, or None if there is none; ``lines``: it may have several."""
         value = self._values.get(key)
-        return None if value is None else _text(value, self.at(key), self.notes)
+        return None if value is None else _text(value, self.at(key), self.notes, lines=lines)
 
-    def text(self, key: str) -> str:
+    def text(self, key: str, *, lines: bool = False) -> str:
         """The text, or nothing."""
-        return self.optional_text(key) or ""
+        return self.optional_text(key, lines=lines) or ""
 
     def flag(self, key: str) -> bool:
         """True or false; false if there is none."""
@@ -173,9 +182,9 @@ class Fields:
             return []
         return [(f"{self.at(key)}[{index}]", item) for index, item in enumerate(value) if item is not None]
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts."""
-        return tuple(_text(item, path, self.notes) for path, item in self.items(key))
+    def texts(self, key: str, *, lines: bool = False) -> tuple[str, ...]:
+        """A list of texts; ``lines``: each may have several."""
+        return tuple(_text(item, path, self.notes, lines=lines) for path, item in self.items(key))
 
     def section(self, key: str, known: Sequence[str]) -> "Fields":
         """An object below this one; without values if there is none."""
@@ -186,9 +195,12 @@ class Fields:
         return [Fields(item, path, known, self.notes) for path, item in self.items(key)]
 
 
-def read_object(raw: bytes, known: Sequence[str], document: str) -> Fields:
-    """The top of a document that has to be one JSON object. Raises: Invalid."""
-    return Fields(decode(raw, document), "", known, Notes(document))
+def read_object(
+    raw: bytes, known: Sequence[str], document: str, *, refuses_unknown: bool = False, refuses_controls: bool = False
+) -> Fields:
+    """The top of a document that has to be one JSON object; for the flags see ``Notes``. Raises: Invalid."""
+    notes = Notes(document, refuses_unknown=refuses_unknown, refuses_controls=refuses_controls)
+    return Fields(decode(raw, document), "", known, notes)
 
 
 def decode(raw: bytes, document: str) -> object:
@@ -242,10 +254,10 @@ def is_text(text: str) -> bool:
 def quote(text: str, *, always: bool = False) -> str:
     """A text from outside, fit to stand in a message: bounded, no control characters, in quotes where they help."""
     short = text if len(text) <= _NEAR_LENGTH else text[:_NEAR_LENGTH] + "..."
-    is_plain = short.isprintable()
+    is_plain = is_printable(short)
     if is_plain and short and " " not in short and not always:
         return short
-    return json.dumps(short, ensure_ascii=not is_plain)
+    return escape(json.dumps(short, ensure_ascii=False))
 
 
 def _is_deep(text: str) -> bool:
@@ -278,11 +290,13 @@ def _integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) < 19 else Decimal(digits)
 
 
-def _text(value: object, path: str, notes: Notes) -> str:
+def _text(value: object, path: str, notes: Notes, *, lines: bool) -> str:
     if not isinstance(value, str):
         notes.wrong(path, f"must be a text, not {_kind(value)}")
     elif "\0" in value:
         notes.wrong(path, "must not have a NUL character")
+    elif notes.refuses_controls and (found := find_control(value, lines=lines)):
+        notes.wrong(path, f"must not have the control character {found}")
     else:
         return value
     return ""

@@ -1,12 +1,12 @@
 """What a plugin's config.json says: Docker's plugin config, version 1, as frozen values."""
 
-from collections.abc import Sequence
+import posixpath
+import re
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from moorage._lib.values import repr_without
-from moorage.plugins._reader import Fields, decode, encode, quote, read_object
+from moorage.plugins._reader import Fields, quote, read_object
 
 __all__ = (
     "ISOLATED_NETWORKS",
@@ -23,12 +23,7 @@ __all__ = (
     "ParsedConfig",
     "RootfsConfig",
     "UserConfig",
-    "as_it_came",
-    "config_to_api",
-    "device_to_api",
-    "mount_to_api",
     "parse_config",
-    "with_rootfs",
 )
 
 SOCKET_DIRECTORY = "/run/docker/plugins"
@@ -37,6 +32,8 @@ SOCKET_DIRECTORY = "/run/docker/plugins"
 ISOLATED_NETWORKS = frozenset({"", "none", "null", "bridge"})
 """Network types that give a network namespace with nothing but a loopback, and ask no privilege."""
 
+_FILE_SYSTEM = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_OWN = frozenset({"/proc", "/sys", "/dev"})  # directories that the runtime fills itself
 _MAX_ID = 2**32 - 2
 _TOP = (
     "args", "description", "dockerVersion", "documentation", "entrypoint", "env", "interface", "ipchost", "linux",
@@ -105,6 +102,21 @@ class MountEntry(Struct, frozen=True):
     def is_bind(self) -> bool:
         """Whether the source is a path on the host. With a bind option the type says nothing (to runc, too)."""
         return self.type == "bind" or "bind" in self.options or "rbind" in self.options
+
+    @property
+    def bind_options(self) -> tuple[str, ...]:
+        """What a runtime is given for a bind: without an option for it, it would look for a file system called bind."""
+        return self.options if {"bind", "rbind"} & set(self.options) else ("rbind", *self.options)
+
+    @property
+    def is_recursive(self) -> bool:
+        """Whether a bind shows what is mounted below its source, too."""
+        return "rbind" in self.bind_options
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether a bind is read-only at its top; the last of two options wins, as in the runtimes."""
+        return [each for each in self.options if each in ("ro", "rw")][-1:] == ["ro"]
 
 
 class EnvEntry(Struct, frozen=True):
@@ -187,25 +199,29 @@ class ParsedConfig(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def parse_config(raw: bytes) -> ParsedConfig:
+def parse_config(raw: bytes, *, is_stored: bool = False) -> ParsedConfig:
     """Read a config.json. Whatever ``raw`` is, this ends soon, with a config or with Invalid.
+
+    ``is_stored``: it is the config of an installed plugin, which an earlier version has accepted. What has become an
+    error since is none then, lest an update of this program loses the plugin; the printer escapes what it shows.
 
     Raises: Invalid naming the path of each value that is wrong (``linux.devices[1].path``).
     Source: Docker's documentation of the plugin config; what is lenient here is what published plugins need.
     """
-    top = read_object(raw, _TOP, "config.json")
+    top = read_object(raw, _TOP, "config.json", refuses_controls=not is_stored)
     config = Config(
         entrypoint=_entrypoint(top),
         interface=_interface(top.section("interface", ("types", "socket", "protocolScheme"))),
-        description=top.text("description"),
-        documentation=top.text("documentation"),
+        description=top.text("description", lines=True),
+        documentation=top.text("documentation", lines=True),
         docker_version=top.text("dockerVersion"),
         workdir=_inner_path(top, "workdir"),
         network=_network(top.section("network", ("type",))),
         mounts=tuple(
-            _mount(entry) for entry in top.entries("mounts", (*_ENTRY, "source", "destination", "type", "options"))
+            _mount(entry, is_stored=is_stored)
+            for entry in top.entries("mounts", (*_ENTRY, "source", "destination", "type", "options"))
         ),
-        propagated_mount=_inner_path(top, "propagatedMount"),
+        propagated_mount=_propagated_mount(top, is_stored=is_stored),
         ipc_host=top.flag("ipchost"),
         pid_host=top.flag("pidhost"),
         env=tuple(_env(entry) for entry in top.entries("env", (*_ENTRY, "value"))),
@@ -218,75 +234,8 @@ def parse_config(raw: bytes) -> ParsedConfig:
     return ParsedConfig(config, top.notes.finish())
 
 
-def as_it_came(config: Config) -> bytes:
-    """The text that the config was read from, byte for byte."""
-    return config.document or encode(config_to_api(config))
-
-
-def with_rootfs(config: Config, diff_ids: Sequence[str]) -> Config:
-    """The config of a package with these layers; all other fields of the document stay as they are."""
-    document = decode(as_it_came(config), "config.json")
-    fields = document if isinstance(document, dict) else {}
-    made = {key: value for key, value in fields.items() if key.casefold() != "rootfs"}
-    made["rootfs"] = {"type": "layers", "diff_ids": list(diff_ids)}
-    return replace(config, rootfs=RootfsConfig("layers", tuple(diff_ids)), document=encode(made))
-
-
-def config_to_api(config: Config) -> dict[str, object]:
-    """The config as the Engine API shows it: its spelling of the keys, every list a list, unknown fields left out."""
-    interface: dict[str, object] = {"Socket": config.interface.socket}
-    if config.interface.protocol_scheme:
-        interface["ProtocolScheme"] = config.interface.protocol_scheme
-    interface["Types"] = [each.text for each in config.interface.types]
-    made: dict[str, object] = {
-        "Args": _entry_to_api(config.args) | {"Value": list(config.args.value)},
-        "Description": config.description,
-        "DockerVersion": config.docker_version,
-        "Documentation": config.documentation,
-        "Entrypoint": list(config.entrypoint),
-        "Env": [_entry_to_api(each) | {"Value": each.value} for each in config.env],
-        "Interface": interface,
-        "IpcHost": config.ipc_host,
-        "Linux": {
-            "AllowAllDevices": config.linux.allow_all_devices,
-            "Capabilities": list(config.linux.capabilities),
-            "Devices": [device_to_api(each) for each in config.linux.devices],
-        },
-        "Mounts": [mount_to_api(each) for each in config.mounts],
-        "Network": {"Type": config.network.type},
-        "PidHost": config.pid_host,
-        "PropagatedMount": config.propagated_mount,
-        "User": {key: value for key, value in (("UID", config.user.uid), ("GID", config.user.gid)) if value},
-        "WorkDir": config.workdir,
-    }
-    if not config.docker_version:
-        del made["DockerVersion"]
-    if config.rootfs is not None:
-        made["rootfs"] = {"type": config.rootfs.type, "diff_ids": list(config.rootfs.diff_ids)}
-    return made
-
-
-def mount_to_api(mount: MountEntry) -> dict[str, object]:
-    """A mount as the Engine API shows it, in the config and in the settings."""
-    return _entry_to_api(mount) | {
-        "Source": mount.source,
-        "Destination": mount.destination,
-        "Type": mount.type,
-        "Options": list(mount.options),
-    }
-
-
-def device_to_api(device: DeviceEntry) -> dict[str, object]:
-    """A device as the Engine API shows it, in the config and in the settings."""
-    return _entry_to_api(device) | {"Path": device.path}
-
-
-def _entry_to_api(entry: MountEntry | EnvEntry | ArgsEntry | DeviceEntry) -> dict[str, object]:
-    return {"Name": entry.name, "Description": entry.description, "Settable": list(entry.settable)}
-
-
 def _entrypoint(top: Fields) -> tuple[str, ...]:
-    entrypoint = top.texts("entrypoint")
+    entrypoint = top.texts("entrypoint", lines=True)
     if not top.items("entrypoint"):
         top.wrong("entrypoint", "is missing; it is the list of the program's path and its first arguments")
     elif entrypoint and not entrypoint[0]:
@@ -331,30 +280,58 @@ def _settable(fields: Fields, field_name: str) -> tuple[str, ...]:
     return settable
 
 
-def _mount(fields: Fields) -> MountEntry:
+def _mount(fields: Fields, *, is_stored: bool) -> MountEntry:
     destination = _inner_path(fields, "destination")
     if not destination:
         fields.wrong("destination", "is missing or empty")
-    return MountEntry(
+    mount = MountEntry(
         name=fields.text("name"),
-        description=fields.text("description"),
+        description=fields.text("description", lines=True),
         settable=_settable(fields, "source"),
         source=fields.optional_text("source"),
         destination=destination,
         type=fields.text("type"),
         options=fields.texts("options"),
     )
+    if not is_stored:
+        _check_mount(fields, mount)
+    return mount
+
+
+def _check_mount(fields: Fields, mount: MountEntry) -> None:
+    if mount.is_bind and mount.source and not mount.source.startswith("/"):
+        fields.wrong("source", f"must be an absolute path on the host, not {quote(mount.source)}")
+    if not _FILE_SYSTEM.fullmatch(mount.type):
+        fields.wrong("type", f"must be bind or the name of a file system, not {quote(mount.type)}")
+    if "remount" in mount.options:
+        fields.wrong("options", "must not have remount: it would change another mount instead of making one")
+    if mount.destination and _normal(mount.destination) == "/":
+        fields.wrong("destination", "must be below the plugin's root, not the root itself")
+
+
+def _propagated_mount(top: Fields, *, is_stored: bool) -> str:
+    path = _inner_path(top, "propagatedMount")
+    if path and not is_stored and (_normal(path) in _OWN or _normal(path).startswith(("/proc/", "/sys/"))):
+        top.wrong("propagatedMount", f"must be a directory of the plugin, not {quote(path)}")
+    return path
+
+
+def _normal(path: str) -> str:
+    """A path inside the plugin without dots and doubled slashes."""
+    return "/" + posixpath.normpath("/" + path).lstrip("/")
 
 
 def _env(fields: Fields) -> EnvEntry:
     name = fields.text("name")
     if not name or "=" in name:
         fields.wrong("name", "must be the name of an environment variable")
-    return EnvEntry(name, fields.text("description"), _settable(fields, "value"), fields.optional_text("value"))
+    value = fields.optional_text("value", lines=True)
+    return EnvEntry(name, fields.text("description", lines=True), _settable(fields, "value"), value)
 
 
 def _args(fields: Fields) -> ArgsEntry:
-    return ArgsEntry(fields.text("name"), fields.text("description"), _settable(fields, "value"), fields.texts("value"))
+    description, value = fields.text("description", lines=True), fields.texts("value", lines=True)
+    return ArgsEntry(fields.text("name"), description, _settable(fields, "value"), value)
 
 
 def _linux(fields: Fields) -> LinuxConfig:
@@ -369,7 +346,7 @@ def _device(fields: Fields) -> DeviceEntry:
     path = fields.optional_text("path")
     if path and not path.startswith("/"):
         fields.wrong("path", f"must be an absolute path, not {quote(path)}")
-    return DeviceEntry(fields.text("name"), fields.text("description"), _settable(fields, "path"), path)
+    return DeviceEntry(fields.text("name"), fields.text("description", lines=True), _settable(fields, "path"), path)
 
 
 def _user(fields: Fields) -> UserConfig:

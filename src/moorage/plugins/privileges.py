@@ -1,41 +1,47 @@
-"""What a plugin asks of its host, whether exactly that was granted, and what a host grants with nobody there to ask."""
+"""What a plugin requests of its host, as people and programs are shown it, and whether exactly that was granted."""
 
+import json
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from moorage import errors
-from moorage.plugins._reader import Fields, Notes, decode, quote, read_object
-from moorage.plugins.model import ISOLATED_NETWORKS, Config
+from moorage._lib.escaping import escape, is_printable
+from moorage.plugins._reader import Fields, Notes, decode, quote
+from moorage.plugins.model import ISOLATED_NETWORKS, Config, MountEntry
+from moorage.plugins.settings import Settings
 
 __all__ = (
-    "Policy",
     "Privilege",
     "check_granted",
-    "check_policy",
     "compute_privileges",
-    "parse_policy",
+    "describe_mount",
+    "find_missing",
     "parse_privileges",
     "privileges_to_api",
 )
 
-_POLICY_KEYS = {
-    "network": "network",
-    "mounts": "mount",
-    "devices": "device",
-    "capabilities": "capabilities",
-    "hostIpc": "host ipc namespace",
-    "hostPid": "host pid namespace",
-    "allowAllDevices": "allow-all-devices",
+_DESCRIBED = ("bind mount", "file system")
+"""Privileges whose value is a description, with quotes of its own."""
+_PLAIN_WORD = re.compile(r"[^\s\"\\,()]+")
+_FILE_SYSTEMS = {
+    "overlay": "shows and changes the directories of this host that its options name",
+    "proc": "shows and changes processes and settings of the kernel",
+    "sysfs": "shows and changes devices and settings of the kernel",
+    "cgroup": "shows and changes the control groups of this host",
+    "cgroup2": "shows and changes the control groups of this host",
+    "devpts": "terminals",
+    "mqueue": "message queues",
+    "tmpfs": "files in the memory of this host",
+    "ramfs": "files in the memory of this host, without a limit",
 }
-_FLAGS = ("hostIpc", "hostPid", "allowAllDevices")
-_ANY = "*"
 
 
 class Privilege(Struct, frozen=True):
-    """One thing that a plugin asks for; only name and values count, the description is for people."""
+    """One thing that a plugin requests; only name and values count, the description is for people."""
 
     name: str
     description: str = ""
@@ -47,44 +53,59 @@ class Privilege(Struct, frozen=True):
         return self.name, tuple(sorted(self.value))
 
     def __str__(self) -> str:
-        return f"{self.name} [{', '.join(quote(each) for each in self.value)}]"
+        show = escape if self.name in _DESCRIBED else quote
+        return f"{self.name} [{', '.join(map(show, self.value))}]"
 
 
-class Policy(Struct, frozen=True):
-    """What a host grants unattended, by name of the privilege; a name that is not here is never granted."""
-
-    allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def allows(self, name: str, value: str) -> bool:
-        """Whether one value may be granted."""
-        rules = self.allowed.get(name, ())
-        if _ANY in rules:
-            return True
-        if name in ("mount", "device"):
-            return any(_is_within(value, rule) for rule in rules)
-        if name == "capabilities":
-            return _plain_capability(value) in {_plain_capability(each) for each in rules}
-        return value in rules
-
-
-def compute_privileges(config: Config) -> tuple[Privilege, ...]:
-    """What a config asks for, in the order in which Docker lists it. Entries that are off or not set ask nothing."""
+def compute_privileges(config: Config, settings: Settings | None = None) -> tuple[Privilege, ...]:
+    """What a plugin requests with these settings (None: the config's defaults): Docker's list in Docker's order, then
+    what Docker leaves out of each mount. Entries that are off or not set request nothing.
+    """
     linux = config.linux
-    asked = []
+    mounts = [each for each in (config.mounts if settings is None else settings.mounts) if each.source]
+    devices = linux.devices if settings is None else settings.devices
+    found = []
     if config.network.type not in ISOLATED_NETWORKS:
-        asked.append(Privilege("network", "permissions to access a network", (config.network.type,)))
+        found.append(Privilege("network", "permissions to access a network", (config.network.type,)))
     if config.ipc_host:
-        asked.append(Privilege("host ipc namespace", "allow access to host ipc namespace", ("true",)))
+        found.append(Privilege("host ipc namespace", "allow access to host ipc namespace", ("true",)))
     if config.pid_host:
-        asked.append(Privilege("host pid namespace", "allow access to host pid namespace", ("true",)))
-    asked += [Privilege("mount", "host path to mount", (each.source,)) for each in config.mounts if each.source]
-    asked += [Privilege("device", "host device to access", (each.path,)) for each in linux.devices if each.path]
+        found.append(Privilege("host pid namespace", "allow access to host pid namespace", ("true",)))
+    found += [Privilege("mount", "host path to mount", (each.source or "",)) for each in mounts]
+    found += [Privilege("device", "host device to access", (each.path,)) for each in devices if each.path]
     if linux.allow_all_devices:
-        asked.append(Privilege("allow-all-devices", "allow 'rwm' access to all devices", ("true",)))
+        found.append(Privilege("allow-all-devices", "allow 'rwm' access to all devices", ("true",)))
     if linux.capabilities:
         text = "list of additional capabilities required"
-        asked.append(Privilege("capabilities", text, linux.capabilities))
-    return tuple(asked)
+        found.append(Privilege("capabilities", text, linux.capabilities))
+    return (*found, *(describe_mount(each) for each in mounts))
+
+
+def describe_mount(mount: MountEntry) -> Privilege:
+    """What a mount is: ``bind mount`` with source, destination, access and options, or ``file system`` with type,
+    source, destination and options. Two mounts that differ in any of these have different values.
+    """
+    return _describe_bind(mount) if mount.is_bind else _describe_file_system(mount)
+
+
+def _describe_bind(mount: MountEntry) -> Privilege:
+    if not mount.is_read_only:
+        access, meaning = "read-write", "the plugin can change what is there"
+    elif mount.is_recursive:
+        access, meaning = "read-only", "but what is mounted below it keeps its own access"
+    else:
+        access, meaning = "read-only", "the plugin can read what is there"
+    options = ",".join(map(_word, mount.bind_options))
+    text = f"{_word(mount.source or '')} on {_word(_inside(mount.destination))}, {access} ({options})"
+    return Privilege("bind mount", f"{access}: {meaning}", (text,))
+
+
+def _describe_file_system(mount: MountEntry) -> Privilege:
+    source = "" if mount.source == mount.type else f" from {_word(mount.source or '')}"
+    options = f" with options {','.join(map(_word, mount.options))}" if mount.options else ""
+    text = f"mount of type {_word(mount.type)}{source} on {_word(_inside(mount.destination))}{options}"
+    meaning = _FILE_SYSTEMS.get(mount.type, "a file system that the kernel mounts; source and options say which")
+    return Privilege("file system", meaning, (text,))
 
 
 def check_granted(required: Iterable[Privilege], granted: Iterable[Privilege]) -> None:
@@ -95,15 +116,26 @@ def check_granted(required: Iterable[Privilege], granted: Iterable[Privilege]) -
     """
     asked = list(required)
     given = list(granted)
-    wanted, had = Counter(each.key for each in asked), Counter(each.key for each in given)
-    if wanted == had:
-        return
-    missing = [str(Privilege(name, value=value)) for name, value in (wanted - had).elements()]
-    surplus = [str(Privilege(name, value=value)) for name, value in (had - wanted).elements()]
+    missing, surplus = find_missing(asked, given), find_missing(given, asked)
     parts = [
-        f"{title}: {', '.join(each)}" for title, each in (("not granted", missing), ("not asked for", surplus)) if each
+        f"{title}: {', '.join(map(str, each))}"
+        for title, each in (("not granted", missing), ("not asked for", surplus))
+        if each
     ]
-    raise errors.Denied(f"incorrect privileges: {'; '.join(parts)}")
+    if parts:
+        raise errors.Denied(f"incorrect privileges: {'; '.join(parts)}")
+
+
+def find_missing(required: Iterable[Privilege], granted: Iterable[Privilege]) -> list[Privilege]:
+    """What is required and not granted, one grant for each time that it is required."""
+    left = Counter(each.key for each in granted)
+    missing = []
+    for each in required:
+        if left[each.key] > 0:
+            left[each.key] -= 1
+        else:
+            missing.append(each)
+    return missing
 
 
 def parse_privileges(raw: bytes) -> tuple[Privilege, ...]:
@@ -126,56 +158,13 @@ def privileges_to_api(privileges: Sequence[Privilege]) -> list[dict[str, object]
     return [{"Name": each.name, "Description": each.description, "Value": list(each.value)} for each in privileges]
 
 
-def parse_policy(raw: bytes) -> Policy:
-    """A host's allow-list: JSON with any of ``network``, ``mounts``, ``devices`` and ``capabilities`` (lists, in which
-    ``"*"`` is anything and a path that ends in ``/`` everything below it), and ``hostIpc``, ``hostPid`` and
-    ``allowAllDevices`` (true).
-
-    Raises: Invalid, also for a key it does not know: a typing error must not pass for a rule.
-    """
-    top = read_object(raw, tuple(_POLICY_KEYS), "the policy")
-    allowed: dict[str, tuple[str, ...]] = {}
-    for key, name in _POLICY_KEYS.items():
-        if key not in _FLAGS:
-            allowed[name] = top.texts(key)
-        elif top.flag(key):
-            allowed[name] = ("true",)
-    for warning in top.notes.finish():
-        raise errors.Invalid(f"cannot read the policy: {warning}")
-    return Policy(allowed)
+def _word(text: str) -> str:
+    """A part of a description, in quotes where it could be taken for more than one part."""
+    if _PLAIN_WORD.fullmatch(text) and is_printable(text):
+        return text
+    return escape(json.dumps(text, ensure_ascii=False))
 
 
-def check_policy(policy: Policy, config: Config) -> None:
-    """Whether the host grants everything that a config asks for.
-
-    A mount that is no bind is granted only by ``"*"``: its options can name paths that its source does not show.
-
-    Raises: Denied naming all that it does not grant.
-    """
-    refused = [
-        str(Privilege(each.name, value=(value,)))
-        for each in compute_privileges(config)
-        for value in each.value
-        if not policy.allows(each.name, value)
-    ]
-    if _ANY not in policy.allowed.get("mount", ()):
-        refused += [
-            f"mount of type {quote(each.type)} on {quote(each.destination)}"
-            for each in config.mounts
-            if each.source and not each.is_bind
-        ]
-    if refused:
-        raise errors.Denied(f"cannot grant unattended: this host's policy does not allow {', '.join(refused)}")
-
-
-def _is_within(path: str, rule: str) -> bool:
-    """Whether an absolute path is what a rule names, or below it if the rule ends in a slash."""
-    if not path.startswith("/") or ".." in path.split("/"):  # behind a link, .. leads anywhere
-        return False
-    clean = posixpath.normpath(path)
-    bound = posixpath.normpath(rule)
-    return clean == bound or (rule.endswith("/") and clean.startswith(bound.rstrip("/") + "/"))
-
-
-def _plain_capability(spelling: str) -> str:
-    return spelling.strip().upper().removeprefix("CAP_")
+def _inside(path: str) -> str:
+    """A path in the plugin without dots and doubled slashes: where it really is."""
+    return "/" + posixpath.normpath("/" + path).lstrip("/")

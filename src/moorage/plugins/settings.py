@@ -11,9 +11,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.escaping import find_control
 from moorage._lib.values import repr_without
 from moorage.plugins._reader import is_text, quote
-from moorage.plugins.model import Config, DeviceEntry, EnvEntry, MountEntry, device_to_api, mount_to_api
+from moorage.plugins.document import device_to_api, mount_to_api
+from moorage.plugins.model import Config, DeviceEntry, EnvEntry, MountEntry
 
 __all__ = (
     "MASK",
@@ -217,6 +219,8 @@ def _check_value(target: _Target, value: str) -> None:
         raise errors.Invalid(f"cannot set {quote(target.key)}: a value is text in UTF-8 without NUL characters")
     if target.is_path and value and not value.startswith("/"):
         raise errors.Invalid(f"cannot set {quote(target.key)}: it must be an absolute path, or empty to switch it off")
+    if target.kind in ("mount", "device") and (found := find_control(value)):
+        raise errors.Invalid(f"cannot set {quote(target.key)}: it must not have the control character {found}")
     if target.kind == "args":
         _words(target, value)
 

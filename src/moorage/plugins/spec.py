@@ -233,9 +233,7 @@ def _propagated(config: Config, places: Places) -> list[Mount]:
 
 def _asked(entry: MountEntry) -> Mount:
     """As given; only a bind that forgot its option gets it, because runc would look for a file system called bind."""
-    options = entry.options
-    if entry.type == "bind" and not {"bind", "rbind"} & set(options):
-        options = ("rbind", *options)
+    options = entry.bind_options if entry.is_bind else entry.options
     return Mount(_absolute(entry.destination), entry.type, entry.source or "", options)
 
 
@@ -265,6 +263,11 @@ def _on_mounts(settings: Settings) -> list[MountEntry]:
     for each in settings.mounts:
         if each.source is None:
             raise errors.Invalid(f"cannot enable the plugin: {_mount_title(each)} has no source; {_mount_advice(each)}")
+        if each.is_bind and each.source and not each.source.startswith("/"):  # of a record of an earlier version
+            raise errors.Invalid(
+                f"cannot enable the plugin: {_mount_title(each)} has the source {quote(each.source)}, which is not an "
+                f"absolute path; {_mount_advice(each)}"
+            )
     return [each for each in settings.mounts if each.source]
 
 
