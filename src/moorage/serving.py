@@ -19,7 +19,7 @@ from moorage import errors
 from moorage._lib.backoff import pauses
 from moorage._lib.groups import background_tasks
 from moorage._lib.notify import ServiceManager
-from moorage._lib.threads import remove_tree, run_blocking
+from moorage._lib.threads import run_blocking
 from moorage.api.metrics import serve_metrics
 from moorage.api.server import serve_api
 from moorage.containerd.supervisor import PrivateContainerd, supervise
@@ -30,6 +30,7 @@ from moorage.engine.packages import Registries
 from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
+from moorage.host.beneath import remove_tree
 from moorage.logs.keeping import end_keeper, open_log_keeper
 from moorage.service import kept_informed, last_words
 from moorage.timeouts import DEFAULT, Timeouts

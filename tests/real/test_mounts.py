@@ -144,7 +144,7 @@ def test_what_is_not_mounted_needs_no_unmounting(machine: Machine) -> None:
 
 def test_m07_case_010_a_removal_never_crosses_a_mount_point(machine: Machine) -> None:
     program = """
-from moorage._lib.threads import remove_tree_now
+from moorage.host.beneath import remove_tree_now
 import subprocess
 top = Path("/var/tmp/w/top"); inner = top / "a/host"; inner.mkdir(parents=True)
 subprocess.run(["mount", "-t", "tmpfs", "none", inner], check=True)

@@ -26,10 +26,11 @@ from moorage.engine import adding, creation, measuring, meter, plugin, restoring
 from moorage.engine import engine as engine_module
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
-from moorage.engine.places import PluginPlaces
+from moorage.engine.places import PluginPlaces, Prepared
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Happened
 from moorage.executor import RUN_LABEL, Exit
+from moorage.host import beneath
 from moorage.logs.files import PluginLog
 from moorage.timeouts import Timeouts
 
@@ -364,9 +365,12 @@ class FakePlaces(PluginPlaces, frozen=True):
     """The directories without the mounts."""
 
     def spec(self, config: Any, settings: Any) -> Any:
-        return {"socket": self.socket(config), "process": {"args": ["/p"], "env": [], "cwd": "/"}}
+        return {"socket": self.socket(config).path, "process": {"args": ["/p"], "env": [], "cwd": "/"}}
 
-    def prepare(self, config: Any, mounts: Any) -> list[Path]:
+    def protect(self) -> None:
+        """Nothing is mounted."""
+
+    def prepare(self, config: Any, mounts: Any) -> Prepared:
         self.root.mkdir(parents=True, exist_ok=True)
         self.sockets.mkdir(exist_ok=True)
         program = self.runtime.parents[2] / "program"
@@ -374,7 +378,7 @@ class FakePlaces(PluginPlaces, frozen=True):
             (self.root / "p").write_bytes(program.read_bytes())
             (self.root / "p").chmod(0o755)
         dead = self.runtime.parents[2] / "dead"
-        return [Path(line) for line in dead.read_text().splitlines()] if dead.exists() else []
+        return Prepared(tuple(Path(line) for line in dead.read_text().splitlines()) if dead.exists() else ())
 
 
 async def run_at_once(function: Callable[[], Any]) -> Any:
@@ -385,8 +389,9 @@ async def run_at_once(function: Callable[[], Any]) -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
-    for module in (threads, work, running, restoring, adding, versions, engine_module, creation, measuring):
+    for module in (threads, beneath, work, running, restoring, adding, versions, engine_module, creation, measuring):
         monkeypatch.setattr(module, "run_blocking", run_at_once)
+    monkeypatch.setattr(running, "run_abandonable", run_at_once)
     monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
     clock = SimpleNamespace(monotonic=anyio.current_time)
     monkeypatch.setattr(plugin, "time", clock)

@@ -15,7 +15,8 @@ import pytest
 from moorage._lib.filelock import hold_lock, try_lock
 from moorage._lib.groups import background_tasks
 from moorage._lib.pidfd import wait_for_end
-from moorage._lib.threads import mount_points_below, remove_tree, run_blocking
+from moorage._lib.threads import mount_points_below, run_blocking
+from moorage.host.beneath import remove_tree
 from support.waiting import PATIENCE_SECONDS, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]

@@ -1,15 +1,13 @@
 """System calls that may block (unlink trees, mount, fsync) go to worker threads, so that they never stop the loop."""
 
-import errno
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import anyio.to_thread
 
-__all__ = ("mount_points_below", "remove_tree", "remove_tree_now", "run_blocking")
+__all__ = ("mount_points_below", "resolved_by_parent", "run_abandonable", "run_blocking")
 
 Result = TypeVar("Result")
 
@@ -19,12 +17,19 @@ async def run_blocking(function: Callable[[], Result]) -> Result:
     return await anyio.to_thread.run_sync(function)
 
 
+async def run_abandonable(function: Callable[[], Result]) -> Result:
+    """As ``run_blocking``, for a function that only reads and is bounded itself: a cancelled caller does not wait."""
+    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+
+
 def mount_points_below(path: Path) -> list[Path]:
     """The mount points at or below a directory of this mount namespace, deepest first.
 
+    What is mounted there is not touched, also where it covers the directory itself: it may hang.
+
     Source: proc(5), mountinfo, fifth field; blanks and backslashes in it are octal escapes.
     """
-    top = os.path.realpath(path)
+    top = resolved_by_parent(path)
     found = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
@@ -36,26 +41,11 @@ def mount_points_below(path: Path) -> list[Path]:
     return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
 
-async def remove_tree(path: Path) -> None:
-    """As ``remove_tree_now``, in a worker thread."""
-    await run_blocking(lambda: remove_tree_now(path))
-
-
-def remove_tree_now(path: Path) -> None:
-    """Remove a directory with all below it (blocking). One that is gone already is fine.
-
-    Never deletes across a mount point: what is mounted below belongs to somebody.
-
-    Raises: OSError naming what could not be removed (EBUSY for a mount point).
-    """
-    if path.is_dir() and (points := mount_points_below(path)):
-        raise OSError(errno.EBUSY, "is a mount point and keeps the directory from being removed", str(points[0]))
-    for last_try in (False, True):
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            # gone already, or something below it vanished between listing and removing
-            if last_try or not path.exists():
-                return
-        else:
-            return
+def resolved_by_parent(path: Path) -> str:
+    """The path without symbolic links, found without touching a file system that may be mounted there."""
+    top = os.path.join(os.path.realpath(path.parent), path.name)
+    try:
+        target = os.readlink(top)
+    except OSError:  # the usual case: it is no symbolic link
+        return top
+    return os.path.realpath(os.path.join(os.path.dirname(top), target))

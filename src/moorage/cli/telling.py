@@ -28,7 +28,7 @@ class PlainTeller:
                 label = click.style(stream, fg=colour) if self._out.is_terminal else stream
                 await self._out.write("".join(f"{time} {label} | {text}\n" for text in texts))
             case Started(plan):
-                await self._say(f"socket {plan.socket}")
+                await self._say(f"socket {plan.socket.path}")
                 if plan.propagated_mount is not None:
                     await self._say(f"propagated mount {plan.propagated_mount}")
             case Ready(seconds):
@@ -86,7 +86,7 @@ def _json(event: str, **values: object) -> str:
 
 def _places(plan: Plan) -> dict[str, object]:
     propagated = str(plan.propagated_mount) if plan.propagated_mount else None
-    return {"id": plan.id, "socket": plan.socket, "root": str(plan.root), "propagated_mount": propagated}
+    return {"id": plan.id, "socket": plan.socket.path, "root": str(plan.root), "propagated_mount": propagated}
 
 
 def _how(exit: Exit) -> str:

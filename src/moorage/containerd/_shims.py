@@ -15,7 +15,8 @@ from pathlib import Path
 import anyio
 
 from moorage._lib.pidfd import wait_for_end
-from moorage._lib.threads import remove_tree, run_blocking
+from moorage._lib.threads import run_blocking
+from moorage.host.beneath import remove_tree
 
 __all__ = ("end_lost_shims", "find_shims")
 

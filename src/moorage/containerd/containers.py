@@ -1,9 +1,7 @@
 """One container with one task per id, with its directory and output FIFOs: what an executor drives.
 
-This is policy-free towards plugins but not towards containerd: it knows in which order things are made and removed, and
-what a half-made one leaves behind. It satisfies ``executor.ContainerClient`` without knowing it.
-
-Source: what containerd 1.6 and runc 1.1 leave over in each state was measured; see docs/reference/containerd.md.
+It knows nothing of plugins, but in which order things are made and removed in containerd, and what a half-made one
+leaves behind (measured: docs/reference/containerd.md). It satisfies ``executor.ContainerClient`` without knowing it.
 """
 
 import logging
@@ -19,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import anyio
 
 from moorage import errors
-from moorage._lib.threads import remove_tree, run_blocking
+from moorage._lib.threads import run_blocking
 from moorage.containerd._exit_note import find_exit, keep_exit
 from moorage.containerd._left_cgroups import clear_left_cgroups
 from moorage.containerd._shim_end import noting_ends
@@ -30,6 +28,7 @@ from moorage.containerd.events import subscribe
 from moorage.containerd.stdio import Stdio, fifo_paths, make_fifos, open_stdio
 from moorage.containerd.supervisor import find_binary
 from moorage.containerd.types import Envelope, Mount, Process, ProcessExit, RuntimeOptions, Spec, Status
+from moorage.host.beneath import remove_tree
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "Attached", "BundledContainers")

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from moorage import errors
-from moorage._lib.threads import remove_tree, run_blocking
+from moorage._lib.threads import run_blocking
 from moorage.containerd.stdio import FifoReader
 from moorage.containerd.types import ProcessExit, Spec
+from moorage.host.beneath import remove_tree
 
 if TYPE_CHECKING:
     from moorage.containerd.client import Client

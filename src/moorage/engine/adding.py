@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from moorage import errors
-from moorage._lib.threads import remove_tree, run_blocking
+from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first, remove_process
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
+from moorage.host.beneath import remove_tree
 
 __all__ = ("end_left_processes", "execute", "find_left_processes")
 

@@ -3,8 +3,8 @@
 import anyio
 
 from moorage import errors
-from moorage._lib.unix_socket import is_socket
 from moorage.engine.values import Answer
+from moorage.host.sockets import PluginSocket
 
 __all__ = ("call",)
 
@@ -12,7 +12,9 @@ _MOST_BYTES = 16 * 1024 * 1024
 _ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
 
-async def call(path: str, method: str, body: bytes, within: float, *, most_bytes: int = _MOST_BYTES) -> Answer:
+async def call(
+    socket: PluginSocket, method: str, body: bytes, within: float, *, most_bytes: int = _MOST_BYTES
+) -> Answer:
     """What the plugin at this socket answers to ``POST /<method>``.
 
     Raises: Unavailable where it does not answer in time or breaks off; Invalid for an answer of more than
@@ -21,10 +23,8 @@ async def call(path: str, method: str, body: bytes, within: float, *, most_bytes
     """
     import aiohttp
 
-    if not is_socket(path):
-        raise errors.Unavailable(f"cannot call {method}: there is no socket at {path}")
     try:
-        with anyio.fail_after(within):
+        with anyio.fail_after(within), socket.open() as path:
             async with (
                 aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=path)) as session,
                 session.post(
@@ -37,7 +37,11 @@ async def call(path: str, method: str, body: bytes, within: float, *, most_bytes
                     if len(answer) > most_bytes:
                         raise errors.Invalid(f"cannot call {method}: the answer has more than {most_bytes} bytes")
                 return Answer(response.status, bytes(answer), response.headers.get("Content-Type", ""))
+    except errors.Unavailable as error:
+        raise errors.Unavailable(f"cannot call {method}: {error}") from error
     except TimeoutError as error:
         raise errors.Unavailable(f"cannot call {method}: no answer within {within:g} s") from error
+    except aiohttp.ClientConnectorError as error:  # its text names our path to the socket, which helps nobody
+        raise errors.Unavailable(f"cannot call {method}: cannot connect to {socket.path}: {error.strerror}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise errors.Unavailable(f"cannot call {method}: {error}") from error

@@ -1,20 +1,20 @@
 """What plugins take of the disk, and the end of what nothing refers to any more."""
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moorage import errors
-from moorage._lib.threads import mount_points_below, remove_tree_now, run_blocking
+from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Content, Ingest, Snapshot, SnapshotKind
 from moorage.distribution.stored import read_contents
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
 from moorage.engine.usage import DiskUsage, PluginUsage, Pruned
 from moorage.engine.work import Work
+from moorage.host.beneath import remove_tree_now, tree_bytes
 
 if TYPE_CHECKING:
     from moorage.containerd.storage import Storage
@@ -167,29 +167,6 @@ async def _blobs_of(storage: "Storage", plugin: Plugin) -> set[str]:
         log.warning("cannot look at the package of plugin %s: %s", plugin.name, error)
         return set()
     return {contents.manifest.digest, *(each.digest for each in contents.blobs)}
-
-
-def tree_bytes(directory: Path) -> int:
-    """Bytes that files take below a directory, each once; what is mounted there is somebody else's (blocking)."""
-    top = os.path.realpath(directory)
-    mounted = {str(each) for each in mount_points_below(directory)} - {top}
-    seen: set[tuple[int, int]] = set()
-    waiting, total = [top], 0
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.path in mounted:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    found = entry.stat(follow_symlinks=False)
-                    if (found.st_dev, found.st_ino) not in seen:
-                        seen.add((found.st_dev, found.st_ino))
-                        total += found.st_blocks * 512
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # it went while this was counted, or was never there
-    return total
 
 
 def _drop_logs(directory: Path, known: set[str], is_free: Callable[[str], bool]) -> int:

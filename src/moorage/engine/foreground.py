@@ -12,7 +12,7 @@ import anyio
 from msgspec import Struct
 
 from moorage import errors
-from moorage._lib.threads import run_blocking
+from moorage._lib.threads import run_abandonable
 from moorage.containerd.types import Spec
 from moorage.engine.devices import resolve_devices
 from moorage.engine.ending import end_process
@@ -20,6 +20,7 @@ from moorage.engine.entrypoint import explain
 from moorage.engine.package import PluginDirectory
 from moorage.engine.probe import HTTP_PROTOCOLS, Activation, activate, wait_until_listening
 from moorage.executor import ByteSink, Exit
+from moorage.host.sockets import PluginSocket
 from moorage.plugins import Places, Settings, build_spec, cgroup_path, needs, socket_path
 from moorage.timeouts import Timeouts
 
@@ -49,7 +50,7 @@ class Plan(Struct, frozen=True):
 
     id: str
     spec: Spec
-    socket: str
+    socket: PluginSocket
     root: Path
     socket_directory: Path
     propagated_mount: Path | None
@@ -129,10 +130,11 @@ def make_plan(id: str, plugin: PluginDirectory, settings: Settings, state: Path,
         propagated_mount=str(propagated) if propagated else None,
         devices=resolve_devices(device.path for device in asked.devices),
     )
+    socket_path(config, places)  # one that is too long is refused now
     return Plan(
         id=id,
         spec=build_spec(config, settings, places),
-        socket=socket_path(config, places),
+        socket=PluginSocket(directory, f"s/{config.interface.socket}"),
         root=directory / "root",
         socket_directory=directory / "s",
         propagated_mount=propagated,
@@ -178,7 +180,7 @@ class Foreground:
                 await self._report(Ended(exit, reason))
         if self._not_ready:
             raise errors.Unavailable(
-                f"the plugin did not accept a connection on {self._plan.socket} within {self._timeouts.ready:g} s "
+                f"the plugin did not accept a connection on {self._plan.socket.path} within {self._timeouts.ready:g} s "
                 "and was stopped"
             )
         return exit
@@ -214,7 +216,7 @@ class Foreground:
             raise type(error)(f"cannot start the plugin: {f'{reason} ({error})' if reason else error}") from error
 
     async def _explain(self) -> str:
-        return await run_blocking(lambda: explain(self._plan.spec, str(self._plan.root)))
+        return await run_abandonable(lambda: explain(self._plan.spec, str(self._plan.root)))
 
     async def _tell_when_ready(self, executor: Executor, started_at: float) -> None:
         deadline = started_at + self._timeouts.ready

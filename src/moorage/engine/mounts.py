@@ -7,20 +7,25 @@ Source: mount(2), umount(2), Linux ``include/uapi/linux/mount.h``.
 import ctypes
 import errno
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from moorage import errors
-from moorage._lib.threads import mount_points_below
+from moorage._lib.bounded import call_bounded
+from moorage._lib.threads import mount_points_below, resolved_by_parent
 from moorage.containerd.types import Mount
 
 __all__ = (
     "bind",
     "bind_shared",
+    "close_view",
     "drop_dead_mounts",
     "is_mount_point",
     "mount_all",
     "mount_overlay",
+    "open_view",
+    "restrict",
     "unmount_all_below",
 )
 
@@ -28,10 +33,21 @@ _FLAGS = {"ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8, "bind": 0x1000,
 _PAGE = 4096  # bytes of options that mount(2) takes
 _DEAD = frozenset({errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.EHOSTDOWN})
 
+_MS_NOSUID = 0x2
+_MS_NODEV = 0x4
+_MS_REMOUNT = 0x20
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
 _MS_SHARED = 1 << 20
+_KEPT_FLAGS = 0xF  # ro, nosuid, nodev, noexec: the same bits in statvfs(3) as in mount(2)
 _MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+
+_RESPONSE = 2.0
+"""Seconds until a mounted file system must have answered; one that has not counts as hung."""
+_LEAST_RESPONSE = 0.05  # seconds, for each after others have taken all the time
+_STACKED = 1000  # mounts on one mount point that are taken away before this gives up
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
@@ -95,37 +111,94 @@ def mount_all(mounts: Sequence[Mount], target: Path) -> None:
             raise errors.Unsupported(f"cannot mount {mount.type} on {target}: {error.strerror}") from error
 
 
+def restrict(target: Path) -> None:
+    """Forbid set-uid programs and devices in what is mounted at ``target``, seen from here.
+
+    Other mounts of the same files, a container's, are not affected.
+    """
+    flags = os.statvfs(target).f_flag & _KEPT_FLAGS
+    _mount("none", target, "none", _MS_REMOUNT | _MS_BIND | flags | _MS_NOSUID | _MS_NODEV)
+
+
+def open_view(source: Path, target: Path, *, recursive: bool = False) -> None:
+    """Show a directory at ``target`` with set-uid programs and devices allowed, for a runtime to bind from.
+
+    A bind takes over the flags of what it binds, so what a container gets cannot be bound from the restricted mount.
+    ``recursive`` shows what is mounted below it, too. ``close_view`` ends it.
+    """
+    _mount(str(source), target, "none", _MS_BIND | (_MS_REC if recursive else 0))
+    flags = os.statvfs(target).f_flag & _KEPT_FLAGS & ~(_MS_NOSUID | _MS_NODEV)
+    _mount("none", target, "none", _MS_REMOUNT | _MS_BIND | flags)
+
+
+def close_view(target: Path) -> None:
+    """End what ``open_view`` has made; nothing happens where there is none.
+
+    It is made private first: unmounting one of several shared mounts unmounts what is below it from all of them.
+    """
+    while is_mount_point(target):
+        _mount("none", target, "none", _MS_PRIVATE | _MS_REC)
+        _unmount(target)
+
+
 def is_mount_point(path: Path) -> bool:
-    """Whether something is mounted exactly there."""
-    return Path(os.path.realpath(path)) in mount_points_below(path)
+    """Whether something is mounted exactly there. What is mounted is not touched: it may hang."""
+    return Path(resolved_by_parent(path)) in mount_points_below(path)
 
 
-def drop_dead_mounts(directory: Path) -> list[Path]:
-    """Unmount what is mounted below a directory and whose server is gone (FUSE); which ones. Live ones stay."""
-    dropped = []
+def drop_dead_mounts(directory: Path) -> tuple[list[Path], list[Path]]:
+    """Unmount what is mounted below a directory and whose server is gone (FUSE); live mounts stay.
+
+    The mount points that were unmounted, and those that do not answer. These may be in use and may come back, so they
+    stay, but for one that covers the directory itself: nothing could reach the directory.
+    """
+    dropped, hung = [], []
+    until = time.monotonic() + _RESPONSE  # all of them together, however many hang
     for point in mount_points_below(directory):
+        within = max(until - time.monotonic(), _LEAST_RESPONSE)
         try:
-            os.stat(point)
+            call_bounded(lambda point=point: os.stat(point), within, f"query {point}", owner=str(directory))  # type: ignore[misc]
         except OSError as error:
             if error.errno in _DEAD:
-                _unmount(point, _MNT_DETACH)
+                _detach(point, directory)
                 dropped.append(point)
-    return dropped
+        except errors.Unavailable:
+            if point == Path(resolved_by_parent(directory)):
+                _detach(point, directory)
+                dropped.append(point)
+            else:
+                hung.append(point)
+    return dropped, hung
 
 
 def unmount_all_below(directory: Path) -> None:
-    """Unmount everything at or below a directory, deepest first, stacked mounts included.
+    """Unmount everything at or below a directory, stacked mounts included.
 
-    What is busy is detached: it goes when its last user does. Raises: OSError for what cannot even be detached.
+    Everything is detached: what is in use goes when its last user does, and a file system that hangs delays nobody. The
+    uppermost mounts go first, because the path of a mount below one that hangs could not be resolved.
+
+    Raises: OSError for what cannot even be detached.
     """
-    for point in mount_points_below(directory):
-        try:
-            _unmount(point, 0)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                _unmount(point, _MNT_DETACH)
-            elif error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted any more, with what it stood on
-                raise
+    for _ in range(_STACKED):
+        points = mount_points_below(directory)
+        upper = [each for each in points if not any(other in each.parents for other in points)]
+        if not upper:
+            return
+        for point in dict.fromkeys(upper):
+            _detach(point, directory)
+    raise OSError(errno.EBUSY, "is still a mount point after unmounting", str(directory))
+
+
+def _detach(point: Path, directory: Path) -> None:
+    """Detach a mount; in a thread of its own, because the kernel may wait for its server after it is detached."""
+    try:
+        call_bounded(lambda: _unmount(point), _RESPONSE, f"unmount {point}", owner=str(directory))
+    except errors.Unavailable as error:
+        if point in mount_points_below(point):
+            raise OSError(errno.EBUSY, "cannot be unmounted: it does not answer", str(point)) from error
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted any more, with what it stood on
+            raise
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> None:
@@ -134,7 +207,7 @@ def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> 
         raise OSError(number, os.strerror(number), str(target))
 
 
-def _unmount(target: Path, flags: int) -> None:
-    if _libc.umount2(os.fsencode(target), flags) != 0:
+def _unmount(target: Path) -> None:
+    if _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(target))

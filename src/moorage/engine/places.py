@@ -1,24 +1,43 @@
 """Where a plugin's parts are on this host, made before a run and removed after the last one. Everything here blocks.
 
 Below the run-time directory a plugin has ``p/<first 12 of its id>``: ``root`` (its mounted root file system, from its
-enable to its disable, the same for every run) and ``s`` (the directory of its socket). The propagated mount is in the
-data directory, a shared mount of its own.
+enable to its disable, the same for every run) and ``s`` (the directory of its socket, a new one for every run). The
+propagated mount is in the data directory, a shared mount of its own.
+
+Only root gets below ``p``, and what a plugin can write is mounted nosuid and nodev in the host's view. A bind takes
+over such flags, so while a run is created its runtime binds from ``r`` and ``v``, views without them, which are
+unmounted right after it. Source: docs/adr/0032-what-a-plugin-writes.md.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
 
 from moorage import errors
-from moorage._lib.threads import remove_tree_now
+from moorage._lib.bounded import call_bounded
 from moorage.containerd.types import Mount, Spec
 from moorage.engine.devices import is_in_user_namespace, locked_flags, resolve_devices
-from moorage.engine.mounts import bind_shared, drop_dead_mounts, is_mount_point, mount_all, unmount_all_below
+from moorage.engine.mounts import (
+    bind_shared,
+    close_view,
+    drop_dead_mounts,
+    is_mount_point,
+    mount_all,
+    open_view,
+    restrict,
+    unmount_all_below,
+)
+from moorage.host.beneath import Directory, remove_tree_now
+from moorage.host.sockets import PluginSocket
 from moorage.plugins import Config, Places, Settings, build_spec, cgroup_path, host_path, needs, socket_path
 
-__all__ = ("SHORT_ID", "PluginPlaces", "sweep")
+__all__ = ("SHORT_ID", "PluginPlaces", "Prepared", "sweep")
+
+Result = TypeVar("Result")
 
 SHORT_ID = 12
 """As many digits of an id as its run-time directory has."""
@@ -26,6 +45,19 @@ SHORT_ID = 12
 
 _SHARED = {"io.containerd.runc.v2.group": "moorage"}
 """Containers of a namespace that say the same have one shim. Source: containerd's runc shim, ``StartShim``."""
+
+
+_RESPONSE = 5.0
+"""Seconds until the file systems of mount sources and devices must have answered."""
+
+
+class Prepared(Struct, frozen=True):
+    """What was found below the propagated mount when a run was prepared."""
+
+    dropped: tuple[Path, ...] = ()
+    """Mount points that were unmounted: their server is gone."""
+    hung: tuple[Path, ...] = ()
+    """Mount points that stay and do not answer."""
 
 
 class PluginPlaces(Struct, frozen=True):
@@ -48,13 +80,24 @@ class PluginPlaces(Struct, frozen=True):
         return self.runtime / "s"
 
     @property
+    def root_view(self) -> Path:
+        """What the runtime takes for the root, while a run is created."""
+        return self.runtime / "r"
+
+    @property
+    def propagated_view(self) -> Path:
+        """What the runtime takes for the propagated mount, while a run is created."""
+        return self.runtime / "v"
+
+    @property
     def cgroup(self) -> str:
         """The control group of its processes, the same for every run."""
         return cgroup_path(self.id)
 
-    def socket(self, config: Config) -> str:
-        """The host's path of its socket. Raises: Invalid for one that is too long."""
-        return socket_path(config, self._places(config))
+    def socket(self, config: Config) -> PluginSocket:
+        """Its socket. Raises: Invalid for a path that is too long."""
+        socket_path(config, self._places(config))
+        return PluginSocket(self.runtime, f"{self.sockets.name}/{config.interface.socket}")
 
     def host_path(self, config: Config, inside: str) -> str:
         """The host's path of what the plugin calls ``inside``, there or not."""
@@ -63,20 +106,21 @@ class PluginPlaces(Struct, frozen=True):
     def spec(self, config: Config, settings: Settings) -> Spec:
         """The OCI runtime spec for a run now, with the devices that are there now.
 
-        Raises: Invalid naming the entry of the config that this host cannot meet.
+        Raises: Invalid naming the entry of the config that this host cannot meet; Unavailable naming one that hangs.
         """
         asked = needs(settings)
         for source in asked.sources:
-            if not os.path.exists(source.path):
+            if not self._bounded(lambda path=source.path: os.path.exists(path), f"check {source.path}, {source.entry}"):  # type: ignore[misc]
                 raise source.missing()
-        devices = resolve_devices(device.path for device in asked.devices)
+        paths = [device.path for device in asked.devices]
+        devices = self._bounded(lambda: resolve_devices(paths), f"check the devices {', '.join(paths)}")
         nested = is_in_user_namespace()
         sources = [*(each.path for each in asked.sources), *(each for each in ("/etc/hosts", "/etc/resolv.conf"))]
         places = Places(
-            rootfs=str(self.root),
+            rootfs=str(self.root_view),
             socket_directory=str(self.sockets),
             cgroup_path=self.cgroup,
-            propagated_mount=str(self.propagated) if config.propagated_mount else None,
+            propagated_mount=str(self.propagated_view) if config.propagated_mount else None,
             hosts=_if_there("/etc/hosts"),
             resolv_conf=_if_there("/etc/resolv.conf"),
             devices=devices,
@@ -86,25 +130,49 @@ class PluginPlaces(Struct, frozen=True):
         spec = build_spec(config, settings, places)
         return {**spec, "annotations": _SHARED} if self.shares_shim else spec
 
-    def prepare(self, config: Config, mounts: Sequence[Mount]) -> list[Path]:
-        """Make everything that a run needs; the dead mounts that were dropped on the way. May be repeated.
+    def prepare(self, config: Config, mounts: Sequence[Mount]) -> Prepared:
+        """Make everything that a run needs; ``created`` follows when its container is there. May be repeated.
 
-        Raises: Unsupported, Unavailable naming the directory.
+        Raises: Unsupported for a root that cannot be mounted; Unavailable naming the directory that cannot be made.
         """
-        dropped: list[Path] = []
+        prepared = Prepared()
         try:
-            self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-            if not is_mount_point(self.root):
-                mount_all(mounts, self.root)
-            self._fresh_sockets(config)
-            if config.propagated_mount:
-                self.propagated.mkdir(mode=0o755, exist_ok=True)
-                dropped = drop_dead_mounts(self.propagated)
-                if not is_mount_point(self.propagated):
-                    bind_shared(self.propagated)
+            with self._make_runtime() as runtime:
+                self.created()  # views of a run whose creation was cut off
+                for name in (self.root.name, self.root_view.name, self.propagated_view.name):
+                    _ensure(runtime, name, mode=0o700)
+                if not is_mount_point(self.root):
+                    mount_all(mounts, self.root)
+                    restrict(self.root)
+                open_view(self.root, self.root_view)
+                self._fresh_sockets(runtime, config)
+                if config.propagated_mount:
+                    prepared = self._prepare_propagated()
         except OSError as error:
             raise errors.Unavailable(f"cannot prepare {error.filename or self.runtime}: {error.strerror}") from error
-        return dropped
+        return prepared
+
+    def created(self) -> None:
+        """End the views that the runtime has bound from. May be repeated. Raises: Unavailable naming what stays."""
+        try:
+            for view in (self.root_view, self.propagated_view):
+                close_view(view)
+        except OSError as error:
+            raise errors.Unavailable(f"cannot unmount {error.filename}: {error.strerror}") from error
+
+    def protect(self) -> None:
+        """Give what an earlier engine, perhaps of an older version, has made the modes and flags of ``prepare``.
+
+        Raises: Unavailable naming what stays open.
+        """
+        self.created()
+        try:
+            self._make_runtime().close()
+            for target in (self.root, self.propagated):
+                if is_mount_point(target):
+                    restrict(target)
+        except OSError as error:
+            raise errors.Unavailable(f"cannot protect {error.filename}: {error.strerror}") from error
 
     def clear(self) -> None:
         """Unmount everything of the plugin and remove its run-time directory. Its propagated files stay.
@@ -130,18 +198,42 @@ class PluginPlaces(Struct, frozen=True):
         propagated = str(self.propagated) if config.propagated_mount else None
         return Places(str(self.root), str(self.sockets), self.cgroup, propagated)
 
-    def _fresh_sockets(self, config: Config) -> None:
-        """An empty directory that the plugin's user can write to: many plugins bind without unlinking first."""
-        self.sockets.mkdir(mode=0o700, exist_ok=True)
-        for entry in self.sockets.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                remove_tree_now(entry)
-            else:
-                entry.unlink()
-        directory = self.sockets / Path(config.interface.socket).parent
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for each in (self.sockets, directory):
-            os.chown(each, config.user.uid, config.user.gid)
+    def _bounded(self, function: Callable[[], Result], doing: str) -> Result:
+        return call_bounded(function, _RESPONSE, doing, owner=self.id)
+
+    def _make_runtime(self) -> Directory:
+        """The run-time directory, which only root can enter, as is the one of all plugins above it."""
+        base = self.runtime.parent
+        with Directory.open(base.parent) as top, top.make_directory(base.name, mode=0o700, exist_ok=True) as plugins:
+            return plugins.make_directory(self.runtime.name, mode=0o700, exist_ok=True)
+
+    def _fresh_sockets(self, runtime: Directory, config: Config) -> None:
+        """A new, empty directory that the plugin's user can write to: many plugins bind without unlinking first."""
+        unmount_all_below(self.sockets)
+        runtime.remove(self.sockets.name)
+        with ExitStack() as opened:
+            directory = runtime
+            for name in (self.sockets.name, *Path(config.interface.socket).parent.parts):
+                made = directory.make_directory(name, mode=0o700, uid=config.user.uid, gid=config.user.gid)
+                directory = opened.enter_context(made)
+
+    def _prepare_propagated(self) -> Prepared:
+        with Directory.open(self.propagated.parent) as parent:
+            _ensure(parent, self.propagated.name, mode=0o755)
+        dropped, hung = drop_dead_mounts(self.propagated)
+        if not is_mount_point(self.propagated):
+            bind_shared(self.propagated)
+        restrict(self.propagated)
+        open_view(self.propagated, self.propagated_view, recursive=True)
+        return Prepared(tuple(dropped), tuple(hung))
+
+
+def _ensure(parent: Directory, name: str, *, mode: int) -> None:
+    """Make a directory where there is none; one that is there, perhaps with something mounted on it, stays as it is."""
+    try:
+        parent.make_directory(name, mode=mode).close()
+    except FileExistsError:
+        pass
 
 
 def sweep(runtime: Path, keep: frozenset[str]) -> None:

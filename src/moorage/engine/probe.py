@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.backoff import pauses
-from moorage._lib.unix_socket import accepts, is_socket
 from moorage.engine.calls import call
+from moorage.host.sockets import PluginSocket
 
 __all__ = ("HTTP_PROTOCOLS", "Activation", "activate", "wait_until_listening")
 
@@ -26,21 +26,21 @@ class Activation(Struct, frozen=True):
     problem: str = ""
 
 
-async def wait_until_listening(path: str, give_up: Callable[[], bool]) -> bool:
-    """True as soon as the unix socket accepts a connection; False when ``give_up()`` says so before.
+async def wait_until_listening(socket: PluginSocket, give_up: Callable[[], bool]) -> bool:
+    """True as soon as the socket accepts a connection; False when ``give_up()`` says so before.
 
-    A file alone is not enough: it is there before its owner listens. Looked at every 2 ms first, 50 ms later.
+    A file alone is not enough: it is there before its owner listens. Checked every 2 ms first, every 50 ms later.
     """
     for pause in pauses(_FIRST_LOOK, _LONGEST_PAUSE):
         if give_up():
             return False
-        if is_socket(path) and accepts(path):
+        if socket.is_listening():
             return True
         await anyio.sleep(pause)
     raise AssertionError("the pauses never end")
 
 
-async def activate(path: str, within: float) -> Activation:
+async def activate(socket: PluginSocket, within: float) -> Activation:
     """Ask a plugin that speaks HTTP what it implements, waiting at most ``within`` seconds.
 
     Source: POST /Plugin.Activate answers ``{"Implements": ["VolumeDriver", ...]}``.
@@ -48,7 +48,7 @@ async def activate(path: str, within: float) -> Activation:
     import msgspec
 
     try:
-        answer = await call(path, "Plugin.Activate", b"", within, most_bytes=_ANSWER_BYTES)
+        answer = await call(socket, "Plugin.Activate", b"", within, most_bytes=_ANSWER_BYTES)
     except errors.MoorageError as error:
         return Activation(None, str(error))
     if answer.status != 200:

@@ -1,13 +1,12 @@
 """One run of a plugin: brought up until its socket accepts, brought down until nothing of it is left."""
 
 import logging
-import os
 from collections.abc import Callable
 
 import anyio
 
 from moorage import errors
-from moorage._lib.threads import run_blocking
+from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.types import Spec
 from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
@@ -16,6 +15,7 @@ from moorage.engine.machinery import PLUGIN_LABEL, Machinery
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.probe import wait_until_listening
 from moorage.executor import Exit
+from moorage.host.sockets import PluginSocket
 from moorage.timeouts import Timeouts
 
 __all__ = ("adopt", "await_ready", "bring_down", "bring_up", "how_it_ended", "remove_strays")
@@ -36,9 +36,12 @@ async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Ca
     spec = await run_blocking(lambda: places.spec(config, plugin.settings()))
     socket = places.socket(config)
     mounts = await machinery.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
-    for point in await run_blocking(lambda: places.prepare(config, mounts)):
+    prepared = await run_blocking(lambda: places.prepare(config, mounts))
+    for point in prepared.dropped:
         log.warning("unmounted %s of plugin %s: its server is gone", point, plugin.name)
         tell("unmount", path=str(point))
+    for point in prepared.hung:
+        log.warning("%s of plugin %s does not answer; it stays mounted", point, plugin.name)
     run = Run(plugin.record.container)
     labels = {PLUGIN_LABEL: plugin.id}
     taker = machinery.keeper.taker(run.container, plugin.log)
@@ -51,11 +54,12 @@ async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Ca
         if isinstance(error, errors.MoorageError) and not isinstance(error, errors.Unavailable):
             raise await _why_not_created(plugin, spec, error) from error
         raise
+    await run_blocking(places.created)
     await await_ready(plugin, run, machinery, socket, within, spec)
 
 
 async def await_ready(
-    plugin: Plugin, run: Run, machinery: Machinery, socket: str, within: float, spec: Spec | None = None
+    plugin: Plugin, run: Run, machinery: Machinery, socket: PluginSocket, within: float, spec: Spec | None = None
 ) -> None:
     """Return when the socket of a run accepts. Raises: MoorageError where it ends or takes too long, in words."""
     deadline = anyio.current_time() + within
@@ -67,13 +71,13 @@ async def await_ready(
     if run.ended.is_set():
         reason = await _explain(spec, plugin) if spec is not None else ""
         raise errors.MoorageError(
-            f"it {how_it_ended(run.exit)} before it accepted a connection on {socket}"
+            f"it {how_it_ended(run.exit)} before it accepted a connection on {socket.path}"
             f"{f': {reason}' if reason else ''}{_last_output(plugin, run)}"
         )
     if not is_ready:
         await machinery.keeper.flush(run.container)
         raise errors.MoorageError(
-            f"it did not accept a connection on {socket} within {within:g} s{_last_output(plugin, run)}"
+            f"it did not accept a connection on {socket.path} within {within:g} s{_last_output(plugin, run)}"
         )
 
 
@@ -84,6 +88,7 @@ async def adopt(plugin: Plugin, machinery: Machinery) -> Exit | None:
     try:
         taker = machinery.keeper.taker(run.container, plugin.log)
         if await machinery.executor.restore(run.container, attach=taker):
+            await run_blocking(plugin.places.protect)
             return None
     except BaseException:
         plugin.run = None
@@ -154,7 +159,8 @@ async def _why_not_created(plugin: Plugin, spec: Spec, error: errors.MoorageErro
 
 
 async def _explain(spec: Spec, plugin: Plugin) -> str:
-    return await run_blocking(lambda: explain(spec, os.fspath(plugin.places.root)))
+    root = str(plugin.places.root)
+    return await run_abandonable(lambda: explain(spec, root, owner=plugin.id))
 
 
 def _last_output(plugin: Plugin, run: Run) -> str:

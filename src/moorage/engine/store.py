@@ -18,11 +18,11 @@ from msgspec import Struct
 from moorage import errors
 from moorage._lib.atomic_file import sync_directory, write_atomically
 from moorage._lib.filelock import try_lock
-from moorage._lib.threads import remove_tree_now
 from moorage._lib.values import repr_without
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
 from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
+from moorage.host.beneath import remove_tree_now
 from moorage.plugins import NO_OVERRIDES, Overrides
 
 __all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "Version", "new_id")

@@ -18,9 +18,10 @@ import anyio
 from msgspec import Struct
 
 from moorage import errors
-from moorage._lib.threads import remove_tree, run_blocking
+from moorage._lib.threads import run_blocking
 from moorage.engine.foreground import Plan
 from moorage.engine.mounts import bind, bind_shared, mount_overlay, unmount_all_below
+from moorage.host.beneath import remove_tree
 
 __all__ = ("Pair", "is_any_here", "make_pair", "new_name", "pair_paths", "prepare", "take_abandoned")
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.inbox import Inboxes
-from moorage._lib.threads import remove_tree, run_blocking
+from moorage._lib.threads import run_blocking
 from moorage.engine.events import EventLog
 from moorage.engine.lifecycle import Event, State, after_end, back_off, move
 from moorage.engine.machinery import Machinery
@@ -21,6 +21,7 @@ from moorage.engine.running import bring_down, bring_up, remove_strays
 from moorage.engine.store import Store
 from moorage.engine.values import LastExit
 from moorage.executor import Exit
+from moorage.host.beneath import remove_tree
 from moorage.timeouts import Timeouts
 
 __all__ = ("AWAY", "Job", "Work", "check_unused", "last_exit_of", "logged", "told")
