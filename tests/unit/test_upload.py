@@ -1,7 +1,7 @@
 """One blob on its way into the content store, against a stream that answers like containerd's."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anyio
@@ -34,6 +34,10 @@ class Stream:
         return WriteContentResponse(action=asked.action)
 
 
+async def nothing_there(digest: str, size_bytes: int) -> Mapping[str, str]:
+    return {}
+
+
 async def test_a_source_that_pauses_is_not_taken_for_a_containerd_that_does_not_answer() -> None:
     async def chunks(offset: int) -> AsyncIterator[bytes]:
         for _ in range(3):
@@ -41,6 +45,6 @@ async def test_a_source_that_pauses_is_not_taken_for_a_containerd_that_does_not_
             await anyio.wait_all_tasks_blocked()
 
     stream: Any = Stream()
-    await Upload(stream, "ref", "", 0, {}, COMMIT_WITHIN).run(chunks)
+    await Upload(stream, "ref", "", 0, {}, COMMIT_WITHIN, nothing_there).run(chunks)
     assert stream.bounds[-1] == (COMMIT, COMMIT_WITHIN), "a large blob needs its time to be on the disk"
     assert [within for _, within in stream.bounds[:-1]] == [None] * 4

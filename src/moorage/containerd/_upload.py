@@ -5,7 +5,7 @@ zero, or none, empties the ingest.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import anyio
 
@@ -21,10 +21,13 @@ from moorage.containerd._proto.moorage_content_pb2 import (
 )
 from moorage.containerd._rpc import Duplex
 
-__all__ = ("ChunksFrom", "Upload")
+__all__ = ("BeforeCommit", "ChunksFrom", "Upload")
 
 ChunksFrom = Callable[[int], AsyncIterator[bytes]]
 """The bytes of a blob from an offset on, in chunks of best 256 KiB to 1 MiB."""
+
+BeforeCommit = Callable[[str, int], Awaitable[Mapping[str, str]]]
+"""Called with digest and size of bytes that were sent without an expected digest; returns further labels."""
 
 
 class Upload:
@@ -38,9 +41,15 @@ class Upload:
         size_bytes: int,
         labels: Mapping[str, str],
         commit_within: float,
+        before_commit: BeforeCommit,
     ) -> None:
         """``commit_within``: seconds in which containerd has it on the disk after the last byte."""
         self.digest = digest
+        self.is_sent = False
+        """Bytes were sent, so that containerd has hashed all of it."""
+        self.existed = False
+        """containerd said that it has the blob, and has not compared it with what was sent."""
+        self._before_commit = before_commit
         self._stream = stream
         self._ref = ref
         self._expected = digest
@@ -62,13 +71,21 @@ class Upload:
         async with background_tasks() as tasks:
             with anyio.CancelScope() as sending:
                 tasks.start_soon(self._read_answers, sending)
-                offset = await self._send_all(chunks_from, offset)
+                if not self._has_all(offset):
+                    offset = await self._send_all(chunks_from, offset)
+                labels = self._labels
+                if not self._expected:
+                    labels = {**await self._before_commit(self.digest, offset), **labels}
                 self._is_committing = True
-                await self._send(COMMIT, offset, labels=self._labels, is_last=True)
+                await self._send(COMMIT, offset, labels=labels, is_last=True)
                 await self._committed.wait()
         if self._failure is not None:
             raise self._failure
         return self.digest
+
+    def _has_all(self, offset: int) -> bool:
+        """Whether containerd has every byte: of an earlier try, or of another namespace."""
+        return bool(self._expected) and 0 < self._size_bytes == offset
 
     async def _send_all(self, chunks_from: ChunksFrom, offset: int) -> int:
         hashed = hashlib.sha256()
@@ -77,6 +94,7 @@ class Upload:
                 hashed.update(chunk)
             await self._send(WRITE, offset, data=chunk)
             offset += len(chunk)
+            self.is_sent = True
         if not self._expected:
             self.digest = f"sha256:{hashed.hexdigest()}"
         return offset

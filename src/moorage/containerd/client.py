@@ -25,6 +25,7 @@ from moorage.containerd._proto import (
     moorage_version_pb2,
 )
 from moorage.containerd._rpc import Connection, Heard, Reply
+from moorage.containerd._verification import Verification
 from moorage.containerd.storage import Storage
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -60,6 +61,7 @@ class Client:
         self.namespace = check_identifier(namespace, "namespace")
         self._connection = connection
         self._timeouts = timeouts
+        self._verification = Verification(self._find_content)
 
     @property
     def address(self) -> str:
@@ -69,7 +71,12 @@ class Client:
     @property
     def storage(self) -> Storage:
         """Content, images, snapshots and leases of the same namespace."""
-        return Storage(self._connection, self.namespace, self._timeouts)
+        return Storage(self._connection, self.namespace, self._timeouts, self._verification)
+
+    async def _find_content(self) -> str:
+        """Where containerd has its content store; empty where it does not say."""
+        found = await self.plugins("type==io.containerd.content.v1")
+        return next((root for each in found if (root := each.exports.get("root"))), "")
 
     async def version(self) -> types.Version:
         """Which containerd answers; also the cheapest way to learn that one does."""

@@ -6,8 +6,9 @@ image record holds the result. Collections run by themselves, or now by ``collec
 Source: containerd's API (``api/services/{content,images,snapshots,diff,leases}/v1`` of containerd 1.6).
 """
 
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
 from google.protobuf.empty_pb2 import Empty
@@ -16,6 +17,7 @@ from google.protobuf.message import Message
 
 from moorage import errors
 from moorage.containerd import _wire, types
+from moorage.containerd._content_writer import ContentWriter
 from moorage.containerd._proto import (
     moorage_content_pb2,
     moorage_diff_pb2,
@@ -23,9 +25,10 @@ from moorage.containerd._proto import (
     moorage_leases_pb2,
     moorage_snapshots_pb2,
 )
-from moorage.containerd._rpc import AlreadyExists, Connection, Reply
-from moorage.containerd._upload import ChunksFrom, Upload
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.containerd._rpc import Connection, Duplex, Reply
+from moorage.containerd._upload import ChunksFrom
+from moorage.containerd._verification import Verification
+from moorage.timeouts import Timeouts
 
 __all__ = ("Storage",)
 
@@ -42,16 +45,24 @@ class Storage:
     """The storage of one containerd, in one namespace. Made by ``Client.storage``."""
 
     def __init__(
-        self, connection: Connection, namespace: str, timeouts: Timeouts = DEFAULT, *, lease: str = ""
+        self,
+        connection: Connection,
+        namespace: str,
+        timeouts: Timeouts,
+        verification: Verification,
+        *,
+        lease: str = "",
     ) -> None:
+        """``verification`` is shared by all who use one connection."""
         self._connection = connection
         self._namespace = namespace
         self._timeouts = timeouts
+        self._verification = verification
         self._lease = lease
 
     def under(self, lease: str) -> "Storage":
         """The same storage; what is made through it is held by this lease."""
-        return Storage(self._connection, self._namespace, self._timeouts, lease=lease)
+        return Storage(self._connection, self._namespace, self._timeouts, self._verification, lease=lease)
 
     # leases
 
@@ -76,21 +87,22 @@ class Storage:
 
     async def add_snapshot_to_lease(self, id: str, snapshotter: str, key: str) -> None:
         """Let a lease hold a snapshot, there or yet to come: containerd 1.6 does not do so for an existing one."""
-        resource = moorage_leases_pb2.Resource(id=key, type=f"snapshots/{snapshotter}")
+        await self._add_to_lease(id, f"snapshots/{snapshotter}", key)
+
+    async def _add_to_lease(self, id: str, kind: str, key: str) -> None:
+        resource = moorage_leases_pb2.Resource(id=key, type=kind)
         request = moorage_leases_pb2.AddResourceRequest(id=id, resource=resource)
         await self._call(_LEASES + "AddResource", request, Empty)
 
     async def collect(self) -> None:
         """Remove now what nothing holds: the end of an empty lease waits for a collection."""
-        id = "moorage-collect"
+        plain = self.under("")
+        id = f"moorage-collect-{secrets.token_hex(4)}"  # its own: who ends another's would not wait for a collection
+        await plain.create_lease(id)
         try:
-            await self.create_lease(id)
-        except AlreadyExists:
-            pass  # from one that was cut off, or from another caller right now
-        try:
-            await self.delete_lease(id, collect=True)
+            await plain.delete_lease(id, collect=True)
         except errors.NotFound:
-            pass
+            pass  # another engine's sweep
 
     # content
 
@@ -99,6 +111,15 @@ class Storage:
         request = moorage_content_pb2.InfoRequest(digest=digest)
         reply = await self._call(_CONTENT + "Info", request, moorage_content_pb2.InfoResponse)
         return _wire.content(reply.info)
+
+    async def verify_content(self, digest: str) -> types.Content:
+        """A blob whose bytes are those of its digest: hashed at its first use since this process started.
+
+        Raises: NotFound; DamagedContent.
+        """
+        found = await self.get_content(digest)
+        await self._verification.check(digest, found.size_bytes, self.read_content)
+        return found
 
     async def list_content(self) -> list[types.Content]:
         """Every blob of the namespace."""
@@ -156,32 +177,38 @@ class Storage:
     ) -> str:
         """Write a blob and return its digest; what an earlier try under this ref has written is not sent again.
 
-        ``chunks_from(offset)`` is asked once. With ``digest`` a blob that is there already is not written at all (and
-        its labels stay as they are). One writer at a time has a ref.
+        ``chunks_from(offset)`` is called at most once. With ``digest`` a blob that exists and is intact is not written
+        at all (and its labels stay as they are); a damaged one is replaced. One writer at a time has a ref.
 
         Raises: Invalid where the bytes are not those of ``digest`` or not ``size_bytes`` many (0: not checked), in
-        which case they are thrown away; Unavailable where another writes this ref, or containerd goes away, in which
-        case they are kept for the next try.
+        which case they are deleted; DamagedContent where a damaged blob cannot be replaced; Unavailable where another
+        writes this ref, or containerd goes away, in which case they are kept for the next try.
         """
-        async with self._connection.duplex(
+        writer = ContentWriter(self, self._verification, self._write_stream, ref, self._timeouts.transfer)
+        return await writer.write(chunks_from, digest, size_bytes, labels or {})
+
+    def _write_stream(
+        self,
+    ) -> AbstractAsyncContextManager[
+        Duplex[moorage_content_pb2.WriteContentRequest, moorage_content_pb2.WriteContentResponse]
+    ]:
+        return self._connection.duplex(
             _CONTENT + "Write",
             moorage_content_pb2.WriteContentRequest,
             moorage_content_pb2.WriteContentResponse,
             namespace=self._namespace,
             within=self._timeouts.rpc,
             lease=self._lease,
-        ) as stream:
-            upload = Upload(stream, ref, digest, size_bytes, labels or {}, self._timeouts.transfer)
-            try:
-                return await upload.run(chunks_from)
-            except AlreadyExists:
-                return upload.digest
-            except errors.Conflict as error:
-                mismatch = errors.Invalid(f"cannot store {digest or ref}: {error}")
-                mismatch.__cause__ = error
-        # only now, with our end closed, is the ref free to be thrown away
-        await self.abort_ingest(ref)
-        raise mismatch
+        )
+
+    async def delete_content(self, digest: str) -> None:
+        """Remove a blob from this namespace; its file goes with the next collection. Raises: NotFound."""
+        await self._call(_CONTENT + "Delete", moorage_content_pb2.DeleteContentRequest(digest=digest), Empty)
+
+    async def add_content_to_lease(self, digest: str) -> None:
+        """Let the lease that this works under hold a blob, if it works under one."""
+        if self._lease:
+            await self._add_to_lease(self._lease, "content", digest)
 
     # images
 

@@ -56,14 +56,18 @@ class Unpacking:
         self._locks = locks if locks is not None else KeyedLocks()
         self._write_back = WriteBack()
 
-    async def add(self, layer: Descriptor) -> bool:
+    async def add(self, layer: Descriptor, promised: str = "") -> bool:
         """Put a layer, whose blob is there, on top of those so far; False where another plugin has it there already.
 
-        Raises: Invalid for bytes that are no layer, Unavailable for a full disk.
+        ``promised`` is its diff id where the config of the package has it: what a blob's label says otherwise is then
+        not believed. Only an intact blob is unpacked.
+
+        Raises: Invalid for bytes that are no layer, DamagedContent, Unavailable for a full disk.
         """
         async with self._locks.hold(f"{self.chain} {layer.digest}"):
-            diff_id = (await self._storage.get_content(layer.digest)).labels.get(_DIFF_ID, "")
-            if is_new := not diff_id or not await self._find(chain_id(self.chain, diff_id)):
+            diff_id = (await self._storage.verify_content(layer.digest)).labels.get(_DIFF_ID, "")
+            is_known = diff_id if not promised or promised == diff_id else ""
+            if is_new := not is_known or not await self._find(chain_id(self.chain, diff_id)):
                 diff_id = await self._unpack(layer)
                 await self._storage.set_content_labels(layer.digest, {_DIFF_ID: diff_id})
         self.chain = chain_id(self.chain, diff_id)
@@ -91,6 +95,7 @@ class Unpacking:
                 diff_id = (await self._storage.apply(replace(layer, media_type=_APPLIED_AS), mounts)).digest
         except errors.MoorageError as error:
             raise _why(layer, error) from error
+        await self._storage.verify_content(layer.digest)  # else the layer may lack what was cut off meanwhile
         chain = chain_id(self.chain, diff_id)
         await self._hold(chain)
         try:

@@ -5,7 +5,7 @@ it are there. Nothing is believed before its digest was checked. All of it is he
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -143,9 +143,9 @@ class _Pull:
             for layer in self._layers:
                 tasks.start_soon(self._fetch, layer, tasks.cancel_scope)
             await self._write(manifest.config, self._found.raw_config)
-            for layer in manifest.layers:
+            for layer, promised in zip(manifest.layers, self._diff_ids(), strict=True):
                 await self._arrivals[layer.digest].wait()
-                await self._unpack(layer, unpacking)
+                await self._unpack(layer, unpacking, promised)
         if self._failure is not None:
             raise self._failure
         await self._write(manifest.descriptor, manifest.data)
@@ -157,9 +157,15 @@ class _Pull:
         async with self._shared.downloads.hold(descriptor.digest):
             await write_document(self._storage, descriptor.media_type, data, descriptor.digest)
 
-    async def _unpack(self, layer: Descriptor, unpacking: Unpacking) -> None:
+    def _diff_ids(self) -> Sequence[str]:
+        """What the config says that each layer unpacks to; empty where it does not say so of every layer."""
+        rootfs, layers = self._found.config.rootfs, self._found.manifest.layers
+        promised = rootfs.diff_ids if rootfs is not None else ()
+        return promised if len(promised) == len(layers) else [""] * len(layers)
+
+    async def _unpack(self, layer: Descriptor, unpacking: Unpacking, promised: str) -> None:
         self._tell("Extracting", layer)
-        await unpacking.add(layer)
+        await unpacking.add(layer, promised)
         self._tell("Complete", layer)
 
     # downloads

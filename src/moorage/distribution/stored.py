@@ -13,6 +13,7 @@ from msgspec import Struct
 from moorage import errors
 from moorage._lib.values import repr_without
 from moorage.containerd.types import Descriptor
+from moorage.distribution._check import new_hash
 
 if TYPE_CHECKING:
     from moorage.containerd.storage import Storage
@@ -105,6 +106,10 @@ async def read_small(storage: "Storage", blob: Descriptor, limit: int) -> bytes:
                 raise errors.Invalid(f"{blob.digest} has more than {limit} bytes")
     if len(taken) != blob.size_bytes:
         raise errors.Invalid(f"{blob.digest} has {len(taken)} bytes where {blob.size_bytes} were promised")
+    hasher = new_hash(blob.digest)
+    hasher.update(taken)
+    if hasher.hexdigest() != blob.digest.partition(":")[2]:
+        raise errors.Invalid(f"{blob.digest} has other bytes than its digest says")
     return bytes(taken)
 
 
@@ -125,14 +130,17 @@ def bytes_of(storage: "Storage", blob: Descriptor) -> Callable[[], AsyncGenerato
 
 
 async def hold(storage: "Storage", digest: str) -> None:
-    """Let the lease that ``storage`` works under keep a blob, and what its labels name. Raises: NotFound."""
+    """Let the lease that ``storage`` works under keep a blob, and what its labels name.
+
+    Raises: NotFound; DamagedContent.
+    """
 
     async def none(offset: int) -> AsyncIterator[bytes]:
         if offset < 0:
             yield b""
         raise errors.NotFound(f"{digest} is gone")
 
-    await storage.get_content(digest)  # else the next call would begin an upload
+    await storage.verify_content(digest)  # else the next call would begin an upload
     await storage.write_content(f"moorage-hold-{digest}", none, digest=digest)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,11 +12,12 @@ from moorage import errors
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.image import find_image, take_image
 from moorage.distribution.layout import Layout, LayoutSource, Listed, list_packages, take_layout
-from moorage.distribution.package import Package
+from moorage.distribution.package import Package, hold_by_manifest
 from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
 from moorage.distribution.source import Report, Source
 from moorage.engine.creation import Creation, Desk
+from moorage.engine.package_repair import is_lost
 from moorage.engine.packages import Operation, Packages
 from moorage.engine.plugin import Plugin
 from moorage.engine.values import PluginView
@@ -67,10 +68,13 @@ class Arrivals:
             storage = machinery.storage.under(lease)
             layout = await self._take(storage, archive)
             coming = [await self._find(storage, layout, *each) for each in _by_name(list_packages(layout), name)]
-            with ExitStack() as names:
-                new = [each for each in coming if not self._is_here(each)]
+            async with AsyncExitStack() as names:
+                here = [each for each in coming if await self._is_here(each)]
+                new = [each for each in coming if each not in here]
                 for each in new:
-                    names.enter_context(self._work.registry.reserve(each.local))
+                    await names.enter_async_context(self._creation.reserve(each.local))
+                for each in here:
+                    await _hold_again(storage, each.found)
                 made = await self._make_all(new)
         known = {plugin.name for plugin in made}
         return [Loaded(self._work.registry.get(each.local).view(), each.local in known) for each in coming]
@@ -87,16 +91,15 @@ class Arrivals:
         """
         local = local_name(name)
         machinery = self._work.need_machinery()
-        with self._work.registry.reserve(local):
-            async with machinery.lease() as lease:
-                storage = machinery.storage.under(lease)
-                layout = await self._take(storage, body)
-                if not layout.config:
-                    raise errors.Invalid("cannot make a plugin: there is no config.json beside the image")
-                reference = parse_reference(remote or local).with_default_tag()
-                async with self._source(storage, layout, reference, credentials, is_remote=bool(remote)) as source:
-                    found = await find_image(source, reference, layout.config)
-                    yield Operation(local, lambda report: self._make_of_image(local, source, found, report))
+        async with self._creation.reserve(local), machinery.lease() as lease:
+            storage = machinery.storage.under(lease)
+            layout = await self._take(storage, body)
+            if not layout.config:
+                raise errors.Invalid("cannot make a plugin: there is no config.json beside the image")
+            reference = parse_reference(remote or local).with_default_tag()
+            async with self._source(storage, layout, reference, credentials, is_remote=bool(remote)) as source:
+                found = await find_image(source, reference, layout.config)
+                yield Operation(local, lambda report: self._make_of_image(local, source, found, report))
 
     async def _make_of_image(self, local: str, source: Source, found: Found, report: Report) -> Mapping[str, object]:
         async def bring(desk: Desk) -> Package:
@@ -144,19 +147,23 @@ class Arrivals:
         came_from = listed[0].reference or (str(reference.with_default_tag()) if listed[0].name else "")
         return _Coming(reference.local_name, came_from or reference.local_name, source, found)
 
-    def _is_here(self, coming: _Coming) -> bool:
+    async def _is_here(self, coming: _Coming) -> bool:
         """Whether this very package is here by this name. One that is being removed is in the way all the same."""
         for plugin in self._work.registry.all():
             if plugin.is_called(coming.local) and not plugin.record.removing:
-                return plugin.record.digest == coming.found.manifest.descriptor.digest
+                is_same = plugin.record.digest == coming.found.manifest.descriptor.digest
+                return is_same and not await is_lost(self._work.need_machinery().storage, plugin)
         return False
 
     async def _make_all(self, coming: Sequence[_Coming]) -> Sequence[Plugin]:
         """Every one, or none: those that were made are removed where one fails."""
         made: list[Plugin] = []
+        known = {plugin.id for plugin in self._work.registry.all()}
         try:
             for each in coming:
                 plugin = await self._creation.make(each.local, each.reference, self._bring(each))
+                if plugin.id in known:  # it has its package again, and keeps it whatever becomes of the others
+                    continue
                 made.append(plugin)
                 self._work.tell(plugin, "create")
         except BaseException:
@@ -174,6 +181,13 @@ class Arrivals:
             await self._work.inboxes.run(plugin.id, lambda: self._work.remove(plugin, plugin.name, force=True))
         except errors.MoorageError as error:
             log.warning("cannot undo the load of plugin %s: %s", plugin.name, error)
+
+
+async def _hold_again(storage: "Storage", found: Found) -> None:
+    """Let the manifest of a package that is here refer to its blobs: one that was damaged has been written again."""
+    manifest = found.manifest
+    layers = [layer.digest for layer in manifest.layers]
+    await hold_by_manifest(storage, manifest.descriptor.digest, manifest.config.digest, layers)
 
 
 class _Bring(Struct, frozen=True):

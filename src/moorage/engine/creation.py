@@ -16,9 +16,11 @@ from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Image
 from moorage.distribution.package import UPLOAD_PREFIX, Package, create_package
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
+from moorage.engine.package_repair import is_lost, is_package_of
 from moorage.engine.places import SHORT_ID
 from moorage.engine.plugin import Plugin
 from moorage.engine.store import Record, Version, new_id
+from moorage.engine.versions import restore_package
 from moorage.engine.work import Work
 from moorage.plugins import NO_OVERRIDES, Overrides, as_it_came, local_name, parse_reference
 
@@ -72,19 +74,42 @@ class Creation:
             )
 
         local = local_name(name)
-        with self._work.registry.reserve(local):
+        async with self.reserve(local):
             plugin = await self.make(local, local, take)
         self._work.tell(plugin, "create")
         return plugin
+
+    async def find_lost(self, local: str) -> Plugin | None:
+        """The plugin of this name, where its package is not in containerd any more. Raises: Unavailable."""
+        for plugin in self._work.registry.all():
+            if plugin.is_called(local) and not plugin.record.removing:
+                return plugin if await is_lost(self._work.need_machinery().storage, plugin) else None
+        return None
+
+    @asynccontextmanager
+    async def reserve(self, local: str) -> AsyncIterator[None]:
+        """Keep a name for what ``make`` makes: a new plugin, or the package of one that has lost its own.
+
+        Raises: Conflict where another plugin has the name; Unavailable.
+        """
+        if await self.find_lost(local) is not None:
+            yield
+            return
+        with self._work.registry.reserve(local):
+            yield
 
     async def make(
         self, local: str, reference: str, take: Taking, overrides: Overrides = NO_OVERRIDES, *, verb: str = "create"
     ) -> Plugin:
         """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
 
+        A plugin of this name whose package is lost gets this one, and stays what it is otherwise.
+
         Raises: what ``take`` does; Unavailable.
         """
         machinery = self._work.need_machinery()
+        if (lost := await self.find_lost(local)) is not None:
+            return await self._restore(lost, reference, take, overrides)
         id = self._fresh_id()
         base = str(parse_reference(local))
         async with self._taken(machinery, f"{verb} plugin {local}", f"moorage-{id}", take) as (desk, made):
@@ -93,6 +118,25 @@ class Creation:
             with anyio.CancelScope(shield=True):
                 plugin = await self._register(machinery, record, made)
         return plugin
+
+    async def _restore(self, plugin: Plugin, reference: str, take: Taking, given: Overrides) -> Plugin:
+        async with self.new_version(plugin, reference, take) as version:
+            with anyio.CancelScope(shield=True):  # the job has its own bounds
+                await self._work.inboxes.run(plugin.id, lambda: restore_package(self._work, plugin, version, given))
+        log.info("plugin %s has its package again", plugin.name)
+        return plugin
+
+    async def refresh(self, plugin: Plugin, take: Taking) -> bool:
+        """Fetch again what is missing or damaged of a plugin's package; False where ``take`` brings another one.
+
+        Neither its root nor what runs is touched. Raises: what ``take`` does; Unavailable.
+        """
+        machinery = self._work.need_machinery()
+        snapshotter = await self._choose(machinery)
+        async with _naming(f"upgrade plugin {plugin.name}"), machinery.lease() as lease:
+            scratch = f"moorage-{plugin.id}-{secrets.token_hex(4)}-scratch"
+            package = await take(Desk(machinery.storage.under(lease), lease, snapshotter, scratch))
+            return await is_package_of(machinery.storage, plugin, package)
 
     @asynccontextmanager
     async def new_version(self, plugin: Plugin, reference: str, take: Taking) -> AsyncIterator[Version]:

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from moorage import errors
+from moorage.containerd.damage import DamagedContent
 from moorage.distribution.archive import Packed, write_archive
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.hosts import Options
@@ -15,6 +16,7 @@ from moorage.distribution.source import Progress, Report
 from moorage.distribution.stored import Contents, hold, read_contents
 from moorage.engine.creation import Creation
 from moorage.engine.disk import measure_disk, prune
+from moorage.engine.package_repair import way_back, way_to_repair
 from moorage.engine.packages import Operation
 from moorage.engine.plugin import Plugin
 from moorage.engine.usage import DiskUsage, Pruned
@@ -123,16 +125,24 @@ class Moving:
             yield storage, [await self._hold(storage, plugin) for plugin in plugins]
 
     async def _hold(self, storage: "Storage", plugin: Plugin) -> Contents:
-        """A plugin's package, all of it there. Raises: Conflict where something of it is missing."""
+        """A plugin's package, all of it there and intact. Raises: Conflict naming what is missing or damaged."""
         try:
             target = (await storage.get_image(plugin.record.image)).target
+        except errors.NotFound as error:
+            raise errors.Conflict(
+                f"cannot read the package of plugin {plugin.name}: it is not in containerd any more ({error}); "
+                f"to get it back {way_back(plugin)}"
+            ) from error
+        try:
             await hold(storage, target.digest)
             contents = await read_contents(storage, target)
             for blob in contents.blobs:
                 await hold(storage, blob.digest)
-        except errors.NotFound as error:
+        except (errors.NotFound, DamagedContent) as error:
+            missing = "" if isinstance(error, DamagedContent) else "; a part of it is not in containerd any more"
             raise errors.Conflict(
-                f"cannot read the package of plugin {plugin.name}: {error}; a part of it is not in containerd any more"
+                f"cannot read the package of plugin {plugin.name}: {error}{missing}; "
+                f"to repair it {way_to_repair(plugin)}"
             ) from error
         return contents
 

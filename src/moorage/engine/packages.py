@@ -19,6 +19,7 @@ from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
 from moorage.distribution.source import Progress, Report, Source
 from moorage.engine.creation import Creation, Desk, Taking
+from moorage.engine.package_repair import way_back
 from moorage.engine.plugin import Plugin
 from moorage.engine.values import Terms
 from moorage.engine.versions import change_version, check_can_change
@@ -93,22 +94,24 @@ class Packages:
         """
         reference = parse_reference(text).with_default_tag()
         local = local_name(name) if name else reference.local_name
-        if terms.once and (plugin := self._find(local)) is not None:
+        self._work.need_machinery()
+        lost = await self._creation.find_lost(local)
+        if terms.once and lost is None and (plugin := self._find(local)) is not None:
             yield _as_it_is(plugin, reference, terms)
             return
-        self._work.need_machinery()
-        with self._work.registry.reserve(local):
-            async with self._registry(reference, credentials) as source:
-                found = await find(source, reference)
-                overrides = self._agree(found, terms)
+        if lost is not None:
+            _check_same_repository(lost, reference)
+        async with self._creation.reserve(local), self._registry(reference, credentials) as source:
+            found = await find(source, reference)
+            overrides = self._agree(found, terms)
 
-                async def run(report: Report) -> None:
-                    _begin(found, report)
-                    taking = self._taking(source, found, report)
-                    await self._creation.make(local, str(reference), taking, overrides, verb="install")
-                    self._work.events.tell("pull", reference.familiar, local)
+            async def run(report: Report) -> None:
+                _begin(found, report)
+                taking = self._taking(source, found, report)
+                await self._creation.make(local, str(reference), taking, overrides, verb="install")
+                self._work.events.tell("pull", reference.familiar, local)
 
-                yield Operation(local, run)
+            yield Operation(local, run)
 
     @asynccontextmanager
     async def upgrade(
@@ -140,12 +143,29 @@ class Packages:
             async def run(report: Report) -> None:
                 _begin(found, report)
                 taking = self._taking(source, found, report)
+                if await self._is_current(plugin, reference, found, taking):
+                    report(Progress(f"Plugin {plugin.name} has this version already"))
+                    return
                 for key in await self._change(plugin, str(reference), taking, restart=restart, force=force):
                     report(Progress(f"The setting {key} does not apply any more and was dropped"))
                 self._work.events.tell("pull", reference.familiar, plugin.name)  # all that Docker tells of it
                 self._work.tell(plugin, "upgrade", reference=reference.familiar)
 
             yield Operation(plugin.name, run)
+
+    async def _is_current(self, plugin: Plugin, reference: Reference, found: Found, taking: Taking) -> bool:
+        """Whether it has this package and a root of it, so that nothing need be stopped; its blobs are repaired."""
+        if plugin.record.digest != found.manifest.descriptor.digest:
+            return False
+        if not await self._creation.refresh(plugin, taking):
+            return False
+        if plugin.record.reference != str(reference):
+
+            async def job() -> None:
+                await self._work.save(plugin, reference=str(reference))
+
+            await self._do(plugin, job)
+        return True
 
     async def _change(
         self, plugin: Plugin, reference: str, taking: Taking, *, restart: bool, force: bool
@@ -204,6 +224,15 @@ def _begin(found: Found, report: Report) -> None:
     reference = found.reference
     report(Progress(f"Pulling from {reference.familiar_name}", reference.tag or reference.digest or ""))
     report(Progress(f"Digest: {found.digest}"))
+
+
+def _check_same_repository(lost: Plugin, reference: Reference) -> None:
+    """Raises: Conflict where a plugin that has lost its package had one of another repository."""
+    if parse_reference(lost.record.reference).name != reference.name:
+        raise errors.Conflict(
+            f"plugin {lost.name} already exists, from {lost.record.reference}; its package is not in containerd any "
+            f"more; {way_back(lost)}, or remove it first"
+        )
 
 
 def _as_it_is(plugin: Plugin, reference: Reference, terms: Terms) -> Operation:

@@ -12,6 +12,7 @@ from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
 from moorage.engine.figures import find_start
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery
+from moorage.engine.package_repair import lost_package
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.probe import wait_until_listening
 from moorage.executor import Exit
@@ -35,7 +36,10 @@ async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Ca
     config, places = plugin.config, plugin.places
     spec = await run_blocking(lambda: places.spec(config, plugin.settings()))
     socket = places.socket(config)
-    mounts = await machinery.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
+    try:
+        mounts = await machinery.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
+    except errors.NotFound as error:
+        raise lost_package(plugin, error) from error
     prepared = await run_blocking(lambda: places.prepare(config, mounts))
     for point in prepared.dropped:
         log.warning("unmounted %s of plugin %s: its server is gone", point, plugin.name)

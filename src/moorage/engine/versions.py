@@ -15,9 +15,9 @@ from moorage.engine.plugin import Plugin
 from moorage.engine.running import remove_strays
 from moorage.engine.store import Version
 from moorage.engine.work import Work, check_unused, told
-from moorage.plugins import parse_config, rebase
+from moorage.plugins import NO_OVERRIDES, Overrides, parse_config, rebase
 
-__all__ = ("change_version", "check_can_change", "go_back")
+__all__ = ("change_version", "check_can_change", "go_back", "restore_package")
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,23 @@ async def go_back(work: Work, plugin: Plugin) -> None:
     await _save(work, plugin, previous, None)
 
 
+async def restore_package(work: Work, plugin: Plugin, version: Version, given: Overrides) -> None:
+    """Give a plugin whose package is lost this one: a job of its inbox. One that is enabled is started.
+
+    ``given`` are settings that go before its own. Raises: Unavailable where nothing could be changed.
+    """
+    rebased = rebase(parse_config(version.config.encode(), is_stored=True).config, plugin.record.overrides)
+    for key in rebased.dropped:
+        log.warning("the setting %s of plugin %s does not apply any more and was dropped", key, plugin.name)
+    if plugin.state is not State.DISABLED:
+        await work.stop(plugin)
+    await run_blocking(plugin.places.clear)
+    await _save(work, plugin, replace(version, overrides=_merged(rebased.overrides, given)), None)
+    await work.start_again(plugin)
+
+
 async def _save(work: Work, plugin: Plugin, version: Version, previous: Version | None) -> None:
-    """The one step that changes what a plugin is."""
+    """Change what a plugin is, in one step on the disk. Raises: Unavailable, and nothing is changed."""
     config = parse_config(version.config.encode(), is_stored=True).config
     await work.save(plugin, **version.as_fields(), previous=previous)
     plugin.config = config
@@ -107,3 +122,17 @@ async def _check_nothing_is_mounted(plugin: Plugin) -> None:
     """Raises: Conflict naming what is mounted below its root, which would be lost with the root. Source: case 014."""
     if points := await run_blocking(lambda: mount_points_below(plugin.places.runtime)):
         raise errors.Conflict(f"cannot upgrade plugin {plugin.name}: {points[0]} is mounted; unmount it first")
+
+
+def _merged(own: Overrides, given: Overrides) -> Overrides:
+    if given == NO_OVERRIDES:
+        return own
+    return replace(
+        own,
+        env=tuple({**dict(own.env), **dict(given.env)}.items()),
+        mounts=tuple({**dict(own.mounts), **dict(given.mounts)}.items()),
+        devices=tuple({**dict(own.devices), **dict(given.devices)}.items()),
+        args=own.args if given.args is None else given.args,
+        args_name=own.args_name if given.args is None else given.args_name,
+        secrets=own.secrets | given.secrets,
+    )
