@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moorage import errors
+from moorage._lib.bounded import call_bounded
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Content, Ingest, Snapshot, SnapshotKind
 from moorage.distribution.stored import read_contents
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _CONTENT_REF = "containerd.io/gc.ref.content."
 _SNAPSHOT_REF = "containerd.io/gc.ref.snapshot."
+_MEASURE = 60.0  # seconds for one directory; one with more files than can be counted in that is left out
 _SNAPSHOTTERS = ("overlayfs", "native")  # those that choose_snapshotter chooses between
 
 
@@ -49,8 +51,8 @@ async def measure_disk(work: Work) -> DiskUsage:
                 layers_bytes=look.taken(layers[plugin.id]),
                 shared_layers_bytes=look.taken(layers[plugin.id] & below),
                 written_bytes=look.taken({(plugin.record.snapshotter, plugin.record.snapshot)}),
-                data_bytes=await run_blocking(lambda each=plugin: tree_bytes(each.places.propagated)),  # type: ignore[misc]
-                logs_bytes=await run_blocking(lambda each=plugin: tree_bytes(each.log.directory)),  # type: ignore[misc]
+                data_bytes=await _bytes_below(plugin, plugin.places.propagated),
+                logs_bytes=await _bytes_below(plugin, plugin.log.directory),
             )
         )
     unreferenced = await look.unreferenced(storage)
@@ -154,9 +156,24 @@ async def _look(storage: "Storage") -> _Look:
     for snapshotter, key in snapshots:
         try:
             look.usage[snapshotter, key] = (await storage.snapshot_usage(snapshotter, key)).size_bytes
-        except errors.NotFound:
-            pass  # gone since
+        except errors.Unavailable:
+            raise
+        except errors.MoorageError as error:  # gone since, or containerd cannot measure it: others can be
+            log.debug("cannot measure snapshot %s: %s", key, error)
     return look
+
+
+async def _bytes_below(plugin: Plugin, directory: Path) -> int:
+    """What a directory of a plugin takes; 0, and a line in the log, where that cannot be found out in time."""
+
+    def measure() -> int:
+        return call_bounded(lambda: tree_bytes(directory), _MEASURE, f"measure {directory}", owner=plugin.id)
+
+    try:
+        return await run_blocking(measure)
+    except (OSError, errors.Unavailable) as error:
+        log.warning("cannot measure %s of plugin %s: %s", directory, plugin.name, error)
+        return 0
 
 
 async def _blobs_of(storage: "Storage", plugin: Plugin) -> set[str]:
@@ -174,6 +191,11 @@ def _drop_logs(directory: Path, known: set[str], is_free: Callable[[str], bool])
     freed = 0
     for path in directory.iterdir() if directory.is_dir() else ():
         if path.name not in known and is_free(path.name):
-            freed += tree_bytes(path)
-            remove_tree_now(path)
+            try:
+                size = tree_bytes(path)
+                remove_tree_now(path)
+            except OSError as error:
+                log.warning("cannot remove the logs in %s: %s", path, error)
+            else:
+                freed += size
     return freed
