@@ -32,6 +32,7 @@ from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
 from moorage.host.beneath import remove_tree
 from moorage.logs.keeping import end_keeper, open_log_keeper
+from moorage.plugins import NO_CONFINEMENT, Confinement
 from moorage.service import kept_informed, last_words
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -61,6 +62,8 @@ class ServeOptions(Struct, frozen=True):
     """A shim for each plugin, or one for all that are started from now on."""
     timeouts: Timeouts = DEFAULT
     registries: Registries = field(default_factory=Registries)
+    confinement: Confinement = NO_CONFINEMENT
+    """Defaults for all plugins; what is not said is as in ``BUILT_IN``."""
     metrics_address: str | None = None
     """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
 
@@ -189,6 +192,7 @@ async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]
                 options.registries,
                 live_restore=options.live_restore,
                 shares_shim=options.shim == "shared",
+                defaults=options.confinement,
             )
             await run_blocking(engine.load)
             yield engine, ground

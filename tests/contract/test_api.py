@@ -152,6 +152,13 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("PUT", f"{OURS}/on/policy", {"most": -1}, {}, 400, "cannot restart -1 times"),
     ("PUT", f"{OURS}/on/policy", {"most": 10**30}, {}, 400, "cannot restart"),
     ("PUT", f"{OURS}/on/policy", {"most": True}, {}, 400, "of a wrong type"),
+    ("PUT", f"{OURS}/on/policy", {"seccomp": "off"}, {}, 400, "seccomp"),
+    ("PUT", f"{OURS}/on/policy", {"pids": True}, {}, 400, "pids"),
+    ("PUT", f"{OURS}/on/policy", {"pids": 3}, {}, 400, "cannot limit pids to 3"),
+    ("PUT", f"{OURS}/on/policy", {"memory_bytes": 4096}, {}, 400, "cannot limit memory to 4096"),
+    ("PUT", f"{OURS}/on/policy", {"nice": 20}, {}, 400, "cannot set nice to 20"),
+    ("PUT", f"{OURS}/on/policy", {"rlimits": {"files": [1, 1]}}, {}, 400, "cannot set rlimit 'files'"),
+    ("PUT", f"{OURS}/on/policy", {"rlimits": {"nofile": [2, 1]}}, {}, 400, "soft must be at most hard"),
     ("PUT", f"{OURS}/on/policy", {"nonsense": 1}, {}, 400, "there is no field 'nonsense'"),
     ("PUT", f"{OURS}/on/policy", b'{"stop_timeout": NaN}', JSON, 400, "cannot wait nan s"),
     ("POST", f"{OURS}/off/set", {"secrets": ["DEBUG"], "assignments": "A=b"}, {}, 400, "of a wrong type"),
@@ -440,8 +447,26 @@ async def test_a05_a_policy_is_changed_line_by_line(api: ApiClient) -> None:
     await api.ask("PUT", f"{OURS}/p/policy", {"restarts": "on-failure", "most": 3})
     await api.ask("PUT", f"{OURS}/p/policy", {"stop_timeout": 2.5, "restarts": None})
     policy = (await api.ask("GET", f"{OURS}/p/policy")).json
-    assert policy == {"Restarts": "on-failure", "Most": 3, "StopTimeout": 2.5}
+    assert {**policy, "Restarts": "on-failure", "Most": 3, "StopTimeout": 2.5} == policy
     assert (await api.ask("PUT", f"{OURS}/p/policy", {**policy, "Most": 4})).json == {**policy, "Most": 4}
+
+
+async def test_x04_confinement_is_part_of_the_policy_and_what_it_widens_is_shown(api: ApiClient) -> None:
+    await api.create("p")
+    before = (await api.ask("GET", f"{OURS}/p/policy")).json
+    assert (before["Seccomp"], before["NewPrivileges"], before["Pids"]) == ("default", False, 2048)
+    change = {"memory_bytes": 64 << 20, "cpus": 0.5, "pids": 64, "rlimits": {"nofile": [1024, 4096]}}
+    after = (await api.ask("PUT", f"{OURS}/p/policy", change)).json
+    assert (after["MemoryBytes"], after["Cpus"], after["Pids"]) == (64 << 20, 0.5, 64)
+    assert after["Rlimits"] == {**before["Rlimits"], "nofile": [1024, 4096]}
+    more = (await api.ask("GET", "/plugins/p/json")).json["Moorage"]
+    assert (more["Policy"], more["Widenings"]) == (after, [])
+    await api.ask("PUT", f"{OURS}/p/policy", {"Seccomp": "unconfined", "new_privileges": True})
+    more = (await api.ask("GET", "/plugins/p/json")).json["Moorage"]
+    assert {each["Name"]: each["Value"] for each in more["Widenings"]} == {
+        "seccomp": ["unconfined"],
+        "new privileges": ["true"],
+    }
 
 
 async def test_m17_a_holder_keeps_a_plugin_until_it_is_released(api: ApiClient) -> None:

@@ -364,7 +364,7 @@ class FakeClient:
 class FakePlaces(PluginPlaces, frozen=True):
     """The directories without the mounts."""
 
-    def spec(self, config: Any, settings: Any) -> Any:
+    def spec(self, config: Any, settings: Any, *_: Any) -> Any:
         return {"socket": self.socket(config).path, "process": {"args": ["/p"], "env": [], "cwd": "/"}}
 
     def protect(self) -> None:

@@ -25,10 +25,12 @@ from moorage.plugins import (
     Config,
     Overrides,
     apply_settings,
+    check_confinement,
     compute_privileges,
     effective_settings,
     local_name,
     parse_config,
+    widenings,
 )
 from support.fake_moving import FakeMoving
 from support.fake_packages import FakePackages
@@ -163,7 +165,10 @@ class FakeBackend:
             raise errors.Invalid(f"cannot wait {change.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
         most = plugin.policy.most if change.most is None else change.most or None
         wait = plugin.policy.stop_timeout if change.stop_timeout is None else change.stop_timeout
-        made = replace(plugin, policy=RestartPolicy(restarts, most, wait))
+        check_confinement(change.confinement)
+        confinement = plugin.confinement.updated(change.confinement)
+        policy = RestartPolicy(restarts, most, wait)
+        made = replace(plugin, policy=policy, confinement=confinement, widenings=widenings(confinement))
         self._put(made)
         return made
 

@@ -8,6 +8,7 @@ import anyio
 from aiohttp import web
 
 from moorage import errors
+from moorage.api.confinement import CONFINEMENT_FIELDS, confinement_from_api
 from moorage.api.openapi import make_document
 from moorage.api.query import boolean, instant, integer, seconds
 from moorage.api.request import Request, json_answer
@@ -74,16 +75,23 @@ async def restart(request: Request) -> web.Response:
 
 async def policy(request: Request) -> web.Response:
     """GET policy."""
-    return json_answer(policy_to_api(request.backend.get(request.name).policy))
+    return json_answer(policy_to_api(request.backend.get(request.name)))
 
 
 async def set_policy(request: Request) -> web.Response:
     """PUT policy: only what is given changes."""
-    body = _fields(await request.json(), {"restarts": str, "most": int, "stop_timeout": (int, float)})
+    known = {"restarts": str, "most": int, "stop_timeout": (int, float), "attended": bool}
+    body = _fields(await request.json(), {**known, **CONFINEMENT_FIELDS})
     if not -_MOST <= body.get("most", 0) <= _MOST:
         raise errors.Invalid(f"cannot restart {body['most']} times: at most {_MOST} are possible; 0 is no limit")
-    plugin = await request.backend.set_policy(request.name, PolicyChange(**body))
-    return json_answer(policy_to_api(plugin.policy))
+    change = PolicyChange(
+        restarts=body.get("restarts"),
+        most=body.get("most"),
+        stop_timeout=body.get("stop_timeout"),
+        confinement=confinement_from_api(body),
+        is_attended=bool(body.get("attended")),
+    )
+    return json_answer(policy_to_api(await request.backend.set_policy(request.name, change)))
 
 
 async def set_(request: Request) -> web.Response:
@@ -177,7 +185,8 @@ def _fields(document: Any, known: dict[str, Any]) -> dict[str, Any]:
         name = names.get(_plain(key))
         if name is None:
             raise errors.Invalid(f"invalid JSON: there is no field {key!r} here; known: {', '.join(known)}")
-        if value is not None and (not isinstance(value, known[name]) or isinstance(value, bool)):
+        is_wrong = not isinstance(value, known[name]) or (isinstance(value, bool) and known[name] not in (bool, object))
+        if value is not None and is_wrong:
             raise errors.Invalid(f"invalid JSON: the field {key!r} is of a wrong type")
         if value is not None:
             found[name] = value

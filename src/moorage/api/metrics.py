@@ -103,11 +103,6 @@ def _of_plugins(metrics: Metrics) -> "Iterator[Metric]":
     exits = CounterMetricFamily(
         "moorage_plugin_exits", "Ends of its runs, asked for or not.", labels=["plugin", "code", "signal", "oom"]
     )
-    processor = CounterMetricFamily("moorage_plugin_cpu_seconds", "Processor time of its processes.", labels=one)
-    memory = GaugeMetricFamily(
-        "moorage_plugin_memory_bytes", "Memory, without page cache that can be dropped at once.", labels=one
-    )
-    pids = GaugeMetricFamily("moorage_plugin_pids", "Processes and threads.", labels=one)
     output = CounterMetricFamily("moorage_plugin_log_bytes", "Output taken.", labels=["plugin", "stream"])
     lost = CounterMetricFamily(
         "moorage_plugin_log_dropped_lines", "Lines of output that could not be written.", labels=one
@@ -120,12 +115,33 @@ def _of_plugins(metrics: Metrics) -> "Iterator[Metric]":
         for stream, count in plugin.log.bytes.items():
             output.add_metric([plugin.name, stream], count)
         lost.add_metric([plugin.name], plugin.log.dropped_lines)
-        if (figures := plugin.figures) is not None:
-            used = ((processor, figures.cpu_seconds), (memory, figures.memory_bytes), (pids, figures.pids))
-            for family, value in used:
-                if value is not None:  # this machine does not count it, or the group is gone meanwhile
-                    family.add_metric([plugin.name], value)
-    yield from (ready, restarts, exits, processor, memory, pids, output, lost)
+    yield from (ready, restarts, exits, *_of_groups(metrics), output, lost)
+
+
+def _of_groups(metrics: Metrics) -> "Iterator[Metric]":
+    """What control groups say of the plugins that run, as far as this machine counts it."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    for name, text in _GROUPS:
+        family = CounterMetricFamily if name == "cpu_seconds" else GaugeMetricFamily
+        made = family(f"moorage_plugin_{name}", text, labels=["plugin"])
+        for plugin in metrics.plugins:
+            value = getattr(plugin.figures, name, None)
+            if value is not None:
+                made.add_metric([plugin.name], value)
+        yield made
+
+
+_GROUPS = (
+    ("cpu_seconds", "Processor time of its processes."),
+    ("cpus_limit", "Limit of processor time, in processors; absent without one."),
+    ("memory_bytes", "Memory, without page cache that can be dropped at once."),
+    ("memory_limit_bytes", "Limit of its memory; absent without one."),
+    ("pids", "Processes and threads."),
+    ("pids_limit", "Limit of processes and threads; absent without one."),
+    ("zombies", "Processes that ended and that their parent did not wait for."),
+)
+"""Fields of ``Figures``, and what they are."""
 
 
 def _buckets(view: HistogramView) -> list[tuple[str, float]]:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from moorage._version import __version__
+from moorage.api.confinement import confinement_to_api
 from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
-from moorage.engine.lifecycle import RestartPolicy
 from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
 from moorage.logs.files import Line
@@ -58,9 +58,10 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
             "UptimeSeconds": _seconds_since(plugin.started_at),
             "Pid": plugin.pid,
             "Socket": plugin.socket,
-            "Policy": policy_to_api(plugin.policy),
+            "Policy": policy_to_api(plugin),
             "Holders": [holder_to_api(holder) for holder in plugin.holders],
             "Privileges": privileges_to_api(plugin.privileges),
+            "Widenings": privileges_to_api(plugin.widenings),
             "Problem": plugin.problem,
             "Warnings": list(plugin.warnings),
             "Digest": plugin.digest,
@@ -69,9 +70,11 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
     }
 
 
-def policy_to_api(policy: RestartPolicy) -> dict[str, object]:
-    """A policy; StopTimeout is in seconds, null for the engine's default."""
-    return {"Restarts": policy.restarts.value, "Most": policy.most, "StopTimeout": policy.stop_timeout}
+def policy_to_api(plugin: PluginView) -> dict[str, object]:
+    """A plugin's policy; StopTimeout is in seconds, null for the engine's default."""
+    policy = plugin.policy
+    restarts = {"Restarts": policy.restarts.value, "Most": policy.most, "StopTimeout": policy.stop_timeout}
+    return {**restarts, **confinement_to_api(plugin.confinement)}
 
 
 def holder_to_api(holder: Holder) -> dict[str, object]:
@@ -103,6 +106,8 @@ def figures_to_api(plugin: PluginView, figures: Figures) -> dict[str, object]:
         "OomKills": figures.oom_kills,
         "Pids": figures.pids,
         "PidsLimit": figures.pids_limit,
+        "CpusLimit": figures.cpus_limit,
+        "Zombies": figures.zombies,
         "ReadBytes": figures.read_bytes,
         "WrittenBytes": figures.written_bytes,
     }

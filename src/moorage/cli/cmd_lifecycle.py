@@ -1,11 +1,11 @@
-"""Commands that change what a plugin does: enable, disable, restart, set, rm, policy."""
+"""Commands that change what a plugin does: enable, disable, restart, set, rm."""
 
 from pathlib import Path
 
 import click
 
 from moorage import errors
-from moorage.cli.common import each_name, json_option, plugin_names, print_json, reach, wants_json
+from moorage.cli.common import each_name, plugin_names, reach
 
 
 @click.command(name="enable", help="Start PLUGIN for good, and wait until it is ready.")
@@ -66,26 +66,6 @@ def set_(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...]) ->
     if not assignments and not secrets:
         raise click.UsageError("nothing to set: give NAME=VALUE or --secret NAME=@FILE")
     reach().set(plugin, assignments, [read_secret(each) for each in secrets])
-
-
-@click.command(name="policy", help="Show when PLUGIN is restarted and how long it has to end; with options, change it.")
-@click.argument("plugin", shell_complete=plugin_names)
-@click.option("--restart", type=click.Choice(["always", "on-failure", "never"]), help="After which ends.")
-@click.option("--max", "most", type=click.IntRange(min=0), help="Most restarts in a row; 0 for no limit.")
-@click.option("--stop-timeout", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL.")
-@json_option
-def policy(plugin: str, restart: str | None, most: int | None, stop_timeout: float | None) -> None:
-    """Show or change."""
-    change = {"restarts": restart, "most": most, "stop_timeout": stop_timeout}
-    given = {key: value for key, value in change.items() if value is not None}
-    found = reach().set_policy(plugin, given) if given else reach().policy(plugin)
-    if wants_json():
-        print_json(found)
-        return
-    limit = f"at most {found['Most']} times in a row" if found["Most"] else "without limit"
-    stop = "the engine's default" if found["StopTimeout"] is None else f"{found['StopTimeout']:g} s"
-    click.echo(f"restarts      {found['Restarts']}, {limit}")
-    click.echo(f"stop timeout  {stop}")
 
 
 def read_secret(assignment: str) -> str:

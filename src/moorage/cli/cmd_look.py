@@ -45,7 +45,12 @@ def list_all(quiet: bool, no_trunc: bool, filters: tuple[str, ...]) -> None:
         for plugin in plugins:
             click.echo(plugin["Id"] if no_trunc else plugin["Id"][:_SHORT])
     else:
-        table(_HEAD, [_row(plugin, no_trunc=no_trunc) for plugin in plugins])
+        rows = [_row(plugin, no_trunc=no_trunc) for plugin in plugins]
+        if any(plugin["Moorage"]["Widenings"] for plugin in plugins):  # else the column would be empty
+            rows = [(*row, _widenings(plugin)) for row, plugin in zip(rows, plugins, strict=True)]
+            table((*_HEAD, "WIDENED BY"), rows)
+        else:
+            table(_HEAD, rows)
 
 
 @click.command(name="inspect", help="Show everything that is known of each PLUGIN, as JSON.")
@@ -113,6 +118,12 @@ def _row(plugin: dict[str, Any], *, no_trunc: bool) -> tuple[str, ...]:
         ago(more["NextTryAt"]),
         description,
     )
+
+
+def _widenings(plugin: dict[str, Any]) -> str:
+    """What its policy grants it beyond the default."""
+    granted = plugin["Moorage"]["Widenings"]
+    return ", ".join(f"{each['Name']}: {', '.join(each['Value'])}" for each in granted)
 
 
 def _uptime(seconds: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moorage._lib.importing import importing, without_certificates
+from moorage.cli.limits import SIZE
 from moorage.client import DEFAULT_HOST, socket_of
 
 if TYPE_CHECKING:
@@ -97,6 +98,30 @@ def _registries(
     "killed, all end with it.",
 )
 @click.option(
+    "--default-capabilities",
+    type=click.Choice(["docker", "minimal"]),
+    envvar="MOORAGE_DEFAULT_CAPABILITIES",
+    help="Capabilities of plugins whose policy does not say, besides those that they request (docker).",
+)
+@click.option(
+    "--default-pids",
+    type=click.IntRange(min=0),
+    envvar="MOORAGE_DEFAULT_PIDS",
+    help="Limit of processes of plugins whose policy does not say; 0 for no limit (2048).",
+)
+@click.option(
+    "--default-memory",
+    type=SIZE,
+    envvar="MOORAGE_DEFAULT_MEMORY",
+    help="Limit of memory of plugins whose policy does not say, as in 256m (no limit).",
+)
+@click.option(
+    "--default-cpus",
+    type=click.FloatRange(min=0),
+    envvar="MOORAGE_DEFAULT_CPUS",
+    help="Limit of processors of plugins whose policy does not say, as in 0.5 (no limit).",
+)
+@click.option(
     "--metrics-address",
     metavar="HOST:PORT",
     envvar="MOORAGE_METRICS_ADDRESS",
@@ -111,6 +136,10 @@ def command(
     insecure_registry: tuple[str, ...],
     registry_mirror: tuple[str, ...],
     certs_dir: tuple[Path, ...],
+    default_capabilities: Any,
+    default_pids: int | None,
+    default_memory: int | None,
+    default_cpus: float | None,
     **more: Any,
 ) -> int:
     """Serve; the exit status."""
@@ -119,11 +148,17 @@ def command(
     with importing(), without_certificates():
         import anyio
 
+        from moorage.plugins import Confinement, check_confinement
         from moorage.serving import run_engine
 
     logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
     registries = _registries(policy, insecure_registry, registry_mirror, certs_dir)
-    options = _options(root, exec_root, namespace, containerd, registries=registries, **more)
+    defaults = Confinement(
+        capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
+    )
+    check_confinement(defaults)
+    more |= {"registries": registries, "confinement": defaults}
+    options = _options(root, exec_root, namespace, containerd, **more)
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from moorage.cli.wanted import Wanted, WantedFile
+from moorage.cli.wanted import POLICY_KEYS, Wanted, WantedFile
 from moorage.plugins import parse_reference
 
 __all__ = ("Difference", "find_differences")
@@ -105,8 +105,8 @@ def _install(wanted: Wanted) -> Difference:
 
 # what a plugin has
 
-_POLICY = {"restarts": "restart", "most": "max", "stop_timeout": "stop-timeout"}
-_POLICY_KEYS = {"restarts": "Restarts", "most": "Most", "stop_timeout": "StopTimeout"}
+_POLICY = {each.name: key for key, each in POLICY_KEYS.items()}
+_POLICY_KEYS = {"apparmor": "AppArmor"}
 
 
 def _full(reference: str) -> str:
@@ -141,11 +141,16 @@ def _is_set(plugin: Plugin, key: str, value: str) -> bool:
 
 
 def _policy(plugin: Plugin, key: str) -> object:
-    return plugin["Moorage"]["Policy"][_POLICY_KEYS[key]]
+    name = _POLICY_KEYS.get(key) or key.title().replace("_", "")
+    return plugin["Moorage"]["Policy"][name]
 
 
 def _is_policy(plugin: Plugin, key: str, value: object) -> bool:
     found = _policy(plugin, key)
+    if key == "rlimits":
+        assert isinstance(found, Mapping)
+        assert isinstance(value, Mapping)
+        return all(list(found.get(name, ())) == list(pair) for name, pair in value.items())
     return (found or 0) == value if key == "most" else found == value
 
 

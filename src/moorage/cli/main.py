@@ -31,7 +31,7 @@ _COMMANDS = {
     "load": "cmd_packages.load",
     "logs": "cmd_look.logs",
     "ls": "cmd_look.list_all",
-    "policy": "cmd_lifecycle.policy",
+    "policy": "cmd_policy.command",
     "privileges": "cmd_install.privileges",
     "probe": "cmd_call.probe",
     "prune": "cmd_packages.prune",

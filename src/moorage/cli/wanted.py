@@ -5,14 +5,16 @@ A value is taken as it is written: ``DEBUG: 1`` and ``DEBUG: "1"`` are the same 
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from msgspec import Struct, field
 
 from moorage import errors
+from moorage.cli.limits import parse_size, parse_ulimit
 from moorage.plugins import local_name, parse_reference
 
-__all__ = ("Grant", "Wanted", "WantedFile", "read_wanted")
+__all__ = ("POLICY_KEYS", "Grant", "Wanted", "WantedFile", "read_wanted")
 
 _LIMIT = 1 << 20  # bytes
 _RESTARTS = ("always", "on-failure", "never")
@@ -37,7 +39,7 @@ class Wanted(Struct, frozen=True):
     """Settings whose values are in files, and are never shown."""
     enabled: bool = True
     policy: Mapping[str, object] = field(default_factory=dict)
-    """What of its policy is given: ``restarts``, ``most``, ``stop_timeout``, as the API has them."""
+    """What of its policy is given, as the API has it: ``restarts``, ``memory_bytes``, ..."""
     granted: tuple[Grant, ...] | None = ()
     """Exactly what it may ask for; None for whatever it asks."""
 
@@ -179,15 +181,54 @@ def _fields(fields: Mapping[str, _Place], key: str) -> dict[str, _Place]:
 
 
 def _policy(place: _Place) -> dict[str, object]:
-    fields = place.fields("restart", "max", "stop-timeout")
-    made: dict[str, object] = {}
-    if "restart" in fields:
-        made["restarts"] = fields["restart"].choice(*_RESTARTS)
-    if "max" in fields:
-        made["most"] = int(fields["max"].number(int))
-    if "stop-timeout" in fields:
-        made["stop_timeout"] = fields["stop-timeout"].number(float)
-    return made
+    fields = place.fields(*POLICY_KEYS)
+    return {POLICY_KEYS[key].name: POLICY_KEYS[key].read(each) for key, each in fields.items()}
+
+
+class _PolicyKey(Struct, frozen=True):
+    """A line of a policy: its name in the API, and how its value is read."""
+
+    name: str
+    read: Callable[[_Place], object]
+
+
+def _ulimits(place: _Place) -> dict[str, list[int]]:
+    limits = {}
+    for name, each in place.fields().items():
+        try:
+            limits[name] = list(parse_ulimit(f"{name}={each.text()}")[1])
+        except ValueError as error:
+            raise each.wrong(str(error)) from error
+    return limits
+
+
+def _parsed(parse: Callable[[str], Any], place: _Place) -> Any:
+    try:
+        return parse(place.text())
+    except ValueError as error:
+        raise place.wrong(str(error)) from error
+
+
+POLICY_KEYS: Mapping[str, _PolicyKey] = {
+    "restart": _PolicyKey("restarts", lambda place: place.choice(*_RESTARTS)),
+    "max": _PolicyKey("most", lambda place: int(place.number(int))),
+    "stop-timeout": _PolicyKey("stop_timeout", lambda place: place.number(float)),
+    "seccomp": _PolicyKey("seccomp", lambda place: place.choice("default", "unconfined")),
+    "allow-new-privileges": _PolicyKey("new_privileges", _Place.truth),
+    "capabilities": _PolicyKey("capabilities", lambda place: place.choice("docker", "minimal")),
+    "apparmor": _PolicyKey("apparmor", _Place.text),
+    "selinux-label": _PolicyKey("selinux_label", _Place.text),
+    "read-only": _PolicyKey("read_only", _Place.truth),
+    "userns": _PolicyKey("userns", lambda place: place.choice("host", "auto")),
+    "init": _PolicyKey("init", _Place.truth),
+    "memory": _PolicyKey("memory_bytes", lambda place: _parsed(parse_size, place)),
+    "cpus": _PolicyKey("cpus", lambda place: place.number(float)),
+    "pids": _PolicyKey("pids", lambda place: int(place.number(int))),
+    "ulimits": _PolicyKey("rlimits", _ulimits),
+    "oom-score-adj": _PolicyKey("oom_score_adj", lambda place: _parsed(int, place)),
+    "nice": _PolicyKey("nice", lambda place: _parsed(int, place)),
+}
+"""What may stand in a policy."""
 
 
 def _granted(place: _Place) -> tuple[Grant, ...] | None:

@@ -287,6 +287,16 @@ class Client:
         """Let a frozen task go on."""
         await self._run(_TASKS + "Resume", moorage_tasks_pb2.ResumeTaskRequest(container_id=id), Empty)
 
+    async def update_task(self, id: str, resources: Mapping[str, object]) -> None:
+        """Change limits of a running task: ``linux.resources`` of an OCI spec, of which only what is given changes.
+
+        Raises: NotFound; MoorageError with the runtime's text where the kernel refuses a limit.
+        """
+        request = moorage_tasks_pb2.UpdateTaskRequest(
+            container_id=id, resources=_wire.json_any(_wire.RESOURCES_TYPE, resources)
+        )
+        await self._run(_TASKS + "Update", request, Empty)
+
     async def pids(self, id: str) -> list[int]:
         """The processes of the task, as containerd's own pid namespace numbers them."""
         request = moorage_tasks_pb2.ListPidsRequest(container_id=id)

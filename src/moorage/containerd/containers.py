@@ -20,8 +20,8 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd._exit_note import find_exit, keep_exit
 from moorage.containerd._left_cgroups import clear_left_cgroups
+from moorage.containerd._scheduling import find_nice_value, schedule
 from moorage.containerd._shim_end import noting_ends
-from moorage.containerd._shim_pace import ease_copying
 from moorage.containerd._shims import end_lost_shims
 from moorage.containerd.client import Client, check_identifier
 from moorage.containerd.events import subscribe
@@ -91,7 +91,7 @@ class BundledContainers:
         self._bundles = root / "bundles" / client.namespace
         self._runtime = runtime
         self._timeouts = timeouts
-        self._made: dict[str, tuple[RuntimeOptions, Sequence[Mount]]] = {}
+        self._made: dict[str, tuple[RuntimeOptions, Sequence[Mount], int | None]] = {}
 
     @property
     def _runtime_name(self) -> str:
@@ -125,7 +125,7 @@ class BundledContainers:
             with anyio.CancelScope(shield=True):
                 await self._client.create_container(id, spec, runtime_options, labels=all_labels)
             undo.pop_all()
-        self._made[id] = runtime_options, tuple(rootfs)
+        self._made[id] = runtime_options, tuple(rootfs), find_nice_value(spec)
 
     async def start(self, id: str, checkpoint_dir: str, with_stdin: bool, attach: Attach) -> int:
         """Create the task with its output in two FIFOs, hand their readers to ``attach``, start it; its pid.
@@ -139,7 +139,7 @@ class BundledContainers:
             raise errors.Unsupported(f"cannot start {id}: checkpoints and standard input are not supported")
         if id not in self._made:
             raise errors.NotFound(f"cannot start {id}: it was not created here")
-        options, rootfs = self._made[id]
+        options, rootfs, nice = self._made[id]
         try:
             stdio = await run_blocking(lambda: _fresh_stdio(self._bundle(id), options))
         except OSError as error:
@@ -156,7 +156,7 @@ class BundledContainers:
                 raise errors.Conflict(str(error)) from error
             raise
         try:
-            await run_blocking(lambda: ease_copying(pid))
+            await run_blocking(lambda: schedule(pid, nice))
             await attach(stdio)
             return await self._client.start_task(id)
         except BaseException:

@@ -27,6 +27,7 @@ from moorage.engine.moving import Moving
 from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
 from moorage.engine.plugin import Plugin
+from moorage.engine.policy_change import policy_change
 from moorage.engine.registry import Registry
 from moorage.engine.restoring import Restoring
 from moorage.engine.store import Choice, Record, Store
@@ -34,7 +35,7 @@ from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginVi
 from moorage.engine.work import Job, Work, check_unused, logged
 from moorage.executor import Exit
 from moorage.logs.files import Line, PluginLog
-from moorage.plugins import apply_settings
+from moorage.plugins import NO_CONFINEMENT, Confinement, apply_settings
 from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ class Engine:
         *,
         live_restore: bool = True,
         shares_shim: bool = False,
+        defaults: Confinement = NO_CONFINEMENT,
     ) -> None:
         """Without ``live_restore`` nothing is taken over that an earlier engine left running; see ``ServeOptions``."""
         self._store = store
         self._runtime = runtime
         self._choice = choice
         self._timeouts = timeouts
-        self._live_restore, self._shares_shim = live_restore, shares_shim
+        self._live_restore, self._shares_shim, self._defaults = live_restore, shares_shim, defaults
         self._started_at = datetime.now(UTC)
         self._events = EventLog()
         self._registry = Registry()
@@ -101,7 +103,8 @@ class Engine:
     def _take(self, record: Record) -> Plugin:
         runtime, propagated = self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
         places = PluginPlaces(record.id, runtime, propagated, self._shares_shim)
-        plugin = Plugin(record, places, PluginLog(self._store.root / "logs" / record.id), self.meter)
+        plugin_log = PluginLog(self._store.root / "logs" / record.id)
+        plugin = Plugin(record, places, plugin_log, self.meter, self._defaults)
         self._registry.add(plugin)
         return plugin
 
@@ -218,14 +221,9 @@ class Engine:
         await self._do(plugin, job)
 
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
-        """Change its policy. Raises: Invalid."""
+        """Change its policy. Raises: Invalid; Denied for what this host does not grant unattended."""
         plugin = self._registry.get(name)
-        change.of(plugin.record.policy)  # so that a wrong one is refused at once
-
-        async def job() -> None:
-            await self._work.save(plugin, policy=change.of(plugin.record.policy))
-
-        await self._do(plugin, job)
+        await self._do(plugin, policy_change(self._work, plugin, change, self.packages.registries.policy))
         return plugin.view()
 
     async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:

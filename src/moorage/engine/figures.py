@@ -36,6 +36,10 @@ class Figures(Struct, frozen=True):
     memory_limit_bytes: int | None = None
     pids: int | None = None
     pids_limit: int | None = None
+    cpus_limit: float | None = None
+    """Processors' worth of time."""
+    zombies: int | None = None
+    """Processes that have ended and that their parent has not waited for."""
     read_bytes: int | None = None
     written_bytes: int | None = None
     oom_kills: int | None = None
@@ -72,7 +76,9 @@ def find_groups(path: str, mountinfo: str | None = None) -> dict[str, Path]:
 
 def read_figures(groups: Mapping[str, Path]) -> Figures:
     """What is counted for a group now. One that is gone has none."""
-    return Figures(datetime.now(UTC), **_cpu(groups), **_memory(groups), **_pids(groups), **_io(groups))
+    zombies = sum(1 for each in read_processes(groups) if each.state == "Z") if groups else None
+    used = {**_cpu(groups), **_memory(groups), **_pids(groups), **_io(groups)}
+    return Figures(datetime.now(UTC), **used, cpus_limit=_cpus_limit(groups), zombies=zombies)
 
 
 def read_processes(groups: Mapping[str, Path]) -> list[ProcessView]:
@@ -97,6 +103,16 @@ def _cpu(groups: Mapping[str, Path]) -> dict[str, Any]:
     if (microseconds := _table(_file(groups, UNIFIED, "cpu.stat")).get("usage_usec")) is not None:
         return {"cpu_seconds": microseconds / 1e6}
     return {}
+
+
+def _cpus_limit(groups: Mapping[str, Path]) -> float | None:
+    if "cpu" in groups:
+        words = [_text(groups["cpu"] / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    else:
+        words = _text(_file(groups, UNIFIED, "cpu.max")).split()
+    if len(words) != 2 or not words[0].isdigit() or not words[1].isdigit():
+        return None  # "max", or -1
+    return int(words[0]) / int(words[1])
 
 
 def _memory(groups: Mapping[str, Path]) -> dict[str, Any]:

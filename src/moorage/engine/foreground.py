@@ -17,11 +17,21 @@ from moorage.containerd.types import Spec
 from moorage.engine.devices import resolve_devices
 from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
+from moorage.engine.host_security import HostSecurity
 from moorage.engine.package import PluginDirectory
 from moorage.engine.probe import HTTP_PROTOCOLS, Activation, activate, wait_until_listening
 from moorage.executor import ByteSink, Exit
 from moorage.host.sockets import PluginSocket
-from moorage.plugins import Places, Settings, build_spec, cgroup_path, needs, socket_path
+from moorage.plugins import (
+    BUILT_IN,
+    Places,
+    Settings,
+    cgroup_path,
+    confined_spec,
+    needs,
+    requested_capabilities,
+    socket_path,
+)
 from moorage.timeouts import Timeouts
 
 __all__ = (
@@ -133,7 +143,7 @@ def make_plan(id: str, plugin: PluginDirectory, settings: Settings, state: Path,
     socket_path(config, places)  # one that is too long is refused now
     return Plan(
         id=id,
-        spec=build_spec(config, settings, places),
+        spec=confined_spec(config, settings, places, BUILT_IN, HostSecurity().features(requested_capabilities(config))),
         socket=PluginSocket(directory, f"s/{config.interface.socket}"),
         root=directory / "root",
         socket_directory=directory / "s",

@@ -21,6 +21,7 @@ from moorage import errors
 from moorage._lib.bounded import call_bounded
 from moorage.containerd.types import Mount, Spec
 from moorage.engine.devices import is_in_user_namespace, locked_flags, resolve_devices
+from moorage.engine.host_security import HostSecurity
 from moorage.engine.mounts import (
     bind_shared,
     close_view,
@@ -33,7 +34,19 @@ from moorage.engine.mounts import (
 )
 from moorage.host.beneath import Directory, remove_tree_now
 from moorage.host.sockets import PluginSocket
-from moorage.plugins import Config, Places, Settings, build_spec, cgroup_path, host_path, needs, socket_path
+from moorage.plugins import (
+    BUILT_IN,
+    Config,
+    Confinement,
+    Places,
+    Settings,
+    cgroup_path,
+    confined_spec,
+    host_path,
+    needs,
+    requested_capabilities,
+    socket_path,
+)
 
 __all__ = ("SHORT_ID", "PluginPlaces", "Prepared", "sweep")
 
@@ -103,8 +116,8 @@ class PluginPlaces(Struct, frozen=True):
         """The host's path of what the plugin calls ``inside``, there or not."""
         return host_path(config, self._places(config), inside)
 
-    def spec(self, config: Config, settings: Settings) -> Spec:
-        """The OCI runtime spec for a run now, with the devices that are there now.
+    def spec(self, config: Config, settings: Settings, confinement: Confinement = BUILT_IN, id_base: int = 0) -> Spec:
+        """The OCI runtime spec for a run now under a resolved confinement, with the devices that are there now.
 
         Raises: Invalid naming the entry of the config that this host cannot meet; Unavailable naming one that hangs.
         """
@@ -127,7 +140,8 @@ class PluginPlaces(Struct, frozen=True):
             in_user_namespace=nested,
             locked_flags=locked_flags(each for each in sources if os.path.exists(each)) if nested else {},
         )
-        spec = build_spec(config, settings, places)
+        host = HostSecurity().features(requested_capabilities(config), id_base=id_base)
+        spec = confined_spec(config, settings, places, confinement, host)
         return {**spec, "annotations": _SHARED} if self.shares_shim else spec
 
     def prepare(self, config: Config, mounts: Sequence[Mount]) -> Prepared:

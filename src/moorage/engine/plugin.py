@@ -16,11 +16,15 @@ from moorage.engine.values import Holder, PluginView
 from moorage.executor import Exit
 from moorage.logs.files import PluginLog
 from moorage.plugins import (
+    NO_CONFINEMENT,
     Config,
+    Confinement,
     Settings,
     compute_privileges,
     effective_settings,
     parse_config,
+    resolve_confinement,
+    widenings,
 )
 
 if TYPE_CHECKING:
@@ -51,12 +55,20 @@ class Run:
 class Plugin:
     """What an engine knows of a plugin, and what it is doing with it."""
 
-    def __init__(self, record: Record, places: PluginPlaces, log: PluginLog, meter: Meter) -> None:
+    def __init__(
+        self,
+        record: Record,
+        places: PluginPlaces,
+        log: PluginLog,
+        meter: Meter,
+        defaults: Confinement = NO_CONFINEMENT,
+    ) -> None:
         """Raises: Invalid where the config of the record cannot be read."""
         self.record = record
         self.config: Config = parse_config(record.config.encode(), is_stored=True).config
         self.places = places
         self.log = log
+        self._defaults = defaults
         self.counts = PluginCounts(meter)
         self.life = Life(State.REMOVING) if record.removing else Life(failures=record.failures)
         self.run: Run | None = None
@@ -108,6 +120,11 @@ class Plugin:
         """What it runs with."""
         return effective_settings(self.config, self.record.overrides)
 
+    @property
+    def confinement(self) -> Confinement:
+        """What confines its next run: every field has a value."""
+        return resolve_confinement(self.record.confinement, self._defaults)
+
     def move(self, event: Event) -> None:
         """Take the step that the state table has. Raises: Conflict where it has none."""
         self.become(move(self.life, event), event)
@@ -152,6 +169,8 @@ class Plugin:
             pid=run.pid if run is not None else None,
             socket=str(Path(self.places.sockets, self.config.interface.socket)),
             policy=record.policy,
+            confinement=self.confinement,
+            widenings=widenings(self.confinement),
             holders=self.holders(),
             problem=self.problem,
             warnings=record.warnings,

@@ -34,7 +34,7 @@ async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Ca
     Raises: why it did not come up, in words: Invalid for what this host lacks, MoorageError for the rest.
     """
     config, places = plugin.config, plugin.places
-    spec = await run_blocking(lambda: places.spec(config, plugin.settings()))
+    spec = await run_blocking(lambda: places.spec(config, plugin.settings(), plugin.confinement))
     socket = places.socket(config)
     try:
         mounts = await machinery.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)

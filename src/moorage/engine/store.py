@@ -23,7 +23,7 @@ from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
 from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
 from moorage.host.beneath import remove_tree_now
-from moorage.plugins import NO_OVERRIDES, Overrides
+from moorage.plugins import NO_CONFINEMENT, NO_OVERRIDES, Confinement, Overrides
 
 __all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "Version", "new_id")
 
@@ -81,6 +81,8 @@ class Record(Struct, frozen=True):
     enabled: bool = False
     overrides: Overrides = NO_OVERRIDES
     policy: RestartPolicy = DEFAULT_POLICY
+    confinement: Confinement = NO_CONFINEMENT
+    """What the user said of its confinement; the rest is the engine's default."""
     run: int = 0
     """Number of its last run; the run's container is ``<id>.<run>``."""
     restarts: int = 0

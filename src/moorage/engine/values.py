@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.values import repr_without
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
-from moorage.plugins import Config, Privilege, Settings
+from moorage.plugins import BUILT_IN, NO_CONFINEMENT, Config, Confinement, Privilege, Settings, check_confinement
 
 __all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange", "Terms")
 
@@ -58,6 +58,10 @@ class PluginView(Struct, frozen=True):
     socket: str = ""
     """The host's path of its socket, there or not."""
     policy: RestartPolicy = DEFAULT_POLICY
+    confinement: Confinement = BUILT_IN
+    """Resolved: every field has a value."""
+    widenings: tuple[Privilege, ...] = ()
+    """What its confinement grants it beyond the default."""
     holders: tuple[Holder, ...] = ()
     problem: str = ""
     """Why it is as it is, where that needs words: what a removal waits for, why a record cannot be used."""
@@ -79,9 +83,14 @@ class PolicyChange(Struct, frozen=True):
     most: int | None = None
     """Most restarts in a row; 0 for no limit."""
     stop_timeout: float | None = None
+    confinement: Confinement = NO_CONFINEMENT
+    """What to change of its confinement."""
+    is_attended: bool = False
+    """A person agreed to what it widens, so the policy for unattended grants is not asked."""
 
     def of(self, policy: RestartPolicy) -> RestartPolicy:
-        """A policy with this change. Raises: Invalid."""
+        """A policy with this change. Raises: Invalid, also for a confinement that no plugin can have."""
+        check_confinement(self.confinement)
         made = policy
         if self.restarts is not None:
             try:

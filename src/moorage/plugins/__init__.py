@@ -1,5 +1,16 @@
 """What a plugin is: its config, what a user set, what it asks for, and the container it becomes. Pure, no I/O."""
 
+from moorage.plugins.confinement import BUILT_IN as BUILT_IN
+from moorage.plugins.confinement import NO_CONFINEMENT as NO_CONFINEMENT
+from moorage.plugins.confinement import Confinement as Confinement
+from moorage.plugins.confinement import HostFeatures as HostFeatures
+from moorage.plugins.confinement import check_confinement as check_confinement
+from moorage.plugins.confinement import check_user_namespace as check_user_namespace
+from moorage.plugins.confinement import confined_spec as confined_spec
+from moorage.plugins.confinement import requested_capabilities as requested_capabilities
+from moorage.plugins.confinement import resolve_confinement as resolve_confinement
+from moorage.plugins.confinement import resources_of as resources_of
+from moorage.plugins.confinement import widenings as widenings
 from moorage.plugins.document import as_it_came as as_it_came
 from moorage.plugins.document import config_to_api as config_to_api
 from moorage.plugins.document import with_rootfs as with_rootfs
@@ -38,9 +49,13 @@ from moorage.plugins.spec import needs as needs
 from moorage.plugins.spec import socket_path as socket_path
 
 __all__ = (
+    "BUILT_IN",
+    "NO_CONFINEMENT",
     "NO_OVERRIDES",
     "Config",
+    "Confinement",
     "DeviceNode",
+    "HostFeatures",
     "Need",
     "Needs",
     "Overrides",
@@ -55,10 +70,13 @@ __all__ = (
     "as_it_came",
     "build_spec",
     "cgroup_path",
+    "check_confinement",
     "check_granted",
     "check_policy",
+    "check_user_namespace",
     "compute_privileges",
     "config_to_api",
+    "confined_spec",
     "effective_settings",
     "find_missing",
     "host_path",
@@ -71,7 +89,11 @@ __all__ = (
     "parse_reference",
     "privileges_to_api",
     "rebase",
+    "requested_capabilities",
+    "resolve_confinement",
+    "resources_of",
     "settings_to_api",
     "socket_path",
+    "widenings",
     "with_rootfs",
 )

@@ -13,11 +13,12 @@ from moorage.plugins.settings import Settings
 
 __all__ = ("Policy", "check_policy", "find_refusals", "parse_policy")
 
-_LISTS = ("network", "mounts", "readOnlyMounts", "fileSystems", "devices", "capabilities")
+_LISTS = ("network", "mounts", "readOnlyMounts", "fileSystems", "devices", "capabilities", "seccomp", "apparmor")
 _FLAGS = {
     "hostIpc": "host ipc namespace",
     "hostPid": "host pid namespace",
     "allowAllDevices": "allow-all-devices",
+    "newPrivileges": "new privileges",
 }
 _ANY = "*"
 _WITHOUT_SOURCE = frozenset(
@@ -62,6 +63,10 @@ class Policy(Struct, frozen=True):
         """Whether a capability is allowed, in any spelling."""
         rules = self.lists.get("capabilities", ())
         return _ANY in rules or _plain(spelling) in {_plain(each) for each in rules}
+
+    def allows_widening(self, name: str, value: str) -> bool:
+        """Whether a plugin's confinement may be widened so (``confinement.widenings``)."""
+        return name in self.flags or (name in ("seccomp", "apparmor") and self.allows(name, value))
 
     def _allows_path(self, key: str, path: str) -> bool:
         rules = self.lists.get(key, ())

@@ -183,6 +183,14 @@ class ListPidsResponse(_message.Message):
     processes: _containers.RepeatedCompositeFieldContainer[_moorage_process_pb2.ProcessInfo]
     def __init__(self, processes: _Optional[_Iterable[_Union[_moorage_process_pb2.ProcessInfo, _Mapping]]] = ...) -> None: ...
 
+class UpdateTaskRequest(_message.Message):
+    __slots__ = ("container_id", "resources")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    resources: _any_pb2.Any
+    def __init__(self, container_id: _Optional[str] = ..., resources: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
 class MetricsRequest(_message.Message):
     __slots__ = ("filters",)
     FILTERS_FIELD_NUMBER: _ClassVar[int]
