@@ -35,7 +35,8 @@ from dataclasses import replace
 from pathlib import Path
 from moorage.distribution.hosts import Options
 from moorage.engine.packages import Registries
-from moorage.plugins import parse_policy
+import msgspec
+from moorage.plugins import Confinement, parse_policy
 from moorage.serving import ServeOptions, run_engine, take_down
 from moorage.timeouts import DEFAULT
 gc.freeze()
@@ -57,6 +58,7 @@ options = ServeOptions(
     registries=Registries(hosts, policy),
     live_restore=more.get("live_restore", True),
     shim=more.get("shim", "each"),
+    confinement=msgspec.convert(more.get("confinement", {}), Confinement),
 )
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
 """
@@ -136,7 +138,9 @@ class EngineProcess:
         metrics: str = "",
         **wishes: Any,
     ) -> None:
-        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts, live_restore, shim."""
+        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts, live_restore, shim,
+        confinement (defaults).
+        """
         self.root = base / "data"
         self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
         self.socket = self.exec_root / "moorage.sock"

@@ -17,6 +17,7 @@ from moorage import errors
 from moorage._lib.bounded import call_bounded
 from moorage.containerd.types import Spec
 from moorage.host.beneath import open_beneath
+from moorage.plugins.confinement import without_init
 
 __all__ = ("explain",)
 
@@ -63,7 +64,7 @@ def _explain(spec: Spec, root: str) -> str:
         _Mount(posixpath.normpath(each["destination"]), each["source"] if _is_bind(each) else None)
         for each in spec.get("mounts", ())
     ]
-    command, variables = process["args"][0], dict(entry.split("=", 1) for entry in process.get("env", ()))
+    command, variables = without_init(process["args"])[0], dict(entry.split("=", 1) for entry in process.get("env", ()))
     with _open_view(root, mounts) as view:
         if "/" in command:
             return _explain_file(view, posixpath.join(process.get("cwd") or "/", command))

@@ -39,7 +39,10 @@ def _check_granted(plugin: Plugin, change: PolicyChange, grants: Policy | None) 
     before, after = plugin.confinement, plugin.confinement.updated(change.confinement)
     new = Counter(each.key for each in widenings(after)) - Counter(each.key for each in widenings(before))
     refused = [
-        f"{name} [{value}]" for name, values in new.elements() for value in values if not grants.allows_widening(name, value)
+        f"{name} [{value}]"
+        for name, values in new.elements()
+        for value in values
+        if not grants.allows_widening(name, value)
     ]
     if refused:
         raise errors.Denied(f"cannot grant unattended: this host's policy does not allow {', '.join(refused)}")

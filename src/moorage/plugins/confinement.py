@@ -4,7 +4,7 @@ A value that is None is the engine's default (``moorage serve --default-...``), 
 Defaults are never inherited from whatever started the engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -33,6 +33,7 @@ __all__ = (
     "resolve_confinement",
     "resources_of",
     "widenings",
+    "without_init",
 )
 
 UNLIMITED = -1
@@ -362,6 +363,11 @@ def _add_init(spec: dict[str, Any], config: Config, host: HostFeatures) -> None:
         "options": ["bind", "ro", "nosuid", "nodev"],
     }
     spec["mounts"] = [*spec["mounts"], bound]
+
+
+def without_init(arguments: Sequence[str]) -> Sequence[str]:
+    """A process's arguments without the init program that was put before them."""
+    return arguments[2:] if arguments[:1] == [INIT_PATH] else arguments
 
 
 def _add_user_namespace(linux: dict[str, Any], host: HostFeatures) -> None:

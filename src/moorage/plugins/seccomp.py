@@ -24,7 +24,7 @@ __all__ = ("Caller", "Profile", "ProfileRule", "build_filter", "parse_profile")
 
 _ALLOW, _ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
 
-_NAMESPACE_FLAGS = 0x7E020000
+_NAMESPACE_FLAGS = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 """CLONE_NEW* of clone(2): NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
 
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
@@ -194,7 +194,9 @@ def _conditional(caller: Caller, allowed: frozenset[str]) -> Iterator[dict[str, 
     if "clone" not in allowed:
         # s390 has the first two arguments the other way round (clone(2))
         index = 1 if caller.architecture == "s390x" else 0
-        yield _allow(["clone"], (index, _NAMESPACE_FLAGS, 0, "SCMP_CMP_MASKED_EQ"))
+        yield _allow(["clone"], (index, sum(_NAMESPACE_FLAGS), 0, "SCMP_CMP_MASKED_EQ"))
+        for flag in _NAMESPACE_FLAGS:
+            yield _refuse(["clone"], (index, flag, flag, "SCMP_CMP_MASKED_EQ"))
         # its flags are in memory, where a filter cannot look: libraries then use clone
         yield ProfileRule(("clone3",), _ERRNO, errno.ENOSYS).to_oci(["clone3"])
     else:
@@ -203,6 +205,7 @@ def _conditional(caller: Caller, allowed: frozenset[str]) -> Iterator[dict[str, 
     for value in _PERSONALITIES:
         yield _allow(["personality"], (0, value, 0, "SCMP_CMP_EQ"))
     yield _allow(["socket"], (0, _AF_VSOCK, 0, "SCMP_CMP_NE"))
+    yield _refuse(["socket"], (0, _AF_VSOCK, 0, "SCMP_CMP_EQ"))
 
 
 def _conditional_names() -> frozenset[str]:
@@ -231,8 +234,8 @@ def _allow(names: Iterable[str], *arguments: tuple[int, int, int, str]) -> dict[
     return ProfileRule((), _ALLOW, arguments=arguments).to_oci(names)
 
 
-def _refuse(names: Iterable[str]) -> dict[str, object]:
-    return ProfileRule((), _ERRNO, errno.EPERM).to_oci(names)
+def _refuse(names: Iterable[str], *arguments: tuple[int, int, int, str]) -> dict[str, object]:
+    return ProfileRule((), _ERRNO, errno.EPERM, arguments).to_oci(names)
 
 
 def _names(rule: Mapping[str, object]) -> list[str]:
