@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.needs("static-cc")]
 
 DOCKER = 0xA80425FB
 MINIMAL = DOCKER & ~(1 << 27 | 1 << 13 | 1 << 29)  # MKNOD, NET_RAW, AUDIT_WRITE
-SYS_ADMIN = {"linux": {"capabilities": ["CAP_SYS_ADMIN"]}}
+SYS_ADMIN: dict[str, Any] = {"linux": {"capabilities": ["CAP_SYS_ADMIN"]}}
 REFUSED = (
     "keyctl", "add_key", "userfaultfd", "io_uring", "unshare-user", "unshare-mount", "clone-user", "bpf", "mount",
     "setns", "perf", "init-module", "kexec", "handle", "settimeofday",
