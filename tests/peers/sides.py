@@ -18,7 +18,17 @@ from typing import Any
 import anyio
 
 from moorage.engine.devices import resolve_devices
-from moorage.plugins import Config, Places, Settings, build_spec, needs, socket_path
+from moorage.engine.host_security import HostSecurity
+from moorage.plugins import (
+    BUILT_IN,
+    Config,
+    Places,
+    Settings,
+    confined_spec,
+    needs,
+    requested_capabilities,
+    socket_path,
+)
 from peers.dockerd import SOCKETS, Dockerd
 from support import leftovers
 from support.places import Place
@@ -138,7 +148,8 @@ async def with_us(place: Place, workshop: Workshop, config: Config, settings: Se
     """Run a plugin by the executor, look at it, end it."""
     exits, output = Exits(), Memory()
     with places_for(place, workshop, config, settings) as places:
-        spec = build_spec(config, settings, places)
+        host = HostSecurity().features(requested_capabilities(config))
+        spec = confined_spec(config, settings, places, BUILT_IN, host)
         async with place.executor(exits) as executor:
             await executor.create("probe", spec, output, output)
             try:

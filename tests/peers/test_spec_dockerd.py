@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from moorage import errors
+from moorage.engine.host_security import HostSecurity
 from moorage.plugins import (
+    BUILT_IN,
     NO_OVERRIDES,
     Config,
     Settings,
@@ -24,6 +26,8 @@ from moorage.plugins import (
     needs,
     parse_config,
 )
+from moorage.plugins.confinement import RLIMITS
+from moorage.plugins.seccomp import Caller, build_filter
 from peers.dockerd import Dockerd, Refused
 from peers.sides import HERE, HOST, Spec, View, Workshop, on_dockerd, point_of, with_us, without_points
 from support.places import Place
@@ -33,6 +37,8 @@ pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 CONFIGS = sorted(each.stem for each in (HERE / "configs").glob("*.json"))
 TABLE = HERE.parents[1] / "docs" / "reference" / "oci-spec.md"
 POWERCAP = "/sys/devices/virtual/powercap"
+CONFINED = {"NoNewPrivs": "NoNewPrivs:\t1", "Seccomp": "Seccomp:\t2", "Seccomp_filters": "Seccomp_filters:\t1"}
+"""What a process sees of the filter and of no_new_privs."""
 
 
 ASSIGNMENTS: dict[str, tuple[str, ...]] = {
@@ -112,6 +118,30 @@ def capabilities_once(spec: Spec, _: Case) -> None:
         sets[kind] = list(dict.fromkeys(held))
 
 
+def seccomp_filter(spec: Spec, case: Case) -> None:
+    held = frozenset(spec["process"]["capabilities"]["bounding"])
+    host = HostSecurity().features()
+    caller = Caller(held, host.architecture, host.kernel, case.config.pid_host)
+    spec["linux"]["seccomp"] = json.loads(json.dumps(build_filter(caller, host.seccomp_profile)))
+
+
+def no_new_privileges(spec: Spec, _: Case) -> None:
+    spec["process"]["noNewPrivileges"] = True
+
+
+def limits_defined(spec: Spec, _: Case) -> None:
+    bounds = HostSecurity().rlimit_bounds()
+    unlimited = (1 << 64) - 1
+    rlimits = []
+    for name in RLIMITS:
+        values = [unlimited if each == -1 else each for each in BUILT_IN.rlimits[name]]
+        bound = bounds.get(name, -1)
+        soft, hard = (min(each, unlimited if bound == -1 else bound) for each in values)
+        rlimits.append({"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard})
+    spec["process"] |= {"rlimits": rlimits, "oomScoreAdj": 0, "scheduler": {"policy": "SCHED_OTHER", "nice": 0}}
+    spec["linux"]["resources"]["pids"] = {"limit": 2048}
+
+
 DIFFERENCES: dict[str, Callable[[Spec, Case], None]] = {
     "own-cgroup": own_cgroup,
     "powercap-masked": powercap_masked,
@@ -122,6 +152,9 @@ DIFFERENCES: dict[str, Callable[[Spec, Case], None]] = {
     "env-once": env_once,
     "env-in-config-order": env_in_config_order,
     "capabilities-once": capabilities_once,
+    "seccomp-filter": seccomp_filter,
+    "no-new-privileges": no_new_privileges,
+    "limits-defined": limits_defined,
 }
 
 WITNESSES = {
@@ -134,6 +167,9 @@ WITNESSES = {
     "env-once": "env-path",
     "env-in-config-order": "env-null-empty-and-twice",
     "capabilities-once": "capabilities",
+    "seccomp-filter": "minimal",
+    "no-new-privileges": "minimal",
+    "limits-defined": "minimal",
 }
 """For each difference a config whose spec would not be ours without it."""
 
@@ -200,6 +236,11 @@ async def test_c08_the_same_spec_and_the_same_view_as_with_dockerd(
             docker.view.pop(kind)
             ours.view.pop(kind)
             docker.view[kind] = ours.view[kind] = []
+    confined = [each for each in docker.view["status"] if each.split(":")[0] not in CONFINED] + list(CONFINED.values())
+    docker.view["status"] = sorted(confined) if ours.view["status"] else []
+    ours.view["status"].sort()
+    docker.view["oom"] = ["0"]  # 1 for dockerd's, as its shim has it
+    docker.view["limit"] = ours.view["limit"]  # ours are compared in tests/attacks, dockerd's are its starter's
     assert unlike(without_points(docker.view, hidden), without_points(ours.view, hidden)) == []
     there = {point_of(each) for each in ours.view["mount"]}
     assert {each["destination"] for each in ours.spec["mounts"]} <= there

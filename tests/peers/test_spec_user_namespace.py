@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from moorage.engine.devices import locked_flags
-from moorage.plugins import NO_OVERRIDES, Places, build_spec, effective_settings, parse_config
+from moorage.engine.host_security import HostSecurity
+from moorage.plugins import BUILT_IN, NO_OVERRIDES, Places, confined_spec, effective_settings, parse_config
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("unshare", "static-cc")]
 
@@ -50,7 +51,7 @@ def write_spec(bundle: Path, fields: dict[str, Any], *, in_user_namespace: bool 
         in_user_namespace=in_user_namespace,
         locked_flags=locked_flags(sources) if in_user_namespace else {},
     )
-    spec = build_spec(config, effective_settings(config, NO_OVERRIDES), places)
+    spec = confined_spec(config, effective_settings(config, NO_OVERRIDES), places, BUILT_IN, HostSecurity().features())
     (bundle / "config.json").write_text(json.dumps(spec))
 
 

@@ -247,6 +247,7 @@ def confined_spec(
     """
     if confinement.userns == "auto":
         check_user_namespace(config, settings)
+    host = replace(host, in_user_namespace=host.in_user_namespace or places.in_user_namespace)
     return confine(build_spec(config, settings, places), config, confinement, host)
 
 
