@@ -13,6 +13,7 @@ from moorage.containerd.containers import BundledContainers
 from moorage.containerd.types import RuntimeOptions
 from moorage.executor import PLUGIN_NAMESPACE, Executor, ExitHandler
 from moorage.executor import open_executor as over_client
+from moorage.host.inheritance import make_directory
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("open_executor", "runtime_below")
@@ -40,7 +41,7 @@ async def open_executor(
         raise errors.Invalid(f"cannot create containerd exec client: {directory} is not an absolute path")
     chosen = runtime_below(directory, runtime)
     try:
-        await run_blocking(lambda: directory.mkdir(mode=0o711, parents=True, exist_ok=True))
+        await run_blocking(lambda: make_directory(directory, 0o711))
     except OSError as error:
         raise errors.Invalid(f"cannot create containerd exec client: {error}") from error
     async with connect(address, namespace, timeouts) as client:

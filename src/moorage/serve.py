@@ -22,6 +22,7 @@ from moorage.engine.package import PluginDirectory
 from moorage.engine.remains import end_processes, has_shim_directory, remove_shim_directory, remove_traces
 from moorage.engine.throwaway import Pair, is_any_here, make_pair, new_name, pair_paths, prepare, take_abandoned
 from moorage.executor import PLUGIN_NAMESPACE
+from moorage.host.inheritance import settle_process
 from moorage.plugins import Settings
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -58,6 +59,7 @@ async def run_in_foreground(plugin: PluginDirectory, settings: Settings, report:
     if os.geteuid() != 0:
         raise errors.Denied("cannot run a plugin: mounts and control groups need root; run this with sudo")
     check_machine()
+    settle_process()
     state, data = pair_paths(new_name())
     plan = await run_blocking(lambda: make_plan(secrets.token_hex(32), plugin, settings, state, data))
     audience, status = _Audience(report), 1

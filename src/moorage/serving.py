@@ -31,6 +31,7 @@ from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.store import Choice, Store
 from moorage.executor import PLUGIN_NAMESPACE
 from moorage.host.beneath import remove_tree
+from moorage.host.inheritance import make_directory, settle_process
 from moorage.logs.keeping import end_keeper, open_log_keeper
 from moorage.plugins import NO_CONFINEMENT, Confinement
 from moorage.service import kept_informed, last_words
@@ -100,6 +101,7 @@ async def run_engine(options: ServeOptions) -> int:
     Raises: by kind, in words for the user: Denied without root, Conflict for a directory or a namespace that another
     engine works on, Invalid for a directory that cannot be used, Unsupported for the data of a newer version.
     """
+    settle_process()
     failure: errors.MoorageError | None = None
     manager = ServiceManager()
     socket = options.api_socket
@@ -177,7 +179,7 @@ async def _engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, _Ground]
         choice = await run_blocking(lambda: store.settle(options.containerd, options.namespace))
         ground = _Ground(store, choice, options)
         _ = ground.private  # a path that is too long for its socket is refused now
-        options.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        make_directory(options.exec_root, 0o711)
         if os.statvfs(options.root).f_flag & os.ST_NOEXEC:
             log.warning(
                 "%s is on a file system that is mounted noexec; plugins run only where overlay works", options.root

@@ -21,6 +21,7 @@ from moorage.api.errors import answer_failure, refusal
 from moorage.api.request import Request
 from moorage.api.routes import find_route, split_version
 from moorage.api.wire import API_VERSION
+from moorage.host.inheritance import make_directory
 
 __all__ = ("serve_api",)
 
@@ -139,7 +140,8 @@ def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
     half = path.with_name(f".{path.name}.new")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            make_directory(path.parent, 0o711)
         half.unlink(missing_ok=True)
         listener.bind(str(half))  # made beside, so that nobody connects before it is the group's
         os.chmod(half, 0o660)

@@ -25,7 +25,7 @@ from moorage.containerd._shim_end import noting_ends
 from moorage.containerd._shims import end_lost_shims
 from moorage.containerd.client import Client, check_identifier
 from moorage.containerd.events import subscribe
-from moorage.containerd.stdio import Stdio, fifo_paths, make_fifos, open_stdio
+from moorage.containerd.stdio import Stdio, fifo_paths, make_bundle, make_fifos, open_stdio
 from moorage.containerd.supervisor import find_binary
 from moorage.containerd.types import Envelope, Mount, Process, ProcessExit, RuntimeOptions, Spec, Status
 from moorage.host.beneath import remove_tree
@@ -114,7 +114,7 @@ class BundledContainers:
         all_labels = {**(labels or {}), BUNDLE_LABEL: str(bundle)}
         async with AsyncExitStack() as undo:
             try:
-                await run_blocking(lambda: bundle.mkdir(mode=0o711, parents=True))
+                await run_blocking(lambda: make_bundle(bundle))
             except FileExistsError as error:
                 raise errors.Conflict(f"container {id} has a directory already, {bundle}") from error
             except OSError as error:

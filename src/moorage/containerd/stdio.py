@@ -17,7 +17,9 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-__all__ = ("FifoReader", "Stdio", "fifo_paths", "make_fifos", "open_stdio")
+from moorage.host.inheritance import make_directory
+
+__all__ = ("FifoReader", "Stdio", "fifo_paths", "make_bundle", "make_fifos", "open_stdio")
 
 READ_BYTES = 64 * 1024
 """Larger reads cost more and bring no more."""
@@ -107,6 +109,12 @@ def fifo_paths(directory: Path) -> tuple[Path, Path]:
     return directory / "stdout", directory / "stderr"
 
 
+def make_bundle(directory: Path) -> None:
+    """Make the directory of a container, for root only. Raises: FileExistsError where one is there already."""
+    make_directory(directory.parent, 0o700)
+    directory.mkdir(mode=0o700)
+
+
 def make_fifos(directory: Path, *, uid: int = 0, gid: int = 0) -> None:
     """Make both FIFOs, owned by whom the process runs as, so that it may open its ``/dev/stdout`` again.
 
@@ -115,7 +123,7 @@ def make_fifos(directory: Path, *, uid: int = 0, gid: int = 0) -> None:
     for path in fifo_paths(directory):
         os.mkfifo(path, 0o600)
         if uid or gid:
-            os.chown(path, uid, gid)
+            os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def open_stdio(directory: Path) -> Stdio:

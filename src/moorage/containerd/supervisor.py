@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from moorage import errors
+from moorage._lib.atomic_file import write_atomically
 from moorage._lib.backoff import pauses
 from moorage._lib.filelock import hold_lock
 from moorage._lib.groups import background_tasks
@@ -25,6 +25,7 @@ from moorage._lib.importing import importing
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts
+from moorage.host.inheritance import keep_new_files_private, make_directory, start_program
 from moorage.timeouts import DEFAULT, Timeouts
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ class PrivateContainerd:
         self._stopping = False
         for directory in (self.root, self.state):
             try:
-                directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+                make_directory(directory, 0o700)
+                directory.chmod(0o700)  # of an older version it may be open
             except OSError as error:
                 raise errors.Invalid(f"cannot use {directory} for containerd: {error}") from error
         async with hold_lock(self._lock):
@@ -198,26 +200,35 @@ class PrivateContainerd:
     def _spawn(self) -> int:
         check_machine(self._search)
         self._reap()
-        self._config.write_text(
-            _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
-        )
+        text = _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
+        write_atomically(self._config, text.encode())
+        self._keep_private()
         if self._log.exists() and self._log.stat().st_size > _LOG_LIMIT:
             self._log.replace(self._log.with_suffix(".log.1"))
         with open(self._log, "ab") as output:
-            child = subprocess.Popen(
+            child = start_program(
                 [find_binary("containerd", self._search), "--config", str(self._config)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                env={**_clean_environment(), "PATH": self._search or _search_path()},
-                start_new_session=True,
+                environment={**_clean_environment(), "PATH": self._search or _search_path()},
+                output=output.fileno(),
             )
         child.returncode = 0  # it outlives us, which Popen would call a leak; _reap takes its true status
         self._children.add(child.pid)
         self._pid_file.write_text(f"{child.pid}\n")
         log.info("started containerd, pid %d, log %s", child.pid, self._log)
         return child.pid
+
+    def _keep_private(self) -> None:
+        """What containerd writes with a mode for all, and what may hold secrets: its database, the specs of tasks."""
+        for directory in (self.state / "s", self.root / "io.containerd.metadata.v1.bolt"):
+            try:
+                make_directory(directory, 0o711)
+            except OSError as error:  # containerd says what that means for it
+                log.debug("cannot make %s: %s", directory, error)
+                continue
+            keep_new_files_private(directory)
+        for path in (self.root / "io.containerd.metadata.v1.bolt" / "meta.db", self._log):
+            if path.exists():
+                path.chmod(0o600)
 
     async def _wait_until_serving(self, pid: int) -> None:
         connect = await run_blocking(_find_connect)

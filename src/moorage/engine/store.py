@@ -23,6 +23,7 @@ from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
 from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
 from moorage.host.beneath import remove_tree_now
+from moorage.host.inheritance import make_directory
 from moorage.plugins import NO_CONFINEMENT, NO_OVERRIDES, Confinement, Overrides
 
 __all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "Version", "new_id")
@@ -142,7 +143,7 @@ class Store:
         """Make the directory ours alone; a descriptor that keeps it so. Raises: Conflict, Invalid."""
         try:
             for directory in (self.root, self.plugins, self.temporary):
-                directory.mkdir(mode=0o711 if directory is self.root else 0o700, parents=True, exist_ok=True)
+                make_directory(directory, 0o711 if directory is self.root else 0o700)
             descriptor = try_lock(self.root / "lock")
         except OSError as error:
             raise errors.Invalid(
