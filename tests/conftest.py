@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 REAL_PEERS = ("root", "containerd", "runc")
 LIMITS = {"long": 400.0, "real": 240.0, "quick": 60.0}  # seconds, against hangs only; the first that a test bears holds
 # what takes long first, lest one process ends alone with it
-ORDER = ("peers", "faults", "attacks", "real", "contract", "unit")
+ORDER = ("peers", "faults", "attacks", "real", "fuzz", "contract", "unit")
 REAL_FOLDERS = ("real", "peers", "attacks")  # the tests in any other folder are quick where they are not marked real
 
 # A machine that is busy is no bug; the markers' limits hold. CI draws the same examples every time.

@@ -103,7 +103,7 @@ async def _copy_all(process: "AddedProcess", write: Write) -> None:
 def _texts(request: Request, key: str) -> list[str]:
     try:
         found = json.loads(request.query(key) or "[]")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.Invalid(f"invalid {key}: it must be a JSON list of texts") from error
     if not isinstance(found, list) or not all(isinstance(each, str) and "\0" not in each for each in found):
         raise errors.Invalid(f"invalid {key}: it must be a JSON list of texts")

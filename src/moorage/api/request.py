@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, HttpVersion11
 from msgspec import Struct, field
 
 from moorage import errors
@@ -85,7 +85,10 @@ class Request(Struct, frozen=True):
         Open first what the pieces come from: a failure inside the block can only break the answer off.
         """
         response = web.StreamResponse(headers={"Content-Type": content_type, **(headers or {})})
-        response.enable_chunked_encoding()
+        if self.http.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        else:  # its end is that of the connection: older versions know no chunks
+            response.force_close()
         self.begun.append(response)
         try:
             await response.prepare(self.http)

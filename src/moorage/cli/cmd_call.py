@@ -22,7 +22,7 @@ def command(plugin: str, method: str, data: str, timeout: float) -> int:
     """Call."""
     try:
         json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.Invalid(f"cannot call {method}: the data is no JSON: {error}") from error
     status, body = reach().call(plugin, method, data.encode(), timeout)
     click.echo(body.decode(errors="backslashreplace").rstrip("\n"))
@@ -44,7 +44,7 @@ def probe(plugin: str, timeout: float) -> None:
     try:
         answer = json.loads(body)
         implements = answer.get("Implements") if isinstance(answer, dict) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = f"answers {status} and no JSON to /Plugin.Activate"
     if status != 200:
         implements, problem = None, f"answers {status} to /Plugin.Activate"

@@ -23,6 +23,7 @@ whole; the kernel takes names of 4 KiB and 64 KiB of attributes."""
 
 _BLOCK = 256 * 1024
 _PIECE = 10 * 1024  # as much as tarfile reads at once: a slow sender is not waited for longer than it would
+_READS_AFTER_END = 100  # a whole archive needs a few
 _GZIP_MAGIC = b"\x1f\x8b"
 _ROOT = "rootfs"
 _CONFIG = "config.json"
@@ -98,6 +99,27 @@ class Source:
         return self._rest[:size]
 
 
+class _Bounded:
+    """A source that fails when it is read again and again after its end.
+
+    tarfile skips an entry by reading as many pieces as its header says, also where none come any more: a header that
+    claims 8 EiB would keep a thread busy for centuries.
+    """
+
+    def __init__(self, source: "Source | _Gunzip") -> None:
+        self._source = source
+        self._reads_after_end = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, fewer only at the end. Raises: EOFError, zlib.error."""
+        data = self._source.read(size)
+        if not data:
+            self._reads_after_end += 1
+            if self._reads_after_end > _READS_AFTER_END:
+                raise EOFError("it breaks off within an entry")
+        return data
+
+
 class _Gunzip:
     """What a gzipped source holds. Checksum and length are looked at, which tarfile does not; also several in a row."""
 
@@ -166,7 +188,7 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
     gunzip = _Gunzip(source) if source.peek(2) == _GZIP_MAGIC else None
     try:
         with (
-            tarfile.open(fileobj=gunzip or source, mode="r|*", tarinfo=_StrictEntry, **_NAMES) as package,  # type: ignore[call-overload]
+            tarfile.open(fileobj=_Bounded(gunzip or source), mode="r|*", tarinfo=_StrictEntry, **_NAMES) as package,  # type: ignore[call-overload]
             tarfile.open(fileobj=compressed, mode="w|", bufsize=_BLOCK, **_NAMES) as layer,  # type: ignore[call-overload]
         ):
             for entry in package:
@@ -184,7 +206,7 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
         if gunzip is not None:
             gunzip.check_the_rest()
         compressed.close()
-    except (tarfile.TarError, zlib.error, EOFError, UnicodeError, ValueError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, UnicodeError, ValueError, OSError, ArithmeticError) as error:
         raise errors.Invalid(f"cannot read the package: it is no whole tar stream: {error}") from error
     if config is None:
         raise errors.Invalid("config not found")

@@ -17,6 +17,7 @@ __all__ = ("Entry", "read_entries")
 
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 256 * 1024
+_LENGTH_DIGITS = 9  # of a pax record
 _EXTRA_LIMIT = 64 * 1024  # bytes of a long name or of a set of pax fields
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _GZIP = b"\x1f\x8b"
@@ -171,7 +172,8 @@ async def _read_extra(stream: _Stream, header: tarfile.TarInfo) -> dict[str, str
     found: dict[str, str] = {}
     while header.type in (tarfile.XHDTYPE, tarfile.XGLTYPE) and raw:
         length, space, rest = raw.partition(b" ")
-        if not space or not length.isdigit() or not len(length) + 1 < int(length) <= len(raw):
+        is_number = length.isdigit() and len(length) <= _LENGTH_DIGITS  # Python refuses to read thousands of digits
+        if not space or not is_number or not len(length) + 1 < int(length) <= len(raw):
             raise errors.Invalid("cannot read the archive: a pax header in it is damaged")
         key, _, value = rest[: int(length) - len(length) - 1].removesuffix(b"\n").partition(b"=")
         found[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.backoff import pauses
+from moorage._lib.json_document import decode_json
 from moorage.engine.calls import call
 from moorage.host.sockets import PluginSocket
 
@@ -45,8 +46,6 @@ async def activate(socket: PluginSocket, within: float) -> Activation:
 
     Source: POST /Plugin.Activate answers ``{"Implements": ["VolumeDriver", ...]}``.
     """
-    import msgspec
-
     try:
         answer = await call(socket, "Plugin.Activate", b"", within, most_bytes=_ANSWER_BYTES)
     except errors.MoorageError as error:
@@ -54,8 +53,8 @@ async def activate(socket: PluginSocket, within: float) -> Activation:
     if answer.status != 200:
         return Activation(None, f"answers {answer.status} to /Plugin.Activate")
     try:
-        return _read_activation(msgspec.json.decode(answer.body))
-    except msgspec.DecodeError as error:
+        return _read_activation(decode_json(answer.body))
+    except ValueError as error:
         return Activation(None, f"answers /Plugin.Activate with something that is no JSON: {error}")
 
 

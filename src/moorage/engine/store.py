@@ -18,6 +18,7 @@ from msgspec import Struct
 from moorage import errors
 from moorage._lib.atomic_file import sync_directory, write_atomically
 from moorage._lib.filelock import try_lock
+from moorage._lib.json_document import decode_json
 from moorage._lib.values import repr_without
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
 from moorage.engine.mounts import unmount_all_below
@@ -281,7 +282,7 @@ Kind = TypeVar("Kind")
 def _decode(raw: bytes, kind: type[Kind], path: Path) -> Kind:
     """The document, brought to the present version. Raises: Invalid with the place, Unsupported for a newer one."""
     try:
-        document = msgspec.json.decode(raw)
+        document = decode_json(raw)
         if not isinstance(document, dict):
             raise errors.Invalid(f"cannot read {path}: it is no JSON object")
         version = document.get("schema")
@@ -294,5 +295,5 @@ def _decode(raw: bytes, kind: type[Kind], path: Path) -> Kind:
         for step in range(version, SCHEMA):
             document = {**_MIGRATIONS[step](document), "schema": step + 1}
         return msgspec.convert(document, kind, strict=False)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, KeyError) as error:
+    except (ValueError, KeyError) as error:  # msgspec's errors are ValueErrors
         raise errors.Invalid(f"cannot read {path}: {error}") from error
