@@ -143,7 +143,8 @@ class FakeBackend:
             raise errors.Conflict("cannot set on an active plugin, disable plugin before setting")
         made = apply_settings(plugin.config, self.overrides[plugin.id], assignments, secrets=secrets)
         self.overrides[plugin.id] = made
-        self._put(replace(plugin, settings=effective_settings(plugin.config, made)))
+        settings = effective_settings(plugin.config, made)
+        self._put(replace(plugin, settings=settings, privileges=compute_privileges(plugin.config, settings)))
 
     async def remove(self, name: str, *, force: bool) -> None:
         plugin = self.get(name)

@@ -10,9 +10,21 @@ import anyio.lowlevel
 from moorage import errors
 from moorage.distribution.auth import Credentials
 from moorage.distribution.source import Progress, Report
+from moorage.engine.consent import Request
 from moorage.engine.packages import Operation
 from moorage.engine.values import PluginView, Terms
-from moorage.plugins import Config, Privilege, check_granted, compute_privileges, local_name, parse_reference
+from moorage.plugins import (
+    NO_OVERRIDES,
+    Config,
+    Privilege,
+    apply_settings,
+    check_granted,
+    compute_privileges,
+    effective_settings,
+    find_missing,
+    local_name,
+    parse_reference,
+)
 
 
 class FakePackages:
@@ -30,6 +42,19 @@ class FakePackages:
 
     async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
         return compute_privileges(self._find(text, None, credentials))
+
+    async def request(self, text: str, name: str, terms: Terms, credentials: Credentials) -> Request:
+        config = self._find(text, terms, credentials) if text else self._owner.get(name).config
+        settings = effective_settings(config, apply_settings(config, NO_OVERRIDES, terms.assignments))
+        wanted = compute_privileges(config, settings)
+        before = self._owner.get(name).privileges if name else ()
+        return Request(wanted, tuple(find_missing(wanted, before)), "")
+
+    async def grant(self, name: str, terms: Terms) -> PluginView:
+        plugin: PluginView = self._owner.get(name)
+        if terms.granted is not None:
+            check_granted(plugin.privileges, terms.granted)
+        return plugin
 
     @asynccontextmanager
     async def pull(self, text: str, name: str, terms: Terms, credentials: Credentials) -> AsyncIterator[Operation]:

@@ -9,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage.engine.consent import Granted
 from moorage.engine.engine import Engine
 from moorage.engine.store import Version
 from moorage.engine.versions import change_version, check_can_change
-from moorage.plugins import Overrides
+from moorage.plugins import Config, Overrides, compute_privileges, effective_settings
 from support.awaits import Awaits, drive_inboxes
 from support.engine_world import CONFIG, Script, World, patch
 from support.virtual_time import run_in_virtual_time
@@ -53,13 +54,17 @@ def new_version(world: World) -> Version:
     return Version("r:2", NEW, "image-1#new", "sha256:y", "o", "k-new", Overrides(), ("odd",))
 
 
+async def agree(config: Config, overrides: Overrides) -> Granted:
+    return Granted(compute_privileges(config, effective_settings(config, overrides)))
+
+
 async def change(world: World, engine: Engine, *, restart: bool = False, force: bool = False) -> tuple[str, ...]:
     plugin = engine._registry.get(P)
     dropped: tuple[str, ...] = ()
 
     async def job() -> None:
         nonlocal dropped
-        dropped = await change_version(engine._work, plugin, new_version(world), restart=restart, force=force)
+        dropped = await change_version(engine._work, plugin, new_version(world), agree, restart=restart, force=force)
 
     await engine._do(plugin, job)
     return dropped

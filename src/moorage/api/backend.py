@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from moorage.distribution.auth import Credentials
 from moorage.engine.arrivals import Loaded
+from moorage.engine.consent import Request
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.measuring import Metrics
 from moorage.engine.packages import Operation
@@ -29,6 +30,14 @@ class Packages(Protocol):
 
     async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
         """What the plugin with this reference asks for. Raises: Invalid, NotFound, Unauthorized, ..."""
+
+    async def request(self, text: str, name: str, terms: Terms, credentials: Credentials) -> Request:
+        """What a plugin would request with the settings of these terms, by reference, by name of one that is here, or
+        by both (an upgrade). Raises: as ``privileges``.
+        """
+
+    async def grant(self, name: str, terms: Terms) -> PluginView:
+        """Grant what a plugin requests with its settings. Raises: NotFound, Invalid, Denied, Unavailable."""
 
     def pull(
         self, text: str, name: str, terms: Terms, credentials: Credentials

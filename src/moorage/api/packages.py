@@ -10,10 +10,11 @@ from moorage.api.progress import stream_progress
 from moorage.api.query import boolean
 from moorage.api.request import Request, json_answer
 from moorage.distribution.auth import Credentials, decode_registry_auth
+from moorage.engine.consent import Request as Requested
 from moorage.engine.values import Terms
 from moorage.plugins import Privilege, parse_privileges, privileges_to_api
 
-__all__ = ("ensure", "privileges", "pull", "pull_with", "upgrade", "upgrade_with")
+__all__ = ("ensure", "grant", "privileges", "pull", "pull_with", "request", "upgrade", "upgrade_with")
 
 _FIELDS = {"privileges": list, "settings": list, "secrets": list, "attended": bool}
 
@@ -27,6 +28,31 @@ async def privileges(request: Request) -> web.StreamResponse:
 
     await request.while_connected(ask)
     return json_answer(privileges_to_api(asked))
+
+
+async def request(request: Request) -> web.StreamResponse:
+    """POST privileges: what a plugin would request with these settings, what of it is new, and the policy's word."""
+    found: list[Requested] = []
+    terms, credentials = _terms(await request.json(), once=False), _credentials(request)
+
+    async def ask() -> None:
+        packages = request.backend.packages
+        found.append(await packages.request(request.query("remote"), request.query("name"), terms, credentials))
+
+    await request.while_connected(ask)
+    return json_answer(
+        {
+            "Privileges": privileges_to_api(found[0].privileges),
+            "New": privileges_to_api(found[0].new),
+            "Refusal": found[0].refusal,
+        }
+    )
+
+
+async def grant(request: Request) -> web.StreamResponse:
+    """POST grant: ``privileges`` as inspect shows them; left out, everything is granted that is requested."""
+    plugin = await request.backend.packages.grant(request.name, _terms(await request.json(), once=False))
+    return json_answer(privileges_to_api(plugin.privileges))
 
 
 async def pull(request: Request) -> web.StreamResponse:

@@ -62,6 +62,7 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
             "Holders": [holder_to_api(holder) for holder in plugin.holders],
             "Privileges": privileges_to_api(plugin.privileges),
             "Widenings": privileges_to_api(plugin.widenings),
+            "Ungranted": privileges_to_api(plugin.ungranted),
             "Problem": plugin.problem,
             "Warnings": list(plugin.warnings),
             "Digest": plugin.digest,
@@ -162,6 +163,7 @@ def loaded_to_api(loaded: Loaded) -> dict[str, object]:
         "Digest": plugin.digest,
         "New": loaded.is_new,
         "Privileges": privileges_to_api(plugin.privileges),
+        "Ungranted": privileges_to_api(plugin.ungranted),
         "Warnings": list(plugin.warnings),
     }
 

@@ -16,6 +16,7 @@ from moorage.distribution.package import Package, hold_by_manifest
 from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
 from moorage.distribution.source import Report, Source
+from moorage.engine.consent import Granted
 from moorage.engine.creation import Creation, Desk
 from moorage.engine.package_repair import is_lost
 from moorage.engine.packages import Operation, Packages
@@ -59,7 +60,8 @@ class Arrivals:
     async def load(self, archive: AsyncIterator[bytes], name: str = "") -> Sequence[Loaded]:
         """Take in every plugin of an OCI archive, all or none; ``name`` is for an archive with one.
 
-        A plugin that is here with the same name and package stays as it is. Raises: Invalid for what is no such
+        A plugin that is here with the same name and package stays as it is. A new one is granted nothing: nobody has
+        seen what an archive requests before it is read. Raises: Invalid for what is no such
         archive, is damaged, or names nothing; NotFound where it has nothing for this platform; Conflict where a name is
         another plugin's; Unavailable.
         """
@@ -161,7 +163,7 @@ class Arrivals:
         known = {plugin.id for plugin in self._work.registry.all()}
         try:
             for each in coming:
-                plugin = await self._creation.make(each.local, each.reference, self._bring(each))
+                plugin = await self._creation.make(each.local, each.reference, self._bring(each), granted=Granted())
                 if plugin.id in known:  # it has its package again, and keeps it whatever becomes of the others
                     continue
                 made.append(plugin)

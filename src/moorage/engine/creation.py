@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Image
 from moorage.distribution.package import UPLOAD_PREFIX, Package, create_package
+from moorage.engine.consent import Granted
 from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
 from moorage.engine.package_repair import is_lost, is_package_of
 from moorage.engine.places import SHORT_ID
@@ -22,7 +24,15 @@ from moorage.engine.plugin import Plugin
 from moorage.engine.store import Record, Version, new_id
 from moorage.engine.versions import restore_package
 from moorage.engine.work import Work
-from moorage.plugins import NO_OVERRIDES, Overrides, as_it_came, local_name, parse_reference
+from moorage.plugins import (
+    NO_OVERRIDES,
+    Overrides,
+    as_it_came,
+    compute_privileges,
+    effective_settings,
+    local_name,
+    parse_reference,
+)
 
 if TYPE_CHECKING:
     from moorage.containerd.storage import Storage
@@ -99,30 +109,45 @@ class Creation:
             yield
 
     async def make(
-        self, local: str, reference: str, take: Taking, overrides: Overrides = NO_OVERRIDES, *, verb: str = "create"
+        self,
+        local: str,
+        reference: str,
+        take: Taking,
+        overrides: Overrides = NO_OVERRIDES,
+        granted: Granted | None = None,
+        *,
+        verb: str = "create",
     ) -> Plugin:
         """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
 
         A plugin of this name whose package is lost gets this one, and stays what it is otherwise.
 
+        Without ``granted`` it has what it requests: who makes a plugin of a config of his own grants what is in it.
+
         Raises: what ``take`` does; Unavailable.
         """
         machinery = self._work.need_machinery()
         if (lost := await self.find_lost(local)) is not None:
-            return await self._restore(lost, reference, take, overrides)
+            return await self._restore(lost, reference, take, overrides, granted)
         id = self._fresh_id()
         base = str(parse_reference(local))
         async with self._taken(machinery, f"{verb} plugin {local}", f"moorage-{id}", take) as (desk, made):
-            version = _version(made, reference, base, desk.snapshotter, f"moorage-{id}", overrides)
+            version = _version(made, reference, base, desk.snapshotter, f"moorage-{id}")
+            has = granted or Granted(compute_privileges(made.config, effective_settings(made.config, overrides)))
+            version = replace(version, overrides=overrides, **has.as_fields())
             record = Record(id=id, name=local, created_at=datetime.now(UTC), **version.as_fields())  # type: ignore[arg-type]
             with anyio.CancelScope(shield=True):
                 plugin = await self._register(machinery, record, made)
         return plugin
 
-    async def _restore(self, plugin: Plugin, reference: str, take: Taking, given: Overrides) -> Plugin:
+    async def _restore(
+        self, plugin: Plugin, reference: str, take: Taking, given: Overrides, granted: Granted | None
+    ) -> Plugin:
         async with self.new_version(plugin, reference, take) as version:
             with anyio.CancelScope(shield=True):  # the job has its own bounds
-                await self._work.inboxes.run(plugin.id, lambda: restore_package(self._work, plugin, version, given))
+                await self._work.inboxes.run(
+                    plugin.id, lambda: restore_package(self._work, plugin, version, given, granted)
+                )
         log.info("plugin %s has its package again", plugin.name)
         return plugin
 
@@ -142,7 +167,8 @@ class Creation:
     async def new_version(self, plugin: Plugin, reference: str, take: Taking) -> AsyncIterator[Version]:
         """A package as another version of a plugin: beside the present one, its image record made.
 
-        Unless the plugin's record names it at the end of the block, it is removed again. Overrides are none yet.
+        Unless the plugin's record names it at the end of the block, it is removed again. Overrides are none yet, and
+        nothing is granted.
 
         Raises: what ``take`` does; Unavailable.
         """
@@ -152,7 +178,7 @@ class Creation:
         self._making.add(name)
         try:
             async with self._taken(machinery, f"upgrade plugin {plugin.name}", snapshot, take) as (desk, made):
-                version = _version(made, reference, name, desk.snapshotter, snapshot, NO_OVERRIDES)
+                version = _version(made, reference, name, desk.snapshotter, snapshot)
                 await machinery.storage.create_image(_image(plugin.id, version, made))
             try:
                 yield version
@@ -257,9 +283,7 @@ def _image(id: str, version: Version, package: Package) -> Image:
     return Image(version.image, package.manifest, labels)
 
 
-def _version(
-    package: Package, reference: str, image: str, snapshotter: str, snapshot: str, overrides: Overrides
-) -> Version:
+def _version(package: Package, reference: str, image: str, snapshotter: str, snapshot: str) -> Version:
     return Version(
         reference=reference,
         config=as_it_came(package.config).decode(),
@@ -267,6 +291,7 @@ def _version(
         digest=package.manifest.digest,
         snapshotter=snapshotter,
         snapshot=snapshot,
-        overrides=overrides,
+        overrides=NO_OVERRIDES,
         warnings=package.warnings,
+        granted=(),
     )

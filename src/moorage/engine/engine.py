@@ -16,6 +16,7 @@ from moorage._lib.threads import run_blocking
 from moorage.engine.adding import execute
 from moorage.engine.arrivals import Arrivals
 from moorage.engine.calls import call
+from moorage.engine.consent import Consent
 from moorage.engine.creation import Creation
 from moorage.engine.events import EventLog
 from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
@@ -35,7 +36,7 @@ from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginVi
 from moorage.engine.work import Job, Work, check_unused, logged
 from moorage.executor import Exit
 from moorage.logs.files import Line, PluginLog
-from moorage.plugins import NO_CONFINEMENT, Confinement, apply_settings
+from moorage.plugins import NO_CONFINEMENT, Confinement
 from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Engine:
         self._events = EventLog()
         self._registry = Registry()
         self.meter = Meter()
-        self._work = Work(store, self._registry, self._events, tasks, timeouts)
+        consent = Consent(registries.policy if registries is not None else None)
+        self._work = Work(store, self._registry, self._events, tasks, timeouts, consent)
         self._restoring = Restoring(self._work, tasks, live=live_restore)
         self._creation = Creation(self._work, self._take)
         self.packages = Packages(self._work, self._creation, self._do, registries)
@@ -209,16 +211,9 @@ class Engine:
         await do(plugin, lambda: self._work.remove(plugin, name, force=force))
 
     async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
-        """Change settings, all or none. Raises: Conflict, Invalid."""
+        """Change settings, all or none. Raises: Conflict, Invalid, Denied."""
         plugin = self._registry.get(name)
-
-        async def job() -> None:
-            if plugin.record.enabled or plugin.state is not State.DISABLED:
-                raise errors.Conflict("cannot set on an active plugin, disable plugin before setting")
-            made = apply_settings(plugin.config, plugin.record.overrides, assignments, secrets=secrets)
-            await self._work.save(plugin, overrides=made)
-
-        await self._do(plugin, job)
+        await self._do(plugin, lambda: self._work.set(plugin, assignments, secrets))
 
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid; Denied for what this host does not grant unattended."""

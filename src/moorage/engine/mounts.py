@@ -7,8 +7,10 @@ Source: mount(2), umount(2), Linux ``include/uapi/linux/mount.h``.
 import ctypes
 import errno
 import os
+import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from moorage import errors
@@ -18,6 +20,7 @@ from moorage.containerd.types import Mount
 
 __all__ = (
     "bind",
+    "bind_descriptor",
     "bind_shared",
     "close_view",
     "drop_dead_mounts",
@@ -40,9 +43,11 @@ _MS_BIND = 0x1000
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _MS_SHARED = 1 << 20
+_MS_SLAVE = 1 << 19
 _KEPT_FLAGS = 0xF  # ro, nosuid, nodev, noexec: the same bits in statvfs(3) as in mount(2)
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+_PIN = re.compile(r"/p/[0-9a-f]{12}/m/[^/]+$")  # what ``bind_descriptor`` made: see engine/pins.py
 
 _RESPONSE = 2.0
 """Seconds until a mounted file system must have answered; one that has not counts as hung."""
@@ -66,6 +71,17 @@ def bind_shared(directory: Path) -> None:
 def bind(directory: Path, target: Path) -> None:
     """Show a directory at ``target``, without what is mounted below it."""
     _mount(str(directory), target, "none", _MS_BIND)
+
+
+def bind_descriptor(descriptor: int, target: Path, *, is_recursive: bool, is_shared: bool) -> None:
+    """Show at ``target`` what a descriptor refers to, with what is mounted below it if ``is_recursive``.
+
+    What is mounted there later shows at both ends if ``is_shared``, else only if it is mounted at the source; not
+    recursive and not shared, nothing does. Raises: OSError.
+    """
+    _mount(f"/proc/self/fd/{descriptor}", target, "none", _MS_BIND | (_MS_REC if is_recursive else 0))
+    if not is_shared:
+        _mount("none", target, "none", (_MS_SLAVE if is_recursive else _MS_PRIVATE) | _MS_REC)
 
 
 def mount_overlay(lower: Path, scratch: Path, target: Path) -> None:
@@ -179,6 +195,9 @@ def unmount_all_below(directory: Path) -> None:
 
     Raises: OSError for what cannot even be detached.
     """
+    for point in mount_points_below(directory):
+        if _PIN.search(str(point)):  # it may be a peer of a mount of the host, which would be unmounted with it
+            call_bounded(lambda point=point: _make_private(point), _RESPONSE, f"unmount {point}", owner=str(directory))  # type: ignore[misc]
     for _ in range(_STACKED):
         points = mount_points_below(directory)
         upper = [each for each in points if not any(other in each.parents for other in points)]
@@ -199,6 +218,11 @@ def _detach(point: Path, directory: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted any more, with what it stood on
             raise
+
+
+def _make_private(point: Path) -> None:
+    with suppress(OSError):
+        _mount("none", point, "none", _MS_PRIVATE | _MS_REC)
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> None:

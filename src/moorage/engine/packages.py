@@ -12,34 +12,38 @@ import anyio
 from msgspec import Struct, field
 
 from moorage import errors
+from moorage._lib.threads import run_blocking
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.hosts import Options
 from moorage.distribution.package import Package
 from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
 from moorage.distribution.source import Progress, Report, Source
+from moorage.engine.consent import Granted, Request, granted_of
 from moorage.engine.creation import Creation, Desk, Taking
 from moorage.engine.package_repair import way_back
 from moorage.engine.plugin import Plugin
-from moorage.engine.values import Terms
-from moorage.engine.versions import change_version, check_can_change
+from moorage.engine.values import PluginView, Terms
+from moorage.engine.versions import Agreement, change_version, check_can_change
 from moorage.engine.work import Job, Work
 from moorage.plugins import (
     NO_OVERRIDES,
+    Config,
     Overrides,
     Policy,
     Privilege,
     Reference,
     apply_settings,
-    check_granted,
-    check_policy,
     local_name,
     parse_reference,
+    rebase,
 )
 
 __all__ = ("Operation", "Packages", "Registries")
 
 log = logging.getLogger(__name__)
+
+_NOTHING = Granted()
 
 
 class Registries(Struct, frozen=True):
@@ -85,6 +89,38 @@ class Packages:
         async with self._registry(reference, credentials) as source:
             return (await find(source, reference)).privileges
 
+    async def request(self, text: str, name: str, terms: Terms, credentials: Credentials) -> Request:
+        """What a plugin would request after these settings: one that is here, one of a reference, or, with both, the
+        first in the version of the second.
+
+        Raises: as ``privileges``; NotFound for an unknown plugin; Invalid for settings that it does not have.
+        """
+        plugin = self._work.registry.get(name) if name else None
+        config, overrides = (plugin.config, plugin.record.overrides) if plugin is not None else (None, NO_OVERRIDES)
+        if text or config is None:
+            reference = parse_reference(text).with_default_tag()
+            async with self._registry(reference, credentials) as source:
+                config = (await find(source, reference)).config
+        made = apply_settings(config, rebase(config, overrides).overrides, terms.assignments, secrets=terms.secrets)
+        before = granted_of(plugin.record, plugin.config) if plugin is not None else _NOTHING
+        return await run_blocking(lambda: self._work.consent.request_now(config, made, before))
+
+    async def grant(self, name: str, terms: Terms) -> PluginView:
+        """Grant what a plugin requests with its settings; terms as for ``pull``.
+
+        Raises: NotFound; Denied where something else is granted, or the host's policy is against it; Unavailable.
+        """
+        plugin = self._work.registry.get(name)
+
+        async def job() -> None:
+            record = plugin.record
+            before = granted_of(record, plugin.config)
+            granted = await self._agree(plugin.config, record.overrides, terms, before=before)
+            await self._work.save(plugin, **granted.as_fields())
+
+        await self._do(plugin, job)
+        return plugin.view()
+
     @asynccontextmanager
     async def pull(self, text: str, name: str, terms: Terms, credentials: Credentials) -> AsyncIterator[Operation]:
         """The installation of the plugin with this reference, under a name ("": its own).
@@ -103,12 +139,13 @@ class Packages:
             _check_same_repository(lost, reference)
         async with self._creation.reserve(local), self._registry(reference, credentials) as source:
             found = await find(source, reference)
-            overrides = self._agree(found, terms)
+            overrides = apply_settings(found.config, NO_OVERRIDES, terms.assignments, secrets=terms.secrets)
+            granted = await self._agree(found.config, overrides, terms, named=overrides)
 
             async def run(report: Report) -> None:
                 _begin(found, report)
                 taking = self._taking(source, found, report)
-                await self._creation.make(local, str(reference), taking, overrides, verb="install")
+                await self._creation.make(local, str(reference), taking, overrides, granted, verb="install")
                 self._work.events.tell("pull", reference.familiar, local)
 
             yield Operation(local, run)
@@ -138,7 +175,11 @@ class Packages:
         check_can_change(plugin, restart=restart, force=force)
         async with self._registry(reference, credentials) as source:
             found = await find(source, reference)
-            self._agree(found, terms)
+
+            async def agree(config: Config, overrides: Overrides) -> Granted:
+                return await self._agree(config, overrides, terms, before=granted_of(plugin.record, plugin.config))
+
+            await agree(found.config, rebase(found.config, plugin.record.overrides).overrides)
 
             async def run(report: Report) -> None:
                 _begin(found, report)
@@ -146,7 +187,7 @@ class Packages:
                 if await self._is_current(plugin, reference, found, taking):
                     report(Progress(f"Plugin {plugin.name} has this version already"))
                     return
-                for key in await self._change(plugin, str(reference), taking, restart=restart, force=force):
+                for key in await self._change(plugin, str(reference), taking, agree, restart=restart, force=force):
                     report(Progress(f"The setting {key} does not apply any more and was dropped"))
                 self._work.events.tell("pull", reference.familiar, plugin.name)  # all that Docker tells of it
                 self._work.tell(plugin, "upgrade", reference=reference.familiar)
@@ -168,7 +209,7 @@ class Packages:
         return True
 
     async def _change(
-        self, plugin: Plugin, reference: str, taking: Taking, *, restart: bool, force: bool
+        self, plugin: Plugin, reference: str, taking: Taking, agree: Agreement, *, restart: bool, force: bool
     ) -> tuple[str, ...]:
         """Bring a version in, outside the inbox because that may take long, and let the inbox change to it."""
         dropped: tuple[str, ...] = ()
@@ -178,7 +219,7 @@ class Packages:
             async def job() -> None:
                 nonlocal dropped, old
                 old = plugin.record.image
-                dropped = await change_version(self._work, plugin, version, restart=restart, force=force)
+                dropped = await change_version(self._work, plugin, version, agree, restart=restart, force=force)
 
             with anyio.CancelScope(shield=True):  # half-way it is neither; the job has its own bounds
                 await self._do(plugin, job)
@@ -211,13 +252,22 @@ class Packages:
     def _find(self, local: str) -> Plugin | None:
         return next((plugin for plugin in self._work.registry.all() if plugin.is_called(local)), None)
 
-    def _agree(self, found: Found, terms: Terms) -> Overrides:
-        """The settings of a new plugin. Raises: Denied for what was not granted, Invalid for settings."""
-        if terms.granted is not None:
-            check_granted(found.privileges, terms.granted)
-        if self.registries.policy is not None and not terms.is_attended:
-            check_policy(self.registries.policy, found.config)
-        return apply_settings(found.config, NO_OVERRIDES, terms.assignments, secrets=terms.secrets)
+    async def _agree(
+        self,
+        config: Config,
+        overrides: Overrides,
+        terms: Terms,
+        *,
+        named: Overrides = NO_OVERRIDES,
+        before: Granted = _NOTHING,
+    ) -> Granted:
+        """What a plugin has on these terms. Raises: Denied for what was not granted, or is against the policy."""
+        consent = self._work.consent
+        granted = consent.agree(
+            config, overrides, terms.granted, is_attended=terms.is_attended, named=named, before=before
+        )
+        await run_blocking(lambda: consent.check_policy_now(config, overrides, granted.attended))
+        return granted
 
 
 def _begin(found: Found, report: Report) -> None:

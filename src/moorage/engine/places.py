@@ -32,6 +32,7 @@ from moorage.engine.mounts import (
     restrict,
     unmount_all_below,
 )
+from moorage.engine.pins import Check, pin_sources, release_pins
 from moorage.host.beneath import Directory, remove_tree_now
 from moorage.host.sockets import PluginSocket
 from moorage.plugins import (
@@ -103,6 +104,11 @@ class PluginPlaces(Struct, frozen=True):
         return self.runtime / "v"
 
     @property
+    def pins(self) -> Path:
+        """Where sources of its mounts are pinned while a run is created, under a policy."""
+        return self.runtime / "m"
+
+    @property
     def cgroup(self) -> str:
         """The control group of its processes, the same for every run."""
         return cgroup_path(self.id)
@@ -144,6 +150,15 @@ class PluginPlaces(Struct, frozen=True):
         spec = confined_spec(config, settings, places, confinement, host)
         return {**spec, "annotations": _SHARED} if self.shares_shim else spec
 
+    def pin_sources(self, settings: Settings, check: Check) -> Settings:
+        """The same settings with sources that cannot be exchanged any more; see ``pins``."""
+        self._make_runtime().close()
+        return pin_sources(settings, self.pins, check)
+
+    def release_pins(self) -> None:
+        """What was pinned is bound, or not needed any more. May be repeated. Raises: Unavailable."""
+        release_pins(self.pins)
+
     def prepare(self, config: Config, mounts: Sequence[Mount]) -> Prepared:
         """Make everything that a run needs; ``created`` follows when its container is there. May be repeated.
 
@@ -180,6 +195,7 @@ class PluginPlaces(Struct, frozen=True):
         Raises: Unavailable naming what stays open.
         """
         self.created()
+        self.release_pins()
         try:
             self._make_runtime().close()
             for target in (self.root, self.propagated):

@@ -19,9 +19,12 @@ from moorage.plugins import (
     NO_CONFINEMENT,
     Config,
     Confinement,
+    Privilege,
     Settings,
     compute_privileges,
     effective_settings,
+    find_missing,
+    masked,
     parse_config,
     resolve_confinement,
     widenings,
@@ -125,6 +128,22 @@ class Plugin:
         """What confines its next run: every field has a value."""
         return resolve_confinement(self.record.confinement, self._defaults)
 
+    def privileges(self) -> tuple[Privilege, ...]:
+        """What it requests with its settings; secret ones are in here."""
+        return compute_privileges(self.config, self.settings())
+
+    def shown_privileges(self) -> tuple[Privilege, ...]:
+        """The same in the same order, without secrets."""
+        return compute_privileges(self.config, masked(self.settings()))
+
+    def _ungranted(self) -> tuple[Privilege, ...]:
+        if self.record.granted is None:
+            return ()
+        wanted = self.privileges()
+        missing = [id(each) for each in find_missing(wanted, self.record.granted)]
+        pairs = zip(wanted, self.shown_privileges(), strict=True)
+        return tuple(shown for each, shown in pairs if id(each) in missing)
+
     def move(self, event: Event) -> None:
         """Take the step that the state table has. Raises: Conflict where it has none."""
         self.become(move(self.life, event), event)
@@ -160,7 +179,8 @@ class Plugin:
             state=self.state,
             config=self.config,
             settings=self.settings(),
-            privileges=tuple(compute_privileges(self.config)),
+            privileges=self.shown_privileges(),
+            ungranted=self._ungranted(),
             restarts=record.restarts,
             last_exit=record.last_exit,
             next_try_at=record.next_try_at if self.state is State.RESTARTING else None,

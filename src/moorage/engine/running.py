@@ -8,6 +8,7 @@ import anyio
 from moorage import errors
 from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.types import Spec
+from moorage.engine.consent import Consent
 from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
 from moorage.engine.figures import find_start
@@ -26,15 +27,20 @@ log = logging.getLogger(__name__)
 _LAST_LINES = 10
 
 
-async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Callable[..., None]) -> None:
+async def bring_up(
+    plugin: Plugin, machinery: Machinery, consent: Consent, within: float, tell: Callable[..., None]
+) -> None:
     """Start the run that the record names, and return when its socket accepts.
 
     On failure the process may be there still: ``bring_down`` ends it. ``tell`` takes an event.
 
-    Raises: why it did not come up, in words: Invalid for what this host lacks, MoorageError for the rest.
+    Raises: why it did not come up, in words: Invalid for what this host lacks, Denied for what was not granted,
+    MoorageError for the rest.
     """
     config, places = plugin.config, plugin.places
-    spec = await run_blocking(lambda: places.spec(config, plugin.settings(), plugin.confinement))
+    settings = await run_blocking(lambda: consent.prepare_now(plugin.name, plugin.record, config, places))
+    spec = await run_blocking(lambda: places.spec(config, settings, plugin.confinement))
+    await run_blocking(lambda: consent.check_devices_now(plugin.record, settings, spec))
     socket = places.socket(config)
     try:
         mounts = await machinery.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
@@ -59,6 +65,7 @@ async def bring_up(plugin: Plugin, machinery: Machinery, within: float, tell: Ca
             raise await _why_not_created(plugin, spec, error) from error
         raise
     await run_blocking(places.created)
+    await run_blocking(places.release_pins)
     await await_ready(plugin, run, machinery, socket, within, spec)
 
 

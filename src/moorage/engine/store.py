@@ -25,7 +25,7 @@ from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
 from moorage.host.beneath import remove_tree_now
 from moorage.host.inheritance import make_directory
-from moorage.plugins import NO_CONFINEMENT, NO_OVERRIDES, Confinement, Overrides
+from moorage.plugins import NO_CONFINEMENT, NO_OVERRIDES, Confinement, Overrides, Privilege
 
 __all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "Version", "new_id")
 
@@ -52,8 +52,12 @@ class Version(Struct, frozen=True):
     snapshot: str
     overrides: Overrides
     warnings: tuple[str, ...]
+    granted: tuple[Privilege, ...] | None = None
+    """What was granted to it; None in a record of a version that did not note that."""
+    attended: tuple[Privilege, ...] = ()
+    """What of it a person granted after it was shown."""
 
-    __repr__ = repr_without("config", "overrides")
+    __repr__ = repr_without("config", "overrides", "granted", "attended")
 
     @classmethod
     def of(cls, record: "Record") -> "Version":
@@ -98,11 +102,13 @@ class Record(Struct, frozen=True):
     """Further names, by which it is found, too."""
     removing: bool = False
     """A removal was begun, and goes on."""
+    granted: tuple[Privilege, ...] | None = None
+    attended: tuple[Privilege, ...] = ()
     previous: Version | None = None
     """The version to go back to unless the present one, which an upgrade is trying out, becomes ready."""
     schema: int = SCHEMA
 
-    __repr__ = repr_without("config", "overrides")
+    __repr__ = repr_without("config", "overrides", "granted", "attended")
 
     @property
     def container(self) -> str:

@@ -46,6 +46,9 @@ class PluginView(Struct, frozen=True):
     config: Config
     settings: Settings
     privileges: tuple[Privilege, ...] = ()
+    """What it requests with its settings; secrets are masked."""
+    ungranted: tuple[Privilege, ...] = ()
+    """What of it was never granted, so that it cannot be enabled."""
     restarts: int = 0
     """Starts that nobody asked for, since the user's last enable."""
     last_exit: LastExit | None = None

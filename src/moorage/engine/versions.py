@@ -5,21 +5,34 @@ the record has the one before it as well; whoever finds that there goes back.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import mount_points_below, run_blocking
+from moorage.engine.consent import Granted, granted_of
 from moorage.engine.lifecycle import State
 from moorage.engine.plugin import Plugin
 from moorage.engine.running import remove_strays
 from moorage.engine.store import Version
 from moorage.engine.work import Work, check_unused, told
-from moorage.plugins import NO_OVERRIDES, Overrides, parse_config, rebase
+from moorage.plugins import (
+    NO_OVERRIDES,
+    Config,
+    Overrides,
+    compute_privileges,
+    effective_settings,
+    parse_config,
+    rebase,
+)
 
-__all__ = ("change_version", "check_can_change", "go_back", "restore_package")
+__all__ = ("Agreement", "change_version", "check_can_change", "go_back", "restore_package")
 
 log = logging.getLogger(__name__)
+
+Agreement = Callable[[Config, Overrides], Awaitable[Granted]]
+"""What is granted to a plugin with this config and these settings. Raises: Denied."""
 
 
 def check_can_change(plugin: Plugin, *, restart: bool, force: bool) -> None:
@@ -35,24 +48,29 @@ def check_can_change(plugin: Plugin, *, restart: bool, force: bool) -> None:
 
 
 async def change_version(
-    work: Work, plugin: Plugin, version: Version, *, restart: bool, force: bool
+    work: Work, plugin: Plugin, version: Version, agree: Agreement, *, restart: bool, force: bool
 ) -> tuple[str, ...]:
     """Let a plugin have this version; the names of settings that no longer apply and are dropped.
+
+    ``agree`` says what is granted to it.
 
     A plugin that is enabled is stopped, changed and started; where the new version does not become ready, the one
     before it is started again. When this returns the record names one of the two, for good.
 
-    Raises: Conflict; why the new version did not become ready; Unavailable where nothing could be changed.
+    Raises: Conflict; Denied; why the new version did not become ready; Unavailable where nothing could be changed.
     """
     check_can_change(plugin, restart=restart, force=force)
     before = Version.of(plugin.record)
-    rebased = rebase(parse_config(version.config.encode(), is_stored=True).config, plugin.record.overrides)
+    config = parse_config(version.config.encode(), is_stored=True).config
+    rebased = rebase(config, plugin.record.overrides)
+    granted = await agree(config, rebased.overrides)
+    made = replace(version, overrides=rebased.overrides, **granted.as_fields())
     is_wanted = plugin.record.enabled
     if is_wanted:
         await work.stop(plugin)
     try:
         await _check_nothing_is_mounted(plugin)
-        await _save(work, plugin, replace(version, overrides=rebased.overrides), before if is_wanted else None)
+        await _save(work, plugin, made, before if is_wanted else None)
     except errors.MoorageError:
         await work.start_again(plugin)
         raise
@@ -75,18 +93,28 @@ async def go_back(work: Work, plugin: Plugin) -> None:
     await _save(work, plugin, previous, None)
 
 
-async def restore_package(work: Work, plugin: Plugin, version: Version, given: Overrides) -> None:
+async def restore_package(
+    work: Work, plugin: Plugin, version: Version, given: Overrides, granted: Granted | None
+) -> None:
     """Give a plugin whose package is lost this one: a job of its inbox. One that is enabled is started.
 
-    ``given`` are settings that go before its own. Raises: Unavailable where nothing could be changed.
+    ``given`` are settings that go before its own, ``granted`` is what it may have beside what it had (None: whatever it
+    requests). Raises: Unavailable where nothing could be changed.
     """
-    rebased = rebase(parse_config(version.config.encode(), is_stored=True).config, plugin.record.overrides)
+    config = parse_config(version.config.encode(), is_stored=True).config
+    rebased = rebase(config, plugin.record.overrides)
+    overrides = _merged(rebased.overrides, given)
+    if granted is None:
+        granted = Granted(compute_privileges(config, effective_settings(config, overrides)))
+    made = replace(
+        version, overrides=overrides, **granted_of(plugin.record, plugin.config).and_also(granted).as_fields()
+    )
     for key in rebased.dropped:
         log.warning("the setting %s of plugin %s does not apply any more and was dropped", key, plugin.name)
     if plugin.state is not State.DISABLED:
         await work.stop(plugin)
     await run_blocking(plugin.places.clear)
-    await _save(work, plugin, replace(version, overrides=_merged(rebased.overrides, given)), None)
+    await _save(work, plugin, made, None)
     await work.start_again(plugin)
 
 

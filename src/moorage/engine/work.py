@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.inbox import Inboxes
 from moorage._lib.threads import run_blocking
+from moorage.engine.consent import Consent, granted_of
 from moorage.engine.events import EventLog
 from moorage.engine.lifecycle import Event, State, after_end, back_off, move
 from moorage.engine.machinery import Machinery
@@ -22,6 +23,7 @@ from moorage.engine.store import Store
 from moorage.engine.values import LastExit
 from moorage.executor import Exit
 from moorage.host.beneath import remove_tree
+from moorage.plugins import NO_OVERRIDES, apply_settings
 from moorage.timeouts import Timeouts
 
 __all__ = ("AWAY", "Job", "Work", "check_unused", "last_exit_of", "logged", "told")
@@ -39,12 +41,19 @@ class Work:
     """The jobs, and what they share."""
 
     def __init__(
-        self, store: Store, registry: Registry, events: EventLog, tasks: TaskGroup, timeouts: Timeouts
+        self,
+        store: Store,
+        registry: Registry,
+        events: EventLog,
+        tasks: TaskGroup,
+        timeouts: Timeouts,
+        consent: Consent | None = None,
     ) -> None:
         self.store = store
         self.registry = registry
         self.events = events
         self.timeouts = timeouts
+        self.consent = consent or Consent()
         self.inboxes: Inboxes[str] = Inboxes(tasks)
         self.machinery: Machinery | None = None
         self.problem = "containerd is not there yet"
@@ -65,6 +74,17 @@ class Work:
         record = plugin.change(**fields)
         await run_blocking(lambda: self.store.save(record))
         plugin.record = record
+
+    async def set(self, plugin: Plugin, assignments: Sequence[str], secrets: Sequence[str]) -> None:
+        """The user's set. Raises: Conflict, Invalid; Denied for what the host's policy is against."""
+        record, config = plugin.record, plugin.config
+        if record.enabled or plugin.state is not State.DISABLED:
+            raise errors.Conflict("cannot set on an active plugin, disable plugin before setting")
+        made = apply_settings(config, record.overrides, assignments, secrets=secrets)
+        named = apply_settings(config, NO_OVERRIDES, assignments, secrets=secrets)
+        granted = self.consent.widen(config, made, named, granted_of(record, config))
+        await run_blocking(lambda: self.consent.check_policy_now(config, made, granted.attended))
+        await self.save(plugin, overrides=made, **granted.as_fields())
 
     # starting
 
@@ -125,7 +145,7 @@ class Work:
                 # what an earlier start could not end must be gone before another one uses the same root
                 await bring_down(plugin, machinery, self.timeouts, at_once=True, keep_places=True)
                 await remove_strays(plugin, machinery)
-                await bring_up(plugin, machinery, within, self._teller(plugin))
+                await bring_up(plugin, machinery, self.consent, within, self._teller(plugin))
                 plugin.move(Event.ACCEPTED)  # no await between this and the last look at the run's end
         except errors.MoorageError as error:
             failure = error

@@ -15,6 +15,7 @@ from moorage.plugins.document import as_it_came as as_it_came
 from moorage.plugins.document import config_to_api as config_to_api
 from moorage.plugins.document import with_rootfs as with_rootfs
 from moorage.plugins.model import Config as Config
+from moorage.plugins.model import MountEntry as MountEntry
 from moorage.plugins.model import ParsedConfig as ParsedConfig
 from moorage.plugins.model import parse_config as parse_config
 from moorage.plugins.policy import Policy as Policy
@@ -24,6 +25,7 @@ from moorage.plugins.privileges import Privilege as Privilege
 from moorage.plugins.privileges import check_granted as check_granted
 from moorage.plugins.privileges import compute_privileges as compute_privileges
 from moorage.plugins.privileges import find_missing as find_missing
+from moorage.plugins.privileges import find_named as find_named
 from moorage.plugins.privileges import parse_privileges as parse_privileges
 from moorage.plugins.privileges import privileges_to_api as privileges_to_api
 from moorage.plugins.reference import Reference as Reference
@@ -56,6 +58,7 @@ __all__ = (
     "Confinement",
     "DeviceNode",
     "HostFeatures",
+    "MountEntry",
     "Need",
     "Needs",
     "Overrides",
@@ -79,6 +82,7 @@ __all__ = (
     "confined_spec",
     "effective_settings",
     "find_missing",
+    "find_named",
     "host_path",
     "local_name",
     "masked",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct, field
 
 from moorage import errors
-from moorage.plugins._reader import Fields, quote, read_object
+from moorage._lib.escaping import escape
+from moorage.plugins._reader import Fields, read_object
 from moorage.plugins.model import Config, MountEntry
 from moorage.plugins.privileges import Privilege, compute_privileges, describe_mount
 from moorage.plugins.settings import Settings
@@ -164,7 +165,7 @@ def _shown(name: str, value: str, resolve: Callable[[str], str], path: str = "")
     path = path or (value if name == "device" else "")
     real = resolve(path) if path.startswith("/") else path
     is_other = bool(path) and posixpath.normpath(real) != posixpath.normpath(path)
-    more = f", which is {quote(real)}" if is_other else ""
+    more = f", which is {escape(real)}" if is_other else ""
     return f"{Privilege(name, value=(value,))}{more}"
 
 

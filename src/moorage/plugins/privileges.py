@@ -12,7 +12,7 @@ from moorage import errors
 from moorage._lib.escaping import escape, is_printable
 from moorage.plugins._reader import Fields, Notes, decode, quote
 from moorage.plugins.model import ISOLATED_NETWORKS, Config, MountEntry
-from moorage.plugins.settings import Settings
+from moorage.plugins.settings import Overrides, Settings, effective_settings
 
 __all__ = (
     "Privilege",
@@ -20,6 +20,7 @@ __all__ = (
     "compute_privileges",
     "describe_mount",
     "find_missing",
+    "find_named",
     "parse_privileges",
     "privileges_to_api",
 )
@@ -136,6 +137,21 @@ def find_missing(required: Iterable[Privilege], granted: Iterable[Privilege]) ->
         else:
             missing.append(each)
     return missing
+
+
+def find_named(config: Config, named: Overrides) -> list[Privilege]:
+    """What naming a source or path in a ``set`` grants: that mount if it is a bind, or that device, as it is then.
+
+    A file system is not granted by naming its source, which says nothing of what it shows.
+    """
+    settings, sources, paths = effective_settings(config, named), dict(named.mounts), dict(named.devices)
+    mounts = [each for each in settings.mounts if each.source and sources.get(each.name) == each.source]
+    devices = [each for each in settings.devices if each.path and paths.get(each.name) == each.path]
+    return [
+        *(Privilege("mount", "host path to mount", (each.source or "",)) for each in mounts),
+        *(Privilege("device", "host device to access", (each.path or "",)) for each in devices),
+        *(describe_mount(each) for each in mounts if each.is_bind),
+    ]
 
 
 def parse_privileges(raw: bytes) -> tuple[Privilege, ...]:

@@ -152,11 +152,11 @@ def masked(settings: Settings) -> Settings:
         env=tuple((name, shown(f"{name}.value", value)) for name, value in settings.env),
         args=tuple(shown(f"{settings.args_name}.value", value) for value in settings.args),
         mounts=tuple(
-            each if each.source is None else replace(each, source=shown(f"{each.name}.source", each.source))
+            replace(each, source=shown(f"{each.name}.source", each.source)) if each.source else each
             for each in settings.mounts
         ),
         devices=tuple(
-            each if each.path is None else replace(each, path=shown(f"{each.name}.path", each.path))
+            replace(each, path=shown(f"{each.name}.path", each.path)) if each.path else each
             for each in settings.devices
         ),
     )
