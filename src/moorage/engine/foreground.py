@@ -20,6 +20,7 @@ from moorage.engine.entrypoint import explain
 from moorage.engine.host_security import HostSecurity
 from moorage.engine.package import PluginDirectory
 from moorage.engine.probe import HTTP_PROTOCOLS, Activation, activate, wait_until_listening
+from moorage.engine.remains import keeping_group
 from moorage.executor import ByteSink, Exit
 from moorage.host.sockets import PluginSocket
 from moorage.plugins import (
@@ -220,7 +221,10 @@ class Foreground:
     async def _create(self, executor: Executor) -> None:
         plan = self._plan
         try:
-            await executor.create(plan.id, plan.spec, _Lines("stdout", self._report), _Lines("stderr", self._report))
+            with keeping_group():
+                await executor.create(
+                    plan.id, plan.spec, *(_Lines(each, self._report) for each in ("stdout", "stderr"))
+                )
         except errors.MoorageError as error:
             reason = await self._explain()
             raise type(error)(f"cannot start the plugin: {f'{reason} ({error})' if reason else error}") from error

@@ -4,6 +4,7 @@ It is found in the kernel's own lists: nothing here asks containerd, which may b
 Everything here blocks.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -11,19 +12,29 @@ import posixpath
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from moorage import errors
 from moorage._lib.cgroups import thaw
 
-__all__ = ("end_processes", "has_shim_directory", "remove_group", "remove_shim_directory", "remove_traces")
+__all__ = (
+    "end_processes",
+    "has_shim_directory",
+    "keeping_group",
+    "remove_group",
+    "remove_shim_directory",
+    "remove_traces",
+)
 
 log = logging.getLogger(__name__)
 
 _SHIM_SOCKETS = Path("/run/containerd/s")  # of every shim, whatever containerd's configuration says
 _PROGRAMS = ("containerd", "runc", "crun")
 _GROUP = "moorage"
+_CGROUPS = "/sys/fs/cgroup"
 _LOOK_AGAIN = 0.005  # seconds
+_CREATION = 2.0  # seconds that a removal waits for the creation of a container by another engine
 
 
 def end_processes(state: Path, id: str, by_itself: float, within: float) -> None:
@@ -60,10 +71,54 @@ def remove_traces(address: str, namespace: str, id: str) -> None:
     (_SHIM_SOCKETS / digest).unlink(missing_ok=True)
 
 
+@contextmanager
+def keeping_group() -> Iterator[None]:
+    """No other engine removes the control group above all plugins until the block ends.
+
+    A runtime makes the group of a container in two steps, and fails where the upper one is removed between them.
+    """
+    lock = _open_lock()
+    try:
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_SH)  # others hold it exclusively only for as long as a removal takes
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def remove_group() -> None:
-    """Remove the control group above all plugins where it is empty."""
-    for mount_point in _hierarchies():
-        _remove(os.path.join(mount_point, _GROUP))
+    """Remove the control group above all plugins where it is empty, and no engine on this machine creates one in it."""
+    lock = _open_lock()
+    try:
+        if lock is not None and not _lock_within(lock, _CREATION):
+            return  # the engine that creates one removes it
+        for mount_point in _hierarchies():
+            _remove(os.path.join(mount_point, _GROUP))
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _open_lock() -> int | None:
+    """The directory of all control groups, which is the lock file, so that none is left behind."""
+    try:
+        return os.open(_CGROUPS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _lock_within(lock: int, within: float) -> bool:
+    until = time.monotonic() + within
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return True
 
 
 def has_shim_directory() -> bool:

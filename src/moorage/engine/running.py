@@ -16,6 +16,7 @@ from moorage.engine.machinery import PLUGIN_LABEL, Machinery
 from moorage.engine.package_repair import lost_package
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.probe import wait_until_listening
+from moorage.engine.remains import keeping_group
 from moorage.executor import Exit
 from moorage.host.sockets import PluginSocket
 from moorage.timeouts import Timeouts
@@ -58,7 +59,8 @@ async def bring_up(
     plugin.run = run
     try:
         async with machinery.creating:
-            await machinery.executor.create(run.container, spec, attach=taker, labels=labels)
+            with keeping_group():
+                await machinery.executor.create(run.container, spec, attach=taker, labels=labels)
     except BaseException as error:
         plugin.run = None
         if isinstance(error, errors.MoorageError) and not isinstance(error, errors.Unavailable):
