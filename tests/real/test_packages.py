@@ -235,7 +235,8 @@ def test_case_096_prune_ends_what_is_left_and_touches_no_plugin(house: EnginePro
     house.create("p")
     prune(house)
     before = usage(house)
-    ctr(house, "content", "ingest", "--expected-size", "2000", "moorage-layer-left", data=b"x" * 1000)
+    ref = f"moorage-{house.info()['ID']}-moorage-layer-left"
+    ctr(house, "content", "ingest", "--expected-size", "2000", ref, data=b"x" * 1000)
     logs = house.root / "logs" / ("0" * 64)
     logs.mkdir(parents=True)
     (logs / "output").write_bytes(b"y" * 50_000)

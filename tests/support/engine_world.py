@@ -22,10 +22,11 @@ import pytest
 
 from moorage import errors
 from moorage._lib import threads
-from moorage.engine import adding, creation, measuring, meter, plugin, restoring, running, versions, work
+from moorage.engine import adding, creation, measuring, meter, plugin, restoring, running, startup, versions, work
 from moorage.engine import engine as engine_module
 from moorage.engine.engine import Engine
-from moorage.engine.machinery import PLUGIN_LABEL, Machinery
+from moorage.engine.machinery import Machinery
+from moorage.engine.ownership import ENGINE_LABEL, PLUGIN_LABEL
 from moorage.engine.places import PluginPlaces, Prepared
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Happened
@@ -34,6 +35,7 @@ from moorage.host import beneath
 from moorage.logs.files import PluginLog
 from moorage.timeouts import Timeouts
 
+ENGINE_ID = "e" * 32
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = """{"interface": {"types": ["moorage.test/1.0"], "socket": "p.sock"}, "entrypoint": ["/p"],
  "network": {"type": "host"}, "env": [{"name": "A", "settable": ["value"]}]}"""
@@ -88,6 +90,8 @@ class Host:
     images: set[str] = field(default_factory=set)
     owners: dict[str, str] = field(default_factory=dict)
     """Of images, where a sweep is to know them."""
+    made_for: dict[str, str] = field(default_factory=dict)
+    """The plugin of each image that a test made."""
     leases: dict[str, Mapping[str, str]] = field(default_factory=dict)
     is_away: bool = False
     """Containerd does not answer."""
@@ -111,6 +115,10 @@ class Host:
     """Processes beside a container's own that were killed: container and id."""
     hides_pids: bool = False
     """Containerd does not tell the pid of a task."""
+
+    def owner_of(self, image: str) -> str:
+        """The plugin of an image: as a sweep is to know it, or as ``World.record`` and upgrades name it."""
+        return self.owners.get(image, self.made_for.get(image, ""))
 
     def alive(self, owner: str = "") -> list[str]:
         """The containers in which a process runs."""
@@ -292,12 +300,20 @@ class FakeClient:
 
     def __init__(self, host: Host) -> None:
         self._host, self._era = host, host.era
+        self._marks = {ENGINE_LABEL: ENGINE_ID}
         self.storage = self
+
+    def marked(self, marks: Mapping[str, str], ref_prefix: str) -> "FakeClient":
+        """It is one engine's anyway."""
+        assert marks == self._marks, ref_prefix
+        return self
 
     async def list_containers(self, *_: str) -> Sequence[Any]:
         self._host.check(self._era)
         return [
-            SimpleNamespace(id=it.id, labels={PLUGIN_LABEL: it.owner, RUN_LABEL: "x"})
+            SimpleNamespace(
+                id=it.id, labels={PLUGIN_LABEL: it.owner, RUN_LABEL: "x", **self._marks} if it.owner else {}
+            )
             for it in self._host.containers.values()
         ]
 
@@ -344,9 +360,15 @@ class FakeClient:
             await self._host.sweeping.wait()
         owners = self._host.owners
         return [
-            SimpleNamespace(name=name, labels={PLUGIN_LABEL: owners[name]} if name in owners else {})
+            SimpleNamespace(name=name, labels={PLUGIN_LABEL: owners[name], **self._marks} if name in owners else {})
             for name in sorted(self._host.images)
         ]
+
+    async def get_image(self, name: str) -> Any:
+        self._host.check(self._era)
+        if name not in self._host.images:
+            raise errors.NotFound(name)
+        return SimpleNamespace(name=name, labels={PLUGIN_LABEL: self._host.owner_of(name), **self._marks})
 
     async def list_ingests(self) -> Sequence[Any]:
         return []
@@ -389,7 +411,20 @@ async def run_at_once(function: Callable[[], Any]) -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
-    for module in (threads, beneath, work, running, restoring, adding, versions, engine_module, creation, measuring):
+    modules = (
+        threads,
+        beneath,
+        work,
+        running,
+        restoring,
+        adding,
+        versions,
+        engine_module,
+        creation,
+        measuring,
+        startup,
+    )
+    for module in modules:
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     monkeypatch.setattr(running, "run_abandonable", run_at_once)
     monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
@@ -422,6 +457,7 @@ class World:
         name = f"p{number}:latest"
         made = Record(self.id(number), name, name, CONFIG, f"image-{number}", "sha256:x", "o", "k", EPOCH)
         self.host.images.add(made.image)
+        self.host.made_for[made.image] = made.id
         self.store.save(made)
         return made
 
@@ -431,7 +467,7 @@ class World:
         async with anyio.create_task_group() as tasks:
             runtime = self.host.base / "run"
             store = KilledStore(self.store.root)
-            choice = Choice("e" * 32, "private", "test")
+            choice = Choice(ENGINE_ID, "private", "test")
             self.engine = Engine(store, runtime, choice, tasks, TIMEOUTS, live_restore=live_restore)
             self.engine.load()
             try:
@@ -449,7 +485,9 @@ class World:
             client: Any = FakeClient(self.host)
             executor: Any = FakeExecutor(self.host, self.engine, tasks)
             keeper: Any = FakeKeeper()
-            machinery = Machinery(client, client, executor, keeper, "1.6", anyio.CapacityLimiter(3))
+            machinery = Machinery(
+                client, client, executor, keeper, "1.6", self.engine.ownership, anyio.CapacityLimiter(3)
+            )
             async with self.engine.working_on(machinery, "address", start=start):
                 yield
             tasks.cancel_scope.cancel()

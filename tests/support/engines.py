@@ -202,7 +202,7 @@ class EngineProcess:
         # What `moorage down` does, without a process that imports all of it once more for each engine of a test; in a
         # thread, because an event loop may run in this one.
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(anyio.run, take_down, options).result() == 0
+            assert pool.submit(lambda: anyio.run(take_down, options)).result() == 0
         if self.child is not None:
             assert self.child.wait(10) == 0
             self.child = None

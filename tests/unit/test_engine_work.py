@@ -251,15 +251,16 @@ def test_m10_an_exit_while_no_engine_ran_is_the_last_exit(play: Any) -> None:
     play(scene)
 
 
-def test_m11_a_namespace_with_a_container_that_is_nobodys_is_refused(play: Any) -> None:
+def test_case_231_a_container_of_another_program_is_reported_and_left_alone(play: Any) -> None:
     async def scene(world: World) -> None:
         world.host.containers["web"] = Container("web", "", Script.LISTENS, 7)
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with world.run():
-                pass
-        refused = caught.value.subgroup(errors.Conflict)
-        assert refused is not None
-        assert "container web in it is not ours" in str(_leaf(refused))
+        async with world.run() as engine:
+            await engine.enable(P, 5)
+            assert engine.info().notices == (
+                "container web (of another program) in namespace test is not this engine's",
+            )
+            assert world.host.alive() == [f"{world.id(1)}.1", "web"]
+            await engine.remove(P, force=True)
         assert world.host.alive() == ["web"]
 
     play(scene)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage import errors
+from moorage.engine.leftovers import ASIDE, list_set_aside
 from moorage.engine.lifecycle import RestartPolicy, Restarts
 from moorage.engine.store import SCHEMA, Record, Store, new_id
 from moorage.engine.values import Holder, LastExit
@@ -107,13 +108,24 @@ def test_m08_a_record_in_the_wrong_place_is_refused(tmp_path: Path) -> None:
     assert "is of plugin" in store.load().problems[0]
 
 
-def test_m19_a_record_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    store, record = make_store(tmp_path), make_record()
+def test_case_232_a_record_of_a_newer_version_is_skipped_and_the_others_are_there(tmp_path: Path) -> None:
+    store, record, good = make_store(tmp_path), make_record(), make_record("b:latest")
     store.save(record)
+    store.save(good)
     path = store.directory(record.id) / "plugin.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": SCHEMA + 1}))
+    loaded = store.load()
+    assert loaded.records == (good,)
+    assert "newer moorage" in loaded.problems[0]
+    store.sweep(frozenset({good.id}))
+    assert path.exists()
+
+
+def test_m19_a_data_directory_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    (store.root / "engine.json").write_text(json.dumps({"schema": SCHEMA + 1}))
     with pytest.raises(errors.Unsupported, match="newer moorage"):
-        store.load()
+        store.settle(None, None)
 
 
 def test_m19_an_older_version_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,11 +155,78 @@ def test_the_first_choice_stands(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     made = store.settle("system", "n1")
     assert (made.containerd, made.namespace) == ("system", "n1")
-    assert store.settle(None, "n1") == made
+    assert store.settle(None, None) == made
+    assert store.settle("private", "n2").engine_id == made.engine_id  # nothing was made with the first choice
+    store.settle("system", "n1")
+    store.claim()
+    made = store.settle(None, None)
+    assert (made.containerd, made.namespace, made.is_claimed) == ("system", "n1", True)
     with pytest.raises(errors.Conflict, match=r"containerd private: .* made with system"):
         store.settle("private", "n1")
     with pytest.raises(errors.Conflict, match=r"namespace n2: .* made with n1"):
         store.settle(None, "n2")
+
+
+def test_case_230_what_an_earlier_version_has_settled_stands(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    document = {"engine_id": "e", "containerd": "system", "namespace": "n1", "schema": 1}
+    (store.root / "engine.json").write_text(json.dumps(document))
+    assert store.settle(None, None).namespace == "n1"
+    with pytest.raises(errors.Conflict, match=r"namespace n2: .* made with n1"):
+        store.settle(None, "n2")
+
+
+def test_case_232_a_removal_that_was_begun_is_finished(tmp_path: Path) -> None:
+    store, record, other = make_store(tmp_path), make_record(), make_record("b:latest")
+    store.save(record)
+    store.directory(record.id).rename(store.plugins / f"{record.id}-removing")
+    without = store.plugins / f"{new_id()}-removing"
+    (without / "propagated-mount" / "x").mkdir(parents=True)
+    store.save(other)
+    (loaded,) = (each for each in store.load().records if each.id == record.id)
+    assert (loaded.removing, loaded.enabled) == (True, False)
+    assert store.directory(record.id).is_dir()
+    store.sweep(frozenset({record.id, other.id}))
+    assert sorted(each.name for each in store.plugins.iterdir()) == sorted([record.id, other.id])
+    assert not (store.root / ASIDE).exists()
+
+
+def test_case_232_a_removal_whose_record_cannot_be_read_stays_and_is_reported(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    directory = store.plugins / f"{new_id()}-removing"
+    directory.mkdir()
+    (directory / "plugin.json").write_text("{")
+    assert str(directory) in store.load().problems[0]
+    store.sweep(frozenset())
+    assert (directory / "plugin.json").exists()
+
+
+@pytest.mark.parametrize("name", ["propagated-mount/x", "propagated-mount/.hidden", "notes.txt", "other/y"])
+def test_case_232_what_may_be_a_users_is_set_aside(tmp_path: Path, name: str) -> None:
+    store, id = make_store(tmp_path), new_id()
+    for _ in range(2):
+        (store.plugins / id / name).parent.mkdir(parents=True)
+        (store.plugins / id / name).write_text("precious")
+        store.sweep(frozenset())
+    assert list(store.plugins.iterdir()) == []
+    assert [(store.root / ASIDE / each / name).read_text() for each in (id, f"{id}.1")] == ["precious", "precious"]
+    assert len(list_set_aside(store.root)) == 2
+
+
+@pytest.mark.parametrize("name", ["backup", "notes.txt", "f" * 63])
+def test_case_232_what_has_no_name_of_ours_is_set_aside(tmp_path: Path, name: str) -> None:
+    store = make_store(tmp_path)
+    (store.plugins / name).mkdir()
+    store.sweep(frozenset())
+    assert [each.name for each in (store.root / ASIDE).iterdir()] == [name]
+
+
+def test_m10_a_half_written_record_keeps_no_directory_from_being_removed(tmp_path: Path) -> None:
+    store, record = make_store(tmp_path), make_record()
+    store.save(record)
+    (store.directory(record.id) / ".plugin.json.new").write_text("{half")
+    store.forget(record.id)
+    assert list(store.plugins.iterdir()) == []
 
 
 def test_the_sweep_removes_what_has_no_record(tmp_path: Path) -> None:

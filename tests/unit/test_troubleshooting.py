@@ -16,12 +16,22 @@ LEAST_SHARE = 0.5
 """How much of a text of the page must be in the code in these words; the rest may be what the code fills in."""
 
 # Files whose errors stop an engine or a command before anything else can help: every one of them is in the page.
-WHOLE = ("client.py", "serving.py", "engine/store.py", "containerd/supervisor.py")
+WHOLE = (
+    "client.py",
+    "assembly.py",
+    "location.py",
+    "shutdown.py",
+    "containerd/supervisor.py",
+    "engine/ownership.py",
+    "engine/runtime_directory.py",
+    "engine/store.py",
+)
 NOT_IN_THE_PAGE = {
     "lost moorage while the process ran": "as the other `lost moorage`",
     "cannot read PATH: it is no JSON object": "as `cannot read PATH: WHAT`",
     "cannot read PATH: it has no schema version": "the same",
     "cannot read PATH: it is of plugin NAME": "the same",
+    "cannot finish the removal in PATH: there is another plugin NAME": "the same",
     "cannot write the record of plugin NAME: WHY": "the kernel's reason says it: a full disk",
     "cannot end the engine on PATH: process N does not end": "as for containerd's process",
     "cannot use PATH for containerd: WHY": "the data directory is refused first",

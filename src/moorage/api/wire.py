@@ -224,13 +224,15 @@ def info_to_api(info: EngineInfo, plugins: Sequence[PluginView]) -> dict[str, ob
         "DockerRootDir": info.root,
         "SecurityOptions": [],
         "Swarm": {"LocalNodeState": "inactive"},
-        "Warnings": [info.problem] if info.problem else [],
+        "Warnings": [*([info.problem] if info.problem else []), *info.notices],
         "Moorage": {
             "Containerd": info.containerd,
             "ContainerdAddress": info.containerd_address,
             "ContainerdVersion": info.containerd_version,
             "Namespace": info.namespace,
             "Problem": info.problem,
+            "Notices": list(info.notices),
+            "ExecRoot": info.exec_root,
             "StartedAt": _time(info.started_at),
         },
     }

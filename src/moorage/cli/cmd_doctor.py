@@ -1,14 +1,17 @@
 """``moorage doctor``: what is missing or wrong on this machine, and how to mend it."""
 
 import json
-import os
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 
-from moorage.client import DEFAULT_HOST, MoorageClient, socket_of
+from moorage import errors
+from moorage.cli.target import given_socket, locate_engine
+from moorage.client import MoorageClient
+from moorage.location import locate
 
 _PATIENCE = 5.0  # seconds for each step of the engine's answer
 
@@ -24,11 +27,11 @@ def command(as_json: bool) -> int:
     from moorage.engine.doctor_engine import examine_engine
     from moorage.engine.findings import Verdict
 
-    data = Path(os.path.abspath(os.environ.get("MOORAGE_ROOT") or "/var/lib/moorage"))
-    state = Path(os.path.abspath(os.environ.get("MOORAGE_EXEC_ROOT") or "/run/moorage"))
-    host = click.get_current_context().find_root().params["host"]
-    # as for serve, the default host follows the run-time directory
-    socket = state / "moorage.sock" if host == DEFAULT_HOST else Path(socket_of(host))
+    try:
+        location = locate_engine()
+    except errors.MoorageError:  # the socket is looked at all the same; of its directories nothing is known
+        location = replace(locate(None, None), socket=given_socket() or Path())
+    data, state, socket = location.root, location.exec_root, given_socket() or location.socket
 
     def ask() -> Any:
         return MoorageClient(str(socket), _PATIENCE).info()

@@ -1,6 +1,5 @@
 """``moorage serve`` and ``moorage down``: the engine, and its end."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,21 +8,28 @@ import click
 
 from moorage._lib.importing import importing, without_certificates
 from moorage.cli.limits import SIZE
-from moorage.client import DEFAULT_HOST, socket_of
+from moorage.cli.target import given_socket, locate_engine
+from moorage.location import locate
 
 if TYPE_CHECKING:
     from moorage.engine.packages import Registries
+    from moorage.location import Location
     from moorage.serving import ServeOptions
 
 
 def _places(command: Callable[..., Any]) -> Callable[..., Any]:
     path = click.Path(path_type=Path)
     for option in (
-        click.option("--root", type=path, envvar="MOORAGE_ROOT", default="/var/lib/moorage", help="Data directory."),
+        click.option("--root", type=path, envvar="MOORAGE_ROOT", help="Data directory.  [default: /var/lib/moorage]"),
         click.option(
-            "--exec-root", type=path, envvar="MOORAGE_EXEC_ROOT", default="/run/moorage", help="Run-time files."
+            "--exec-root",
+            type=path,
+            envvar="MOORAGE_EXEC_ROOT",
+            help="Directory of run-time files.  [default: the recorded one, or /run/moorage]",
         ),
-        click.option("--namespace", default="plugins.moby", show_default=True, help="Namespace in containerd."),
+        click.option(
+            "--namespace", help="Namespace in containerd; recorded at the first start.  [default: plugins.moby]"
+        ),
         click.option(
             "--containerd",
             envvar="MOORAGE_CONTAINERD",
@@ -34,15 +40,13 @@ def _places(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _options(root: Path, exec_root: Path, namespace: str, containerd: str | None, **more: Any) -> "ServeOptions":
+def _options(
+    location: "Location", socket: Path | None, namespace: str | None, containerd: str | None, **more: Any
+) -> "ServeOptions":
     """``more``: other fields of the options, by their names."""
     from moorage.serving import ServeOptions
 
-    host = click.get_current_context().find_root().params["host"]
-    # The default host follows the run-time directory, wherever that is.
-    socket = None if host == DEFAULT_HOST else Path(socket_of(host))
-    places = Path(os.path.abspath(root)), Path(os.path.abspath(exec_root)), socket
-    return ServeOptions(*places, namespace, containerd, **more)
+    return ServeOptions(location.root, location.exec_root, socket, namespace, containerd, **more)
 
 
 def _registries(
@@ -128,9 +132,9 @@ def _registries(
     help="Serve GET /metrics for Prometheus here, too; to be reached from other machines, HOST must be an address.",
 )
 def command(
-    root: Path,
-    exec_root: Path,
-    namespace: str,
+    root: Path | None,
+    exec_root: Path | None,
+    namespace: str | None,
     containerd: str | None,
     policy: Path | None,
     insecure_registry: tuple[str, ...],
@@ -158,22 +162,24 @@ def command(
     )
     check_confinement(defaults)
     more |= {"registries": registries, "confinement": defaults}
-    options = _options(root, exec_root, namespace, containerd, **more)
+    # --host says where to listen; without it the socket is in the run-time directory, wherever that is
+    options = _options(locate(root, exec_root), given_socket(), namespace, containerd, **more)
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
 
 
 @click.command(
     name="down",
-    help="Stop the engine, all plugins at once, and the private containerd; only the data directory stays. Plugins "
-    "that are enabled come back at the next start.",
+    help="Stop the engine, all its plugins at once, and its private containerd; only the data directory stays. Plugins "
+    "that are enabled are started again at the next start. The engine is that of --root or --exec-root, else the "
+    "one of --host.",
 )
 @_places
-def down(root: Path, exec_root: Path, namespace: str, containerd: str | None) -> int:
+def down(root: Path | None, exec_root: Path | None, namespace: str | None, containerd: str | None) -> int:
     """Take everything down; the exit status."""
     with importing(), without_certificates():
         import anyio
 
         from moorage.serving import take_down
 
-    options = _options(root, exec_root, namespace, containerd)
-    return anyio.run(take_down, options, backend_options={"use_uvloop": True})
+    options = _options(locate_engine(root, exec_root), None, namespace, containerd)
+    return anyio.run(take_down, options, click.echo, backend_options={"use_uvloop": True})

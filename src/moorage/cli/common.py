@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from moorage import errors
+from moorage.cli.target import host_of
 from moorage.client import MoorageClient
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def reach() -> MoorageClient:
-    """A client of the engine that --host names."""
-    return MoorageClient(click.get_current_context().find_root().params["host"])
+    """A client of the engine that the command line means."""
+    return MoorageClient(host_of(click.get_current_context()))
 
 
 def plugin_names(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":

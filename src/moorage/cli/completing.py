@@ -14,7 +14,8 @@ from click.shell_completion import (
 )
 
 from moorage import errors
-from moorage.client import DEFAULT_HOST, MoorageClient
+from moorage.cli.target import host_of
+from moorage.client import MoorageClient
 
 __all__ = ("find_plugins", "register", "script")
 
@@ -94,10 +95,9 @@ def script(shell: str, command: click.Command) -> str:
 
 def find_plugins(context: click.Context, incomplete: str) -> list[CompletionItem[str]]:
     """The plugins of the engine that the line names, with their state; none where no engine answers."""
-    root = context.find_root()
-    host = root.params.get("host") or os.environ.get("MOORAGE_HOST") or DEFAULT_HOST
     try:
-        found = {str(each["Name"]): str(each["Moorage"]["State"]) for each in MoorageClient(host, _PATIENCE).plugins()}
+        plugins = MoorageClient(host_of(context), _PATIENCE).plugins()
+        found = {str(each["Name"]): str(each["Moorage"]["State"]) for each in plugins}
     except (errors.MoorageError, LookupError, TypeError, ValueError):
         return []
     given = {each for value in context.params.values() for each in (value if isinstance(value, tuple) else ())}

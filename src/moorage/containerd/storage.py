@@ -14,6 +14,7 @@ from datetime import datetime
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.containerd import _wire, types
@@ -52,17 +53,43 @@ class Storage:
         verification: Verification,
         *,
         lease: str = "",
+        marks: Mapping[str, str] | None = None,
+        ref_prefix: str = "",
     ) -> None:
-        """``verification`` is shared by all who use one connection."""
+        """``verification`` is shared by all who use one connection; ``marks`` are labels of all that is created, and
+        the refs of all uploads begin with ``ref_prefix``.
+        """
         self._connection = connection
         self._namespace = namespace
         self._timeouts = timeouts
         self._verification = verification
         self._lease = lease
+        self._marks = dict(marks or {})
+        self._ref_prefix = ref_prefix
 
     def under(self, lease: str) -> "Storage":
         """The same storage; what is made through it is held by this lease."""
-        return Storage(self._connection, self._namespace, self._timeouts, self._verification, lease=lease)
+        return self._copy(lease, self._marks, self._ref_prefix)
+
+    def marked(self, marks: Mapping[str, str], ref_prefix: str) -> "Storage":
+        """The same storage; leases, images, snapshots and content that are created through it bear these labels, and
+        the refs of uploads, which have no labels, this prefix.
+        """
+        return self._copy(self._lease, marks, ref_prefix)
+
+    def _copy(self, lease: str, marks: Mapping[str, str], ref_prefix: str) -> "Storage":
+        return Storage(
+            self._connection,
+            self._namespace,
+            self._timeouts,
+            self._verification,
+            lease=lease,
+            marks=marks,
+            ref_prefix=ref_prefix,
+        )
+
+    def _full_ref(self, ref: str) -> str:
+        return ref if ref.startswith(self._ref_prefix) else self._ref_prefix + ref
 
     # leases
 
@@ -71,7 +98,7 @@ class Storage:
     ) -> None:
         """Make a lease; one with an end counts as gone after it. Raises: Conflict where there is one."""
         end = {_EXPIRE_LABEL: expires_at.isoformat()} if expires_at else {}
-        request = moorage_leases_pb2.CreateRequest(id=id, labels={**(labels or {}), **end})
+        request = moorage_leases_pb2.CreateRequest(id=id, labels={**self._marks, **(labels or {}), **end})
         await self._call(_LEASES + "Create", request, moorage_leases_pb2.CreateResponse)
 
     async def list_leases(self) -> dict[str, dict[str, str]]:
@@ -149,7 +176,7 @@ class Storage:
 
     async def find_ingest(self, ref: str) -> types.Ingest | None:
         """What was written under this ref and is no blob yet."""
-        request = moorage_content_pb2.StatusRequest(ref=ref)
+        request = moorage_content_pb2.StatusRequest(ref=self._full_ref(ref))
         try:
             reply = await self._call(_CONTENT + "Status", request, moorage_content_pb2.StatusResponse)
         except errors.NotFound:
@@ -157,14 +184,14 @@ class Storage:
         return _wire.ingest(reply.status)
 
     async def list_ingests(self) -> list[types.Ingest]:
-        """Every blob of the namespace that was begun and not ended."""
+        """Every blob of the namespace that was begun and not ended, whoever began it."""
         request = moorage_content_pb2.ListStatusesRequest()
         reply = await self._call(_CONTENT + "ListStatuses", request, moorage_content_pb2.ListStatusesResponse)
         return [_wire.ingest(status) for status in reply.statuses]
 
     async def abort_ingest(self, ref: str) -> None:
         """Throw away what was written under this ref. Nobody may be writing it. Raises: NotFound."""
-        await self._call(_CONTENT + "Abort", moorage_content_pb2.AbortRequest(ref=ref), Empty)
+        await self._call(_CONTENT + "Abort", moorage_content_pb2.AbortRequest(ref=self._full_ref(ref)), Empty)
 
     async def write_content(
         self,
@@ -184,8 +211,9 @@ class Storage:
         which case they are deleted; DamagedContent where a damaged blob cannot be replaced; Unavailable where another
         writes this ref, or containerd goes away, in which case they are kept for the next try.
         """
-        writer = ContentWriter(self, self._verification, self._write_stream, ref, self._timeouts.transfer)
-        return await writer.write(chunks_from, digest, size_bytes, labels or {})
+        full_ref = self._full_ref(ref)
+        writer = ContentWriter(self, self._verification, self._write_stream, full_ref, self._timeouts.transfer)
+        return await writer.write(chunks_from, digest, size_bytes, {**self._marks, **(labels or {})})
 
     def _write_stream(
         self,
@@ -214,7 +242,8 @@ class Storage:
 
     async def create_image(self, image: types.Image) -> None:
         """Write a record: last, because it is what holds everything else. Raises: Conflict."""
-        request = moorage_images_pb2.ImageMessage(image=_wire.image_message(image))
+        marked = replace(image, labels={**self._marks, **image.labels})
+        request = moorage_images_pb2.ImageMessage(image=_wire.image_message(marked))
         await self._call(_IMAGES + "Create", request, moorage_images_pb2.ImageMessage)
 
     async def update_image(self, image: types.Image) -> None:
@@ -244,7 +273,9 @@ class Storage:
 
     async def prepare_snapshot(self, snapshotter: str, key: str, parent: str = "") -> list[types.Mount]:
         """Make a writable snapshot on top of a committed one; the mounts that show it. Raises: Conflict, NotFound."""
-        request = moorage_snapshots_pb2.PrepareSnapshotRequest(snapshotter=snapshotter, key=key, parent=parent)
+        request = moorage_snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=snapshotter, key=key, parent=parent, labels=self._marks
+        )
         reply = await self._call(_SNAPSHOTS + "Prepare", request, moorage_snapshots_pb2.MountsResponse)
         return [_wire.mount_value(mount) for mount in reply.mounts]
 
@@ -255,7 +286,9 @@ class Storage:
 
     async def commit_snapshot(self, snapshotter: str, name: str, key: str) -> None:
         """Turn a writable snapshot into a layer. Raises: Conflict where the name is taken; the key stays then."""
-        request = moorage_snapshots_pb2.CommitSnapshotRequest(snapshotter=snapshotter, name=name, key=key)
+        request = moorage_snapshots_pb2.CommitSnapshotRequest(
+            snapshotter=snapshotter, name=name, key=key, labels=self._marks
+        )
         await self._slow_call(_SNAPSHOTS + "Commit", request, Empty)
 
     async def remove_snapshot(self, snapshotter: str, key: str) -> None:

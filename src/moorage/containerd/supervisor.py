@@ -25,7 +25,9 @@ from moorage._lib.importing import importing
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts
-from moorage.host.inheritance import keep_new_files_private, make_directory, start_program
+from moorage.containerd._containerd_process import spawn_locked
+from moorage.host.inheritance import keep_new_files_private, make_directory
+from moorage.host.process_identity import find_listener, find_lock_holder, is_trusted, mount_namespace, send_signal
 from moorage.timeouts import DEFAULT, Timeouts
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class PrivateContainerd:
         self._config = state / "config.toml"
         self._pid_file = state / "pid"
         self._lock = state / "lock"
+        self._alive = state / "alive"
         self._log = root / "containerd.log"
         self._timeouts = timeouts
         self._search = search
@@ -149,21 +152,39 @@ class PrivateContainerd:
                 pid = await run_blocking(self._spawn)
             except OSError as error:
                 raise errors.Unavailable(f"cannot start containerd: {error}") from error
+        else:
+            self._check_mount_namespace(pid)
         await self._wait_until_serving(pid)
         return pid
 
     def find(self) -> int | None:
-        """The pid of the containerd that runs on these directories, or None. Only looks."""
+        """The pid of the containerd that runs on these directories, or None. Only looks.
+
+        Ours is the process that holds the lock on a file of ours, and for one of an earlier version, which took none,
+        the one that listens on our socket. Raises: Conflict where it runs in another pid namespace.
+        """
+        pid = find_lock_holder(self._alive)
+        if pid == 0:
+            raise errors.Conflict(f"cannot use the containerd of {self.state}: it runs in another pid namespace")
+        if pid is None and (listener := find_listener(Path(self.address))) is not None and self._is_of_before(listener):
+            pid = listener
+        return pid
+
+    def _is_of_before(self, pid: int) -> bool:
+        """Whether a process is a containerd that an earlier version started, which noted its pid only."""
         try:
             noted = int(self._pid_file.read_text())
         except (OSError, ValueError):
-            noted = 0
-        if noted and self._is_ours(noted):
-            return noted
-        # Whoever started it may have died before the pid was written.
-        return next(
-            (int(entry) for entry in os.listdir("/proc") if entry.isdigit() and self._is_ours(int(entry))), None
-        )
+            return False
+        return noted == pid and is_trusted(pid, ("containerd",))
+
+    def _check_mount_namespace(self, pid: int) -> None:
+        theirs, ours = mount_namespace(pid), mount_namespace()
+        if theirs and theirs != ours:
+            raise errors.Conflict(
+                f"cannot use the containerd of {self.state}: process {pid} runs in another mount namespace, where what "
+                f"is mounted here is not seen; run this in it: nsenter --mount=/proc/{pid}/ns/mnt moorage ..."
+            )
 
     async def stop(self) -> None:
         """End the containerd that runs on these directories, if one does. Running containers are left as they are.
@@ -177,16 +198,14 @@ class PrivateContainerd:
             pid = await run_blocking(self.find)
             if pid is not None:
                 await self._end(pid)
-            for path in (Path(self.address), Path(self.address + ".ttrpc"), self._pid_file, self._config):
+            for path in (
+                Path(self.address),
+                Path(self.address + ".ttrpc"),
+                self._pid_file,
+                self._alive,
+                self._config,
+            ):
                 path.unlink(missing_ok=True)
-
-    def _is_ours(self, pid: int) -> bool:
-        # The command line names our configuration: a pid that was given to another process does not pass.
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return False
-        return os.fsencode(str(self._config)) in words and b"containerd" in os.path.basename(words[0])
 
     async def _refuse_to_take_a_socket(self) -> None:
         # A second containerd would take the socket of one with other directories, which then lives on unreachable.
@@ -205,12 +224,10 @@ class PrivateContainerd:
         self._keep_private()
         if self._log.exists() and self._log.stat().st_size > _LOG_LIMIT:
             self._log.replace(self._log.with_suffix(".log.1"))
+        command = [find_binary("containerd", self._search), "--config", str(self._config)]
+        environment = {**_clean_environment(), "PATH": self._search or _search_path()}
         with open(self._log, "ab") as output:
-            child = start_program(
-                [find_binary("containerd", self._search), "--config", str(self._config)],
-                environment={**_clean_environment(), "PATH": self._search or _search_path()},
-                output=output.fileno(),
-            )
+            child = spawn_locked(command, self._alive, output.fileno(), environment)
         child.returncode = 0  # it outlives us, which Popen would call a leak; _reap takes its true status
         self._children.add(child.pid)
         self._pid_file.write_text(f"{child.pid}\n")
@@ -257,9 +274,7 @@ class PrivateContainerd:
             (signal.SIGTERM, self._timeouts.containerd_stop),
             (signal.SIGKILL, self._timeouts.killed),
         ):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
+            if not send_signal(pid, number, lambda pid: self.find() == pid):
                 return
             with anyio.move_on_after(within):
                 await wait_for_end(pid)
@@ -309,7 +324,7 @@ class PrivateContainerd:
         if pid in self._children:
             self._reap()
             return pid not in self._children
-        return not self._is_ours(pid)
+        return self.find() != pid
 
     def _log_end(self, lines: int = 5) -> str:
         try:

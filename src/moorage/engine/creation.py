@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Image
-from moorage.distribution.package import UPLOAD_PREFIX, Package, create_package
+from moorage.distribution.package import Package, create_package
 from moorage.engine.consent import Granted
-from moorage.engine.machinery import PLUGIN_LABEL, Machinery, choose_snapshotter
+from moorage.engine.machinery import Machinery, choose_snapshotter
+from moorage.engine.ownership import PLUGIN_LABEL, plugin_of
 from moorage.engine.package_repair import is_lost, is_package_of
 from moorage.engine.places import SHORT_ID
 from moorage.engine.plugin import Plugin
@@ -184,33 +185,34 @@ class Creation:
                 yield version
             finally:
                 if plugin.record.image != name:
-                    await self.forget(name)
+                    await self.forget(name, plugin.id)
         finally:
             self._making.discard(name)
 
-    async def forget(self, image: str) -> None:
+    async def forget(self, image: str, plugin: str) -> None:
         """Remove the image record of a version that no plugin has any more, and what only it held."""
         with anyio.CancelScope(shield=True):
             try:
-                await self._work.need_machinery().storage.delete_image(image, collect=True)
+                await self._work.need_machinery().delete_image(image, plugin)
             except errors.NotFound:
                 pass
             except errors.MoorageError as error:
                 log.warning("cannot remove image %s, the next start does: %s", image, error)
 
     async def sweep(self, machinery: Machinery) -> None:
-        """Remove the image records of plugins and versions that are not there, and the uploads and leases of engines
-        that are not.
+        """Remove the image records of this engine that belong to no version of a plugin, and the uploads and leases
+        that it left when it was killed.
 
         The lease of an upload holds it no longer, but containerd 1.6 collects none before its first whole blob.
         """
         for image in await machinery.storage.list_images():
             owner = image.labels.get(PLUGIN_LABEL)
-            if owner is not None and self._is_left(image.name, owner):
+            if owner is not None and machinery.ownership.owns(image.labels) and self._is_left(image.name, owner):
                 log.warning("removing image %s: what it was for was never finished", image.name)
                 await machinery.storage.delete_image(image.name, collect=True)
+        prefix = machinery.ownership.ref_prefix
         for ingest in await machinery.storage.list_ingests():
-            if ingest.ref.startswith(UPLOAD_PREFIX):
+            if ingest.ref.startswith(prefix):
                 with suppress(errors.NotFound):
                     await machinery.storage.abort_ingest(ingest.ref)
         await machinery.drop_stale_leases()
@@ -254,8 +256,12 @@ class Creation:
         image = _image(record.id, Version.of(record), package)
         try:
             await machinery.storage.create_image(image)
-        except errors.Conflict:  # of a plugin that was cut off while it was made or removed: the name is ours now
-            await machinery.storage.delete_image(image.name)
+        except errors.Conflict:
+            if await self._may_replace(machinery, image.name):
+                await machinery.storage.delete_image(image.name)
+            else:  # of another program, or of another plugin: ours gets a name that nobody has
+                record = replace(record, image=f"{image.name}#{secrets.token_hex(4)}")
+                image = _image(record.id, Version.of(record), package)
             await machinery.storage.create_image(image)
         try:
             await run_blocking(lambda: self._work.store.save(record))
@@ -263,6 +269,14 @@ class Creation:
             await machinery.storage.delete_image(image.name)
             raise
         return self._take(record)
+
+    async def _may_replace(self, machinery: Machinery, name: str) -> bool:
+        """Whether an image record is this engine's, of a plugin that was cut off while it was created or removed."""
+        try:
+            labels = (await machinery.storage.get_image(name)).labels
+        except errors.NotFound:
+            return False
+        return machinery.ownership.owns(labels) and not machinery.ownership.is_recorded(plugin_of(labels))
 
 
 @asynccontextmanager

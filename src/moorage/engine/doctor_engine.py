@@ -14,6 +14,7 @@ from msgspec import Struct
 from moorage import errors
 from moorage._lib.unix_socket import is_socket
 from moorage.engine.findings import Finding, Verdict
+from moorage.engine.leftovers import list_set_aside
 from moorage.engine.store import Choice, Store
 
 __all__ = ("Dockerd", "examine_engine", "judge_dockerd", "read_dockerd")
@@ -31,6 +32,7 @@ _START = "start it: moorage serve, or systemctl start moorage; plugins that ran 
 def examine_engine(data: Path, socket: Path, ask: Ask) -> Iterator[Finding]:
     """Look at the engine with this data directory and this socket of its API, and at every dockerd that runs here."""
     yield _engine(data, socket, ask)
+    yield from _notices(data, ask)
     yield _permissions(socket)
     yield _dockerds(data)
 
@@ -55,6 +57,17 @@ def _engine(data: Path, socket: Path, ask: Ask) -> Finding:
         return Finding("engine", Verdict.BAD, f"answers, but cannot run plugins: {problem}", _mend(ours))
     text = f"version {info.get('ServerVersion')} answers on {socket}, with containerd {ours.get('ContainerdVersion')}"
     return Finding("engine", Verdict.GOOD, text)
+
+
+def _notices(data: Path, ask: Ask) -> Iterator[Finding]:
+    """What the engine found at its start and left alone, and what earlier starts have set aside."""
+    try:
+        found = [str(each) for each in ask().get("Moorage", {}).get("Notices") or ()]
+    except errors.MoorageError:
+        found = []  # said above
+    advice = "see whose it is; remove it where nobody needs it"
+    for text in (*found, *list_set_aside(data)):
+        yield Finding("leftovers", Verdict.DOUBTFUL, text, advice)
 
 
 def _absent(store: Store, socket: Path) -> Finding:

@@ -25,15 +25,21 @@ async def end_process(
 
     ``ended`` is the executor's word that it did, and that everything of its run is removed.
     """
-    steps = ((signals.SIGTERM, within, hurry or ended), (signals.SIGKILL, timeouts.killed, ended))
-    for number, patience, enough in steps:
-        if not ended.is_set() and patience > 0:
+    for number, patience, cut in ((signals.SIGTERM, within, hurry), (signals.SIGKILL, timeouts.killed, None)):
+        if not ended.is_set() and patience > 0 and not (cut is not None and cut.is_set()):
             with anyio.move_on_after(patience):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_send, send, number, timeouts)
-                    await enough.wait()
+                    if cut is not None:
+                        tasks.start_soon(_cancel_when, cut, tasks.cancel_scope)
+                    await ended.wait()
                     tasks.cancel_scope.cancel()
     return ended.is_set()
+
+
+async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 async def _send(send: Send, number: int, timeouts: Timeouts) -> None:

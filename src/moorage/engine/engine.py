@@ -25,12 +25,14 @@ from moorage.engine.machinery import Machinery
 from moorage.engine.measuring import Metrics, measure
 from moorage.engine.meter import Meter
 from moorage.engine.moving import Moving
+from moorage.engine.ownership import Ownership
 from moorage.engine.packages import Packages, Registries
-from moorage.engine.places import SHORT_ID, PluginPlaces, sweep
+from moorage.engine.places import SHORT_ID, PluginPlaces
 from moorage.engine.plugin import Plugin
 from moorage.engine.policy_change import policy_change
 from moorage.engine.registry import Registry
 from moorage.engine.restoring import Restoring
+from moorage.engine.startup import Startup
 from moorage.engine.store import Choice, Record, Store
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
 from moorage.engine.work import Job, Work, check_unused, logged
@@ -77,12 +79,15 @@ class Engine:
         self._registry = Registry()
         self.meter = Meter()
         consent = Consent(registries.policy if registries is not None else None)
+        self.ownership = Ownership(choice.engine_id, self._is_recorded)
         self._work = Work(store, self._registry, self._events, tasks, timeouts, consent)
         self._restoring = Restoring(self._work, tasks, live=live_restore)
         self._creation = Creation(self._work, self._take)
         self.packages = Packages(self._work, self._creation, self._do, registries)
         self.moving = Moving(self._work, self._creation, self.packages.registries.options)
         self.arrivals = Arrivals(self._work, self._creation, self.packages)
+        self._startup = Startup(self._work, self._creation, self._restoring, runtime)
+        self._notices: list[str] = []
         self._address = ""
 
     # what is there
@@ -97,10 +102,14 @@ class Engine:
         for record in loaded.records:
             try:
                 self._take(record)
-            except errors.Invalid as error:
+            except errors.MoorageError as error:
                 problems.append(f"cannot use the record of plugin {record.name}: {error}")
-        for problem in problems:
-            log.error("%s; it is skipped, and its files stay", problem)
+        self._notices = [f"{problem}; it is skipped, and its files stay" for problem in problems]
+        for notice in self._notices:
+            log.error("%s", notice)
+
+    def _is_recorded(self, id: str) -> bool:
+        return self._registry.find_id(id) is not None or not self._store.is_free(id)
 
     def _take(self, record: Record) -> Plugin:
         runtime, propagated = self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
@@ -112,10 +121,11 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """The engine as a whole."""
-        machinery = self._work.machinery
+        machinery, namespace = self._work.machinery, self._choice.namespace
+        foreign = (f"{each} in namespace {namespace} is not this engine's" for each in self._startup.foreign)
         return EngineInfo(
             root=str(self._store.root),
-            namespace=self._choice.namespace,
+            namespace=namespace,
             containerd=self._choice.containerd,
             containerd_address=self._address,
             containerd_version=machinery.version if machinery else "",
@@ -124,6 +134,11 @@ class Engine:
             started_at=self._started_at,
             engine_id=self._choice.engine_id,
             live_restore=self._live_restore,
+            exec_root=str(self._runtime),
+            notices=(
+                *self._notices,
+                *foreign,
+            ),
         )
 
     def list(self) -> Sequence[PluginView]:
@@ -280,9 +295,17 @@ class Engine:
 
         await self._do(plugin, job)
 
-    async def stop_all(self) -> Sequence[str]:
-        """End every plugin, all at once, and remove their mounts; what users want is not changed. What failed."""
+    def running(self) -> int:
+        """How many plugins run."""
+        return sum(plugin.run is not None and not plugin.run.ended.is_set() for plugin in self._registry.all())
+
+    async def stop_all(self, hurry: anyio.Event | None = None) -> Sequence[str]:
+        """Stop every plugin, all at once, and remove their mounts; what is enabled stays so. What failed, as text.
+
+        When ``hurry`` is set they are killed instead of waited for.
+        """
         problems: list[str] = []
+        self._work.hurry = hurry
 
         async def stop(plugin: Plugin) -> None:
             try:
@@ -339,16 +362,10 @@ class Engine:
 
         ``start`` also starts what users want enabled. Raises: Conflict for a namespace that is not ours.
         """
-        owners = await machinery.owners()
-        self._refuse_foreign(owners)
-        await machinery.claim(self._store, await run_blocking(_boot_id))
-        # before anybody can create anything: what is being made looks just like what was cut off
-        await self._sweep(machinery, owners)
+        owners = await self._startup.claim(machinery)
         self._work.machinery, self._address = machinery, address
         try:
-            async with anyio.create_task_group() as tasks:
-                for plugin in self._registry.all():
-                    tasks.start_soon(self._restore, plugin, owners, start)
+            await self._startup.restore(owners, start=start)
             yield
         finally:
             self._work.machinery = None
@@ -357,36 +374,3 @@ class Engine:
     def without_machinery(self, problem: str) -> None:
         """Say why plugins cannot be started or stopped."""
         self._work.problem = problem
-
-    def _refuse_foreign(self, owners: dict[str, str]) -> None:
-        """Raises: Conflict for a namespace with containers that no engine of ours made."""
-        foreign = [
-            id for id, owner in owners.items() if not owner and self._registry.find_id(id.partition(".")[0]) is None
-        ]
-        if foreign:
-            raise errors.Conflict(
-                f"cannot use namespace {self._choice.namespace}: container {foreign[0]} in it is not ours "
-                "(a dockerd keeps its plugins there, and removes what it does not know); "
-                "give another one with --namespace, or use --containerd private"
-            )
-
-    async def _restore(self, plugin: Plugin, owners: dict[str, str], start: bool) -> None:
-        job = logged(plugin, lambda: self._restoring.restore(plugin, owners, start=start))
-        await self._work.inboxes.run(plugin.id, job)
-
-    async def _sweep(self, machinery: Machinery, owners: dict[str, str]) -> None:
-        """Remove what belongs to no plugin: of creates and removals that were cut off. Failures are logged."""
-        known = frozenset(plugin.id for plugin in self._registry.all())
-        try:
-            for container, owner in owners.items():
-                if owner and owner not in known and self._store.is_free(owner):
-                    await machinery.destroy(container)
-            await self._creation.sweep(machinery)
-            await run_blocking(lambda: sweep(self._runtime, frozenset(id[:SHORT_ID] for id in known)))
-            await run_blocking(lambda: self._store.sweep(known))
-        except (errors.MoorageError, OSError) as error:
-            log.warning("cannot remove all that was left: %s", error)
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

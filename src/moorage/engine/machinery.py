@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,8 @@ from moorage._lib.importing import importing
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import RuntimeOptions
 from moorage.engine.mounts import mount_all, unmount_all_below
-from moorage.engine.store import Store
-from moorage.executor import RUN_LABEL, Executor, ExitHandler, open_executor
+from moorage.engine.ownership import LEASE_PREFIX, PLUGIN_LABEL, Ownership, plugin_of
+from moorage.executor import Executor, ExitHandler, open_executor
 from moorage.logs.keeping import LogKeeper
 from moorage.timeouts import Timeouts
 
@@ -26,16 +26,11 @@ if TYPE_CHECKING:
     from moorage.containerd.containers import BundledContainers
     from moorage.containerd.storage import Storage
 
-__all__ = ("PLUGIN_LABEL", "Machinery", "choose_snapshotter", "open_machinery")
+__all__ = ("Machinery", "choose_snapshotter", "open_machinery")
 
 log = logging.getLogger(__name__)
 
-PLUGIN_LABEL = "moorage.plugin"
-"""Label of a container, and of an image record: the id of the plugin that it belongs to."""
-
 _COLLECT = 60.0  # seconds; a collection that takes longer goes on without anybody who waits
-_LEASE_PREFIX = "moorage-"
-_OWNER, _ROOT_LABEL, _BOOT_LABEL = "moorage.owner", "moorage.root", "moorage.boot"
 
 
 class Machinery(Struct, frozen=True):
@@ -46,6 +41,7 @@ class Machinery(Struct, frozen=True):
     executor: Executor
     keeper: LogKeeper
     version: str
+    ownership: Ownership
     creating: anyio.CapacityLimiter
     """Creations at once: more than this only make each other slow."""
     leases: set[str] = field(default_factory=set)
@@ -55,19 +51,23 @@ class Machinery(Struct, frozen=True):
 
     @property
     def storage(self) -> "Storage":
-        """Content, images, snapshots, leases."""
-        return self.client.storage
+        """Content, images, snapshots, leases; all that is created through it is marked as this engine's."""
+        return self.ownership.mark(self.client.storage)
 
     async def owners(self, plugin: str = "") -> dict[str, str]:
-        """Every container of the namespace, and the plugin that it belongs to; "" for one that nobody of us made.
+        """Every container of this engine, with the id of the plugin that it belongs to.
 
         Of one plugin only those that may be its: they say so, or their id begins with the plugin's.
         """
         filters = (f'labels."{PLUGIN_LABEL}"=={plugin}', f"id~=^{plugin}") if plugin else ()
-        return {each.id: _owner(each.labels) for each in await self.client.list_containers(*filters)}
+        return {
+            each.id: plugin_of(each.labels, each.id)
+            for each in await self.client.list_containers(*filters)
+            if self.ownership.owns(each.labels, each.id)
+        }
 
     async def destroy(self, container: str) -> None:
-        """Kill and remove a container that no executor holds, whoever made it."""
+        """Kill and remove a container of this engine that no executor holds."""
         log.warning("removing container %s, which belongs to no run of a plugin", container)
         await self.containers.delete_task(container)
         await self.containers.delete(container)
@@ -79,7 +79,7 @@ class Machinery(Struct, frozen=True):
         Otherwise that stays until containerd has a reason of its own to collect: after a failure there may be no room
         for a next try, and what was removed within the block has been held by this lease only.
         """
-        id = f"{_LEASE_PREFIX}{secrets.token_hex(8)}"
+        id = f"{LEASE_PREFIX}{secrets.token_hex(8)}"
         async with self.gate:
             self.leases.add(id)
         try:
@@ -89,32 +89,26 @@ class Machinery(Struct, frozen=True):
             await _without(self.storage, id)
             self.leases.discard(id)
 
-    async def claim(self, store: Store, boot: str) -> None:
-        """Say whose namespace this is. Raises: Conflict where it is another engine's that is alive."""
-        owner = (await self.storage.list_leases()).get(_OWNER)
-        if owner is not None:
-            root = owner.get(_ROOT_LABEL, "")
-            if root == str(store.root) and owner.get(_BOOT_LABEL) == boot:
-                return
-            if root != str(store.root) and Store(Path(root)).is_locked():
-                raise errors.Conflict(
-                    f"cannot use namespace {self.client.namespace}: the engine on {root} works in it; "
-                    "give another one with --namespace, or use --containerd private"
-                )
-            await self.storage.delete_lease(_OWNER)
-        await self.storage.create_lease(_OWNER, labels={_ROOT_LABEL: str(store.root), _BOOT_LABEL: boot})
+    async def delete_image(self, name: str, plugin: str) -> None:
+        """Remove the image record of a plugin, and what only it held; one that is not ours and the plugin's stays.
+
+        Raises: NotFound where there is none.
+        """
+        labels = (await self.storage.get_image(name)).labels
+        if not self.ownership.owns(labels) or plugin_of(labels) != plugin:
+            log.warning("leaving image %s alone: it is not of plugin %s of this engine", name, plugin)
+            return
+        await self.storage.delete_image(name, collect=True)
 
     async def drop_stale_leases(self) -> None:
-        """End the leases of engines that were killed, and collect what only they held."""
-        stale = [id for id in await self.storage.list_leases() if id.startswith(_LEASE_PREFIX)]
+        """Delete the leases that this engine left when it was killed, and collect what only they held."""
+        marks = self.ownership.marks.items()
+        found = await self.storage.list_leases()
+        stale = [id for id, labels in found.items() if id.startswith(LEASE_PREFIX) and marks <= labels.items()]
         for id in stale:
             await self.storage.delete_lease(id)
         if stale:
             await self.storage.collect()
-
-
-def _owner(labels: Mapping[str, str]) -> str:
-    return labels.get(PLUGIN_LABEL, "") if RUN_LABEL in labels else ""
 
 
 async def _without(storage: "Storage", lease: str) -> None:
@@ -144,6 +138,7 @@ async def open_machinery(
     handler: ExitHandler,
     keeper: LogKeeper,
     timeouts: Timeouts,
+    ownership: Ownership,
     heard: "Heard | None" = None,
 ) -> AsyncIterator[Machinery]:
     """The machinery of the containerd at this socket, until the block ends. Bundles are below ``runtime``.
@@ -159,7 +154,7 @@ async def open_machinery(
         containers = make_containers(client, runtime, runtime=options, timeouts=timeouts)
         async with open_executor(containers, handler, runtime=options, timeouts=timeouts) as executor:
             creating = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
-            yield Machinery(client, containers, executor, keeper, version.version, creating)
+            yield Machinery(client, containers, executor, keeper, version.version, ownership, creating)
 
 
 async def choose_snapshotter(storage: "Storage", scratch: Path) -> str:
@@ -167,12 +162,9 @@ async def choose_snapshotter(storage: "Storage", scratch: Path) -> str:
 
     Two layers, because the first one alone is a plain bind mount.
     """
-    lease, base = f"{_LEASE_PREFIX}trial", f"{_LEASE_PREFIX}trial-{secrets.token_hex(4)}"
+    lease = base = f"{LEASE_PREFIX}trial-{secrets.token_hex(8)}"
     target = scratch / base
-    try:
-        await storage.create_lease(lease)
-    except errors.Conflict:
-        pass
+    await storage.create_lease(lease)
     held = storage.under(lease)
     try:
         await held.prepare_snapshot("overlayfs", f"{base}-1")

@@ -223,7 +223,7 @@ class Packages:
 
             with anyio.CancelScope(shield=True):  # half-way it is neither; the job has its own bounds
                 await self._do(plugin, job)
-        await self._creation.forget(old)
+        await self._creation.forget(old, plugin.id)
         return dropped
 
     def _taking(self, source: Source, found: Found, report: Report) -> Taking:

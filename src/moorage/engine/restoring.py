@@ -78,7 +78,7 @@ class Restoring:
         tried = plugin.record.image
         await go_back(self._work, plugin)
         try:
-            await machinery.storage.delete_image(tried, collect=True)
+            await machinery.delete_image(tried, plugin.id)
         except errors.NotFound:
             pass
         except errors.MoorageError as error:

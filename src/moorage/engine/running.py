@@ -12,7 +12,8 @@ from moorage.engine.consent import Consent
 from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
 from moorage.engine.figures import find_start
-from moorage.engine.machinery import PLUGIN_LABEL, Machinery
+from moorage.engine.machinery import Machinery
+from moorage.engine.ownership import PLUGIN_LABEL
 from moorage.engine.package_repair import lost_package
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.probe import wait_until_listening
@@ -54,7 +55,7 @@ async def bring_up(
     for point in prepared.hung:
         log.warning("%s of plugin %s does not answer; it stays mounted", point, plugin.name)
     run = Run(plugin.record.container)
-    labels = {PLUGIN_LABEL: plugin.id}
+    labels = {PLUGIN_LABEL: plugin.id, **machinery.ownership.marks}
     taker = machinery.keeper.taker(run.container, plugin.log)
     plugin.run = run
     try:
@@ -113,11 +114,18 @@ async def adopt(plugin: Plugin, machinery: Machinery) -> Exit | None:
 
 
 async def bring_down(
-    plugin: Plugin, machinery: Machinery | None, timeouts: Timeouts, *, at_once: bool = False, keep_places: bool = False
+    plugin: Plugin,
+    machinery: Machinery | None,
+    timeouts: Timeouts,
+    *,
+    at_once: bool = False,
+    keep_places: bool = False,
+    hurry: anyio.Event | None = None,
 ) -> None:
     """End the present run, if there is one, and unmount and remove what was made for it.
 
-    ``at_once`` kills it without asking first; ``keep_places`` leaves the root mounted, for the next run.
+    ``at_once`` kills it without asking first, ``hurry`` when it is set; ``keep_places`` leaves the root mounted, for
+    the next run.
 
     Raises: Unavailable for a process that does not end, or for what cannot be removed; it may be called again.
     """
@@ -129,7 +137,7 @@ async def bring_down(
         own = plugin.record.policy.stop_timeout
         patience = 0.0 if at_once else timeouts.stop if own is None else own
         if not await end_process(
-            lambda number: executor.signal(run.container, number), run.ended, timeouts, within=patience
+            lambda number: executor.signal(run.container, number), run.ended, timeouts, within=patience, hurry=hurry
         ):
             raise errors.Unavailable(
                 f"cannot stop plugin {plugin.name}: its process{_pid(run)} is still there "
@@ -144,7 +152,7 @@ async def remove_strays(plugin: Plugin, machinery: Machinery) -> None:
     """Remove every container that is this plugin's and is no run that is held. Source: row M16."""
     held = plugin.run.container if plugin.run is not None else ""
     for container, owner in (await machinery.owners(plugin.id)).items():
-        if container != held and (owner == plugin.id or container.partition(".")[0] == plugin.id):
+        if container != held and plugin.id in (owner, container.partition(".")[0]):
             await machinery.destroy(container)
 
 

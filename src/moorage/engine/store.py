@@ -5,26 +5,27 @@ Everything in ``Store`` blocks: call it in a worker thread. One engine works on 
 
 import logging
 import os
-import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.atomic_file import sync_directory, write_atomically
 from moorage._lib.filelock import try_lock
 from moorage._lib.json_document import decode_json
 from moorage._lib.values import repr_without
+from moorage.engine.leftovers import ASIDE, find_removals, is_plugin_id, sweep_directories, sweep_temporary
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
-from moorage.engine.mounts import unmount_all_below
 from moorage.engine.values import Holder, LastExit
-from moorage.host.beneath import remove_tree_now
+from moorage.executor import PLUGIN_NAMESPACE
 from moorage.host.inheritance import make_directory
+from moorage.host.process_identity import has_open, send_signal
 from moorage.plugins import NO_CONFINEMENT, NO_OVERRIDES, Confinement, Overrides, Privilege
 
 __all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "Version", "new_id")
@@ -37,7 +38,6 @@ SCHEMA = 1
 _MIGRATIONS: Mapping[int, Callable[[dict[str, object]], dict[str, object]]] = {}
 """From a version to the next one; the first is the present one, so there is none yet."""
 
-_ID = re.compile(r"[0-9a-f]{64}")
 _RECORD = "plugin.json"
 
 
@@ -123,6 +123,10 @@ class Choice(Struct, frozen=True):
     containerd: str
     """``private``, ``system`` or an address."""
     namespace: str
+    is_claimed: bool = True
+    """Whether the namespace was ever claimed for this engine; another choice is possible before."""
+    exec_root: str = ""
+    """The run-time directory of the last start, which commands use where none is given; empty before the first."""
     schema: int = SCHEMA
 
 
@@ -184,6 +188,11 @@ class Store:
         except (OSError, ValueError):
             return None
 
+    def signal_owner(self, number: int) -> bool:
+        """Send a signal to the engine that has the lock; False where no process that is known for certain has it."""
+        pid = self.find_owner()
+        return pid is not None and send_signal(pid, number, lambda pid: has_open(pid, self.root / "lock"))
+
     def find_choice(self) -> Choice | None:
         """The choice of the first start, None before it, or where it cannot be read."""
         path = self.root / "engine.json"
@@ -192,8 +201,10 @@ class Store:
         except (OSError, errors.MoorageError):
             return None
 
-    def settle(self, containerd: str | None, namespace: str) -> Choice:
-        """The choice of the first start, which this may be.
+    def settle(self, containerd: str | None, namespace: str | None) -> Choice:
+        """The choice of the first start, which this may be; None for what was not asked for.
+
+        Until the namespace was claimed another choice may take its place: nothing was made with it.
 
         Raises: Conflict where another one was made then; Invalid where it cannot be read; Unsupported for the data of
         a newer version.
@@ -202,28 +213,43 @@ class Store:
         try:
             made = _decode(path.read_bytes(), Choice, path)
         except FileNotFoundError:
-            made = Choice(secrets.token_hex(16), containerd or "private", namespace)
-            write_atomically(path, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
-        for what, asked, settled in (
-            ("containerd", containerd or made.containerd, made.containerd),
-            ("namespace", namespace, made.namespace),
+            made = Choice(secrets.token_hex(16), "private", PLUGIN_NAMESPACE, is_claimed=False)
+        settled = replace(made, containerd=containerd or made.containerd, namespace=namespace or made.namespace)
+        for what, asked, found in (
+            ("containerd", settled.containerd, made.containerd),
+            ("namespace", settled.namespace, made.namespace),
         ):
-            if asked != settled:
+            if asked != found and made.is_claimed:
                 raise errors.Conflict(
-                    f"cannot use {what} {asked}: the plugins in {self.root} were made with {settled}; "
+                    f"cannot use {what} {asked}: the plugins in {self.root} were made with {found}; "
                     "leave the option out, or give another --root"
                 )
-        return made
+        if settled != made or not path.exists():
+            self._write(settled)
+        return settled
+
+    def claim(self) -> None:
+        """Record that the namespace of the choice was claimed, so that the choice stands."""
+        self._change(is_claimed=True)
+
+    def record_exec_root(self, exec_root: Path) -> None:
+        """Record the run-time directory that is used from now on."""
+        self._change(exec_root=str(exec_root))
+
+    def _change(self, **fields: object) -> None:
+        choice = self.find_choice()
+        if choice is not None and (changed := replace(choice, **fields)) != choice:
+            self._write(changed)
+
+    def _write(self, choice: Choice) -> None:
+        write_atomically(self.root / "engine.json", msgspec.json.format(msgspec.json.encode(choice)) + b"\n")
 
     def load(self) -> Loaded:
-        """Every record that can be read. A bad one is told and skipped; its files stay as they are.
-
-        Raises: Unsupported for the data of a newer version.
-        """
-        records, problems = [], []
+        """Every record that can be read. A bad one, or one of a newer version, is skipped, and its files stay."""
+        records, problems = [], list(self._resume_removals())
         for directory in sorted(self.plugins.iterdir()):
             path = directory / _RECORD
-            if not _ID.fullmatch(directory.name):
+            if not is_plugin_id(directory.name):
                 continue
             try:
                 record = _decode(path.read_bytes(), Record, path)
@@ -232,9 +258,24 @@ class Store:
                 records.append(record)
             except FileNotFoundError:
                 continue  # of a create or a remove that was cut off; the sweep takes it
-            except (errors.Invalid, OSError) as error:
+            except (errors.MoorageError, OSError) as error:
                 problems.append(str(error))
         return Loaded(tuple(records), tuple(problems))
+
+    def _resume_removals(self) -> Iterator[str]:
+        """Give each directory ``<id>-removing`` its name back, with a record that says so; why one cannot be."""
+        for directory, id in find_removals(self.plugins):
+            path = directory / _RECORD
+            try:
+                record = _decode(path.read_bytes(), Record, path)
+                if record.id != id or self.directory(id).exists():
+                    raise errors.Invalid(f"cannot finish the removal in {directory}: there is another plugin {id}")
+                write_atomically(path, msgspec.json.encode(replace(record, removing=True, enabled=False)))
+                directory.rename(self.directory(id))
+            except FileNotFoundError:
+                continue  # the sweep removes it
+            except (errors.MoorageError, OSError) as error:
+                yield str(error)
 
     def save(self, record: Record) -> None:
         """Write a record; it is on disk when this returns. Raises: Unavailable where the disk does not take it."""
@@ -250,7 +291,8 @@ class Store:
     def forget(self, id: str) -> None:
         """Remove a record, last of all that is of a plugin."""
         directory = self.directory(id)
-        (directory / _RECORD).unlink(missing_ok=True)
+        for name in (_RECORD, f".{_RECORD}.new"):  # the second is of a writer that was killed
+            (directory / name).unlink(missing_ok=True)
         if directory.is_dir():
             directory.rmdir()
             sync_directory(self.plugins)
@@ -265,21 +307,15 @@ class Store:
 
     def is_free(self, id: str) -> bool:
         """Whether there is no record of this id, not even one that cannot be read (whose things are to stay)."""
-        return not (self.directory(id) / _RECORD).exists()
+        return not is_plugin_id(id) or not (self.directory(id) / _RECORD).exists()
 
     def sweep(self, known: frozenset[str]) -> None:
-        """Remove what lies in the temporary directory, and directories of plugins without a record.
+        """Remove what is temporary, and directories of plugins without a record; what may be a user's is set aside.
 
         Raises: OSError for what stays.
         """
-        half_made = [each for each in self.plugins.iterdir() if each.name not in known and self.is_free(each.name)]
-        for path in (*half_made, *self.temporary.iterdir()):
-            log.warning("removing %s, which belongs to no plugin", path)
-            if path.is_dir() and not path.is_symlink():
-                unmount_all_below(path)
-                remove_tree_now(path)
-            else:
-                path.unlink()
+        sweep_temporary(self.temporary)
+        sweep_directories(self.plugins, self.root / ASIDE, lambda name: name in known or not self.is_free(name))
 
 
 Kind = TypeVar("Kind")

@@ -151,6 +151,10 @@ class EngineInfo(Struct, frozen=True):
     """Stays over restarts."""
     live_restore: bool = True
     """Whether plugins go on running when the engine ends, and are taken over by the next one."""
+    exec_root: str = ""
+    """The directory of its run-time files."""
+    notices: tuple[str, ...] = ()
+    """What it found at its start and left alone: damaged records, objects in its namespace that are not its own."""
 
 
 class Terms(Struct, frozen=True):

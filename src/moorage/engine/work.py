@@ -57,6 +57,8 @@ class Work:
         self.inboxes: Inboxes[str] = Inboxes(tasks)
         self.machinery: Machinery | None = None
         self.problem = "containerd is not there yet"
+        self.hurry: anyio.Event | None = None
+        """Set where a shutdown is to kill plugins instead of waiting for them."""
         self._tasks = tasks
 
     def need_machinery(self) -> Machinery:
@@ -289,7 +291,9 @@ class Work:
 
     async def _bring_down(self, plugin: Plugin, *, at_once: bool = False, keep_places: bool = False) -> None:
         try:
-            await bring_down(plugin, self.machinery, self.timeouts, at_once=at_once, keep_places=keep_places)
+            await bring_down(
+                plugin, self.machinery, self.timeouts, at_once=at_once, keep_places=keep_places, hurry=self.hurry
+            )
         except errors.MoorageError as error:
             plugin.problem = str(error)
             raise
@@ -326,7 +330,7 @@ class Work:
         previous = plugin.record.previous  # there, where a new version was tried out and could not be taken back
         for image in (plugin.record.image, *([previous.image] if previous is not None else [])):
             try:
-                await machinery.storage.delete_image(image, collect=True)
+                await machinery.delete_image(image, plugin.id)
             except errors.NotFound:
                 pass
         await remove_tree(plugin.log.directory)

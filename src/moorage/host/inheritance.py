@@ -18,7 +18,10 @@ import struct
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+
+from moorage.host.process_identity import lock_until_exit
 
 __all__ = ("keep_new_files_private", "make_directory", "settle_process", "start_program")
 
@@ -53,11 +56,17 @@ def settle_process() -> None:
 
 
 def start_program(
-    command: Sequence[str], *, environment: Mapping[str, str], output: int, umask: int = PROGRAM_UMASK
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    output: int,
+    umask: int = PROGRAM_UMASK,
+    lock: int | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a program in a session of its own that outlives us, with defined umask, priority, signals and OOM score.
 
-    ``output`` is the descriptor for its output. The caller reaps the process. Blocks for a moment.
+    ``output`` is the descriptor for its output; ``lock`` that of a file whose lock the program holds until it exits,
+    its children do not. The caller reaps the process. Blocks for a moment.
 
     Raises: OSError where it cannot be started.
     """
@@ -71,6 +80,9 @@ def start_program(
             env=dict(environment),
             start_new_session=True,
             umask=umask,
+            pass_fds=() if lock is None else (lock,),
+            # one system call, which is safe beside other threads
+            preexec_fn=None if lock is None else partial(lock_until_exit, lock),
         )
     for score in (PROGRAM_OOM_SCORE_ADJ, 0):  # below 0 only with CAP_SYS_RESOURCE
         with suppress(OSError):

@@ -1,0 +1,159 @@
+"""The end of an engine and of all that it has left running: plugins first, then the log keeper and our containerd."""
+
+import logging
+import signal as signals
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage._lib.unix_socket import accepts, is_socket
+from moorage.assembly import ServeOptions, open_engine, open_plugins
+from moorage.containerd.supervisor import PrivateContainerd
+from moorage.engine.mounts import unmount_all_below
+from moorage.engine.remains import remove_group, remove_shim_directory
+from moorage.engine.runtime_directory import RUNTIME_PARTS, RuntimeDirectory, RuntimeOwner, check_mount_namespace
+from moorage.engine.store import Choice, Store
+from moorage.host.beneath import remove_tree
+from moorage.logs.keeping import end_keeper
+from moorage.timeouts import Timeouts
+
+__all__ = ("end_everything", "take_down")
+
+log = logging.getLogger(__name__)
+
+
+class _Stopped(Struct):
+    """What was stopped."""
+
+    plugins: int = 0
+    containerd: bool = False
+    engine: bool = False
+
+    def as_text(self) -> str:
+        parts = [f"{self.plugins} plugin{'' if self.plugins == 1 else 's'}"] if self.plugins else []
+        parts += [name for name, was in (("containerd", self.containerd), ("the engine", self.engine)) if was]
+        if not parts:
+            return ""
+        return f"stopped {', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else f"stopped {parts[0]}"
+
+
+async def take_down(options: ServeOptions, report: Callable[[str], None] = log.info) -> int:
+    """Stop the engine of these directories and all its plugins, at once, then the log keeper and our containerd.
+
+    Only the data stays, and in it which plugins are enabled, for the next start. Nothing of another engine is touched.
+    ``report`` is called with what was stopped.
+
+    Raises: Conflict where the run-time directory is another engine's, or what runs cannot be seen from here;
+    Unavailable naming what could not be stopped.
+    """
+    store, runtime = Store(options.root), RuntimeDirectory(options.exec_root)
+    owner = await run_blocking(runtime.find_owner)
+    choice = await run_blocking(store.find_choice)
+    is_settled = (options.root / "engine.json").exists()
+    if not is_settled and (owner is None or owner.root != str(options.root)):
+        report(f"nothing to stop: no engine has worked on {options.root}")
+        return 0
+    if owner is not None and choice is not None and owner.engine_id != choice.engine_id:
+        raise errors.Conflict(
+            f"cannot stop the engine on {options.root}: {options.exec_root} has the run-time files of the engine on "
+            f"{owner.root}; leave --exec-root out, or name that engine with --root"
+        )
+    if owner is not None:
+        options = replace(options, socket=Path(owner.socket))  # what was recorded counts
+    if owner is not None and (store.is_locked() or runtime.has_leftovers()):
+        await run_blocking(lambda: check_mount_namespace(owner, options.root))
+    stopped = _Stopped(engine=await run_blocking(store.is_locked))
+    if stopped.engine:
+        await _end_engine(store, options.timeouts)
+    if not is_settled:
+        await _clear_without_data(options, runtime)
+    elif _may_run(choice, runtime, stopped):
+        await _stop_all(options, stopped, anyio.Event())
+    else:
+        await _remove_runtime(runtime, owner)
+    report(stopped.as_text() or f"nothing to stop: no plugin of the engine on {options.root} runs")
+    return 0
+
+
+def _may_run(choice: Choice | None, runtime: RuntimeDirectory, stopped: _Stopped) -> bool:
+    """Whether something of the engine may run: another's containerd has to be asked, ours leaves files."""
+    if choice is None or stopped.engine or runtime.has_leftovers():
+        return True
+    return choice.containerd != "private" and choice.is_claimed
+
+
+async def end_everything(options: ServeOptions, *, hurry: anyio.Event) -> None:
+    """Stop all that an engine has left running, which has detached; when ``hurry`` is set, plugins are killed.
+
+    Raises: Conflict where another one works on it; Unavailable naming what could not be stopped.
+    """
+    await _stop_all(options, _Stopped(), hurry)
+
+
+async def _stop_all(options: ServeOptions, stopped: _Stopped, hurry: anyio.Event) -> None:
+    async with open_engine(options) as (engine, ground):
+        owner = await run_blocking(ground.runtime.find_owner)
+        with anyio.move_on_after(options.timeouts.containerd_start + options.timeouts.rpc) as patience:
+            async with open_plugins(engine, ground, start=False):
+                patience.deadline = float("inf")
+                stopped.plugins = engine.running()
+                problems = await engine.stop_all(hurry)
+        if patience.cancelled_caught:
+            raise errors.Unavailable("cannot stop the plugins: containerd does not come up")
+        if problems:
+            raise errors.Unavailable("; ".join(problems))
+        await end_keeper(ground.keeper, options.timeouts)
+        if ground.choice.containerd == "private":
+            await ground.private.stop()
+            stopped.containerd = True
+        await _remove_runtime(ground.runtime, owner)
+
+
+async def _end_engine(store: Store, timeouts: Timeouts) -> None:
+    """Let the engine that works on this directory detach, and wait for it. Raises: Unavailable."""
+    with anyio.move_on_after(timeouts.cleanup):
+        asked = None
+        while await run_blocking(store.is_locked):
+            owner = store.find_owner()
+            if owner is not None and owner != asked and await run_blocking(lambda: store.signal_owner(signals.SIGTERM)):
+                asked = owner
+            await anyio.sleep(0.02)
+        return
+    raise errors.Unavailable(f"cannot end the engine on {store.root}: process {store.find_owner()} does not end")
+
+
+async def _clear_without_data(options: ServeOptions, runtime: RuntimeDirectory) -> None:
+    """Clear the run-time directory of an engine whose data directory is gone, and with it what its plugins were."""
+    await end_keeper(options.exec_root / "keeper", options.timeouts)
+    await PrivateContainerd(options.root / "containerd", options.exec_root / "containerd", options.timeouts).stop()
+    await _remove_runtime(runtime, await run_blocking(runtime.find_owner))
+
+
+async def _remove_runtime(runtime: RuntimeDirectory, owner: RuntimeOwner | None) -> None:
+    """Remove what is below the run-time directory, and it too where nothing else is in it."""
+
+    def remove_rest() -> None:
+        if owner is not None:
+            _remove_socket(Path(owner.socket))
+        remove_group()
+        remove_shim_directory()
+        runtime.clear()
+
+    try:
+        for part in RUNTIME_PARTS:
+            await run_blocking(lambda part=part: unmount_all_below(runtime.path / part))  # type: ignore[misc]
+            await remove_tree(runtime.path / part)
+        await run_blocking(remove_rest)
+    except OSError as error:
+        raise errors.Unavailable(f"cannot remove {error.filename or runtime.path}: {error.strerror}") from error
+
+
+def _remove_socket(path: Path) -> None:
+    """Remove the socket of an engine that was killed; one on which another program listens by now stays."""
+    if is_socket(path) and not accepts(path):
+        path.unlink(missing_ok=True)
