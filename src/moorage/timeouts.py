@@ -66,8 +66,18 @@ class Timeouts:
     notify: float = 5.0
     """One message to the service manager; also from one look whether it knows how we are to the next."""
 
+    registry_lookup: float = 5.0
+    """Resolving a registry's name to decide whether it is insecure; without an answer it is not."""
+
     registry_connect: float = 15.0
     """From the look-up of a registry's name until TCP and TLS stand, through a proxy also that one's."""
+
+    registry_answer: float = 120.0
+    """One request until its final answer begins: with redirects, with a token fetched and the log-in repeated."""
+
+    registry_document: float = 60.0
+    """Waiting for the bytes of a manifest, a token or an error text, all tries together. A blob has this long and one
+    second more for each ``AVERAGE_RATE`` bytes of it (see distribution)."""
 
     registry_stall: float = 30.0
     """Until a registry begins to answer, and the window in which its bytes, or ours to it, are counted (see

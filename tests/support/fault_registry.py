@@ -70,7 +70,14 @@ async def serve_faults(context: ssl.SSLContext | None = None, *, port: int = 0) 
     registry = FaultRegistry(scheme="https" if context else "http")
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{tail:.*}", registry.handle)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=0.1,
+        max_line_size=1 << 20,  # the limits under test are the client's
+        max_field_size=1 << 20,
+    )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
     registry.port = runner.addresses[0][1]

@@ -92,20 +92,26 @@ class Pair:
 
 
 class Authority:
-    """A private CA in a folder."""
+    """A private CA in a folder; also one as made by hand, without key identifiers in any certificate."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, has_key_identifiers: bool = True) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.pair = Pair(folder / "ca.crt", folder / "ca.key")
-        subject = ("-subj", "/CN=moorage test CA", "-addext", "keyUsage=critical,keyCertSign,digitalSignature")
+        identifiers = "" if has_key_identifiers else "subjectKeyIdentifier=none\nauthorityKeyIdentifier=none\n"
+        (folder / "ca.cnf").write_text(
+            "[req]\ndistinguished_name=name\nx509_extensions=ca\n[name]\n[ca]\nbasicConstraints=critical,CA:TRUE\n"
+            f"keyUsage=critical,keyCertSign,digitalSignature\n{identifiers or _IDENTIFIERS}"
+        )
+        self._extensions = identifiers
+        subject = ("-config", folder / "ca.cnf", "-subj", "/CN=moorage test CA")
         _openssl("req", "-x509", *_NEW_KEY, "-keyout", self.pair.key, "-out", self.pair.certificate, *subject)
 
     def issue(self, name: str, alternatives: str) -> Pair:
         """A certificate, for ``DNS:...,IP:...``."""
         pair = Pair(self.folder / f"{name}.cert", self.folder / f"{name}.key")
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={alternatives}\n")
+        extensions.write_text(f"subjectAltName={alternatives}\n{self._extensions}")
         _openssl("req", *_NEW_KEY, "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
         signer = ("-CA", self.pair.certificate, "-CAkey", self.pair.key, "-CAcreateserial", "-days", "2")
         _openssl("x509", "-req", "-in", request, *signer, "-extfile", extensions, "-out", pair.certificate)
@@ -120,6 +126,7 @@ class Authority:
         return b".".join((signed, _part(signature))).decode()
 
 
+_IDENTIFIERS = "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
 _NEW_KEY = ("-newkey", "rsa:2048", "-nodes", "-sha256")
 
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from moorage import errors
-from moorage.distribution._conversation import retry_after
-from moorage.distribution.hosts import Endpoint, Hosts, Options, _machines_own, is_loopback, proxy_for
+from moorage.distribution._insecure import is_loopback
+from moorage.distribution._retry import retry_after
+from moorage.distribution._tls import system_context
+from moorage.distribution.hosts import Endpoint, Hosts, Options, proxy_for
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
@@ -20,8 +22,20 @@ def options(insecure: tuple[str, ...] = (), mirrors: tuple[str, ...] = (), *dire
     return Options(insecure, mirrors, directories, environ={})
 
 
+def hosts_for(options: Options, **addresses: tuple[str, ...]) -> Hosts:
+    """With names that have these addresses, and no others; underscores are dots."""
+    known = {name.replace("_", "."): each for name, each in addresses.items()}
+
+    async def lookup(host: str) -> tuple[str, ...]:
+        if host not in known:
+            raise OSError(f"no such name: {host}")
+        return known[host]
+
+    return Hosts(options, lookup=lookup)
+
+
 async def schemes(host: str, given: Options | None = None) -> list[str]:
-    (endpoint,) = await Hosts(given or options()).endpoints(host, is_pull=True)
+    (endpoint,) = await hosts_for(given or options()).endpoints(host, is_pull=True)
     assert endpoint.name == host
     return [url.scheme for url in endpoint.urls]
 
@@ -64,7 +78,9 @@ async def test_d06_hosts_are_marked_insecure_by_name_or_network(host: str, entry
 
 
 async def test_d06_docker_io_is_registry_1_and_has_mirrors_for_pulls_only() -> None:
-    hosts = Hosts(options(mirrors=("https://mirror.lan/", "mirror.lan:5000/sub", "http://localhost:1"), insecure=()))
+    hosts = hosts_for(
+        options(mirrors=("https://mirror.lan/", "mirror.lan:5000/sub", "http://localhost:1"), insecure=())
+    )
     hub = Endpoint("docker.io", (URL("https://registry-1.docker.io"),))
     assert await hosts.endpoints("docker.io", is_pull=False) == [hub]
     *mirrors, last = await hosts.endpoints("docker.io", is_pull=True)
@@ -83,20 +99,20 @@ async def test_d06_docker_io_is_registry_1_and_has_mirrors_for_pulls_only() -> N
 )
 async def test_d06_a_mirror_that_cannot_be_used_is_refused(mirror: str) -> None:
     with pytest.raises(errors.Invalid, match="cannot use the mirror"):
-        await Hosts(options(mirrors=(mirror,))).endpoints("docker.io", is_pull=True)
+        await hosts_for(options(mirrors=(mirror,))).endpoints("docker.io", is_pull=True)
 
 
 def verifies(context: ssl.SSLContext | Literal[False]) -> bool:
     """By what the machine trusts, and by nothing else: the one context that nobody adds to."""
-    return context is _machines_own() and context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
+    return context is system_context() and context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
 
 
 async def test_d06_who_is_not_checked_and_who_is(unblocked: None, tmp_path: Path) -> None:
-    hosts = Hosts(options(("insecure.lan",)))
+    hosts = hosts_for(options(("insecure.lan",)))
     assert verifies(await hosts.context(URL("https://registry.lan")))
     assert await hosts.context(URL("https://insecure.lan")) is False
     assert await hosts.context(URL("https://127.0.0.1:5000")) is False
-    assert verifies(await hosts.context(URL("https://auth.lan"), asked_by=URL("https://insecure.lan")))
+    assert verifies(await hosts.context(URL("https://auth.lan"), referrer=URL("https://insecure.lan")))
 
 
 @pytest.fixture
@@ -107,7 +123,7 @@ def certificates(tmp_path: Path) -> Path:
 
 
 async def refused(tmp_path: Path, words: str) -> None:
-    hosts = Hosts(options((), (), tmp_path))
+    hosts = hosts_for(options((), (), tmp_path))
     with pytest.raises(errors.Invalid, match=words):
         await hosts.context(URL("https://registry.lan:5000"))
     assert verifies(await hosts.context(URL("https://registry.lan:5001")))
@@ -120,9 +136,9 @@ async def test_d06_certificates_that_cannot_be_used_are_told_of(certificates: Pa
 
 async def test_d06_the_cas_of_a_registry_count_for_those_it_refers_to(certificates: Path, tmp_path: Path) -> None:
     (certificates / "a.crt").write_text("nonsense, which tells that it is read")
-    hosts = Hosts(options((), (), tmp_path))
+    hosts = hosts_for(options((), (), tmp_path))
     with pytest.raises(errors.Invalid, match=r"a\.crt"):
-        await hosts.context(URL("https://auth.lan"), asked_by=URL("https://registry.lan:5000"))
+        await hosts.context(URL("https://auth.lan"), referrer=URL("https://registry.lan:5000"))
     assert verifies(await hosts.context(URL("https://auth.lan")))
 
 
@@ -149,9 +165,10 @@ async def test_d06_a_ca_for_a_loopback_host_makes_it_one_that_is_verified(tmp_pa
 async def test_d06_no_name_leads_out_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "x.crt").write_text("nonsense")
     (tmp_path / "certs.d").mkdir()
-    hosts = Hosts(options((), (), tmp_path / "certs.d"))
+    hosts = hosts_for(options((), (), tmp_path / "certs.d"))
     for url in (URL.build(scheme="https", host=".."), URL.build(scheme="https", host=".")):
-        assert verifies(await hosts.context(url))
+        with pytest.raises(ValueError, match="not the URL of a server"):
+            await hosts.context(url)
 
 
 # proxies

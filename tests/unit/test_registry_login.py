@@ -2,12 +2,12 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from moorage import errors
-from moorage.distribution.auth import ANONYMOUS, Credentials
+from moorage.distribution.auth import ANONYMOUS, Credentials, decode_registry_auth, encode_registry_auth
 from moorage.distribution.docker_config import DOCKER_HUB_KEY, DockerConfig, docker_config_path
 from moorage.timeouts import Timeouts
 
@@ -25,9 +25,18 @@ def write(config: Path, document: object) -> None:
     config.write_text(document if isinstance(document, str) else json.dumps(document))
 
 
-async def find(config: Path, document: object, host: str = "registry.lan") -> Credentials:
+async def find(config: Path, document: object, host: str = "registry.lan", path: str = "") -> Credentials:
     write(config, document)
-    return await DockerConfig(config)(host)
+    return await DockerConfig(config)(host, path)
+
+
+def refused(found: Credentials, words: str) -> bool:
+    """Whether there are no credentials, for this reason."""
+    return found.is_anonymous and re.search(words, found.absence) is not None
+
+
+def auth_of(name: str) -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{name}:secret".encode()).decode()}
 
 
 def helper(config: Path, monkeypatch: pytest.MonkeyPatch, script: str, mode: int = 0o755) -> None:
@@ -96,14 +105,19 @@ async def test_d05_an_identity_token_of_the_file_is_read(config: Path) -> None:
         ({"credsStore": "../evil"}, "helper that cannot be one"),
     ],
 )
-async def test_d05_a_file_that_cannot_be_understood_is_told_of(config: Path, document: object, words: str) -> None:
-    with pytest.raises(errors.Invalid, match=words):
-        await find(config, document)
+async def test_case_208_a_file_that_cannot_be_understood_means_no_credentials_and_why(
+    config: Path, document: object, words: str
+) -> None:
+    assert refused(await find(config, document), words)
 
 
-async def test_d05_a_file_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
-    with pytest.raises(errors.MoorageError, match=r"cannot read /.*: Is a directory"):
-        await DockerConfig(tmp_path)("registry.lan")
+async def test_case_208_a_file_that_cannot_be_read_means_no_credentials_and_why(tmp_path: Path) -> None:
+    assert refused(await DockerConfig(tmp_path)("registry.lan"), r"cannot read /.*: Is a directory")
+
+
+async def test_case_208_one_damaged_entry_does_not_hide_the_others(config: Path) -> None:
+    document = {"credHelpers": 1, "auths": {"https://registry.lan/v1/": 1, "registry.lan": auth_of("me")}}
+    assert await find(config, document) == Credentials("me", "secret")
 
 
 async def test_d05_a_helper_is_asked_for_a_host(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +127,7 @@ async def test_d05_a_helper_is_asked_for_a_host(config: Path, monkeypatch: pytes
     assert await find(config, store, "docker.io") == Credentials("get", f"of {DOCKER_HUB_KEY}")
     special = {"credHelpers": {"registry.lan": "test"}, "credsStore": "missing"}
     assert await find(config, special) == Credentials("get", "of registry.lan")
-    assert await find(config, special, "other.lan") == ANONYMOUS
+    assert refused(await find(config, special, "other.lan"), "docker-credential-missing, .* is not installed")
 
 
 async def test_d05_a_helper_may_have_an_identity_token(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,29 +152,132 @@ async def test_d05_a_helper_that_has_nothing_is_anonymous(
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (prints("the keyring\nis locked", 1), "docker-credential-test ends with 1 and says: the keyring is locked"),
-        ("exit 3", "ends with 3 and says: nothing"),
+        (prints("the keyring\nis locked", 1), "docker-credential-test exits with 1 and says: the keyring is locked"),
+        ("exit 3", "exits with 3 and says: nothing"),
         (prints("nonsense"), "docker-credential-test prints no credentials"),
         (prints({"Username": "me"}), "prints no credentials"),
         (prints({"Username": 1, "Secret": "x"}), "prints no credentials"),
     ],
 )
-async def test_d05_a_helper_that_fails_is_told_of(
+async def test_case_208_a_helper_that_fails_means_no_credentials_and_why(
     config: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
 ) -> None:
     helper(config, monkeypatch, script)
-    with pytest.raises(errors.MoorageError, match=f"cannot get credentials for registry.lan: .*{words}"):
-        await find(config, {"credsStore": "test"})
+    assert refused(await find(config, {"credsStore": "test"}), f"cannot get credentials for registry.lan: .*{words}")
+    entry = {"credsStore": "test", "auths": {"registry.lan": auth_of("me")}}
+    assert await find(config, entry) == Credentials("me", "secret")
 
 
 async def test_d05_a_helper_that_hangs_is_ended(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper(config, monkeypatch, "exec sleep 1000000")
     write(config, {"credsStore": "test"})
-    with pytest.raises(errors.Unavailable, match=r"takes over 0\.2 s"):
-        await DockerConfig(config, Timeouts(credential_helper=0.2))("registry.lan")
+    found = await DockerConfig(config, Timeouts(credential_helper=0.2))("registry.lan")
+    assert refused(found, r"takes over 0\.2 s")
 
 
-async def test_d05_a_helper_that_cannot_be_run_is_told_of(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_case_208_a_helper_that_cannot_be_run_means_no_credentials_and_why(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     helper(config, monkeypatch, "", mode=0o644)
-    with pytest.raises(errors.MoorageError, match="cannot run docker-credential-test: Permission denied"):
-        await find(config, {"credsStore": "test"})
+    found = await find(config, {"credsStore": "test"})
+    assert refused(found, "cannot run docker-credential-test: Permission denied")
+
+
+async def test_case_207_auths_count_where_the_helper_is_not_installed(config: Path) -> None:
+    auths = {"registry.lan": auth_of("me")}
+    for helpers in ({"credsStore": "missing"}, {"credHelpers": {"registry.lan": "missing"}}):
+        assert await find(config, {**helpers, "auths": auths}) == Credentials("me", "secret")
+        assert refused(
+            await find(config, helpers), f"docker-credential-missing, which {config} names, is not installed"
+        )
+
+
+async def test_case_207_auths_count_where_the_helper_has_nothing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper(config, monkeypatch, prints("credentials not found in native keychain", 1))
+    document = {"credsStore": "test", "auths": {"registry.lan": auth_of("me"), "other.lan": {}}}
+    assert await find(config, document) == Credentials("me", "secret")
+    assert await find(config, document, "other.lan") == ANONYMOUS
+
+
+def test_case_207_why_there_are_none_goes_to_the_engine_and_a_login_needs_no_reason() -> None:
+    assert encode_registry_auth(ANONYMOUS) == ""
+    absent = Credentials(absence="docker-credential-x is not installed")
+    assert decode_registry_auth(encode_registry_auth(absent)) == absent
+    assert absent.is_anonymous
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("team/a", "team"),
+        ("team/a/b", "deep"),
+        ("team/a/bc", "team"),
+        ("team/a/b/c/d", "deep"),
+        ("teams/a", "host"),
+        ("library/x", "host"),
+        ("", "host"),
+    ],
+)
+async def test_case_211_the_longest_part_of_a_path_counts_then_the_host(config: Path, path: str, name: str) -> None:
+    auths = {
+        "registry.lan:5000/team": auth_of("team"),
+        "Registry.LAN:5000/team/a/b": auth_of("deep"),
+        "registry.lan:5000": auth_of("host"),
+        "registry.lan/team/a/b": auth_of("other"),
+        "registry.lan:5000/team/a/b/c": {},
+    }
+    assert (await find(config, {"auths": auths}, "registry.lan:5000", path)).username == name
+
+
+async def test_case_211_an_account_for_a_part_is_for_no_other_part(config: Path) -> None:
+    auths = {"registry.lan/a": auth_of("a"), "docker.io/team": auth_of("hub"), "registry.lan/v1/": auth_of("old")}
+    assert (await find(config, {"auths": auths}, "docker.io", "team/x")).username == "hub"
+    assert await find(config, {"auths": auths}, "docker.io", "library/x") == ANONYMOUS
+    assert (await find(config, {"auths": auths}, "registry.lan", "a/b")).username == "a"
+    assert (await find(config, {"auths": auths}, "registry.lan", "b/a")).username == "old"
+
+
+async def test_case_211_an_account_for_a_part_goes_before_a_helper_for_the_host(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(config, monkeypatch, prints({"Username": "helped", "Secret": "x"}))
+    document = {"credsStore": "test", "auths": {"registry.lan/a": auth_of("a"), "registry.lan": auth_of("host")}}
+    assert (await find(config, document, "registry.lan", "a/b")).username == "a"
+    assert (await find(config, document, "registry.lan", "b")).username == "helped"
+
+
+@pytest.mark.parametrize(
+    ("key", "host"),
+    [
+        ("REGISTRY.lan", "registry.lan"),
+        ("registry.lan:443", "registry.lan"),
+        ("https://Registry.lan:443/v2/", "registry.lan"),
+        ("registry.lan", "Registry.LAN:443"),
+        ("[::1]:5000", "[0:0::1]:5000"),
+    ],
+)
+async def test_case_209_a_login_is_found_however_its_host_is_written(config: Path, key: str, host: str) -> None:
+    assert await find(config, {"auths": {key: auth_of("me")}}, host) == Credentials("me", "secret")
+    assert await find(config, {"auths": {key: auth_of("me")}}, "registry.lan:80") == ANONYMOUS
+
+
+async def test_case_212_the_environment_goes_before_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper(config, monkeypatch, prints({"Username": "helped", "Secret": "x"}))
+    write(config, {"credsStore": "test", "auths": {"registry.lan": auth_of("file")}})
+    auths = {"registry.lan": auth_of("environment"), DOCKER_HUB_KEY: auth_of("hub"), "empty.lan": {}}
+    given = DockerConfig(config, environ={"DOCKER_AUTH_CONFIG": json.dumps({"auths": auths})})
+    assert (await given("registry.lan", "a/b")).username == "environment"
+    assert (await given("docker.io", "library/x")).username == "hub"
+    assert (await given("other.lan")).username == "helped"
+    assert (await given("empty.lan")).username == "helped"
+
+
+@pytest.mark.parametrize("value", ["{", "[]", '{"auths": {"registry.lan": {"auth": "%"}}}', '{"auths": 1}'])
+async def test_case_212_a_variable_that_cannot_be_understood_is_reported_and_passed_over(
+    config: Path, value: str
+) -> None:
+    given = DockerConfig(config, environ={"DOCKER_AUTH_CONFIG": value})
+    write(config, {"auths": {"registry.lan": auth_of("file")}})
+    assert (await given("registry.lan")).username == "file"
+    write(config, {})
+    assert refused(await given("registry.lan"), "cannot read DOCKER_AUTH_CONFIG")

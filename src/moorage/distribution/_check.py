@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.values import repr_without
-from moorage.distribution._conversation import Ask
-from moorage.distribution._http import clean
+from moorage.distribution._conversation import RegistryRequest
+from moorage.distribution._status import clean
 
 __all__ = ("MANIFEST_LIMIT", "MANIFEST_TYPES", "Manifest", "check_digest", "check_manifest", "check_target", "new_hash")
 
@@ -68,14 +68,14 @@ def new_hash(digest: str) -> "hashlib._Hash":
     return _DIGESTS[check_digest(digest).partition(":")[0]]()
 
 
-def check_manifest(ask: Ask, data: bytes, response: aiohttp.ClientResponse, target: str) -> Manifest:
+def check_manifest(request: RegistryRequest, data: bytes, response: aiohttp.ClientResponse, target: str) -> Manifest:
     """The manifest, if its bytes are what was asked for and announced. Raises: Invalid, Unsupported."""
     announced = response.headers.get("Docker-Content-Digest", "")
     for expected in (target if ":" in target else "", announced):
         if expected.partition(":")[0] in _DIGESTS and (real := _digest_like(expected, data)) != expected:
-            raise errors.Invalid(f"cannot {ask.what}: what came has the digest {real}, not {clean(expected)}")
+            raise errors.Invalid(f"cannot {request.what}: what came has the digest {real}, not {clean(expected)}")
     digest = target if ":" in target else _digest_like("sha256:", data)
-    return Manifest(data, _media_type(ask, data, response.headers.get("Content-Type", "")), digest)
+    return Manifest(data, _media_type(request, data, response.headers.get("Content-Type", "")), digest)
 
 
 def _digest_like(example: str, data: bytes) -> str:
@@ -83,19 +83,21 @@ def _digest_like(example: str, data: bytes) -> str:
     return f"{algorithm}:{_DIGESTS[algorithm](data).hexdigest()}"
 
 
-def _media_type(ask: Ask, data: bytes, content_type: str) -> str:
+def _media_type(request: RegistryRequest, data: bytes, content_type: str) -> str:
     """The media type that header and body agree on; a header that says nothing leaves it to the body."""
     header = content_type.partition(";")[0].strip().lower()
     try:
         document = msgspec.json.decode(data)
     except (ValueError, RecursionError) as error:
-        raise errors.Invalid(f"cannot {ask.what}: it is not JSON") from error
+        raise errors.Invalid(f"cannot {request.what}: it is not JSON") from error
     if not isinstance(document, dict):
-        raise errors.Invalid(f"cannot {ask.what}: it is not a JSON object")
+        raise errors.Invalid(f"cannot {request.what}: it is not a JSON object")
     inside = document.get("mediaType")
     found = (inside if isinstance(inside, str) else "") if header in _VAGUE_TYPES else header
     if found not in MANIFEST_TYPES:
-        raise errors.Unsupported(f"cannot {ask.what}: a manifest of type {clean(found) or 'unknown'} is not understood")
+        raise errors.Unsupported(
+            f"cannot {request.what}: a manifest of type {clean(found) or 'unknown'} is not understood"
+        )
     if inside is not None and inside != found:
-        raise errors.Invalid(f"cannot {ask.what}: it says of itself that it is another thing than {found}")
+        raise errors.Invalid(f"cannot {request.what}: it says of itself that it is another thing than {found}")
     return found

@@ -1,11 +1,8 @@
-"""Requests to one server about one repository: the URL decided once, who asks, trying again, and what answers mean."""
+"""Requests to one server about one repository: its URL, the log-in, trying again, and what answers mean."""
 
-import email.utils
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import urlencode
 
 import aiohttp
 import anyio
@@ -13,38 +10,26 @@ from msgspec import Struct, field
 from yarl import URL
 
 from moorage import errors
-from moorage._lib.backoff import pauses
-from moorage.distribution import _http
-from moorage.distribution._http import Body, Fault, Gate, Transport, Why
-from moorage.distribution.auth import Authorizer, Credentials, Scope, TokenReply, TokenRequest, parse_challenges
+from moorage.distribution._body import MINIMUM_RATE, error_text
+from moorage.distribution._challenges import parse_challenges
+from moorage.distribution._errors import TransportError, TransportErrorKind
+from moorage.distribution._http import Body, RequestPolicy, Transport, is_redirect
+from moorage.distribution._retry import TRANSIENT_STATUSES, TRIES, RetryBudget, TransientError, pause_of
+from moorage.distribution._status import error_kind, status_text
+from moorage.distribution._token_server import TokenServer
+from moorage.distribution.auth import Authorizer, Credentials, Scope
 from moorage.distribution.hosts import Endpoint, Hosts
+from moorage.distribution.origin import Origin, resolve_location
 from moorage.timeouts import Timeouts
 
-__all__ = ("TRIES", "Ask", "Conversation", "Passing", "Patience", "retry_after")
+__all__ = ("Conversation", "RegistryRequest", "StreamRedirected")
 
 log = logging.getLogger(__name__)
 
-TRIES = 5
-"""How often a request is sent, or a blob is begun or resumed without having come on, before it has failed."""
-
-_PASSING = (429, 500, 502, 503, 504)
-_TOKEN_BYTES = 1 << 20
-_ANSWERS = 5  # headers that are shown to one server for one request
-
-_KINDS: dict[int, type[errors.MoorageError]] = {
-    400: errors.Invalid,
-    401: errors.Unauthorized,
-    403: errors.Denied,
-    404: errors.NotFound,
-    405: errors.Unsupported,
-    409: errors.Conflict,
-    413: errors.Invalid,
-    416: errors.Invalid,
-    429: errors.Unavailable,
-}
+_AUTHORIZATIONS = 5  # headers that are shown to one server for one request
 
 
-class Ask(Struct, frozen=True):
+class RegistryRequest(Struct, frozen=True):
     """One request, as often as it is sent."""
 
     method: str
@@ -57,48 +42,18 @@ class Ask(Struct, frozen=True):
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
-    is_addressed: bool = False
-    """Whether the bytes that come are known by their digest."""
 
 
-class Passing(Exception):
-    """A failure that may be over soon: what it is otherwise, and the pause in seconds that the server asked for."""
+class StreamRedirected(Exception):
+    """A request whose body is a stream is to be sent elsewhere, with a new stream."""
 
-    def __init__(self, failure: errors.MoorageError, pause: float = 0.0) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
-        self.pause = pause
-
-
-class Patience:
-    """How often one thing is tried again, and after which pauses."""
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self.refill()
-
-    def refill(self) -> None:
-        """Begin anew, because something was gained."""
-        self._left = TRIES - 1
-        self._pauses: Iterator[float] = pauses(self._timeouts.registry_retry_first, self._timeouts.registry_retry_limit)
-
-    async def after(self, passing: Passing) -> None:
-        """Return when the next try is due. Raises: the failure, where there is to be none."""
-        limit = self._timeouts.registry_retry_after
-        if passing.pause > limit:
-            kind = type(passing.failure)
-            why = f"(it asks to wait {passing.pause:.0f} s, over {limit:g} s)"
-            raise kind(f"{passing.failure} {why}") from passing.__cause__
-        if not self._left:
-            raise passing.failure from passing.__cause__
-        self._left -= 1
-        pause = max(next(self._pauses), passing.pause)
-        log.info("%s; trying again in %.1f s", passing, pause)
-        await anyio.sleep(pause)
+    def __init__(self, url: URL) -> None:
+        super().__init__(f"redirected to {url.origin()}")
+        self.url = url
 
 
 class Conversation:
-    """With one endpoint, about one repository, for the length of one operation."""
+    """With one endpoint, about one repository ("": about none), for the length of one operation."""
 
     def __init__(
         self,
@@ -108,92 +63,123 @@ class Conversation:
         hosts: Hosts,
         credentials: Credentials,
         timeouts: Timeouts,
+        *,
+        is_login: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self._path = path
         self._transport = transport
         self._hosts = hosts
         self._timeouts = timeouts
-        self._authorizer = Authorizer(endpoint.name, credentials, self._fetch_token)
+        tokens = TokenServer(endpoint.name, transport, hosts, timeouts, self._decide)
+        self.authorizer = Authorizer(endpoint.name, credentials, tokens.fetch, is_login=is_login)
         self._base: URL | None = endpoint.urls[0] if len(endpoint.urls) == 1 else None
         self._deciding = anyio.Lock()
         self._has_answered = False
 
-    async def ask(self, ask: Ask) -> aiohttp.ClientResponse:
-        """An answer with a status that is expected; whoever gets it closes it. Tried again with patience.
+    async def send(self, request: RegistryRequest, tries: int = TRIES) -> aiohttp.ClientResponse:
+        """An answer with a status that is expected; the caller closes it. Tried again where that may help.
 
-        Raises: by kind of the status, or Unavailable, in the words of ``ask.what`` and of the registry.
+        Raises: by kind of the status, or Unavailable, in the words of ``request.what`` and of the registry.
         """
-        patience = Patience(self._timeouts)
+        budget = RetryBudget(self._timeouts, tries)
         while True:
             try:
-                return await self.attempt(ask)
-            except Passing as passing:
-                await patience.after(passing)
+                return await self.attempt(request)
+            except TransientError as transient:
+                await budget.after(transient)
 
     async def attempt(
-        self, ask: Ask, stream: Body | None = None, answer_within: float | None = None
+        self, request: RegistryRequest, stream: Body | None = None, answer_within: float | None = None
     ) -> aiohttp.ClientResponse:
-        """As ``ask``, once. A ``stream`` is a body that cannot be sent twice. Raises: also Passing."""
+        """As ``send``, once. A ``stream`` is a body that cannot be sent twice.
+
+        Raises: also TransientError; StreamRedirected.
+        """
         try:
-            response = await self._authorised(ask, stream, answer_within)
-        except Fault as fault:
-            raise self._faulted(ask, fault) from fault
-        except Passing as passing:  # of the token server
-            raise Passing(errors.Unavailable(f"cannot {ask.what}: {passing}"), passing.pause) from passing
+            response = await self._within_bounds(request, stream, answer_within)
+        except TransportError as error:
+            raise self.failure(request, error) from error
+        except TransientError as error:  # of the token server
+            raise TransientError(errors.Unavailable(f"cannot {request.what}: {error}"), error.pause) from error
         except errors.MoorageError as error:
-            raise type(error)(f"cannot {ask.what}: {error}") from error
+            raise type(error)(f"cannot {request.what}: {error}") from error
         self._has_answered = True
-        if response.status in ask.expected:
+        if response.status in request.expected:
             return response
         try:
-            raise await self._failed(ask, response)
+            raise await self._refusal(request, response)
         finally:
             response.close()
 
-    def location(self, response: aiohttp.ClientResponse, what: str) -> URL:
-        """The URL at which the registry wants an upload to go on. Raises: Unavailable where that is no place."""
+    async def upload_location(self, response: aiohttp.ClientResponse, what: str) -> URL:
+        """The URL at which the registry wants an upload to go on. Raises: Unavailable for one that cannot be used."""
         try:
-            url = response.url.join(URL(response.headers["Location"], encoded=True)).with_user(None)
+            url = resolve_location(response.url, response.headers["Location"])
         except (KeyError, ValueError) as error:
-            raise errors.Unavailable(f"cannot {what}: {self.endpoint.name} names no place to upload to") from error
-        if url.scheme not in ("https", response.url.scheme) or not url.host:
-            place = f"{url.scheme}://{url.host}"
-            raise errors.Unavailable(f"cannot {what}: {self.endpoint.name} wants the upload at {place}, in plain text")
+            raise errors.Unavailable(f"cannot {what}: {self.endpoint.name} names no location to upload to") from error
+        if url.scheme == "https":
+            return url
+        if response.url.scheme == "https" or not await self._hosts.is_insecure(url, referrer=self._base):
+            location = url.origin()
+            raise errors.Unavailable(
+                f"cannot {what}: {self.endpoint.name} wants the upload at {location}, in plain text"
+            )
         return url
 
-    def broken(self, ask: Ask, fault: Fault) -> Passing:
-        """What a fault in the middle of a body is."""
-        return Passing(errors.Unavailable(f"cannot {ask.what}: {fault}"))
+    def failure(self, request: RegistryRequest, error: TransportError) -> Exception:
+        """What a failure below HTTP is for the caller: transient, or not."""
+        failure = errors.Unavailable(f"cannot {request.what}: {error}")
+        kinds = TransportErrorKind
+        was_reachable = error.kind in (kinds.NO_CONNECTION, kinds.NO_TLS) and self._has_answered
+        return TransientError(failure) if error.kind is kinds.BROKEN or was_reachable else failure
 
     # the way of one request
 
-    async def _authorised(self, ask: Ask, stream: Body | None, answer_within: float | None) -> aiohttp.ClientResponse:
+    async def _within_bounds(
+        self, request: RegistryRequest, stream: Body | None, answer_within: float | None
+    ) -> aiohttp.ClientResponse:
+        """The answer, all that leads to it bounded together. A stream is watched by the one that feeds it."""
+        if stream is not None:
+            return await self._authorized(request, stream, answer_within)
+        within = self._timeouts.registry_answer + len(request.body or b"") / MINIMUM_RATE
+        try:
+            with anyio.fail_after(within):
+                return await self._authorized(request, request.body, answer_within)
+        except TimeoutError as error:
+            text = f"{self.endpoint.name} does not answer within {within:.0f} s, redirects and log-in included"
+            raise TransportError(text, TransportErrorKind.REFUSED) from error
+
+    async def _authorized(
+        self, request: RegistryRequest, body: Body | None, answer_within: float | None
+    ) -> aiohttp.ClientResponse:
         base = await self._decide()
-        url = ask.url if isinstance(ask.url, URL) else URL(f"{base}/v2/{self._path}/{ask.url}").with_query(ask.query)
-        shown = self._authorizer.known(ask.scopes)
-        shows = 0
-        while True:
-            gate = Gate(base, shown, may_leave_tls=ask.is_addressed)
-            body = ask.body if stream is None else stream
+        path = f"{self._path}/" if self._path else ""
+        url = request.url if isinstance(request.url, URL) else URL(f"{base}/v2/{path}{request.url}")
+        url = url if isinstance(request.url, URL) else url.with_query(request.query)
+        shown = self.authorizer.known(request.scopes)
+        for tries_left in reversed(range(_AUTHORIZATIONS)):
+            policy = RequestPolicy(base, shown)
             response = await self._transport.send(
-                ask.method, url, gate, headers=ask.headers, body=body, answer_within=answer_within
+                request.method, url, policy, headers=request.headers, body=body, answer_within=answer_within
             )
-            shows += 1
-            if response.status != 401 or response.url.origin() != base.origin() or shows == _ANSWERS:
-                return response
             with _closing_on_failure(response):
+                if not isinstance(body, bytes | None) and is_redirect(request.method, response.status):
+                    raise StreamRedirected(await self._transport.redirected(response, policy))
+                if response.status != 401 or Origin.of(response.url) != Origin.of(base) or not tries_left:
+                    return response
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
-                answer = await self._authorizer.answer(challenges, ask.scopes, shown)
-            if answer is None:
-                return response
-            response.close()
-            if stream is not None:  # the token has ended meanwhile; the next try has the new one
-                raise Fault(f"{base.host} asked for a new token in the middle", Why.BROKEN)
+                answer = await self.authorizer.answer(challenges, request.scopes, shown)
+                if answer is None:
+                    return response
+                if not isinstance(body, bytes | None):  # the token has expired meanwhile; the next try has the new one
+                    raise TransportError(f"{base.host} asked for a new token in the middle", TransportErrorKind.BROKEN)
             shown = answer
+            response.close()
+        raise AssertionError("the last try returns")
 
     async def _decide(self) -> URL:
-        """The URL that is used from now on. Raises: Fault."""
+        """The URL that is used from now on. Raises: TransportError."""
         if self._base is None:
             async with self._deciding:
                 if self._base is None:
@@ -201,77 +187,47 @@ class Conversation:
         return self._base
 
     async def _probe(self) -> URL:
-        """https, unless nobody speaks TLS there. Where no port is written the two are different ports, so that one
-        without TLS may also be one where nobody listens."""
+        """https, unless nothing speaks TLS there. Where no port is written the two are different ports, so that one
+        without TLS may also be one where nothing listens."""
         secure, plain = self.endpoint.urls
+        kinds = TransportErrorKind
         try:
-            response = await self._transport.send("GET", URL(f"{secure}/v2/"), Gate(secure))
-        except Fault as fault:
-            if fault.why is Why.NO_TLS or (fault.why is Why.NO_CONNECTION and secure.port != plain.port):
-                log.info("%s is spoken to in plain http: %s", self.endpoint.name, fault)
+            response = await self._transport.send("GET", URL(f"{secure}/v2/"), RequestPolicy(secure))
+        except TransportError as error:
+            if error.kind is kinds.NO_TLS or (error.kind is kinds.NO_CONNECTION and secure.port != plain.port):
+                log.info("%s is spoken to in plain http: %s", self.endpoint.name, error)
                 return plain
-            if fault.why is Why.REFUSED:
+            if error.kind is kinds.REFUSED:
                 return secure
             raise
         response.close()
         return secure
 
-    async def _fetch_token(self, request: TokenRequest) -> TokenReply:
-        """The answer of a token server that credentials may be sent to. Raises: Unauthorized, Fault, Passing."""
-        url, base = request.url, await self._decide()
-        is_safe = url.scheme == "https" or (
-            url.scheme == "http" and base.scheme == "http" and await self._hosts.may_be_plain(url)
-        )
-        if not is_safe or not url.host or url.user:
-            raise errors.Unauthorized(
-                f"{self.endpoint.name} wants its token fetched at {url.scheme}://{url.host}, where it would be read by"
-                " others; it must be https"
-            )
-        form = urlencode(request.form).encode() if request.form is not None else None
-        response = await self._transport.send(
-            "GET" if form is None else "POST",
-            url,
-            Gate(url, request.authorization, asked_by=base),
-            headers={"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {},
-            body=form,
-        )
-        try:
-            if response.status != 200:
-                return await self._refused_token(response)
-            body = await _http.read_bounded(response, _TOKEN_BYTES, self._timeouts.registry_stall)
-        finally:
-            response.close()
-        if body is None:
-            raise errors.Unavailable(f"the token server of {self.endpoint.name} answers with over {_TOKEN_BYTES} bytes")
-        return TokenReply(200, body)
-
-    async def _refused_token(self, response: aiohttp.ClientResponse) -> TokenReply:
-        words = await _http.words_of(response, self._timeouts.registry_stall)
-        if response.status in _PASSING:
-            text = f"the token server of {self.endpoint.name} answers {_http.status_text(response.status)}"
-            raise Passing(errors.Unavailable(text + (f": {words}" if words else "")), _retry_after(response))
-        return TokenReply(response.status, b"", words)
-
     # what answers mean
 
-    def _faulted(self, ask: Ask, fault: Fault) -> Exception:
-        failure = errors.Unavailable(f"cannot {ask.what}: {fault}")
-        is_passing = fault.why is Why.BROKEN or (fault.why in (Why.NO_CONNECTION, Why.NO_TLS) and self._has_answered)
-        return Passing(failure) if is_passing else failure
-
-    async def _failed(self, ask: Ask, response: aiohttp.ClientResponse) -> Exception:
+    async def _refusal(self, request: RegistryRequest, response: aiohttp.ClientResponse) -> Exception:
         status = response.status
-        words = await _http.words_of(response, self._timeouts.registry_stall)
-        who = self.endpoint.name
+        words = await error_text(response, self._timeouts)
+        server = self.endpoint.name
         if response.url.host != (self._base or response.url).host:
-            who = f"{response.url.host}, to which {who} redirects,"
-        text = f"cannot {ask.what}: {who} answers {_http.status_text(status)}" + (f": {words}" if words else "")
-        if status == 401:
-            text += " (no credentials were given)" if self._authorizer.is_anonymous else " (with the credentials given)"
-        if status in _PASSING:
-            return Passing(errors.Unavailable(text), _retry_after(response))
-        kind = _KINDS.get(status, errors.Unavailable if status >= 500 else errors.MoorageError)
-        return kind(text)
+            server = f"{response.url.host}, to which {server} redirects,"
+        text = f"cannot {request.what}: {server} answers {status_text(status)}" + (f": {words}" if words else "")
+        if status in (401, 403):
+            text += self._login_note(status)
+        failure = error_kind(status)(text)
+        return TransientError(failure, pause_of(response)) if status in TRANSIENT_STATUSES else failure
+
+    def _login_note(self, status: int) -> str:
+        """Who was refused, and what the token was for, if there was one."""
+        requested = " ".join(self.authorizer.requested)
+        granted = f"a token for the scope {requested}" if requested else ""
+        if self.authorizer.is_anonymous:
+            who = self.authorizer.anonymity
+        elif status == 401 or granted:
+            who = "with the credentials given"
+        else:
+            return ""
+        return f" ({who}{f'; its token server granted {granted}' if granted else ''})"
 
 
 @contextmanager
@@ -281,22 +237,3 @@ def _closing_on_failure(response: aiohttp.ClientResponse) -> Iterator[None]:
     except BaseException:
         response.close()
         raise
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """The pause in seconds that an answer asks for, as a number or as a date; 0 where it asks for none."""
-    return retry_after(response.headers.get("Retry-After", ""), now=time.time())
-
-
-def retry_after(value: str, *, now: float) -> float:
-    """The seconds of a ``Retry-After`` header: a whole number, or a date, compared with ``now``; 0 for anything else.
-
-    Source: RFC 9110, section 10.2.3.
-    """
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0

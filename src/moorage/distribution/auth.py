@@ -1,14 +1,13 @@
-"""Who asks a registry: credentials, the challenges of registries, and the Authorization headers that answer them.
+"""Who asks a registry: credentials, and the Authorization headers that answer the challenges of registries.
 
-Sources: the distribution project's token specification (``docs/spec/auth/{token,oauth}.md``, ``scope.md``), RFC 9110
-section 11 for the form of challenges, and Docker for the class ``repository(plugin)`` and for ``X-Registry-Auth``.
+Sources: the distribution project's token specification (``docs/spec/auth/{token,oauth}.md``, ``scope.md``), and
+Docker for the class ``repository(plugin)`` and for ``X-Registry-Auth``.
 """
 
 import base64
 import binascii
-import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 import msgspec
@@ -17,11 +16,13 @@ from yarl import URL
 
 from moorage import errors
 from moorage._lib.values import repr_without
+from moorage.distribution._challenges import Challenge
+from moorage.distribution._status import clean, error_kind, status_text
+from moorage.distribution.origin import Origin
 
 __all__ = (
     "ANONYMOUS",
     "Authorizer",
-    "Challenge",
     "Credentials",
     "CredentialsFor",
     "Scope",
@@ -30,20 +31,16 @@ __all__ = (
     "credentials_for",
     "decode_registry_auth",
     "encode_registry_auth",
-    "parse_challenges",
     "read_userpass",
 )
 
 CLIENT_ID = "moorage"
 
 _HEADER_LIMIT = 64 * 1024  # characters of X-Registry-Auth; tokens have some thousands
+_ABSENCE = "moorage.absence"  # our own key in X-Registry-Auth; other engines pass over it
 _LIFETIME = 60.0  # seconds a token lasts where its server does not say
 _MARGIN = 5.0  # seconds before its end at which a token is not used any more
 _REFUSED = (400, 403)  # what a token server says to a scope that it does not know
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"[ \t,]*({_TOKEN})(?:[ \t]+|(?=,)|$)")
-_PARAMETER = re.compile(rf'[ \t,]*({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))[ \t]*(?=,|$)', re.DOTALL)
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 
 
 class Credentials(Struct, frozen=True):
@@ -54,7 +51,9 @@ class Credentials(Struct, frozen=True):
     identity_token: str = ""
     """An OAuth2 refresh token; it stands for name and password."""
     registry_token: str = ""
-    """A bearer token that is sent as it is; nothing is asked of a token server."""
+    """A bearer token that is sent as it is; nothing is requested from a token server."""
+    absence: str = ""
+    """Why there are no credentials where some were configured; for errors, where a registry turns out to want them."""
 
     __repr__ = repr_without("password", "identity_token", "registry_token")
 
@@ -113,15 +112,19 @@ def decode_registry_auth(header: str) -> Credentials:
 
 
 def encode_registry_auth(credentials: Credentials) -> str:
-    """The ``X-Registry-Auth`` header that says these credentials; "" for none."""
+    """The ``X-Registry-Auth`` header for these credentials; "" for none."""
     if credentials.is_anonymous:
-        return ""
+        return _encode({_ABSENCE: credentials.absence}) if credentials.absence else ""
     document = {
         "username": credentials.username,
         "password": credentials.password,
         "identitytoken": credentials.identity_token,
         "registrytoken": credentials.registry_token,
     }
+    return _encode(document)
+
+
+def _encode(document: Mapping[str, str]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(document)).decode()
 
 
@@ -129,7 +132,7 @@ def read_userpass(document: Mapping[str, object], where: str) -> Credentials:
     """Credentials from one object in Docker's form; see ``decode_registry_auth``. Raises: Invalid naming ``where``."""
     folded = {key.lower(): value for key, value in document.items()}
     texts: dict[str, str] = {}
-    for key in ("username", "password", "auth", "identitytoken", "registrytoken"):
+    for key in ("username", "password", "auth", "identitytoken", "registrytoken", _ABSENCE):
         value = folded.get(key)
         if value is not None and not isinstance(value, str):
             raise errors.Invalid(f"cannot read {where}: {key} is not a text")
@@ -137,7 +140,7 @@ def read_userpass(document: Mapping[str, object], where: str) -> Credentials:
     username, password = texts["username"], texts["password"]
     if texts["auth"] and not username:
         username, password = _split_auth(texts["auth"], where)
-    return Credentials(username, password, texts["identitytoken"], texts["registrytoken"])
+    return Credentials(username, password, texts["identitytoken"], texts["registrytoken"], clean(texts[_ABSENCE]))
 
 
 def _split_auth(auth: str, where: str) -> tuple[str, str]:
@@ -156,35 +159,6 @@ def _from_base64(text: str) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except binascii.Error as error:
         raise ValueError("not base64") from error
-
-
-# --------------------------------------------------------------------------------------------------- challenges
-
-
-class Challenge(Struct, frozen=True):
-    """One way in which a server wants to be answered: the scheme in small letters, parameters by names in them."""
-
-    scheme: str
-    parameters: Mapping[str, str]
-
-
-def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
-    """The challenges of all ``WWW-Authenticate`` headers, in order; what has no form of a challenge is passed over."""
-    found: list[Challenge] = []
-    for header in headers:
-        at = 0
-        while scheme := _SCHEME.match(header, at):
-            parameters: dict[str, str] = {}
-            at = scheme.end()
-            while parameter := _PARAMETER.match(header, at):
-                name, quoted, plain = parameter.groups()
-                value = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
-                parameters.setdefault(name.lower(), value)
-                at = parameter.end()
-            if not parameters and (blob := _TOKEN68.match(header, at)) and "=" in blob[0]:
-                at = blob.end()
-            found.append(Challenge(scheme[1].lower(), parameters))
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------- tokens
@@ -207,8 +181,22 @@ class TokenRequest(Struct, frozen=True):
     url: URL
     authorization: str | None = None
     form: Mapping[str, str] | None = None
+    scopes: tuple[str, ...] = ()
+    """What is requested, for errors."""
 
     __repr__ = repr_without("authorization", "form")
+
+    def server_of(self, registry: str) -> str:
+        """Whom this request goes to, for errors; the registry is the one that named it."""
+        return f"the token server {self.url.with_query(None)} of {registry}"
+
+    def refusal(self, registry: str, reply: "TokenReply", note: str = "") -> errors.MoorageError:
+        """The failure that an answer other than 200 is: with server, scopes, status, and the server's own words."""
+        server, status, scopes = self.url.with_query(None), status_text(reply.status), " ".join(self.scopes)
+        text = f"the token server {server} of {registry} answers {status} to a request for the scope {scopes}"
+        if not scopes:
+            text = f"the token server {server} of {registry} answers {status} to a log-in"
+        return error_kind(reply.status)(text + (f": {reply.words}" if reply.words else "") + note)
 
 
 class TokenReply(Struct, frozen=True):
@@ -229,17 +217,28 @@ class _Token(Struct, frozen=True):
 
 
 class Authorizer:
-    """The Authorization for one registry during one operation; tokens are kept until they end.
+    """The Authorization for one registry during one operation; tokens are stored until they expire.
 
-    ``send`` carries a request to the token server and must refuse a realm that credentials may not be sent to.
+    ``send`` carries a request to the token server and must refuse a realm that credentials may not be sent to. With
+    ``is_login`` an identity token is requested as well, for clients that store it in place of the password.
     """
 
     def __init__(
-        self, host: str, credentials: Credentials, send: Callable[[TokenRequest], Awaitable[TokenReply]]
+        self,
+        host: str,
+        credentials: Credentials,
+        send: Callable[[TokenRequest], Awaitable[TokenReply]],
+        *,
+        is_login: bool = False,
     ) -> None:
         self._host = host
         self._credentials = credentials
         self._send = send
+        self._is_login = is_login
+        self.identity_token = credentials.identity_token
+        """The one that was given, or the one that the token server granted in its place."""
+        self.requested: tuple[str, ...] = ()
+        """The scopes that the last token was granted for."""
         self._tokens: dict[frozenset[Scope], _Token] = {}
         self._is_basic = False
         self._style = 0
@@ -249,6 +248,12 @@ class Authorizer:
     def is_anonymous(self) -> bool:
         """Whether it has no credentials to show."""
         return self._credentials.is_anonymous
+
+    @property
+    def anonymity(self) -> str:
+        """That there are no credentials, and why."""
+        absence = self._credentials.absence
+        return "no credentials were given" + (f": {absence}" if absence else "")
 
     def known(self, scopes: frozenset[Scope]) -> str | None:
         """The header that this needs, as far as it is known without asking anybody."""
@@ -296,26 +301,35 @@ class Authorizer:
         if token is not None and token.header == refused and time.monotonic() < token.ends_at:
             self._style += 1  # it is fresh and does not do
         styles = _styles(scopes, parameters.get("scope", ""))
-        last: errors.MoorageError | None = None
+        refusal: errors.MoorageError | None = None
         while self._style < len(styles):
-            if self._style == 2 and last is None:
+            if self._style == 2 and refusal is None:
                 break
-            reply = await self._send(self._request(parameters, styles[self._style]))
+            request = self._request(parameters, styles[self._style])
+            reply = await self._send(request)
             if reply.status == 200:
-                self._tokens[scopes] = made = _read_token(reply.body, self._host)
-                return made.header
-            last = self._refusal(reply)
+                return self._accept(request, reply, scopes)
+            if self._style < 2:  # what is said of the plugin class alone explains the least
+                refusal = self._refusal(request, reply)
             if reply.status not in _REFUSED and not (reply.status == 401 and self.is_anonymous):
                 break  # a wrong password is not shown three times: that may lock the account
             self._style += 1
         self._style = 0
-        if last is not None:
-            raise last
+        if refusal is not None:
+            raise refusal
         return None
+
+    def _accept(self, request: TokenRequest, reply: TokenReply, scopes: frozenset[Scope]) -> str:
+        token, identity = _read_token(reply.body, request.server_of(self._host))
+        self._tokens[scopes] = token
+        self.requested = request.scopes
+        self.identity_token = identity or self.identity_token
+        return token.header
 
     def _request(self, parameters: Mapping[str, str], scopes: list[str]) -> TokenRequest:
         try:
             realm = URL(parameters["realm"])
+            Origin.of(realm)
         except ValueError as error:
             raise errors.Unavailable(f"the realm that {self._host} names is no URL") from error
         service = {"service": parameters["service"]} if "service" in parameters else {}
@@ -327,18 +341,17 @@ class Authorizer:
                 "scope": " ".join(scopes),
                 **service,
             }
-            return TokenRequest(realm, form=form)
+            return TokenRequest(realm, form=form, scopes=tuple(scopes))
         account = {"account": self._credentials.username} if self._credentials.basic else {}
-        query = [*account.items(), *service.items(), *(("scope", each) for each in scopes)]
-        return TokenRequest(realm.extend_query(query), authorization=self._credentials.basic)
+        login = {"client_id": CLIENT_ID, "offline_token": "true"} if self._is_login else {}
+        query = [*account.items(), *service.items(), *login.items(), *(("scope", each) for each in scopes)]
+        return TokenRequest(realm.extend_query(query), self._credentials.basic, scopes=tuple(scopes))
 
-    def _refusal(self, reply: TokenReply) -> errors.MoorageError:
-        text = f"the token server of {self._host} answers {reply.status}"
-        text += f": {reply.words}" if reply.words else ""
+    def _refusal(self, request: TokenRequest, reply: TokenReply) -> errors.MoorageError:
+        note = ""
         if reply.status == 401:
-            why = " (no credentials were given)" if self.is_anonymous else " (the credentials were not accepted)"
-            return errors.Unauthorized(text + why)
-        return errors.Denied(text) if reply.status == 403 else errors.Unavailable(text)
+            note = f" ({self.anonymity})" if self.is_anonymous else " (the credentials were not accepted)"
+        return request.refusal(self._host, reply, note)
 
 
 def _styles(scopes: frozenset[Scope], challenged: str) -> list[list[str]]:
@@ -347,7 +360,7 @@ def _styles(scopes: frozenset[Scope], challenged: str) -> list[list[str]]:
     plain = [scope.of_class("repository") for scope in ordered]
     plugin = [scope.of_class("repository(plugin)") for scope in ordered]
     extra = [each for each in challenged.split() if not any(_is_within(each, asked) for asked in plain + plugin)]
-    return [plugin + plain + extra, plain + extra, plugin]
+    return [plugin + plain + extra, plain + extra, plugin] if ordered else [extra]
 
 
 def _is_within(scope: str, asked: str) -> bool:
@@ -357,17 +370,21 @@ def _is_within(scope: str, asked: str) -> bool:
     return name == of and set(actions.split(",")) <= set(all_actions.split(","))
 
 
-def _read_token(body: bytes, host: str) -> _Token:
-    """A token reply: ``token`` or ``access_token``, and ``expires_in`` in seconds from now."""
+def _read_token(body: bytes, server: str) -> tuple[_Token, str]:
+    """The token of a reply (``token`` or ``access_token``, ``expires_in`` seconds from now), and its identity token.
+
+    Raises: Unavailable naming ``server``.
+    """
     try:
         document = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
-        raise errors.Unavailable(f"the token server of {host} does not answer in JSON") from error
+        raise errors.Unavailable(f"{server} does not answer in JSON") from error
     fields = document if isinstance(document, dict) else {}
     token = fields.get("token") or fields.get("access_token")
     if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-        raise errors.Unavailable(f"the token server of {host} answers without a token")
-    lifetime = fields.get("expires_in")
+        raise errors.Unavailable(f"{server} answers without a token")
+    lifetime, identity = fields.get("expires_in"), fields.get("refresh_token")
     if not isinstance(lifetime, int | float) or lifetime <= 0:
         lifetime = _LIFETIME
-    return _Token(f"Bearer {token}", time.monotonic() + lifetime - min(_MARGIN, lifetime / 2))
+    made = _Token(f"Bearer {token}", time.monotonic() + lifetime - min(_MARGIN, lifetime / 2))
+    return made, identity if isinstance(identity, str) else ""

@@ -1,19 +1,22 @@
-"""The credentials that ``docker login`` keeps: ``config.json`` and the credential helpers it names.
+"""The credentials that ``docker login`` stores: ``DOCKER_AUTH_CONFIG``, ``config.json`` and its credential helpers.
 
-Source: docker/cli ``cli/config`` (configfile, credentials) and the protocol of docker-credential-helpers.
+Source: docker/cli ``cli/config`` (configfile, credentials, the environment) and the protocol of
+docker-credential-helpers. On purpose more: an entry of ``auths`` may be for a part of a registry (``HOST/PATH``), as
+other clients have it; and a helper that fails leaves ``auths``, because credentials are only needed where a registry
+wants them.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import anyio
 import msgspec
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.distribution.auth import ANONYMOUS, Credentials, read_userpass
+from moorage.distribution.credential_helper import ask_helper
+from moorage.distribution.origin import is_same_host
 from moorage.plugins.reference import DEFAULT_HOST
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -22,11 +25,11 @@ __all__ = ("DOCKER_HUB_KEY", "DockerConfig", "docker_config_path")
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 """The name of docker.io in ``config.json`` and for helpers."""
 
+ENVIRONMENT_KEY = "DOCKER_AUTH_CONFIG"
+"""A variable with a document like ``config.json``, of which ``auths`` counts, before everything else."""
+
 _FILE_LIMIT = 1 << 20  # bytes
-_WORDS_LIMIT = 300  # characters of what a helper says
-_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_NOTHING = ("credentials not found", "no credentials server url", "no credentials username")
-_IDENTITY = "<token>"  # the name under which helpers keep identity tokens
+_VERSION_PATHS = ("", "v1", "v2")  # of old keys, which are URLs of registries' APIs
 
 
 def docker_config_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -36,100 +39,131 @@ def docker_config_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class DockerConfig:
-    """The credentials for a host from a ``config.json``, read again each time; an instance is a ``CredentialsFor``."""
+    """The credentials for a registry, read again each time; an instance is a ``CredentialsFor``."""
 
-    def __init__(self, path: Path, timeouts: Timeouts = DEFAULT) -> None:
+    def __init__(self, path: Path, timeouts: Timeouts = DEFAULT, *, environ: Mapping[str, str] | None = None) -> None:
+        """``environ`` is where ``DOCKER_AUTH_CONFIG`` is looked for; None: nowhere."""
         self._path = path
         self._timeouts = timeouts
+        self._environ = environ or {}
 
-    async def __call__(self, host: str) -> Credentials:
-        """What is kept for this host, ``ANONYMOUS`` where nothing is; no file is the same as an empty one.
+    async def __call__(self, host: str, path: str = "") -> Credentials:
+        """What is stored for a repository of this host, ``ANONYMOUS`` where nothing is. Raises nothing of ``errors``.
 
-        A helper for this very host (``credHelpers``) goes before that for all (``credsStore``), and both before
-        ``auths``, as in Docker. A helper that is not installed, or that says it has nothing, means anonymous.
-
-        Raises: Invalid for a file that cannot be understood; Unavailable for a helper that takes too long;
-        MoorageError for a file that cannot be read, and with a helper's own words where it fails.
+        In this order: ``DOCKER_AUTH_CONFIG``; an entry of ``auths`` for a part of the registry (the longest ``path``
+        counts); the helper of this host (``credHelpers``) or of all (``credsStore``); ``auths`` for the host. What
+        cannot be read or run is passed over; where nothing is found then, ``absence`` says what went wrong.
         """
-        document = await run_blocking(self._read)
-        key = DOCKER_HUB_KEY if host == DEFAULT_HOST else host
-        helpers = self._object(document, "credHelpers")
-        helper = helpers.get(host) or helpers.get(key) or document.get("credsStore")
-        if helper:
-            return await self._ask(str(helper), key)
-        auths = self._object(document, "auths")
-        for name, entry in sorted(auths.items(), key=lambda item: (item[0] != key, item[0] != host)):
-            if name in (key, host) or _host_of(name) == _host_of(key):
-                if not isinstance(entry, dict):
-                    raise errors.Invalid(f"cannot read {self._path}: auths has no object for {name}")
-                return read_userpass(entry, f"{self._path}, auths of {name}")
-        return ANONYMOUS
+        search = _Search(host, path, self._timeouts)
+        search.read(self._environ.get(ENVIRONMENT_KEY, "").encode(), ENVIRONMENT_KEY)
+        if found := search.entry(of_host=True):
+            return found
+        try:
+            data = await run_blocking(self._read)
+        except errors.MoorageError as error:
+            search.problems.append(str(error))
+            data = b""
+        search.read(data, str(self._path))
+        found = search.entry(of_host=False) or await search.helper() or search.entry(of_host=True)
+        return found or (Credentials(absence="; ".join(search.problems)) if search.problems else ANONYMOUS)
 
-    def _read(self) -> dict[str, object]:
+    def _read(self) -> bytes:
+        """The file, empty where there is none (blocking). Raises: MoorageError."""
         try:
             with self._path.open("rb") as file:
                 data = file.read(_FILE_LIMIT + 1)
         except (FileNotFoundError, NotADirectoryError):
-            return {}
+            return b""
         except OSError as error:
             raise errors.MoorageError(f"cannot read {self._path}: {error.strerror}") from error
         if len(data) > _FILE_LIMIT:
             raise errors.Invalid(f"cannot read {self._path}: it is larger than {_FILE_LIMIT} bytes")
+        return data
+
+
+class _Search:
+    """For the credentials of one repository, in one document after another; what goes wrong is noted."""
+
+    def __init__(self, host: str, path: str, timeouts: Timeouts) -> None:
+        self._host = host
+        self._parts = [each for each in path.split("/") if each]
+        self._timeouts = timeouts
+        self._document: dict[str, object] = {}
+        self._where = ""
+        self.problems: list[str] = []
+
+    def read(self, data: bytes, where: str) -> None:
+        """Go on with this document, which is called ``where`` in errors."""
+        self._document, self._where = {}, where
         try:
             document = msgspec.json.decode(data) if data.strip() else {}
         except (ValueError, RecursionError) as error:
-            raise errors.Invalid(f"cannot read {self._path}: {error}") from error
-        if not isinstance(document, dict):
-            raise errors.Invalid(f"cannot read {self._path}: it is not a JSON object")
-        return document
+            self._note(f"cannot read {where}: {error}")
+            return
+        if isinstance(document, dict):
+            self._document = document
+        else:
+            self._note(f"cannot read {where}: it is not a JSON object")
 
-    def _object(self, document: dict[str, object], key: str) -> dict[str, object]:
-        value = document.get(key)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise errors.Invalid(f"cannot read {self._path}: {key} is not an object")
-        return value
+    def entry(self, *, of_host: bool) -> Credentials | None:
+        """What ``auths`` has: for the longest part of the path, and with ``of_host`` also for the host as a whole."""
+        ranked: list[tuple[int, bool, str]] = []
+        auths = self._object("auths")
+        for key in auths:
+            rank = self._rank(key)
+            if rank is not None and (rank > 0 or of_host):
+                ranked.append((rank, key in (self._host, self._server), key))
+        for *_, key in sorted(ranked, reverse=True):
+            found = self._read_entry(key, auths[key])
+            if found is not None and not found.is_anonymous:
+                return found
+        return None
 
-    async def _ask(self, helper: str, server: str) -> Credentials:
-        """What ``docker-credential-HELPER get`` prints for a server that it reads from its standard input."""
-        program = f"docker-credential-{helper}"
-        if not _HELPER.fullmatch(helper):
-            raise errors.Invalid(f"cannot read {self._path}: it names a credential helper that cannot be one")
+    async def helper(self) -> Credentials | None:
+        """What the helper says that is configured for this host."""
+        helpers = self._object("credHelpers")
+        names = [name for host, name in helpers.items() if host == self._server or is_same_host(host, self._host)]
+        name = next((each for each in [*names, self._document.get("credsStore")] if each), None)
+        if name is None:
+            return None
         try:
-            with anyio.fail_after(self._timeouts.credential_helper):
-                done = await anyio.run_process([program, "get"], input=server.encode(), check=False)
-        except FileNotFoundError:
-            return ANONYMOUS
-        except TimeoutError as error:  # which is an OSError
-            within = self._timeouts.credential_helper
-            raise errors.Unavailable(
-                f"cannot get credentials for {server}: {program} takes over {within:g} s"
-            ) from error
-        except OSError as error:
-            raise errors.MoorageError(f"cannot run {program}: {error.strerror}") from error
-        if done.returncode != 0:
-            words = (done.stdout + b" " + done.stderr).decode(errors="replace")
-            if any(each in words.lower() for each in _NOTHING):
-                return ANONYMOUS
-            said = " ".join(words.split())[:_WORDS_LIMIT] or "nothing"
-            raise errors.MoorageError(
-                f"cannot get credentials for {server}: {program} ends with {done.returncode} and says: {said}"
-            )
-        return _read_reply(done.stdout, program, server)
+            return await ask_helper(str(name), self._server, self._timeouts, self._where)
+        except errors.MoorageError as error:
+            self._note(str(error))
+            return None
 
+    @property
+    def _server(self) -> str:
+        return DOCKER_HUB_KEY if self._host == DEFAULT_HOST else self._host
 
-def _read_reply(output: bytes, program: str, server: str) -> Credentials:
-    try:
-        reply = msgspec.json.decode(output, type=dict[str, object])
-        username, secret = reply.get("Username", ""), reply["Secret"]
-        if not isinstance(username, str) or not isinstance(secret, str):
-            raise ValueError("no texts")
-    except (ValueError, KeyError, RecursionError) as error:
-        raise errors.MoorageError(f"cannot get credentials for {server}: {program} prints no credentials") from error
-    return Credentials(identity_token=secret) if username == _IDENTITY else Credentials(username, secret)
+    def _rank(self, key: str) -> int | None:
+        """How many parts of the path a key of ``auths`` names, 0 for the whole host; None where it is for others."""
+        is_url = "://" in key
+        host, _, path = key.partition("://")[2].partition("/") if is_url else key.partition("/")
+        if not is_same_host(host, self._host):
+            return None
+        if is_url or path.strip("/") in _VERSION_PATHS:
+            return 0
+        parts = path.strip("/").split("/")
+        return len(parts) if self._parts[: len(parts)] == parts else None
 
+    def _read_entry(self, key: str, entry: object) -> Credentials | None:
+        try:
+            if not isinstance(entry, dict):
+                raise errors.Invalid(f"cannot read {self._where}: auths has no object for {key}")
+            return read_userpass(entry, f"{self._where}, auths of {key}")
+        except errors.Invalid as error:
+            self._note(str(error))
+            return None
 
-def _host_of(key: str) -> str:
-    """The host in a key of ``auths``; old ones are URLs."""
-    return key.removeprefix("https://").removeprefix("http://").partition("/")[0]
+    def _object(self, key: str) -> dict[str, object]:
+        value = self._document.get(key)
+        if isinstance(value, dict):
+            return value
+        if value is not None:
+            self._note(f"cannot read {self._where}: {key} is not an object")
+        return {}
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)

@@ -15,7 +15,7 @@ from moorage import errors
 from moorage._lib.values import repr_without
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import Manifest, check_digest
-from moorage.distribution._http import clean
+from moorage.distribution._status import clean
 from moorage.distribution.package import CONFIG_LIMIT, CONFIG_TYPE
 
 __all__ = ("HOST", "LAYER_TYPES", "Platform", "PluginManifest", "choose_entry", "is_index", "read_plugin_manifest")

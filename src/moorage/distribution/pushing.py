@@ -76,7 +76,7 @@ class _Push:
 
     async def _blob(self, blob: Descriptor) -> None:
         self.tell(blob, "Waiting")
-        if await self._registry.has_blob(blob.digest):
+        if await self._registry.may_omit_blob(blob.digest):
             self.tell(blob, "Already exists")
         elif source := await self._mount(blob):
             self.tell(blob, f"Mounted from {source}")

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from moorage import errors
-from moorage.distribution import _http
+from moorage.distribution._body import Allowance, BodyReader, read_bounded
 from moorage.distribution._check import (
     MANIFEST_LIMIT,
     MANIFEST_TYPES,
@@ -27,11 +27,13 @@ from moorage.distribution._check import (
     check_target,
     new_hash,
 )
-from moorage.distribution._conversation import Ask, Conversation, Passing, Patience
-from moorage.distribution._http import Fault, Meter, Transport
+from moorage.distribution._conversation import Conversation, RegistryRequest, StreamRedirected
+from moorage.distribution._errors import TransportError, TransportErrorKind
+from moorage.distribution._http import REDIRECTS, Transport
 from moorage.distribution._push import push_stream
-from moorage.distribution.auth import ANONYMOUS, CredentialsFor, Scope
-from moorage.distribution.hosts import Hosts, Options
+from moorage.distribution._retry import OPTIONAL_TRIES, RetryBudget, TransientError
+from moorage.distribution.auth import ANONYMOUS, Credentials, CredentialsFor, Scope
+from moorage.distribution.hosts import Endpoint, Hosts, Options
 from moorage.plugins import Reference
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -48,12 +50,12 @@ class Registry:
     """A repository for the length of one operation, a pull or a push; used as an async context manager.
 
     Which URL is spoken to is decided by the first request and stays. A pull from docker.io goes to the mirrors first; a
-    mirror that fails in whatever way is left for good, and the same is asked of the next. Requests are tried again
-    where that may help (see ``TRIES``). Calls may be made side by side. Cancelling is safe anywhere.
+    mirror that fails in whatever way is not used again, and the next one gets the same request. Requests are tried
+    again where that may help (see ``TRIES``). Calls may be made side by side. Cancelling is safe anywhere.
 
     All methods raise: Unauthorized, Denied, NotFound as the registry says; Unavailable for faults of the network, for
     429 and 5xx; Invalid where the registry refuses what is sent, or sends something else than it should; each with
-    what was asked, the host, and the registry's own words.
+    what was requested, the host, and the registry's own words.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Registry:
         self._access = access
         self._credentials = credentials
         self._timeouts = timeouts
-        self._hosts = Hosts(options or Options())
+        self._hosts = Hosts(options or Options(), timeouts=timeouts)
         self._scope = Scope(repository.path, "pull" if access == "pull" else "pull,push")
         self._undo = AsyncExitStack()
         self._conversations: list[Conversation] = []
@@ -81,7 +83,7 @@ class Registry:
         endpoints = await self._hosts.endpoints(host, is_pull=self._access == "pull")
         transport = Transport(self._hosts, self._timeouts)
         for endpoint in endpoints:
-            credentials = await self._credentials(endpoint.name) if self._credentials else ANONYMOUS
+            credentials = await self._credentials_of(endpoint)
             self._conversations.append(
                 Conversation(endpoint, self._repository.path, transport, self._hosts, credentials, self._timeouts)
             )
@@ -92,6 +94,18 @@ class Registry:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._undo.aclose()
+
+    async def _credentials_of(self, endpoint: Endpoint) -> Credentials:
+        """The credentials for an endpoint; a mirror is requested without, where finding them fails."""
+        if self._credentials is None:
+            return ANONYMOUS
+        try:
+            return await self._credentials(endpoint.name)
+        except errors.MoorageError as error:
+            if not endpoint.is_mirror:
+                raise
+            log.info("the mirror %s is used without credentials: %s", endpoint.name, error)
+            return ANONYMOUS
 
     # manifests
 
@@ -108,32 +122,31 @@ class Registry:
 
     async def read_manifest(self, target: str) -> Manifest:
         """The manifest with this tag or digest, as ``resolve``: an entry of an index, for one."""
-        ask = self._ask(
+        request = self._request(
             "GET",
             f"manifests/{check_target(target)}",
             f"read the manifest {target}",
             headers={"Accept": ", ".join(MANIFEST_TYPES)},
-            is_addressed=":" in target,
         )
-        return await self._of_each(lambda conversation: self._read_manifest(conversation, ask, target))
+        return await self._of_each(lambda conversation: self._read_manifest(conversation, request, target))
 
-    async def _read_manifest(self, conversation: Conversation, ask: Ask, target: str) -> Manifest:
-        patience = Patience(self._timeouts)
+    async def _read_manifest(self, conversation: Conversation, request: RegistryRequest, target: str) -> Manifest:
+        budget, allowance = RetryBudget(self._timeouts), Allowance(self._timeouts)
         while True:
-            response = await conversation.ask(ask)
+            response = await conversation.send(request)
             try:
-                data = await _http.read_bounded(response, MANIFEST_LIMIT, self._timeouts.registry_stall)
+                data = await read_bounded(response, MANIFEST_LIMIT, self._timeouts.registry_stall, allowance)
                 if data is None:
-                    raise errors.Invalid(f"cannot {ask.what}: it has more than {MANIFEST_LIMIT} bytes")
-                return check_manifest(ask, data, response, target)
-            except Fault as fault:
-                await patience.after(conversation.broken(ask, fault))
+                    raise errors.Invalid(f"cannot {request.what}: it has more than {MANIFEST_LIMIT} bytes")
+                return check_manifest(request, data, response, target)
+            except TransportError as error:
+                await budget.after(_transient(conversation.failure(request, error)))
             finally:
                 response.close()
 
     async def push_manifest(self, target: str, data: bytes, media_type: str) -> str:
         """Store a manifest under a tag or its digest; what it names must be there. Returns its digest."""
-        ask = self._ask(
+        request = self._request(
             "PUT",
             f"manifests/{check_target(target)}",
             f"push the manifest {target}",
@@ -141,25 +154,34 @@ class Registry:
             body=data,
             expected=(200, 201, 202),
         )
-        response = await self._conversation.ask(ask)
+        response = await self._conversation.send(request)
         response.close()
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         announced = response.headers.get("Docker-Content-Digest", digest)
         if announced.startswith("sha256:") and announced != digest:
-            raise errors.Invalid(f"cannot {ask.what}: the registry has stored {announced} instead of {digest}")
+            raise errors.Invalid(f"cannot {request.what}: the registry has stored {announced} instead of {digest}")
         return digest
 
     # blobs
 
     async def has_blob(self, digest: str) -> bool:
         """Whether the repository has this blob."""
-        ask = self._ask("HEAD", f"blobs/{check_digest(digest)}", f"look for {digest}", is_addressed=True)
+        request = self._request("HEAD", f"blobs/{check_digest(digest)}", f"look for {digest}")
         try:
-            response = await self._of_each(lambda conversation: conversation.ask(ask))
+            response = await self._of_each(lambda conversation: conversation.send(request, OPTIONAL_TRIES))
         except errors.NotFound:
             return False
         response.close()
         return True
+
+    async def may_omit_blob(self, digest: str) -> bool:
+        """Whether the registry says that it has this blob. One that cannot say so, in whatever way, gets the blob."""
+        check_digest(digest)
+        try:
+            return await self.has_blob(digest)
+        except errors.MoorageError as error:
+            log.info("%s; it is uploaded", error)
+            return False
 
     async def read_blob(self, digest: str, size_bytes: int, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from ``offset`` on, exactly up to ``size_bytes``; to be closed where it is left early.
@@ -172,14 +194,12 @@ class Registry:
         """
         at = offset
         hasher = new_hash(digest) if offset == 0 else None
-        ask = self._ask(
-            "GET", f"blobs/{check_digest(digest)}", f"read {digest}", expected=(200, 206), is_addressed=True
-        )
+        request = self._request("GET", f"blobs/{check_digest(digest)}", f"read {digest}", expected=(200, 206))
         index = self._first
         while at < size_bytes:
             index = self._first
             try:
-                async with aclosing(self._from_one(self._conversations[index], ask, size_bytes, at)) as pieces:
+                async with aclosing(self._from_one(self._conversations[index], request, size_bytes, at)) as pieces:
                     async for piece in pieces:
                         at += len(piece)
                         if hasher is not None:
@@ -189,56 +209,58 @@ class Registry:
                 self._leave(index, error)
         if hasher is not None and hasher.hexdigest() != digest.partition(":")[2]:
             real = f"{hasher.name}:{hasher.hexdigest()}"
-            self._leave(index, errors.Invalid(f"cannot {ask.what}: what came has the digest {real}"))
-            raise errors.Unavailable(f"cannot {ask.what}: what came from a mirror has the digest {real}")
+            self._leave(index, errors.Invalid(f"cannot {request.what}: what came has the digest {real}"))
+            raise errors.Unavailable(f"cannot {request.what}: what came from a mirror has the digest {real}")
 
     async def _from_one(
-        self, conversation: Conversation, ask: Ask, size_bytes: int, offset: int
+        self, conversation: Conversation, request: RegistryRequest, size_bytes: int, offset: int
     ) -> AsyncGenerator[bytes, None]:
-        patience, at, gained = Patience(self._timeouts), offset, 0
+        budget, at, gained = RetryBudget(self._timeouts), offset, 0
+        allowance = Allowance(self._timeouts, size_bytes - offset)
         while at < size_bytes:
-            response = await conversation.ask(_with_range(ask, at))
+            response = await conversation.send(_with_range(request, at))
             try:
-                skip = _start(ask, response, at, size_bytes)
-                meter = Meter(response, self._timeouts.registry_stall)
-                while piece := await meter.piece():
+                skip = _start(request, response, at, size_bytes)
+                reader = BodyReader(response, self._timeouts.registry_stall, allowance)
+                while piece := await reader.piece():
                     skipped, skip = min(skip, len(piece)), skip - min(skip, len(piece))
                     piece = piece[skipped:]
                     if at + len(piece) > size_bytes:
-                        raise errors.Invalid(f"cannot {ask.what}: more than the promised {size_bytes} bytes come")
+                        raise errors.Invalid(f"cannot {request.what}: more than the promised {size_bytes} bytes come")
                     at, gained = at + len(piece), gained + len(piece)
                     if piece:
                         yield piece
                 if at < size_bytes:
-                    raise Fault(f"it ends after {at} of {size_bytes} bytes", _http.Why.BROKEN)
-            except Fault as fault:
+                    raise TransportError(f"it ends after {at} of {size_bytes} bytes", TransportErrorKind.BROKEN)
+            except TransportError as error:
                 if gained >= _GAIN:
                     gained = 0
-                    patience.refill()
-                await patience.after(conversation.broken(ask, fault))
+                    budget.refill()
+                await budget.after(_transient(conversation.failure(request, error)))
             finally:
                 response.close()
 
     async def mount_blob(self, digest: str, from_path: str) -> bool:
-        """Let the repository have a blob of another one of this registry; False where that is not to be.
+        """Let the repository have a blob of another one of this registry; False where that does not work.
 
-        ``from_path`` is a repository without its host. A registry that does not know the blob there, or does not let
-        us read it, says no in one way or another, and the blob is to be pushed then.
+        ``from_path`` is a repository without its host. A registry that does not know the blob there, does not let us
+        read it or does not mount at all says no in one way or another, and the caller uploads the blob then.
         """
-        ask = self._ask(
+        check_digest(digest)
+        request = self._request(
             "POST",
             "blobs/uploads/",
             f"mount {digest} from {from_path}",
-            query={"mount": check_digest(digest), "from": from_path},
+            query={"mount": digest, "from": from_path},
             expected=(201, 202),
             body=b"",
             scopes=frozenset((self._scope, Scope(from_path, "pull"))),
         )
         conversation = self._conversation
         try:
-            response = await conversation.ask(ask)
-        except (errors.Unauthorized, errors.Denied, errors.NotFound, errors.Unsupported, errors.Invalid) as error:
-            log.debug("%s", error)
+            response = await conversation.send(request, tries=1)
+        except errors.MoorageError as error:
+            log.info("%s; it is uploaded", error)
             return False
         response.close()
         if response.status == 202:
@@ -246,36 +268,48 @@ class Registry:
         return response.status == 201
 
     async def _abandon(self, conversation: Conversation, begun: aiohttp.ClientResponse) -> None:
-        """End an upload that nobody wants; a registry that cannot do so forgets it in time."""
-        what = "end an upload"
+        """Cancel an upload that is not needed; a registry that cannot do so forgets it in time."""
+        what = "cancel an upload"
         try:
-            url = conversation.location(begun, what)
-            (await conversation.attempt(self._ask("DELETE", url, what, expected=(200, 202, 204, 404, 405)))).close()
-        except (errors.MoorageError, Passing) as error:
+            url = await conversation.upload_location(begun, what)
+            (await conversation.attempt(self._request("DELETE", url, what, expected=(200, 202, 204, 404, 405)))).close()
+        except (errors.MoorageError, TransientError) as error:
             log.debug("%s", error)
 
     async def push_blob(self, digest: str, size_bytes: int, chunks: Callable[[], AsyncGenerator[bytes, None]]) -> None:
-        """Store a blob. ``chunks`` is asked for all of its bytes once for each try, and closed.
+        """Store a blob. ``chunks`` is called once for each try and redirect, for all of its bytes, and closed.
 
         Raises: Invalid where it has not ``size_bytes`` many, or the registry finds another digest; what it raises.
         """
         what = f"push {check_digest(digest)}"
-        begin = self._ask("POST", "blobs/uploads/", what, expected=(202,), body=b"")
-        patience, conversation = Patience(self._timeouts), self._conversation
+        begin = self._request("POST", "blobs/uploads/", what, expected=(202,), body=b"")
+        budget, conversation = RetryBudget(self._timeouts), self._conversation
         while True:
-            response = await conversation.ask(begin)
+            response = await conversation.send(begin)
             response.close()
-            put = self._ask(
-                "PUT",
-                _with_digest(conversation.location(response, what), digest),
-                what,
-                headers={"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)},
-                expected=(201, 204),
-            )
+            url = _with_digest(await conversation.upload_location(response, begin.what), digest)
+            try:
+                return await self._upload(conversation, url, what, size_bytes, chunks)
+            except TransientError as transient:
+                await budget.after(transient)
+
+    async def _upload(
+        self,
+        conversation: Conversation,
+        url: URL,
+        what: str,
+        size_bytes: int,
+        chunks: Callable[[], AsyncGenerator[bytes, None]],
+    ) -> None:
+        """Send a blob to the location of its upload, or to where that redirects. Raises: also TransientError."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
+        for _ in range(REDIRECTS + 1):
+            put = self._request("PUT", url, what, headers=headers, expected=(201, 204))
             try:
                 return await push_stream(conversation, put, size_bytes, chunks, self._timeouts)
-            except Passing as passing:
-                await patience.after(passing)
+            except StreamRedirected as redirected:
+                url = redirected.url
+        raise errors.Unavailable(f"cannot {what}: {url.host} redirects an upload more than {REDIRECTS} times")
 
     # which server
 
@@ -300,7 +334,7 @@ class Registry:
         log.info("a mirror is left: %s", error)
         self._first = max(self._first, index + 1)
 
-    def _ask(
+    def _request(
         self,
         method: str,
         url: str | URL,
@@ -311,9 +345,8 @@ class Registry:
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
         scopes: frozenset[Scope] | None = None,
-        is_addressed: bool = False,
-    ) -> Ask:
-        return Ask(
+    ) -> RegistryRequest:
+        return RegistryRequest(
             method,
             url,
             f"{what} in {self._repository.familiar_name}",
@@ -322,7 +355,6 @@ class Registry:
             headers or {},
             query or {},
             body,
-            is_addressed,
         )
 
 
@@ -331,11 +363,18 @@ def _with_digest(url: URL, digest: str) -> URL:
     return URL(f"{url}{'&' if url.raw_query_string else '?'}digest={quote(digest, safe='')}", encoded=True)
 
 
-def _with_range(ask: Ask, offset: int) -> Ask:
-    return replace(ask, headers={"Range": f"bytes={offset}-"}) if offset else ask
+def _with_range(request: RegistryRequest, offset: int) -> RegistryRequest:
+    return replace(request, headers={"Range": f"bytes={offset}-"}) if offset else request
 
 
-def _start(ask: Ask, response: aiohttp.ClientResponse, at: int, size_bytes: int) -> int:
+def _transient(failure: Exception) -> TransientError:
+    """The failure where another try may help. Raises: it, where none does."""
+    if isinstance(failure, TransientError):
+        return failure
+    raise failure
+
+
+def _start(request: RegistryRequest, response: aiohttp.ClientResponse, at: int, size_bytes: int) -> int:
     """How many bytes of a body are to be skipped, after its headers were compared with what was asked for.
 
     Raises: Invalid where they tell of another size.
@@ -346,9 +385,9 @@ def _start(ask: Ask, response: aiohttp.ClientResponse, at: int, size_bytes: int)
     else:
         shape = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
         if shape is None or int(shape[1]) > at:
-            raise errors.Invalid(f"cannot {ask.what}: bytes from {at} on were asked for, and others come")
+            raise errors.Invalid(f"cannot {request.what}: bytes from {at} on were asked for, and others come")
         begin = int(shape[1])
         end = int(shape[3]) if shape[3] != "*" else None
     if end is not None and end != size_bytes:
-        raise errors.Invalid(f"cannot {ask.what}: it has {end} bytes where {size_bytes} were promised")
+        raise errors.Invalid(f"cannot {request.what}: it has {end} bytes where {size_bytes} were promised")
     return at - begin
