@@ -12,19 +12,19 @@ from fuzz.harness import CrashError, Target
 from fuzz.mutation import mutate_bytes, mutate_json, mutate_lines
 from fuzz.surroundings import loop, scratch
 from moorage import errors
-from moorage.distribution._conversation import retry_after
+from moorage.distribution._challenges import Challenge, parse_challenges
+from moorage.distribution._retry import retry_after
 from moorage.distribution.auth import (
     Authorizer,
-    Challenge,
     Credentials,
     Scope,
     TokenReply,
     TokenRequest,
     credentials_for,
     decode_registry_auth,
-    parse_challenges,
 )
-from moorage.distribution.docker_config import DockerConfig, _read_reply
+from moorage.distribution.credential_helper import read_reply
+from moorage.distribution.docker_config import DockerConfig
 from moorage.distribution.hosts import Options
 from moorage.distribution.registry import Registry
 from moorage.plugins import parse_reference
@@ -86,7 +86,7 @@ def read_docker_config(data: bytes) -> None:
         with suppress(errors.Invalid, errors.MoorageError):
             _check(loop().run_until_complete(DockerConfig(path)(host)))
     with suppress(errors.MoorageError):
-        _check(_read_reply(data, "helper", "server"))
+        _check(read_reply(data, "helper", "server"))
     for header in (data.decode("utf-8", "surrogateescape"), base64.b64encode(data).decode()):
         with suppress(errors.Invalid):
             _check(decode_registry_auth(header))

@@ -13,7 +13,7 @@ from moorage.distribution._status import clean
 from moorage.distribution.auth import Credentials
 from moorage.timeouts import Timeouts
 
-__all__ = ("ask_helper",)
+__all__ = ("ask_helper", "read_reply")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NOTHING = ("credentials not found", "no credentials server url", "no credentials username")
@@ -49,10 +49,11 @@ async def ask_helper(name: str, server: str, timeouts: Timeouts, where: str) -> 
         raise errors.MoorageError(
             f"cannot get credentials for {server}: {program} exits with {done.returncode} and says: {said}"
         )
-    return _read_reply(done.stdout, program, server)
+    return read_reply(done.stdout, program, server)
 
 
-def _read_reply(output: bytes, program: str, server: str) -> Credentials:
+def read_reply(output: bytes, program: str, server: str) -> Credentials:
+    """The credentials that a helper prints. Raises: MoorageError for something else."""
     try:
         reply = msgspec.json.decode(output, type=dict[str, object])
         username, secret = reply.get("Username", ""), reply["Secret"]
