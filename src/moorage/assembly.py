@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -127,7 +127,7 @@ async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, Grou
 async def open_plugins(engine: Engine, ground: Ground, *, start: bool) -> AsyncIterator[None]:
     options, choice = ground.options, ground.choice
     async with (
-        _containerd(ground) as address,
+        _containerd(ground, engine.without_machinery) as address,
         open_log_keeper(ground.keeper, options.timeouts) as keeper,
         open_machinery(
             address,
@@ -145,11 +145,14 @@ async def open_plugins(engine: Engine, ground: Ground, *, start: bool) -> AsyncI
 
 
 @asynccontextmanager
-async def _containerd(ground: Ground) -> AsyncIterator[str]:
-    """The socket of the containerd that was chosen; a private one is started and kept running."""
+async def _containerd(ground: Ground, report: Callable[[str], None]) -> AsyncIterator[str]:
+    """The socket of the containerd that was chosen; a private one is started and kept running.
+
+    ``report`` is called with why it does not start again, and with nothing when it serves again.
+    """
     if ground.choice.containerd == "private":
         private = ground.private
-        async with supervise(private.root, private.state, ground.options.timeouts) as containerd:
+        async with supervise(private.root, private.state, ground.options.timeouts, report) as containerd:
             yield containerd.address
     elif ground.choice.containerd == "system":
         yield _SYSTEM_CONTAINERD

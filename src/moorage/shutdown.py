@@ -2,7 +2,7 @@
 
 import logging
 import signal as signals
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -12,11 +12,13 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts, is_socket
-from moorage.assembly import ServeOptions, open_engine, open_plugins
+from moorage.assembly import Ground, ServeOptions, open_engine, open_plugins
 from moorage.containerd.supervisor import PrivateContainerd
+from moorage.engine.engine import Engine
 from moorage.engine.mounts import unmount_all_below
 from moorage.engine.remains import remove_group, remove_shim_directory
 from moorage.engine.runtime_directory import RUNTIME_PARTS, RuntimeDirectory, RuntimeOwner, check_mount_namespace
+from moorage.engine.shutdown import stop_without_containerd
 from moorage.engine.store import Choice, Store
 from moorage.host.beneath import remove_tree
 from moorage.logs.keeping import end_keeper
@@ -98,13 +100,7 @@ async def end_everything(options: ServeOptions, *, hurry: anyio.Event) -> None:
 async def _stop_all(options: ServeOptions, stopped: _Stopped, hurry: anyio.Event) -> None:
     async with open_engine(options) as (engine, ground):
         owner = await run_blocking(ground.runtime.find_owner)
-        with anyio.move_on_after(options.timeouts.containerd_start + options.timeouts.rpc) as patience:
-            async with open_plugins(engine, ground, start=False):
-                patience.deadline = float("inf")
-                stopped.plugins = engine.running()
-                problems = await engine.stop_all(hurry)
-        if patience.cancelled_caught:
-            raise errors.Unavailable("cannot stop the plugins: containerd does not come up")
+        problems = await _stop_plugins(engine, ground, stopped, hurry)
         if problems:
             raise errors.Unavailable("; ".join(problems))
         await end_keeper(ground.keeper, options.timeouts)
@@ -112,6 +108,33 @@ async def _stop_all(options: ServeOptions, stopped: _Stopped, hurry: anyio.Event
             await ground.private.stop()
             stopped.containerd = True
         await _remove_runtime(ground.runtime, owner)
+
+
+async def _stop_plugins(engine: Engine, ground: Ground, stopped: _Stopped, hurry: anyio.Event) -> Sequence[str]:
+    """Stop every plugin, without containerd where that cannot be used; what failed, as text.
+
+    Raises: Conflict where another engine works on it.
+    """
+    timeouts = ground.options.timeouts
+    with anyio.move_on_after(timeouts.containerd_start + timeouts.rpc) as patience:
+        try:
+            async with open_plugins(engine, ground, start=False):
+                patience.deadline = float("inf")
+                stopped.plugins = engine.running()
+                return await engine.stop_all(hurry)
+        except errors.Conflict:
+            raise
+        except errors.MoorageError as error:
+            log.warning("containerd cannot be used, the plugins are stopped without it: %s", error)
+    if patience.cancelled_caught:
+        log.warning("containerd does not come up, the plugins are stopped without it")
+    private = ground.private
+    if ground.choice.containerd == "private":
+        await private.stop()
+    stopped.plugins, problems = await stop_without_containerd(
+        ground.store, private.state, private.address, ground.choice.namespace, timeouts
+    )
+    return problems
 
 
 async def _end_engine(store: Store, timeouts: Timeouts) -> None:

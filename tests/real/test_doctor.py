@@ -23,6 +23,7 @@ SUBJECTS = [
     "runc",
     "control groups",
     "data directory",
+    "containerd's databases",
     "overlay",
     "socket paths",
     "engine",

@@ -26,6 +26,7 @@ from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts
 from moorage.containerd._containerd_process import spawn_locked
+from moorage.containerd.database import check_databases, check_parts, find_damage_in_log
 from moorage.host.inheritance import keep_new_files_private, make_directory
 from moorage.host.process_identity import find_listener, find_lock_holder, is_trusted, mount_namespace, send_signal
 from moorage.timeouts import DEFAULT, Timeouts
@@ -121,6 +122,7 @@ class PrivateContainerd:
         self._timeouts = timeouts
         self._search = search
         self._children: set[int] = set()
+        self._log_begin = 0
         self._stopping = False
         if (length := len(os.fsencode(self.address))) > ADDRESS_LIMIT:
             raise errors.Invalid(
@@ -147,6 +149,7 @@ class PrivateContainerd:
     async def _ensure(self) -> int:
         pid = await run_blocking(self.find)
         if pid is None:
+            await run_blocking(lambda: check_databases(self.root))
             await self._refuse_to_take_a_socket()
             try:
                 pid = await run_blocking(self._spawn)
@@ -227,6 +230,7 @@ class PrivateContainerd:
         command = [find_binary("containerd", self._search), "--config", str(self._config)]
         environment = {**_clean_environment(), "PATH": self._search or _search_path()}
         with open(self._log, "ab") as output:
+            self._log_begin = output.tell()
             child = spawn_locked(command, self._alive, output.fileno(), environment)
         child.returncode = 0  # it outlives us, which Popen would call a leak; _reap takes its true status
         self._children.add(child.pid)
@@ -257,11 +261,10 @@ class PrivateContainerd:
                             await client.version()
                         except errors.Unavailable:
                             if self._ended(pid):
-                                raise errors.Unavailable(
-                                    f"cannot start containerd: it ended at once\n{self._log_end()}"
-                                ) from None
+                                raise self._why_ended() from None
                             await anyio.sleep(_POLL)
                         else:
+                            await check_parts(client, self.root)
                             return
         except TimeoutError as error:
             raise errors.Unavailable(
@@ -282,26 +285,36 @@ class PrivateContainerd:
                 return
         raise errors.Unavailable(f"cannot stop containerd: process {pid} does not end")
 
-    async def keep_running(self, pid: int) -> None:
-        """Start containerd again whenever the one with this pid, or a later one, ends; return after ``stop``."""
+    async def keep_running(self, pid: int, report: Callable[[str], None] = lambda problem: None) -> None:
+        """Start containerd again whenever the one with this pid, or a later one, ends; return after ``stop``.
+
+        ``report`` is called with why it does not start, and with nothing when it serves again.
+        """
         while True:
             await wait_for_end(pid)
             self._reap()
             if self._stopping:
                 return
             log.warning("containerd, pid %d, ended; starting it again", pid)
-            started = await self._come_back()
+            started = await self._come_back(report)
             if started is None:
                 return
             pid = started
 
-    async def _come_back(self) -> int | None:
+    async def _come_back(self, report: Callable[[str], None]) -> int | None:
+        reported = False
         for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
             try:
-                return await self._start_again()
+                started = await self._start_again()
             except (errors.MoorageError, OSError) as error:
                 log.warning("containerd does not start: %s", error)
+                report(str(error))
+                reported = True
                 await anyio.sleep(pause)
+            else:
+                if reported:
+                    report("")
+                return started
         raise AssertionError("pauses never end")
 
     async def _start_again(self) -> int | None:
@@ -326,6 +339,11 @@ class PrivateContainerd:
             return pid not in self._children
         return self.find() != pid
 
+    def _why_ended(self) -> errors.Unavailable:
+        """Why a containerd ended at its start."""
+        text = f"cannot start containerd: it ended at once\n{self._log_end()}"
+        return find_damage_in_log(self.root, self._log, self._log_begin) or errors.Unavailable(text)
+
     def _log_end(self, lines: int = 5) -> str:
         try:
             return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
@@ -334,17 +352,20 @@ class PrivateContainerd:
 
 
 @asynccontextmanager
-async def supervise(root: Path, state: Path, timeouts: Timeouts = DEFAULT) -> AsyncIterator[PrivateContainerd]:
+async def supervise(
+    root: Path, state: Path, timeouts: Timeouts = DEFAULT, report: Callable[[str], None] = lambda problem: None
+) -> AsyncIterator[PrivateContainerd]:
     """Our own containerd, serving, until the block ends; one that dies meanwhile is started again with back-off.
 
-    The end of the block leaves it running, for the containers' sake; ``stop`` ends it.
+    The end of the block leaves it running, for the containers' sake; ``stop`` ends it. ``report`` as for
+    ``PrivateContainerd.keep_running``.
 
     Raises: as ``PrivateContainerd.ensure``, for the first start.
     """
     containerd = PrivateContainerd(root, state, timeouts)
     pid = await containerd.ensure()
     async with background_tasks() as tasks:
-        tasks.start_soon(containerd.keep_running, pid)
+        tasks.start_soon(containerd.keep_running, pid, report)
         yield containerd
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from moorage import errors
+from moorage.containerd.database import DamagedDatabase, check_databases, databases, way_out
 from moorage.containerd.supervisor import ADDRESS_LIMIT, find_binary
 from moorage.engine.findings import Finding, Verdict
 from moorage.engine.mounts import mount_overlay, unmount_all_below
@@ -30,6 +31,7 @@ def examine(data: Path, state: Path) -> Iterator[Finding]:
         lambda: _command("runc", "runc"),
         _control_groups,
         lambda: _data_directory(data),
+        lambda: _databases(data / "containerd"),
         lambda: _overlay(data),
         lambda: _socket_paths(state),
     )
@@ -80,6 +82,25 @@ def _data_directory(data: Path) -> Finding:
     if free < 100:
         return Finding("data directory", Verdict.DOUBTFUL, f"{data} has only {free} MiB left", "free some space")
     return Finding("data directory", Verdict.GOOD, f"{data} has {free} MiB left")
+
+
+def _databases(root: Path) -> Finding:
+    """Of the containerd that an engine with this data directory starts."""
+    subject = "containerd's databases"
+    if not root.is_dir():
+        return Finding(subject, Verdict.GOOD, f"there are none yet in {root}")
+    if os.geteuid() != 0:
+        return Finding(subject, Verdict.DOUBTFUL, "cannot be read without root", "run moorage with sudo")
+    try:
+        check_databases(root)
+    except DamagedDatabase as error:
+        damage = error.damage.removesuffix(f"; {way_out(root)}")
+        return Finding(subject, Verdict.BAD, f"{error.path} is damaged: {damage}", way_out(root))
+    content = root / "io.containerd.content.v1.content"
+    if databases(root)[0].exists() and not content.is_dir():
+        advice = "restart the engine, then run moorage upgrade or moorage load for each plugin"
+        return Finding(subject, Verdict.BAD, f"{content}, with the content of all packages, is missing", advice)
+    return Finding(subject, Verdict.GOOD, f"are whole in {root}")
 
 
 def _overlay(data: Path) -> Finding:

@@ -89,6 +89,8 @@ def _forbidden(socket: Path) -> Finding:
 
 
 def _mend(ours: Mapping[str, Any]) -> str:
+    if "run moorage down" in str(ours.get("Problem")):
+        return ""  # a damaged database: the problem says what to do
     if ours.get("Containerd") == "private":
         return "look into containerd.log below containerd/ in the data directory; the engine tries again by itself"
     address = ours.get("ContainerdAddress") or ours.get("Containerd")

@@ -129,7 +129,7 @@ class Engine:
             containerd=self._choice.containerd,
             containerd_address=self._address,
             containerd_version=machinery.version if machinery else "",
-            problem="" if machinery else self._work.problem,
+            problem=self._work.problem,
             snapshotter=self._creation.snapshotter,
             started_at=self._started_at,
             engine_id=self._choice.engine_id,
@@ -363,7 +363,7 @@ class Engine:
         ``start`` also starts what users want enabled. Raises: Conflict for a namespace that is not ours.
         """
         owners = await self._startup.claim(machinery)
-        self._work.machinery, self._address = machinery, address
+        self._work.machinery, self._work.problem, self._address = machinery, "", address
         try:
             await self._startup.restore(owners, start=start)
             yield
@@ -372,5 +372,5 @@ class Engine:
             self._work.problem = "the engine is being stopped"
 
     def without_machinery(self, problem: str) -> None:
-        """Say why plugins cannot be started or stopped."""
+        """Say why plugins cannot be started or stopped; empty where they can be again."""
         self._work.problem = problem

@@ -160,7 +160,7 @@ async def open_machinery(
 async def choose_snapshotter(storage: "Storage", scratch: Path) -> str:
     """overlayfs where a trial mount works, else native: containerd says "ok" of one that cannot mount.
 
-    Two layers, because the first one alone is a plain bind mount.
+    Two layers, because the first one alone is a plain bind mount. Raises: Unavailable where it cannot be tried.
     """
     lease = base = f"{LEASE_PREFIX}trial-{secrets.token_hex(8)}"
     target = scratch / base
@@ -182,7 +182,11 @@ async def choose_snapshotter(storage: "Storage", scratch: Path) -> str:
         await run_blocking(attempt)
     except errors.Unavailable:
         raise
+    except OSError as error:
+        raise errors.Unavailable(f"cannot try a mount at {target}: {error.strerror}") from error
     except errors.MoorageError as error:
+        if errors.is_disk_full(error):  # says nothing about overlayfs
+            raise errors.Unavailable(f"cannot use containerd's store: the disk is full ({error})") from error
         log.warning("overlayfs cannot be used, every plugin gets a whole copy of its files: %s", error)
         return "native"
     finally:

@@ -63,7 +63,7 @@ class Work:
 
     def need_machinery(self) -> Machinery:
         """What plugins run on. Raises: Unavailable while it is not there."""
-        if self.machinery is None:
+        if self.machinery is None or self.problem:
             raise errors.Unavailable(f"cannot do that now: {self.problem}")
         return self.machinery
 
