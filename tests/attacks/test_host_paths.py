@@ -462,3 +462,27 @@ def test_s10_a_socket_that_is_swapped_during_calls_leads_nowhere(own: EngineProc
                 thread.join()
     assert not reached.is_set()
     wait_until(lambda: json.dumps(own.plugins()) != "", "the engine answers")
+
+
+@pytest.mark.needs("curl")
+def test_case_228_the_group_of_the_engine_reaches_a_plugin_through_the_api_and_nobody_reaches_its_socket(
+    own: EngineProcess,
+) -> None:
+    """Whatever mode a plugin gives its socket: the directories above it are for root only (S01)."""
+    own.create("p", config())
+    own.enable("p")
+    socket_of_plugin = runtime_of(own, "p") / "s" / "plugin.sock"
+    socket_of_plugin.chmod(0o666)
+    own.exec_root.chmod(0o711)
+    os.chown(own.socket, 0, USER)  # serve --group does this
+
+    def ask(path: Path, url: str, groups: tuple[int, ...]) -> str:
+        done = run_as_user(
+            "curl", "-s", "-X", "POST", "--unix-socket", str(path), f"http://x/{url}", uid=USER + 1, groups=groups
+        )
+        return done.stdout
+
+    call = "moorage/v1/plugins/p/call?method=Plugin.Activate"
+    assert "VolumeDriver" in ask(own.socket, call, (USER,))
+    assert ask(own.socket, call, ()) == ""
+    assert ask(socket_of_plugin, "Plugin.Activate", (USER,)) == ""
