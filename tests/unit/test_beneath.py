@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from moorage.host.beneath import Directory, open_beneath, remove_tree_now, tree_bytes
+from moorage.host.beneath import (
+    Directory,
+    open_beneath,
+    read_below,
+    remove_directories,
+    remove_tree_now,
+    tree_bytes,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -158,3 +165,25 @@ def test_bytes_are_counted_once_and_only_below(tmp_path: Path) -> None:
     assert tree_bytes(tree) < alone + 50_000
     assert tree_bytes(tmp_path / "nothing") == 0
     assert tree_bytes(tree / "file") == 0
+
+
+def test_s09_nested_control_groups_are_read_and_removed(tmp_path: Path) -> None:
+    """As a plugin makes them that was granted its control groups; plain directories do as well here."""
+    top = tmp_path / "group"
+    top.mkdir()
+    current = os.open(top, os.O_RDONLY)
+    for index in range(1500):
+        with open(os.open("procs", os.O_CREAT | os.O_WRONLY, dir_fd=current), "w") as file:
+            file.write(f"{index}\n")
+        os.mkdir("d", dir_fd=current)
+        below = os.open("d", os.O_RDONLY, dir_fd=current)
+        os.close(current)
+        current = below
+    os.close(current)
+    assert {int(text) for text in read_below(top, "procs")} == set(range(1500))
+    assert list(read_below(tmp_path / "nothing", "procs")) == []
+    remove_directories(top / "nothing")
+    shallow = tmp_path / "shallow"
+    (shallow / "a" / "b").mkdir(parents=True)
+    remove_directories(shallow)
+    assert not shallow.exists()

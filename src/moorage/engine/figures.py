@@ -14,6 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from moorage.host.beneath import read_below
+
 __all__ = ("Figures", "ProcessView", "find_groups", "find_start", "read_figures", "read_processes")
 
 UNIFIED = ""
@@ -84,7 +86,7 @@ def read_figures(groups: Mapping[str, Path]) -> Figures:
 def read_processes(groups: Mapping[str, Path]) -> list[ProcessView]:
     """The processes of a group and of the groups below it, by pid. One that ends meanwhile is left out."""
     directory = groups.get("pids") or groups.get(UNIFIED) or next(iter(groups.values()), Path("/nowhere"))
-    pids = {int(pid) for base, _, _ in os.walk(directory) for pid in _text(Path(base, "cgroup.procs")).split()}
+    pids = {int(pid) for text in read_below(directory, "cgroup.procs") for pid in text.split()}
     # the kernel lists no zombie there; it is a child of a process that is
     pids |= {child for pid in pids for child in _children(pid)}
     seen = [_process(pid) for pid in sorted(pids)]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from moorage import errors
 from moorage._lib.cgroups import thaw
+from moorage.host.beneath import remove_directories
 
 __all__ = (
     "end_processes",
@@ -64,8 +65,7 @@ def remove_traces(address: str, namespace: str, id: str) -> None:
     Source: containerd runtime/v2/shim/util_unix.go, SocketAddress.
     """
     for directory in _groups(id):
-        for below, _, _ in os.walk(directory, topdown=False):
-            _remove(below)
+        remove_directories(Path(directory))
     remove_group()
     digest = hashlib.sha256(posixpath.join(address, namespace, id).encode()).hexdigest()
     (_SHIM_SOCKETS / digest).unlink(missing_ok=True)

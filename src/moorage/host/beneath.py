@@ -14,13 +14,22 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from moorage._lib.threads import mount_points_below, run_blocking
 
-__all__ = ("Directory", "open_beneath", "remove_tree", "remove_tree_now", "tree_bytes")
+__all__ = (
+    "Directory",
+    "open_beneath",
+    "read_below",
+    "remove_directories",
+    "remove_tree",
+    "remove_tree_now",
+    "tree_bytes",
+)
 
 _OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x04, 0x08
@@ -189,6 +198,44 @@ def tree_bytes(path: Path) -> int:
     finally:
         os.close(parent)
     return total
+
+
+def read_below(path: Path, name: str) -> Iterator[bytes]:
+    """What the files of this name say, in a directory and in all below it, of any depth; without those that are gone.
+
+    For control groups, whose tree a plugin that was granted them can make as deep as it likes.
+    """
+    try:
+        top = os.open(path, _DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        for directory, entry, is_directory in _walk(top, skips_mounts=True):
+            if not is_directory and entry == name:
+                with suppress(OSError), open(open_beneath(directory, entry, os.O_RDONLY), "rb") as file:
+                    yield file.read()
+    except OSError:
+        return  # a group was removed while this read
+    finally:
+        os.close(top)
+
+
+def remove_directories(path: Path) -> None:
+    """Remove a directory and all directories below it, of any depth, as far as that can be done; files are left alone.
+
+    For control groups, whose files go with their directory.
+    """
+    with suppress(OSError):
+        top = os.open(path, _DIRECTORY | os.O_CLOEXEC)
+        try:
+            for directory, entry, is_directory in _walk(top, skips_mounts=True):
+                if is_directory:
+                    with suppress(OSError):
+                        os.rmdir(entry, dir_fd=directory)
+        finally:
+            os.close(top)
+    with suppress(OSError):
+        os.rmdir(path)
 
 
 def _remove(parent: int, name: str, *, needs_directory: bool = False) -> None:
