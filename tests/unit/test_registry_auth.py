@@ -233,6 +233,12 @@ async def test_d05_a_refusal_of_the_token_server_keeps_its_kind(status: int, kin
     assert type(caught.value) is kind
 
 
+@pytest.mark.parametrize("lifetime", ["1e308", "9" * 400, "18446744073709551616"])
+async def test_case_202_a_token_may_have_any_lifetime(lifetime: str) -> None:
+    server = TokenServer(lambda scopes: TokenReply(200, b'{"token": "t", "expires_in": %s}' % lifetime.encode()))
+    assert await Authorizer("reg.lan", ME, server).answer(BEARER, SCOPES, None) == "Bearer t"
+
+
 async def test_d05_an_identity_token_is_sent_as_a_form_and_nothing_else_is() -> None:
     server = TokenServer(lambda scopes: TokenReply(200, b'{"access_token": "a", "expires_in": 300}'))
     authorizer = Authorizer("reg.lan", Credentials("me", "x", identity_token="refresh"), server)

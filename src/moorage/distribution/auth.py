@@ -39,6 +39,7 @@ CLIENT_ID = "moorage"
 _HEADER_LIMIT = 64 * 1024  # characters of X-Registry-Auth; tokens have some thousands
 _ABSENCE = "moorage.absence"  # our own key in X-Registry-Auth; other engines pass over it
 _LIFETIME = 60.0  # seconds a token lasts where its server does not say
+_LONGEST_LIFETIME = 86400.0  # seconds that are believed; a server may send any number
 _MARGIN = 5.0  # seconds before its end at which a token is not used any more
 _REFUSED = (400, 403)  # what a token server says to a scope that it does not know
 
@@ -386,5 +387,6 @@ def _read_token(body: bytes, server: str) -> tuple[_Token, str]:
     lifetime, identity = fields.get("expires_in"), fields.get("refresh_token")
     if not isinstance(lifetime, int | float) or lifetime <= 0:
         lifetime = _LIFETIME
+    lifetime = min(lifetime, _LONGEST_LIFETIME)
     made = _Token(f"Bearer {token}", time.monotonic() + lifetime - min(_MARGIN, lifetime / 2))
     return made, identity if isinstance(identity, str) else ""
