@@ -54,6 +54,17 @@ def lines(answer: Answer) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.body.split(b"\r\n") if line]
 
 
+async def test_case_244_auth_checks_credentials(api: ApiClient) -> None:
+    body = {"username": "me", "password": "secret", "serveraddress": "reg.lan"}
+    answer = await api.ask("POST", "/auth", body, **JSON)
+    assert (answer.status, answer.json) == (200, {"IdentityToken": "token-of-me", "Status": "Login Succeeded"})
+    assert (await api.ask("POST", "/auth", {**body, "password": "wrong"}, **JSON)).status == 401
+    assert (await api.ask("POST", "/auth", {"Username": "me", "ServerAddress": ""}, **JSON)).json["IdentityToken"] == ""
+    bodies: tuple[Any, ...] = (b"", b"{", [], {"serveraddress": 1})
+    for wrong in bodies:
+        assert (await api.ask("POST", "/auth", wrong, **JSON)).status == 400
+
+
 @pytest.mark.parametrize("body", [None, [], b"null"], ids=["none", "empty", "null"])
 async def test_case_059_no_grants_are_said_in_three_ways(api: ApiClient, body: Any) -> None:
     assert (await api.ask("GET", "/plugins/privileges?remote=a/b")).json == []

@@ -33,6 +33,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 NEEDS_A_REGISTRY = (
+    "/auth",
     "/plugins/pull",
     "/plugins/privileges",
     "/plugins/{name}/push",

@@ -40,6 +40,11 @@ class FakePackages:
         self.under_way = 0
         self._owner = owner
 
+    async def log_in(self, address: str, credentials: Credentials) -> str:
+        if credentials.password == "wrong":
+            raise errors.Unauthorized(f"cannot log in to {address}: it answers 401 (unauthorized)")
+        return f"token-of-{credentials.username}" if address else ""
+
     async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
         return compute_privileges(self._find(text, None, credentials))
 

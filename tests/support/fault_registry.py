@@ -25,7 +25,7 @@ class Seen:
 
 @dataclass
 class FaultRegistry:
-    """Answers by ``answers[method, path below /v2/]``, else by ``default``; ``/v2/`` itself is always fine."""
+    """Answers by ``answers[method, path below /v2/]``, else with 404; to ``/v2/`` with 200."""
 
     port: int = 0
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class FaultRegistry:
         return [each for each in self.seen if each.method == method]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if request.path == "/v2/":
+        if request.path == "/v2/" and ("GET", "") not in self.answers:
             return web.Response()
         is_form = request.content_type == "application/x-www-form-urlencoded"
         form = {key: str(value) for key, value in (await request.post()).items()} if is_form else {}

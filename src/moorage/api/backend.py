@@ -31,6 +31,9 @@ class Packages(Protocol):
     async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
         """What the plugin with this reference asks for. Raises: Invalid, NotFound, Unauthorized, ..."""
 
+    async def log_in(self, address: str, credentials: Credentials) -> str:
+        """Check credentials against a registry; returns an identity token, or "". Raises: Unauthorized, Invalid, ..."""
+
     async def request(self, text: str, name: str, terms: Terms, credentials: Credentials) -> Request:
         """What a plugin would request with the settings of these terms, by reference, by name of one that is here, or
         by both (an upgrade). Raises: as ``privileges``.

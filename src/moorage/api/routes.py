@@ -13,7 +13,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from moorage import errors
-from moorage.api import exec, extras, metrics, moving, packages, plugins, system
+from moorage.api import exec, extras, login, metrics, moving, packages, plugins, system
 from moorage.api.request import Request
 from moorage.api.wire import API_VERSION, MIN_API_VERSION
 
@@ -56,6 +56,7 @@ ROUTES = (
     Route("GET", "/version", system.version, "versions of the engine and of the API"),
     Route("GET", "/info", system.info, "the engine as a whole"),
     Route("GET", "/events", system.events, "what happens to plugins", query=("since", "until", "filters")),
+    Route("POST", "/auth", login.auth, "check credentials against a registry", body="json"),
     Route("GET", "/plugins", plugins.list_all, "every plugin", query=("filters",)),
     Route("GET", "/plugins/privileges", packages.privileges, "what a plugin asks for", query=("remote",)),
     Route("POST", "/plugins/pull", packages.pull, "install a plugin", query=("remote", "name"), body="json"),

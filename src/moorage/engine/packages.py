@@ -15,6 +15,7 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.hosts import Options
+from moorage.distribution.login import log_in
 from moorage.distribution.package import Package
 from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
@@ -120,6 +121,14 @@ class Packages:
 
         await self._do(plugin, job)
         return plugin.view()
+
+    async def log_in(self, address: str, credentials: Credentials) -> str:
+        """An identity token in place of the password, or "", where the registry accepts these credentials.
+
+        Raises: Unauthorized where it does not; Invalid for what is no address; Unavailable.
+        """
+        options, timeouts = self.registries.options, self._work.timeouts
+        return await log_in(address, credentials, options=options, timeouts=timeouts)
 
     @asynccontextmanager
     async def pull(self, text: str, name: str, terms: Terms, credentials: Credentials) -> AsyncIterator[Operation]:
