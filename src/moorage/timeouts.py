@@ -86,6 +86,9 @@ class Timeouts:
     registry_commit: float = 300.0
     """From the last byte of a blob that is pushed until the registry has checked and stored it."""
 
+    signatures: float = 60.0
+    """For finding and reading all signatures of one package, whatever a registry sends, however slowly."""
+
     registry_retry_first: float = 0.5
     """First pause before a request to a registry is tried again; grows with jitter up to ``registry_retry_limit``."""
 

@@ -25,7 +25,7 @@ from moorage.distribution.package import (
     write_document,
     write_manifest,
 )
-from moorage.distribution.pull import Found, Shared, take
+from moorage.distribution.pull import Found, Shared, Verify, take
 from moorage.distribution.source import Report, Source, quiet
 from moorage.distribution.stored import MANIFEST_LIMIT, Contents, bytes_of, hold, read_manifest
 from moorage.plugins import Reference, as_it_came, parse_config, with_rootfs
@@ -42,15 +42,27 @@ _DIFF_ID = "containerd.io/uncompressed"
 _DEPTH = 3  # indexes in indexes
 
 
-async def find_image(source: Source, reference: Reference, raw_config: bytes, host: Platform = HOST) -> Found:
+async def find_image(
+    source: Source,
+    reference: Reference,
+    raw_config: bytes,
+    host: Platform = HOST,
+    *,
+    verify: Verify | None = None,
+) -> Found:
     """The image that a reference means on this machine, as a plugin with this config.json.
 
-    Raises: what the source does; NotFound where there is none for this platform; Invalid for a config that is wrong, or
-    what is no image; Unsupported for layers that are neither gzip nor plain.
+    ``verify`` is called as in ``pull.find``.
+
+    Raises: what the source and ``verify`` do; NotFound where there is none for this platform; Invalid for a config that
+    is wrong, or what is no image; Unsupported for layers that are neither gzip nor plain.
     """
     what = reference.familiar
     parsed = parse_config(raw_config)
-    manifest = await _for_this_machine(source, reference, what, host)
+    manifests = await _for_this_machine(source, reference, what, host)
+    if verify is not None:
+        await verify(source, reference, [each.digest for each in manifests])
+    manifest = manifests[-1]
     contents = read_manifest(Descriptor(manifest.media_type, manifest.digest, len(manifest.data)), manifest.data)
     _check(contents, what)
     if contents.config.size_bytes > MANIFEST_LIMIT:
@@ -61,12 +73,13 @@ async def find_image(source: Source, reference: Reference, raw_config: bytes, ho
     return Found(reference, manifest.digest, made, raw, parsed.config, parsed.warnings)
 
 
-async def _for_this_machine(source: Source, reference: Reference, what: str, host: Platform) -> Manifest:
-    manifest = await source.resolve(reference)
+async def _for_this_machine(source: Source, reference: Reference, what: str, host: Platform) -> Sequence[Manifest]:
+    """The indexes on the way, and the manifest at its end."""
+    manifests = [await source.resolve(reference)]
     for _ in range(_DEPTH):
-        if not is_index(manifest):
-            return manifest
-        manifest = await source.read_manifest(choose_entry(manifest, what, host))
+        if not is_index(manifests[-1]):
+            return manifests
+        manifests.append(await source.read_manifest(choose_entry(manifests[-1], what, host)))
     raise errors.Invalid(f"cannot use {what}: it is an index of indexes of indexes")
 
 

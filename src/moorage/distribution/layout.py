@@ -25,6 +25,7 @@ from moorage.distribution._retar import CONFIG_LIMIT
 from moorage.distribution._untar import Entry, read_entries
 from moorage.distribution.archive import NAME_NOTE, REFERENCE_NOTE, TAG_NOTE
 from moorage.distribution.package import UPLOAD_PREFIX
+from moorage.distribution.signatures import ARTIFACT_TYPES
 from moorage.distribution.stored import (
     INDEX_TYPES,
     MANIFEST_LIMIT,
@@ -40,11 +41,13 @@ from moorage.plugins import Reference, parse_reference
 if TYPE_CHECKING:
     from moorage.containerd.storage import Storage
 
-__all__ = ("Layout", "LayoutSource", "Listed", "list_packages", "take_layout")
+__all__ = ("Layout", "LayoutSource", "Listed", "list_packages", "list_signatures", "take_layout")
 
 log = logging.getLogger(__name__)
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+_SIGNATURE_NAME = re.compile(r"(^|:)sha256-[0-9a-f]{64}\.sig$")
+_COSIGN_KIND = "dev.cosignproject.cosign/sigs"
 _MOST = 1000  # packages in an archive, and entries of an index
 
 
@@ -98,6 +101,24 @@ class LayoutSource:
         known = next((each.target for each in self._listed if each.target.digest == target), None)
         return await self._read(known or Descriptor("", target, size))
 
+    async def find_manifest(self, target: str) -> Manifest | None:
+        """The manifest with this digest; None where the archive has it not. It knows no tags."""
+        return await self.read_manifest(target) if target in self._layout.blobs else None
+
+    async def read_referrers(self, digest: str, artifact_type: str) -> bytes | None:
+        """All signatures of the archive, whatever they sign: an archive does not say so outside of them."""
+        signatures = list_signatures(self._layout)
+        entries = [
+            {
+                "mediaType": each.media_type,
+                "digest": each.digest,
+                "size": each.size_bytes,
+                "artifactType": artifact_type,
+            }
+            for each in signatures
+        ]
+        return json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+
     async def read_blob(self, digest: str, size_bytes: int, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from ``offset`` on. Raises: Invalid where it is not there, or of another size."""
         self._check(digest)
@@ -148,7 +169,27 @@ def list_packages(layout: Layout) -> tuple[Listed, ...]:
     """What the index of an archive lists, in its order. Raises: Invalid for one that cannot be understood."""
     if not layout.index:
         raise errors.Invalid("cannot read the archive: it has no index.json, so it is no OCI archive")
-    return tuple(_listed(each, at) for at, each in enumerate(entries_of(layout.index, "index.json")))
+    entries = entries_of(layout.index, "index.json")
+    return tuple(_listed(each, at) for at, each in enumerate(entries) if not _is_signature(each))
+
+
+def list_signatures(layout: Layout) -> tuple[Descriptor, ...]:
+    """The manifests of signatures that the index of an archive lists. Raises: Invalid, as ``list_packages``."""
+    entries = entries_of(layout.index, "index.json")
+    return tuple(to_descriptor(each, "cannot read the archive: a signature") for each in entries if _is_signature(each))
+
+
+def _is_signature(value: object) -> bool:
+    """Whether an entry is of signatures: as ``cosign save`` marks them, by cosign's tag, or by the artifact's type."""
+    fields = value if isinstance(value, dict) else {}
+    notes = fields.get("annotations")
+    notes = notes if isinstance(notes, dict) else {}
+    names = (notes.get(TAG_NOTE), notes.get(NAME_NOTE))
+    return (
+        notes.get("kind") == _COSIGN_KIND
+        or fields.get("artifactType") in ARTIFACT_TYPES
+        or any(isinstance(each, str) and _SIGNATURE_NAME.search(each) for each in names)
+    )
 
 
 def entries_of(data: bytes, what: str) -> Sequence[object]:

@@ -5,7 +5,7 @@ it are there. Nothing is believed before its digest was checked. All of it is he
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,16 @@ from moorage.plugins import Config, Privilege, Reference, compute_privileges, pa
 if TYPE_CHECKING:
     from moorage.containerd.storage import Storage
 
-__all__ = ("Found", "Shared", "find", "take")
+__all__ = ("Found", "Shared", "Verify", "find", "take")
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 3  # downloads of one pull; more do not make a line faster
 _CHUNK = 1 << 20  # bytes for one write to containerd, which takes less processor time for each byte of larger ones
 _DEPTH = 3  # indexes in indexes
+Verify = Callable[[Source, Reference, Sequence[str]], Awaitable[None]]
+"""Returns where a package with these digests may be used. Raises: Denied."""
+
 _TRIES = 3  # of a blob whose bytes came whole and wrong from a mirror, which is left then
 
 
@@ -63,27 +66,33 @@ class Shared:
         self.unpacking: KeyedLocks[str] = KeyedLocks()
 
 
-async def find(source: Source, reference: Reference, host: Platform = HOST) -> Found:
+async def find(source: Source, reference: Reference, host: Platform = HOST, *, verify: Verify | None = None) -> Found:
     """The plugin that a reference means on this machine, its config read and checked.
 
-    Raises: what the source does; NotFound where there is none for this platform; Invalid for what is no plugin.
+    ``verify`` is called with the digests of the index and the manifest before anything that they name is read.
+
+    Raises: what the source and ``verify`` do; NotFound where there is none for this platform; Invalid for what is no
+    plugin.
     """
     what = reference.familiar
     manifest = await source.resolve(reference)
-    digest = manifest.digest
+    digests = [manifest.digest]
     for _ in range(_DEPTH):
         if not is_index(manifest):
             break
         manifest = await source.read_manifest(choose_entry(manifest, what, host))
+        digests.append(manifest.digest)
     else:
         raise errors.Invalid(f"cannot use {what}: it is an index of indexes of indexes")
+    if verify is not None:
+        await verify(source, reference, digests)
     made = read_plugin_manifest(manifest, what)
     raw = await _read_config(source, made.config, what)
     try:
         parsed = parse_config(raw)
     except errors.Invalid as error:
         raise errors.Invalid(f"cannot use {what}: {error}") from error
-    return Found(reference, digest, made, raw, parsed.config, parsed.warnings)
+    return Found(reference, digests[0], made, raw, parsed.config, parsed.warnings)
 
 
 async def _read_config(source: Source, config: Descriptor, what: str) -> bytes:

@@ -5,15 +5,13 @@ Source: the distribution project's HTTP API V2 and the OCI distribution specific
 
 import hashlib
 import logging
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
 from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import aiohttp
-from msgspec.structs import replace
 from yarl import URL
 
 from moorage import errors
@@ -30,7 +28,9 @@ from moorage.distribution._check import (
 from moorage.distribution._conversation import Conversation, RegistryRequest, StreamRedirected
 from moorage.distribution._errors import TransportError, TransportErrorKind
 from moorage.distribution._http import REDIRECTS, Transport
+from moorage.distribution._lookup import first_of, read_document
 from moorage.distribution._push import push_stream
+from moorage.distribution._ranges import bytes_to_skip, request_range
 from moorage.distribution._retry import OPTIONAL_TRIES, RetryBudget, TransientError
 from moorage.distribution.auth import ANONYMOUS, Credentials, CredentialsFor, Scope
 from moorage.distribution.hosts import Endpoint, Hosts, Options
@@ -122,13 +122,16 @@ class Registry:
 
     async def read_manifest(self, target: str) -> Manifest:
         """The manifest with this tag or digest, as ``resolve``: an entry of an index, for one."""
-        request = self._request(
+        request = self._manifest_request(target)
+        return await self._of_each(lambda conversation: self._read_manifest(conversation, request, target))
+
+    def _manifest_request(self, target: str) -> RegistryRequest:
+        return self._request(
             "GET",
             f"manifests/{check_target(target)}",
             f"read the manifest {target}",
             headers={"Accept": ", ".join(MANIFEST_TYPES)},
         )
-        return await self._of_each(lambda conversation: self._read_manifest(conversation, request, target))
 
     async def _read_manifest(self, conversation: Conversation, request: RegistryRequest, target: str) -> Manifest:
         budget, allowance = RetryBudget(self._timeouts), Allowance(self._timeouts)
@@ -143,6 +146,25 @@ class Registry:
                 await budget.after(_transient(conversation.failure(request, error)))
             finally:
                 response.close()
+
+    async def find_manifest(self, target: str) -> Manifest | None:
+        """As ``read_manifest``; None where no server has it. A mirror without it is not left: it may be optional."""
+        request = self._manifest_request(target)
+        return await first_of(self._in_use, lambda conversation: self._read_manifest(conversation, request, target))
+
+    async def read_referrers(self, digest: str, artifact_type: str) -> bytes | None:
+        """The first page of artifacts of one type that refer to a manifest, an index in JSON, not checked.
+
+        None where no server has such a list. Raises: Invalid for more than ``MANIFEST_LIMIT`` bytes.
+        """
+        request = self._request(
+            "GET",
+            f"referrers/{check_digest(digest)}",
+            f"list what refers to {digest}",
+            headers={"Accept": MANIFEST_TYPES[-1]},
+            query={"artifactType": artifact_type},
+        )
+        return await first_of(self._in_use, lambda conversation: read_document(conversation, request, self._timeouts))
 
     async def push_manifest(self, target: str, data: bytes, media_type: str) -> str:
         """Store a manifest under a tag or its digest; what it names must be there. Returns its digest."""
@@ -218,9 +240,9 @@ class Registry:
         budget, at, gained = RetryBudget(self._timeouts), offset, 0
         allowance = Allowance(self._timeouts, size_bytes - offset)
         while at < size_bytes:
-            response = await conversation.send(_with_range(request, at))
+            response = await conversation.send(request_range(request, at))
             try:
-                skip = _start(request, response, at, size_bytes)
+                skip = bytes_to_skip(request, response, at, size_bytes)
                 reader = BodyReader(response, self._timeouts.registry_stall, allowance)
                 while piece := await reader.piece():
                     skipped, skip = min(skip, len(piece)), skip - min(skip, len(piece))
@@ -318,6 +340,11 @@ class Registry:
         """With the registry itself, which is all that a push knows."""
         return self._conversations[-1]
 
+    @property
+    def _in_use(self) -> Sequence[Conversation]:
+        """With the mirrors that were not left, then with the registry."""
+        return self._conversations[self._first :]
+
     async def _of_each(self, call: Callable[[Conversation], Awaitable[Result]]) -> Result:
         """The first result; the mirrors go before the registry. Raises: what the registry itself does."""
         while True:
@@ -363,31 +390,8 @@ def _with_digest(url: URL, digest: str) -> URL:
     return URL(f"{url}{'&' if url.raw_query_string else '?'}digest={quote(digest, safe='')}", encoded=True)
 
 
-def _with_range(request: RegistryRequest, offset: int) -> RegistryRequest:
-    return replace(request, headers={"Range": f"bytes={offset}-"}) if offset else request
-
-
 def _transient(failure: Exception) -> TransientError:
     """The failure where another try may help. Raises: it, where none does."""
     if isinstance(failure, TransientError):
         return failure
     raise failure
-
-
-def _start(request: RegistryRequest, response: aiohttp.ClientResponse, at: int, size_bytes: int) -> int:
-    """How many bytes of a body are to be skipped, after its headers were compared with what was asked for.
-
-    Raises: Invalid where they tell of another size.
-    """
-    length = response.content_length
-    if response.status == 200:
-        begin, end = 0, length
-    else:
-        shape = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
-        if shape is None or int(shape[1]) > at:
-            raise errors.Invalid(f"cannot {request.what}: bytes from {at} on were asked for, and others come")
-        begin = int(shape[1])
-        end = int(shape[3]) if shape[3] != "*" else None
-    if end is not None and end != size_bytes:
-        raise errors.Invalid(f"cannot {request.what}: it has {end} bytes where {size_bytes} were promised")
-    return at - begin

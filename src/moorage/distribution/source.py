@@ -24,6 +24,15 @@ class Source(Protocol):
     async def read_manifest(self, target: str) -> Manifest:
         """The manifest or index with this digest, its bytes checked. Raises: Unsupported for another thing."""
 
+    async def find_manifest(self, target: str) -> Manifest | None:
+        """As ``read_manifest``, also with a tag; None where there is none."""
+
+    async def read_referrers(self, digest: str, artifact_type: str) -> bytes | None:
+        """The index of artifacts that refer to a manifest: JSON of bounded size that nobody has checked.
+
+        None where the source has no such list, so that it may be under the tag that stands in for it.
+        """
+
     def read_blob(self, digest: str, size_bytes: int, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from ``offset`` on; to be closed where it is left early.
 

@@ -13,7 +13,7 @@ from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.image import find_image, take_image
 from moorage.distribution.layout import Layout, LayoutSource, Listed, list_packages, take_layout
 from moorage.distribution.package import Package, hold_by_manifest
-from moorage.distribution.pull import Found, Shared, find, take
+from moorage.distribution.pull import Found, Shared, Verify, find, take
 from moorage.distribution.registry import Registry
 from moorage.distribution.source import Report, Source
 from moorage.engine.consent import Granted
@@ -61,7 +61,8 @@ class Arrivals:
         """Take in every plugin of an OCI archive, all or none; ``name`` is for an archive with one.
 
         A plugin that is here with the same name and package stays as it is. A new one is granted nothing: nobody has
-        seen what an archive requests before it is read. Raises: Invalid for what is no such
+        seen what an archive requests before it is read. Raises: Denied for one that is not signed
+        as the policy requires of where it came from, and of its name; Invalid for what is no such
         archive, is damaged, or names nothing; NotFound where it has nothing for this platform; Conflict where a name is
         another plugin's; Unavailable.
         """
@@ -88,10 +89,11 @@ class Arrivals:
         """The making of a plugin of a container image. ``body`` is a tar of config.json and an OCI layout with the
         image, or of config.json alone where ``remote`` says in which registry the image is.
 
-        Raises: Conflict where the name is taken; Invalid for what is no image, or a wrong config; what the registry
-        says.
+        Raises: Conflict where the name is taken; Denied where a plugin of this name, or the image, has to be signed and
+        is not; Invalid for what is no image, or a wrong config; what the registry says.
         """
         local = local_name(name)
+        self._packages.signatures.refuse_unsigned(local)
         machinery = self._work.need_machinery()
         async with self._creation.reserve(local), machinery.lease() as lease:
             storage = machinery.storage.under(lease)
@@ -100,7 +102,8 @@ class Arrivals:
                 raise errors.Invalid("cannot make a plugin: there is no config.json beside the image")
             reference = parse_reference(remote or local).with_default_tag()
             async with self._source(storage, layout, reference, credentials, is_remote=bool(remote)) as source:
-                found = await find_image(source, reference, layout.config)
+                verify = self._packages.signatures.verify if remote else None
+                found = await find_image(source, reference, layout.config, verify=verify)
                 yield Operation(local, lambda report: self._make_of_image(local, source, found, report))
 
     async def _make_of_image(self, local: str, source: Source, found: Found, report: Report) -> Mapping[str, object]:
@@ -145,9 +148,24 @@ class Arrivals:
     async def _find(self, storage: "Storage", layout: Layout, name: str, listed: Sequence[Listed]) -> _Coming:
         reference = parse_reference(name)
         source = LayoutSource(storage, layout, listed)
-        found = await find(source, reference)
         came_from = listed[0].reference or (str(reference.with_default_tag()) if listed[0].name else "")
+        found = await find(source, reference, verify=self._verifier(name, listed[0]))
         return _Coming(reference.local_name, came_from or reference.local_name, source, found)
+
+    def _verifier(self, name: str, listed: Listed) -> Verify:
+        """Checks the signatures that the archive has, for each repository that the plugin is said to be from.
+
+        A bare word is an alias and says nothing of where it came from, unless there is nothing else.
+        """
+        texts = [each for each in (listed.reference, listed.name, name) if each]
+        known = [parse_reference(each).with_default_tag() for each in texts]
+        origins = [each for each in known if "/" in each.familiar_name or each == known[0]]
+
+        async def verify(source: Source, _: Reference, digests: Sequence[str]) -> None:
+            for origin in dict.fromkeys(origins):
+                await self._packages.signatures.verify(source, origin, digests)
+
+        return verify
 
     async def _is_here(self, coming: _Coming) -> bool:
         """Whether this very package is here by this name. One that is being removed is in the way all the same."""

@@ -194,7 +194,8 @@ class Engine:
     # what users ask for
 
     async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
-        """Make a plugin of a package. Raises: Conflict where the name is taken, Invalid for what is no package."""
+        """Make a plugin of a package. Raises: Conflict for a taken name; Denied where it must be signed; Invalid."""
+        self.packages.signatures.refuse_unsigned(name)
         return (await self._creation.create(name, package)).view()
 
     async def enable(self, name: str, within: float) -> None:

@@ -19,6 +19,7 @@ from moorage.distribution.login import log_in
 from moorage.distribution.package import Package
 from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
+from moorage.distribution.signatures import SignatureVerifier
 from moorage.distribution.source import Progress, Report, Source
 from moorage.engine.consent import Granted, Request, granted_of
 from moorage.engine.creation import Creation, Desk, Taking
@@ -34,6 +35,7 @@ from moorage.plugins import (
     Policy,
     Privilege,
     Reference,
+    TrustedKeys,
     apply_settings,
     local_name,
     parse_reference,
@@ -74,21 +76,24 @@ class Packages:
         do: Callable[[Plugin, Job], Awaitable[None]],
         registries: Registries | None = None,
     ) -> None:
-        """``do`` lets a plugin's inbox do a job, and waits."""
+        """``do`` lets a plugin's inbox do a job, and waits. Raises: Invalid, NotFound for a trusted key."""
         self._work = work
         self._creation = creation
         self._do = do
         self.registries = registries or Registries()
+        policy = self.registries.policy
+        self.signatures = SignatureVerifier(policy.trusted_keys if policy else TrustedKeys(), work.timeouts)
         self.shared = Shared()
 
     async def privileges(self, text: str, credentials: Credentials) -> tuple[Privilege, ...]:
         """What the plugin with this reference asks for.
 
-        Raises: Invalid for no reference, or one to something that is no plugin; what the registry says; Unavailable.
+        Raises: Invalid for no reference, or one to something that is no plugin; Denied where it is not signed as the
+        policy requires; what the registry says; Unavailable.
         """
         reference = parse_reference(text).with_default_tag()
         async with self._registry(reference, credentials) as source:
-            return (await find(source, reference)).privileges
+            return (await self._find_signed(source, reference)).privileges
 
     async def request(self, text: str, name: str, terms: Terms, credentials: Credentials) -> Request:
         """What a plugin would request after these settings: one that is here, one of a reference, or, with both, the
@@ -101,7 +106,7 @@ class Packages:
         if text or config is None:
             reference = parse_reference(text).with_default_tag()
             async with self._registry(reference, credentials) as source:
-                config = (await find(source, reference)).config
+                config = (await self._find_signed(source, reference)).config
         made = apply_settings(config, rebase(config, overrides).overrides, terms.assignments, secrets=terms.secrets)
         before = granted_of(plugin.record, plugin.config) if plugin is not None else _NOTHING
         return await run_blocking(lambda: self._work.consent.request_now(config, made, before))
@@ -134,7 +139,8 @@ class Packages:
     async def pull(self, text: str, name: str, terms: Terms, credentials: Credentials) -> AsyncIterator[Operation]:
         """The installation of the plugin with this reference, under a name ("": its own).
 
-        Raises: Conflict where the name is taken; Denied where more is asked for than was granted; Invalid for settings
+        Raises: Conflict where the name is taken; Denied where more is asked for than was granted, or where it is not
+        signed as the policy requires; Invalid for settings
         that it does not have, no reference, or one to something that is no plugin; what the registry says; Unavailable.
         """
         reference = parse_reference(text).with_default_tag()
@@ -147,7 +153,7 @@ class Packages:
         if lost is not None:
             _check_same_repository(lost, reference)
         async with self._creation.reserve(local), self._registry(reference, credentials) as source:
-            found = await find(source, reference)
+            found = await self._find_signed(source, reference)
             overrides = apply_settings(found.config, NO_OVERRIDES, terms.assignments, secrets=terms.secrets)
             granted = await self._agree(found.config, overrides, terms, named=overrides)
 
@@ -183,7 +189,7 @@ class Packages:
         self._work.need_machinery()
         check_can_change(plugin, restart=restart, force=force)
         async with self._registry(reference, credentials) as source:
-            found = await find(source, reference)
+            found = await self._find_signed(source, reference)
 
             async def agree(config: Config, overrides: Overrides) -> Granted:
                 return await self._agree(config, overrides, terms, before=granted_of(plugin.record, plugin.config))
@@ -249,6 +255,10 @@ class Packages:
             )
 
         return bring
+
+    async def _find_signed(self, source: Source, reference: Reference) -> Found:
+        """As ``find``. Raises: also Denied where it is not signed as the policy requires."""
+        return await find(source, reference, verify=self.signatures.verify)
 
     def _registry(self, reference: Reference, credentials: Credentials) -> Registry:
         return Registry(

@@ -49,6 +49,9 @@ from moorage.plugins.spec import cgroup_path as cgroup_path
 from moorage.plugins.spec import host_path as host_path
 from moorage.plugins.spec import needs as needs
 from moorage.plugins.spec import socket_path as socket_path
+from moorage.plugins.trust import TrustedKeys as TrustedKeys
+from moorage.plugins.trust import TrustRule as TrustRule
+from moorage.plugins.trust import repository_of as repository_of
 
 __all__ = (
     "BUILT_IN",
@@ -69,6 +72,8 @@ __all__ = (
     "Rebased",
     "Reference",
     "Settings",
+    "TrustRule",
+    "TrustedKeys",
     "apply_settings",
     "as_it_came",
     "build_spec",
@@ -93,6 +98,7 @@ __all__ = (
     "parse_reference",
     "privileges_to_api",
     "rebase",
+    "repository_of",
     "requested_capabilities",
     "resolve_confinement",
     "resources_of",

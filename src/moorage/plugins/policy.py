@@ -7,10 +7,11 @@ from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.escaping import escape
-from moorage.plugins._reader import Fields, read_object
+from moorage.plugins._reader import Fields, decode, read_object
 from moorage.plugins.model import Config, MountEntry
 from moorage.plugins.privileges import Privilege, compute_privileges, describe_mount
 from moorage.plugins.settings import Settings
+from moorage.plugins.trust import TrustedKeys, parse_trusted_keys
 
 __all__ = ("Policy", "check_policy", "find_refusals", "parse_policy")
 
@@ -35,6 +36,8 @@ class Policy(Struct, frozen=True):
     """Rules by key of the file; ``"*"`` allows anything, a path that ends in a slash everything below it."""
     flags: frozenset[str] = frozenset()
     """Names of the privileges that are allowed as a whole."""
+    trusted_keys: TrustedKeys = field(default_factory=TrustedKeys)
+    """Whose signatures packages must have; unlike privileges, also where a person is asked."""
 
     def allows(self, key: str, value: str) -> bool:
         """Whether a list allows a value as it is written."""
@@ -79,10 +82,11 @@ def parse_policy(raw: bytes) -> Policy:
 
     Raises: Invalid, also for an unknown key: a typing error must not pass for a rule.
     """
-    top = read_object(raw, (*_LISTS, *_FLAGS), "the policy", refuses_unknown=True)
+    top = read_object(raw, (*_LISTS, *_FLAGS, "trusted_keys"), "the policy", refuses_unknown=True)
     policy = Policy(
         lists={key: top.texts(key) for key in _LISTS},
         flags=frozenset(name for key, name in _FLAGS.items() if top.flag(key)),
+        trusted_keys=parse_trusted_keys(decode(raw, "the policy")),
     )
     _finish(top)
     return policy

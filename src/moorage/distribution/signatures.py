@@ -1,0 +1,311 @@
+"""Whether a package is signed by a key that this host trusts: signatures found where the package is, and verified.
+
+By key only, and offline beside the registry that the package comes from: no transparency log, no certificate authority.
+Everything that is read is bounded, and a document that is damaged or somebody else's hides no other one.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.distribution._check import Manifest, check_digest, new_hash
+from moorage.distribution._status import clean
+from moorage.distribution._keys import PublicKey, read_public_key
+from moorage.distribution._signed import (
+    BUNDLE_TYPE,
+    SIGNATURE_NOTE,
+    SIMPLE_TYPE,
+    Claim,
+    Signature,
+    find_signer,
+    read_bundle,
+    read_claims,
+    read_simple,
+)
+from moorage.distribution.source import Source
+from moorage.plugins import Reference, TrustedKeys, TrustRule, parse_reference, repository_of
+from moorage.timeouts import DEFAULT, Timeouts
+
+__all__ = ("ARTIFACT_TYPES", "SignatureVerifier", "signature_tag")
+
+log = logging.getLogger(__name__)
+
+ARTIFACT_TYPES = ("application/vnd.dev.cosign.artifact.sig.v1+json", BUNDLE_TYPE)
+"""Artifacts that refer to a package as its signatures."""
+
+_MOST_SIGNATURES = 256  # that are looked at for one package; signing it daily adds one each time
+_MOST_ARTIFACTS = 64  # manifests of signatures for one digest
+_MANIFEST_LIMIT = 1 << 20
+_SIMPLE_LIMIT = 64 * 1024
+_BUNDLE_LIMIT = 512 * 1024
+_SHOWN = 3  # reasons in an error
+_UNNAMED = ("", "_")  # in-toto's underscore is a subject without a name
+
+Result = TypeVar("Result")
+
+
+class _Entry(Struct):
+    digest: str
+    size: int
+    media_type: str = msgspec.field(name="mediaType", default="")
+    artifact_type: str = msgspec.field(name="artifactType", default="")
+    annotations: Mapping[str, str] | None = None
+
+
+class _Index(Struct):
+    manifests: list[_Entry]
+
+
+class _Artifact(Struct):
+    layers: list[_Entry]
+
+
+class SignatureVerifier:
+    """Decides for one host whether packages are signed as its policy requires."""
+
+    def __init__(self, trusted: TrustedKeys, timeouts: Timeouts = DEFAULT) -> None:
+        """Reads the key files (blocking). Raises: Invalid or NotFound for a key that cannot be used."""
+        self._trusted = trusted
+        self._timeouts = timeouts
+        self._keys = {text: read_public_key(text) for rule in trusted.rules for text in rule.keys}
+
+    def refuse_unsigned(self, name: str) -> None:
+        """Raises: Denied where plugins of this name must be signed: one that is made here cannot be; Invalid."""
+        reference = parse_reference(name)
+        if rule := self._rule(reference):
+            raise errors.Denied(
+                f"cannot create {reference.familiar}: it would not be signed, and {_requirement(rule)}; "
+                "give it another name, or push and sign it, and install it from there"
+            )
+
+    async def verify(self, source: Source, reference: Reference, digests: Sequence[str]) -> None:
+        """Return where a package needs no signature, or has one over any of ``digests`` by a trusted key.
+
+        ``digests`` are those of the index that the reference means and of the manifest in it: each of them settles
+        every byte of the package.
+
+        Raises: Denied where it has none, saying why those that there are do not count; Unavailable where they cannot
+        be read.
+        """
+        rule = self._rule(reference)
+        if rule is None:
+            return
+        search = _Search(
+            source, reference, rule, [self._keys[text] for text in rule.keys], tuple(dict.fromkeys(digests))
+        )
+        try:
+            with anyio.fail_after(self._timeouts.signatures):
+                is_signed = await search.run()
+        except TimeoutError as error:
+            raise errors.Unavailable(
+                f"cannot verify {reference.familiar}: no signature within {self._timeouts.signatures:g} s"
+            ) from error
+        if not is_signed:
+            raise errors.Denied(f"cannot use {reference.familiar}: {search.explain()}")
+
+    def _rule(self, reference: Reference) -> TrustRule | None:
+        rule = self._trusted.find(reference)
+        return None if rule is None or rule.is_exempt else rule
+
+
+def signature_tag(digest: str) -> str:
+    """The tag under which cosign stores the signatures of a manifest."""
+    return f"{digest.replace(':', '-', 1)}.sig"
+
+
+def _requirement(rule: TrustRule) -> str:
+    return f"this host's policy requires a signature by one of {len(rule.keys)} trusted keys ({rule.pattern})"
+
+
+class _Search:
+    """For one signature that counts, among all that one package has."""
+
+    def __init__(
+        self,
+        source: Source,
+        reference: Reference,
+        rule: TrustRule,
+        keys: Sequence[PublicKey],
+        digests: Sequence[str],
+    ) -> None:
+        self._source = source
+        self._reference = reference
+        self._rule = rule
+        self._keys = keys
+        self._digests = digests
+        self._problems: dict[str, None] = {}
+        self._seen = 0
+        self._read: dict[str, bytes] = {}
+        """The last document by its digest: several signatures over one payload name it once each."""
+
+    async def run(self) -> bool:
+        """Whether there is one. Raises: Unavailable where the source cannot be read."""
+        for digest in self._digests:
+            async with aclosing(self._artifacts(digest)) as artifacts:
+                async for artifact in artifacts:
+                    if await self._has_signature(artifact):
+                        return True
+                    if self._seen >= _MOST_SIGNATURES:
+                        self._problem(f"it has over {_MOST_SIGNATURES} signatures, and no more are checked")
+                        return False
+        return False
+
+    def explain(self) -> str:
+        """Why there is none."""
+        requirement = _requirement(self._rule)
+        if not self._seen and not self._problems:
+            return f"it is not signed, and {requirement}; its digest is {self._digests[-1]}"
+        reasons = [*self._problems][:_SHOWN]
+        if more := len(self._problems) - len(reasons):
+            reasons.append(f"and {more} more reasons")
+        return f"{requirement}, and none of its signatures counts: {'; '.join(reasons)}"
+
+    def _problem(self, text: str) -> None:
+        self._problems.setdefault(text)
+
+    # where signatures are
+
+    async def _artifacts(self, digest: str) -> AsyncGenerator[Manifest, None]:
+        """The manifests with signatures of a digest: cosign's tag, then what refers to it, then the tag for that."""
+        if (manifest := await self._manifest(signature_tag(digest))) is not None:
+            yield manifest
+        for entry in await self._referring(digest):
+            if (manifest := await self._manifest(entry)) is not None:
+                yield manifest
+
+    async def _referring(self, digest: str) -> Sequence[str]:
+        found: dict[str, None] = {}
+        has_list = False
+        for kind in ARTIFACT_TYPES:
+            raw = await self._attempt(self._source.read_referrers(digest, kind), "the list of its referrers")
+            has_list = has_list or raw is not None
+            found.update(dict.fromkeys(self._entries(raw) if raw is not None else ()))
+        if not has_list:
+            listed = await self._manifest(digest.replace(":", "-", 1))
+            found.update(dict.fromkeys(self._entries(listed.data) if listed is not None else ()))
+        if len(found) > _MOST_ARTIFACTS:
+            self._problem(f"over {_MOST_ARTIFACTS} signatures refer to it, and no more are checked")
+        return [*found][:_MOST_ARTIFACTS]
+
+    def _entries(self, raw: bytes) -> Sequence[str]:
+        try:
+            entries = msgspec.json.decode(raw, type=_Index).manifests
+            return [check_digest(each.digest) for each in entries if each.artifact_type in ARTIFACT_TYPES]
+        except (ValueError, RecursionError, errors.Invalid):
+            self._problem("the list of its referrers cannot be read")
+            return ()
+
+    async def _manifest(self, target: str) -> Manifest | None:
+        """What is under a tag or a digest; None where there is nothing, or nothing that can be read."""
+        manifest = await self._attempt(self._source.find_manifest(target), target)
+        if manifest is not None and len(manifest.data) > _MANIFEST_LIMIT:
+            self._problem(f"{target} has over {_MANIFEST_LIMIT} bytes")
+            return None
+        return manifest
+
+    async def _attempt(self, reading: Awaitable[Result], what: str) -> Result | None:
+        """What was read; None where it is missing or wrong. Raises: Unavailable, which may be over soon."""
+        try:
+            return await reading
+        except errors.NotFound:
+            return None
+        except errors.Unavailable as error:
+            raise errors.Unavailable(f"cannot verify {self._reference.familiar}: {error}") from error
+        except errors.MoorageError as error:
+            log.info("cannot read %s of %s: %s", what, self._reference.familiar, error)
+            self._problem(str(error))
+            return None
+
+    # what they are
+
+    async def _has_signature(self, manifest: Manifest) -> bool:
+        """Whether one of the layers of a manifest is a signature that counts."""
+        try:
+            layers = msgspec.json.decode(manifest.data, type=_Artifact).layers
+        except (ValueError, RecursionError):
+            self._problem(f"{manifest.digest} is not a manifest of signatures")
+            return False
+        for layer in layers:
+            if layer.media_type not in (SIMPLE_TYPE, BUNDLE_TYPE):
+                continue
+            if self._seen >= _MOST_SIGNATURES:
+                return False
+            self._seen += 1
+            if await self._counts(layer):
+                return True
+        return False
+
+    async def _counts(self, layer: _Entry) -> bool:
+        try:
+            raw = await self._document(layer)
+            if raw is None:
+                return False
+            if layer.media_type == BUNDLE_TYPE:
+                signature = read_bundle(raw)
+            else:
+                signature = read_simple(raw, (layer.annotations or {}).get(SIGNATURE_NOTE, ""))
+            if await run_blocking(lambda: find_signer(signature, self._keys)) is None:
+                self._problem("it is signed by another key")
+                return False
+            return self._is_for_this(signature)
+        except errors.Invalid as error:
+            self._problem(str(error))
+            return False
+
+    async def _document(self, layer: _Entry) -> bytes | None:
+        limit = _BUNDLE_LIMIT if layer.media_type == BUNDLE_TYPE else _SIMPLE_LIMIT
+        digest = check_digest(layer.digest)
+        if not 0 < layer.size <= limit:
+            raise errors.Invalid(f"a signature of {layer.size} bytes is not read; {limit} are possible")
+        if digest not in self._read:
+            raw = await self._attempt(self._bytes(digest, layer.size), digest)
+            if raw is None:
+                self._problem(f"the signature {digest} is missing")
+                return None
+            self._read = {digest: raw}
+        return self._read[digest]
+
+    async def _bytes(self, digest: str, size_bytes: int) -> bytes:
+        hasher, data = new_hash(digest), bytearray()
+        async with aclosing(self._source.read_blob(digest, size_bytes)) as pieces:
+            async for piece in pieces:
+                data += piece
+        hasher.update(data)
+        if hasher.hexdigest() != digest.partition(":")[2]:
+            raise errors.Invalid(f"the signature {digest} has another digest")
+        return bytes(data)
+
+    def _is_for_this(self, signature: Signature) -> bool:
+        """Whether what a trusted key signed is this package, from this repository. Raises: Invalid."""
+        for claim in read_claims(signature):
+            if claim.digest not in self._digests:
+                self._problem(f"a trusted key signed {clean(claim.digest)[:100]}, which is another package")
+            elif self._is_named(claim):
+                return True
+            else:
+                self._problem(
+                    f"a trusted key signed it as {clean(claim.name)[:100]}, not as {self._reference.familiar}"
+                )
+        return False
+
+    def _is_named(self, claim: Claim) -> bool:
+        """Whether a signature names no repository, ours, or one that the rule lists; and no other tag than ours."""
+        if claim.name in _UNNAMED:
+            return True
+        try:
+            named = parse_reference(claim.name)
+        except errors.Invalid:
+            return False
+        ours, theirs = repository_of(self._reference), repository_of(named)
+        if ours != theirs:
+            return self._rule.may_name(theirs)
+        return (
+            not (named.tag and self._reference.tag and not self._reference.digest) or named.tag == self._reference.tag
+        )
