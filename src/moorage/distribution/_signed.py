@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct, field
 
 from moorage import errors
-from moorage.distribution._status import clean
 from moorage.distribution._keys import PublicKey
+from moorage.distribution._status import clean
 
 __all__ = (
     "BUNDLE_TYPE",

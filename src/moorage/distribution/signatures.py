@@ -16,7 +16,6 @@ from msgspec import Struct
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.distribution._check import Manifest, check_digest, new_hash
-from moorage.distribution._status import clean
 from moorage.distribution._keys import PublicKey, read_public_key
 from moorage.distribution._signed import (
     BUNDLE_TYPE,
@@ -29,6 +28,7 @@ from moorage.distribution._signed import (
     read_claims,
     read_simple,
 )
+from moorage.distribution._status import clean
 from moorage.distribution.source import Source
 from moorage.plugins import Reference, TrustedKeys, TrustRule, parse_reference, repository_of
 from moorage.timeouts import DEFAULT, Timeouts
