@@ -116,6 +116,24 @@ class MoorageClient:
         with self._open("GET", "/plugins/privileges", {"remote": remote}, None, _auth(auth)) as answer:
             return json.loads(answer.read())
 
+    def request_privileges(
+        self, remote: str = "", name: str = "", terms: Mapping[str, object] | None = None, auth: str = ""
+    ) -> Any:
+        """What a plugin would request (``Privileges``), what of it is ``New``, and the policy's ``Refusal``.
+
+        By reference, by name of one that is here, or by both for an upgrade; ``terms`` has ``settings``, ``secrets``.
+        """
+        body = json.dumps(dict(terms or {})).encode()
+        headers = {"Content-Type": "application/json", **_auth(auth)}
+        query = {key: value for key, value in (("remote", remote), ("name", name)) if value}
+        with self._open("POST", f"{_OURS}/privileges", query, body, headers) as answer:
+            return json.loads(answer.read())
+
+    def grant(self, name: str, privileges: Sequence[Any] | None = None, *, attended: bool = False) -> Any:
+        """Grant exactly this, as inspect shows it (None: all) to a plugin; ``attended``: a person was asked."""
+        body = {"attended": attended, **({"privileges": list(privileges)} if privileges is not None else {})}
+        return self._json("POST", f"{_OURS}/plugins/{_quoted(name)}/grant", body=body)
+
     def pull(
         self, remote: str, name: str, terms: Mapping[str, object], auth: str = "", *, once: bool = False
     ) -> "AbstractContextManager[Progress]":

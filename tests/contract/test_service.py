@@ -165,7 +165,7 @@ def test_each_line_bears_its_priority() -> None:
     levels = {10: 7, 20: 6, 30: 4, 40: 3, 50: 2}
     assert {level: prefixed(level, "x") for level in levels} == {level: f"<{p}>x" for level, p in levels.items()}
     record = logging.LogRecord("moorage.x", logging.ERROR, "f", 1, "two\n%s", ("lines",), None)
-    assert JournalFormatter("%(name)s: %(message)s").format(record) == "<3>moorage.x: two\n<3>lines"
+    assert JournalFormatter("%(name)s: %(message)s").format(record) == "<3>moorage.x: two\n<3>  lines"
 
 
 def test_the_journal_is_known_by_device_and_inode(tmp_path: Path) -> None:

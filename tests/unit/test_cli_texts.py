@@ -13,7 +13,8 @@ import pytest
 from moorage import errors
 from moorage.cli.cmd_create import package
 from moorage.cli.cmd_look import _instant
-from moorage.cli.common import ago, table
+from moorage.cli.common import ago
+from moorage.cli.terminal import table
 from moorage.client import MoorageClient, socket_of
 
 

@@ -6,7 +6,9 @@ Source: sd-daemon(3), and systemd.exec(5) for JOURNAL_STREAM.
 import logging
 import os
 
-__all__ = ("JournalFormatter", "is_journal", "prefixed")
+from moorage._lib.escaping import escape
+
+__all__ = ("JournalFormatter", "LineFormatter", "is_journal", "prefixed")
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG = 7
@@ -27,7 +29,15 @@ def prefixed(level: int, text: str) -> str:
     return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
-class JournalFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
+    """Records that cannot act on a terminal, and whose further lines are indented, so that none passes for another."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record, maybe of several lines."""
+        return escape(super().format(record).replace("\n", "\n  "), keep="\n\t")
+
+
+class JournalFormatter(LineFormatter):
     """Lines with their priority; time and unit are the journal's own."""
 
     def format(self, record: logging.LogRecord) -> str:

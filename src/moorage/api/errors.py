@@ -6,6 +6,7 @@ import logging
 from aiohttp import web
 
 from moorage import errors
+from moorage._lib.escaping import escape
 
 __all__ = ("answer_failure", "log_failure", "refusal", "status_of")
 
@@ -46,6 +47,6 @@ def log_failure(error: Exception, what: str) -> str:
     if isinstance(error, errors.MoorageError):
         status = status_of(error)
         log.log(logging.INFO if status < 500 else logging.WARNING, "%s: %d %s", what, status, error)
-        return str(error)
+        return escape(str(error), keep="\n\t")  # docker's command prints it as it comes
     log.error("%s failed", what, exc_info=error)
     return "moorage failed in a way that it did not foresee; its log says more"

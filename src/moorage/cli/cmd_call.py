@@ -5,7 +5,8 @@ import json
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, plugin_names, print_json, reach, wants_json
+from moorage.cli.common import json_option, plugin_names, reach, wants_json
+from moorage.cli.terminal import print_json, say, say_lines
 
 
 @click.command(
@@ -25,7 +26,7 @@ def command(plugin: str, method: str, data: str, timeout: float) -> int:
     except (ValueError, RecursionError) as error:
         raise errors.Invalid(f"cannot call {method}: the data is no JSON: {error}") from error
     status, body = reach().call(plugin, method, data.encode(), timeout)
-    click.echo(body.decode(errors="backslashreplace").rstrip("\n"))
+    say_lines(body.decode(errors="backslashreplace").rstrip("\n"))
     return 0 if status < 400 else 1
 
 
@@ -51,5 +52,5 @@ def probe(plugin: str, timeout: float) -> None:
     if wants_json():
         print_json({"types": types, "implements": implements, "problem": problem})
         return
-    click.echo(f"says in its config: {', '.join(types) or 'nothing'}")
-    click.echo(f"says of itself:     {', '.join(implements or ()) or problem or 'nothing'}")
+    say(f"says in its config: {', '.join(types) or 'nothing'}")
+    say(f"says of itself:     {', '.join(implements or ()) or problem or 'nothing'}")

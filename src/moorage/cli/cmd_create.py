@@ -6,13 +6,19 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from moorage.cli.common import directories, json_option, print_json, reach, wants_json
+from moorage.cli.common import directories, json_option, reach, wants_json
+from moorage.cli.consent import ask_grant, grant_option, is_attended, show_requested
 from moorage.cli.credentials import registry_auth
 from moorage.cli.image_tar import config_entry, image_tar, open_file
 from moorage.cli.progress import show_progress
+from moorage.cli.terminal import print_json, say, warn
+
+if TYPE_CHECKING:
+    from moorage.plugins import Config
 
 _CHUNKS = 8
 _BLOCK = 256 * 1024
@@ -33,31 +39,52 @@ _BLOCK = 256 * 1024
     "it), or a reference to one in a registry.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="The config.json for the image.")
+@grant_option
 @json_option
-def command(name: str, directory: Path | None, image: str | None, config: Path | None) -> None:
+def command(name: str, directory: Path | None, image: str | None, config: Path | None, grant_all: bool) -> None:
     """Create."""
     if (directory is None) == (image is None) or (image is None) != (config is None):
         raise click.UsageError("give a DIRECTORY, or --from IMAGE with --config config.json")
     if directory is not None:
-        _of_directory(name, directory)
+        _of_directory(name, directory, grant_all=grant_all)
     elif image is not None and config is not None:
-        _of_image(name, image, config)
+        _of_image(name, image, config, grant_all=grant_all)
 
 
-def _of_directory(name: str, directory: Path) -> None:
+def _ask(name: str, config: "Config", *, grant_all: bool) -> bool:
+    """Show what a config requests: who makes a plugin of a config of his own grants what is in it. A person is asked
+    all the same, unless ``grant_all``; whether one said yes. Raises: Denied.
+    """
+    from moorage.plugins import compute_privileges, privileges_to_api
+
+    requested = privileges_to_api(compute_privileges(config))
+    if not requested or grant_all or not is_attended():
+        show_requested(requested)
+        return False
+    ask_grant(name, requested)
+    return True
+
+
+def _of_directory(name: str, directory: Path, *, grant_all: bool) -> None:
     from moorage.engine.package import load_directory
 
     plugin = load_directory(directory)
     for warning in plugin.parsed.warnings:
-        click.echo(f"moorage: warning: {plugin.path / 'config.json'}: {warning}", err=True)
+        warn(f"{plugin.path / 'config.json'}: {warning}")
+    is_granted = _ask(name, plugin.parsed.config, grant_all=grant_all)
     reach().create(name, package(plugin.path))
-    click.echo(name)
+    if is_granted:
+        reach().grant(name, attended=True)
+    say(name)
 
 
-def _of_image(name: str, image: str, config: Path) -> None:
+def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
     """What looks like a path, or is one, is no reference."""
+    from moorage.plugins import parse_config
+
     with open_file(config) as file:
         raw = file.read()
+    is_granted = _ask(name, parse_config(raw).config, grant_all=grant_all)
     path = Path(image)
     if image.startswith((".", "/")) or path.exists():
         making = reach().create_from(name, image_tar(raw, path))
@@ -65,12 +92,14 @@ def _of_image(name: str, image: str, config: Path) -> None:
         making = reach().create_from(name, iter((config_entry(raw) + bytes(1024),)), image, registry_auth(image))
     with making as progress:
         made = show_progress(progress)
+    if is_granted:
+        reach().grant(name, attended=True)
     for warning in made["Warnings"]:
-        click.echo(f"moorage: warning: {config}: {warning}", err=True)
+        warn(f"{config}: {warning}")
     if wants_json():
         print_json(made)
     else:
-        click.echo(name)
+        say(name)
 
 
 def package(directory: Path) -> Iterator[bytes]:

@@ -1,6 +1,5 @@
 """``moorage doctor``: what is missing or wrong on this machine, and how to mend it."""
 
-import json
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,6 +9,7 @@ import click
 
 from moorage import errors
 from moorage.cli.target import given_socket, locate_engine
+from moorage.cli.terminal import indented, print_json, say_lines
 from moorage.client import MoorageClient
 from moorage.location import locate
 
@@ -42,9 +42,9 @@ def command(as_json: bool) -> int:
             status = 1
         if as_json:
             line = {"subject": finding.subject, "verdict": finding.verdict.value, "text": finding.text}
-            click.echo(json.dumps({**line, "advice": finding.advice}))
+            print_json({**line, "advice": finding.advice})
             continue
-        click.echo(f"{finding.verdict.value:<8} {finding.subject}: {finding.text}")
+        say_lines(indented(f"{finding.verdict.value:<8} {finding.subject}: {finding.text}"))
         if finding.advice:
-            click.echo(f"{'':<8} → {finding.advice}")
+            say_lines(f"{'':<8} → {indented(finding.advice)}")
     return status

@@ -1,25 +1,16 @@
 """``moorage install``, ``privileges`` and ``upgrade``: plugins from registries."""
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
-
 import click
 
 from moorage import errors
 from moorage.cli.cmd_lifecycle import read_secret
-from moorage.cli.common import json_option, plugin_names, print_json, reach, table, wants_json
+from moorage.cli.common import json_option, plugin_names, reach, wants_json
+from moorage.cli.consent import agree, grant_option, values_of
 from moorage.cli.credentials import registry_auth
 from moorage.cli.progress import show_progress
+from moorage.cli.terminal import ask, print_json, say, table
 
 __all__ = ("install", "privileges", "upgrade")
-
-_GRANT_ALL = click.option(
-    "--grant-all-permissions",
-    "grant_all",
-    is_flag=True,
-    help="Grant whatever the plugin asks for, within the policy of the host, if it has one.",
-)
 
 
 @click.command(
@@ -31,7 +22,7 @@ _GRANT_ALL = click.option(
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--alias", default="", help="The name that it gets here, instead of the reference's.")
 @click.option("--disable", "leave_disabled", is_flag=True, help="Do not start it.")
-@_GRANT_ALL
+@grant_option
 @click.option(
     "--ensure", is_flag=True, help="Be content with a plugin of this name, from there, that has these settings."
 )
@@ -51,11 +42,12 @@ def install(
 
     client, auth = reach(), registry_auth(reference)
     local = local_name(alias) if alias else parse_reference(reference).local_name
-    is_there = ensure and _is_there(local)
-    terms: dict[str, object] = (
-        {"privileges": []} if is_there else _agree(local, [], client.privileges(reference, auth), grant_all=grant_all)
-    )
-    terms |= {"settings": list(assignments), "secrets": [read_secret(each) for each in secrets]}
+    settings = {"settings": list(assignments), "secrets": [read_secret(each) for each in secrets]}
+    terms: dict[str, object] = {"privileges": []}
+    if not (ensure and _is_there(local)):
+        found = client.request_privileges(reference, "", settings, auth)
+        terms = agree(local, [], found, grant_all=grant_all)
+    terms |= settings
     with client.pull(reference, alias, terms, auth, once=ensure) as progress:
         show_progress(progress)
     if not leave_disabled and not client.inspect(progress.name)["Enabled"]:
@@ -67,7 +59,7 @@ def install(
                 f"when that is mended: moorage enable {progress.name}"
             ) from error
     if not wants_json():
-        click.echo(progress.name)
+        say(progress.name)
 
 
 @click.command(name="privileges", help="Show what the plugin with this reference asks for of the host.")
@@ -79,11 +71,10 @@ def privileges(reference: str) -> None:
     if wants_json():
         print_json(found)
     elif found:
-        table(
-            ("ASKS FOR", "VALUE", "WHAT IT IS"), [(each["Name"], _values(each), each["Description"]) for each in found]
-        )
+        rows = [(each["Name"], values_of(each), each["Description"]) for each in found]
+        table(("ASKS FOR", "VALUE", "WHAT IT IS"), rows)
     else:
-        click.echo(f"{reference} asks for nothing.")
+        say(f"{reference} asks for nothing.")
 
 
 @click.command(
@@ -101,7 +92,7 @@ def privileges(reference: str) -> None:
 )
 @click.option("-f", "--force", is_flag=True, help="Also where somebody uses it.")
 @click.option("--skip-remote-check", is_flag=True, help="Do not ask before another repository takes its place.")
-@_GRANT_ALL
+@grant_option
 @json_option
 def upgrade(plugin: str, reference: str, restart: bool, force: bool, skip_remote_check: bool, grant_all: bool) -> None:
     """Upgrade."""
@@ -114,11 +105,12 @@ def upgrade(plugin: str, reference: str, restart: bool, force: bool, skip_remote
     if not skip_remote_check:
         _check_origin(name, origin, reference)
     auth = registry_auth(reference)
-    terms = _agree(name, found["Moorage"]["Privileges"], client.privileges(reference, auth), grant_all=grant_all)
+    requested = client.request_privileges(reference, name, {}, auth)
+    terms = agree(name, found["Moorage"]["Privileges"], requested, grant_all=grant_all)
     with client.upgrade(name, reference, terms, auth, restart=restart, force=force) as progress:
         show_progress(progress)
     if not wants_json():
-        click.echo(name)
+        say(name)
 
 
 def _is_there(name: str) -> bool:
@@ -128,44 +120,10 @@ def _is_there(name: str) -> bool:
         return False
 
 
-def _agree(name: str, before: Sequence[Any], asked: Sequence[Any], *, grant_all: bool) -> dict[str, object]:
-    """The terms for what a plugin asks, after a person said yes to what is new of it. Raises: Denied."""
-    if grant_all:
-        return {}
-    had, wants = Counter(map(_key, before)), Counter(map(_key, asked))
-    new, gone = wants - had, had - wants
-    for mark, keys in (("+", new), ("-", gone)):
-        for each in keys.elements():
-            click.echo(f" {mark} {each[0]}: {', '.join(each[1])}", err=True)
-    if new:
-        more = " more than before" if before else ""
-        if not _ask(f"Plugin {name} asks for this{more}. Grant it?", "--grant-all-permissions"):
-            raise errors.Denied(f"plugin {name} did not get what it asks for; nothing was changed")
-    return {"privileges": list(asked), "attended": bool(asked)}
-
-
 def _check_origin(name: str, origin: str, reference: str) -> None:
     from moorage.plugins import parse_reference
 
     if parse_reference(origin).name == parse_reference(reference).name:
         return
-    if not _ask(f"Plugin {name} is from {origin}. Replace it by {reference}?", "--skip-remote-check"):
+    if not ask(f"Plugin {name} is from {origin}. Replace it by {reference}?", "--skip-remote-check"):
         raise errors.Denied(f"plugin {name} stays what it is")
-
-
-def _ask(question: str, option: str) -> bool:
-    """What a person says. Raises: Denied naming the option that answers where nobody is there."""
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        raise errors.Denied(f"cannot ask, there is nobody to answer: give {option}") from error
-
-
-def _key(privilege: Any) -> tuple[str, tuple[str, ...]]:
-    return privilege["Name"], tuple(sorted(privilege["Value"]))
-
-
-def _values(privilege: Any) -> str:
-    return ", ".join(privilege["Value"])

@@ -6,15 +6,24 @@ import click
 
 from moorage import errors
 from moorage.cli.common import each_name, plugin_names, reach
+from moorage.cli.consent import ask_grant, grant_option, show_change
+from moorage.cli.terminal import say
 
 
 @click.command(name="enable", help="Start PLUGIN for good, and wait until it is ready.")
 @click.argument("plugin", shell_complete=plugin_names)
 @click.option("--timeout", type=click.IntRange(min=0), default=0, help="Seconds until it must be ready (0: 30).")
-def enable(plugin: str, timeout: int) -> None:
-    """Enable."""
-    reach().enable(plugin, timeout)
-    click.echo(plugin)
+@grant_option
+def enable(plugin: str, timeout: int, grant_all: bool) -> None:
+    """Enable, after asking for what was never granted."""
+    client = reach()
+    more = client.inspect(plugin)["Moorage"]
+    if more["Ungranted"]:
+        if not grant_all:
+            ask_grant(plugin, more["Privileges"])
+        client.grant(plugin, more["Privileges"], attended=not grant_all)
+    client.enable(plugin, timeout)
+    say(plugin)
 
 
 @click.command(name="disable", help="Stop PLUGIN for good, and wait until nothing of it runs.")
@@ -23,7 +32,7 @@ def enable(plugin: str, timeout: int) -> None:
 def disable(plugin: str, force: bool) -> None:
     """Disable."""
     reach().disable(plugin, force=force)
-    click.echo(plugin)
+    say(plugin)
 
 
 @click.command(name="restart", help="Stop PLUGIN and start it again.")
@@ -31,7 +40,7 @@ def disable(plugin: str, force: bool) -> None:
 def restart(plugin: str) -> None:
     """Restart."""
     reach().restart(plugin)
-    click.echo(plugin)
+    say(plugin)
 
 
 @click.command(name="rm", help="Remove each PLUGIN, with all its files.")
@@ -42,7 +51,7 @@ def remove(plugins: tuple[str, ...], force: bool) -> int:
 
     def do(name: str) -> None:
         reach().remove(name, force=force)
-        click.echo(name)
+        say(name)
 
     return each_name(plugins, do)
 
@@ -65,7 +74,10 @@ def set_(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...]) ->
     """Set."""
     if not assignments and not secrets:
         raise click.UsageError("nothing to set: give NAME=VALUE or --secret NAME=@FILE")
-    reach().set(plugin, assignments, [read_secret(each) for each in secrets])
+    client = reach()
+    before = client.inspect(plugin)["Moorage"]["Privileges"]
+    client.set(plugin, assignments, [read_secret(each) for each in secrets])
+    show_change(before, client.inspect(plugin)["Moorage"]["Privileges"])
 
 
 def read_secret(assignment: str) -> str:

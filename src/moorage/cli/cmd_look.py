@@ -1,6 +1,5 @@
 """Commands that look at plugins: ls, inspect, logs, events."""
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,17 +7,8 @@ from typing import Any
 import click
 
 from moorage import errors
-from moorage.cli.common import (
-    ago,
-    each_name,
-    how_long,
-    json_option,
-    plugin_names,
-    print_json,
-    reach,
-    table,
-    wants_json,
-)
+from moorage.cli.common import ago, each_name, how_long, json_option, plugin_names, reach, wants_json
+from moorage.cli.terminal import print_json, say, styled, table
 
 _HEAD = ("ID", "NAME", "STATE", "UPTIME", "RESTARTS", "LAST EXIT", "NEXT TRY", "DESCRIPTION")
 _SHORT = 12
@@ -43,7 +33,7 @@ def list_all(quiet: bool, no_trunc: bool, filters: tuple[str, ...]) -> None:
             print_json(plugin)
     elif quiet:
         for plugin in plugins:
-            click.echo(plugin["Id"] if no_trunc else plugin["Id"][:_SHORT])
+            say(plugin["Id"] if no_trunc else plugin["Id"][:_SHORT])
     else:
         rows = [_row(plugin, no_trunc=no_trunc) for plugin in plugins]
         if any(plugin["Moorage"]["Widenings"] for plugin in plugins):  # else the column would be empty
@@ -64,7 +54,7 @@ def inspect(plugins: tuple[str, ...]) -> int:
         for plugin in found:
             print_json(plugin)
     else:
-        click.echo(json.dumps(found, indent=4))
+        print_json(found, indent=4)
     return status
 
 
@@ -73,8 +63,9 @@ def inspect(plugins: tuple[str, ...]) -> int:
 @click.option("-n", "--tail", type=click.IntRange(min=0), help="Only the last lines.")
 @click.option("--since", default="", help="Only what came after a time (2026-01-02T03:04:05) or a while ago (10m).")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes; Ctrl-C ends it.")
+@click.option("--raw", is_flag=True, help="Pass on the colours that PLUGIN sets; other control characters are escaped.")
 @json_option
-def logs(plugin: str, tail: int | None, since: str, follow: bool) -> None:
+def logs(plugin: str, tail: int | None, since: str, follow: bool, raw: bool) -> None:
     """Show lines as they come."""
     as_json = wants_json()
     for line in reach().logs(plugin, tail=tail, since=_instant(since), follow=follow):
@@ -82,8 +73,8 @@ def logs(plugin: str, tail: int | None, since: str, follow: bool) -> None:
             print_json(line)
             continue
         at = datetime.fromisoformat(line["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        label = click.style(line["stream"], fg="red" if line["stream"] == "stderr" else "blue")
-        click.echo(f"{at} {label} | {line['text']}")
+        label = styled(line["stream"], "red" if line["stream"] == "stderr" else "blue")
+        say(f"{at} ", label, " | ", line["text"], colours=raw)
 
 
 @click.command(name="events", help="Show what happens to plugins, as it happens; Ctrl-C ends it.")
@@ -100,7 +91,7 @@ def events(since: str) -> None:
         attributes = dict(event["Actor"]["Attributes"])
         name = attributes.pop("name", "")
         more = "".join(f" {key}={value}" for key, value in attributes.items())
-        click.echo(f"{at} {event['Action']:<8} {name}{more}")
+        say(f"{at} {event['Action']:<8} {name}{more}")
 
 
 def _row(plugin: dict[str, Any], *, no_trunc: bool) -> tuple[str, ...]:
@@ -111,7 +102,7 @@ def _row(plugin: dict[str, Any], *, no_trunc: bool) -> tuple[str, ...]:
     return (
         id,
         plugin["Name"],
-        click.style(more["State"], fg=_COLOURS.get(more["State"])),
+        styled(more["State"], _COLOURS.get(more["State"])),
         _uptime(more["UptimeSeconds"]),
         str(more["Restarts"]),
         _end(more["LastExit"]),

@@ -2,14 +2,19 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from moorage.cli.common import json_option, plugin_names, print_json, reach, size, table, wants_json
+from moorage import errors
+from moorage.cli.common import json_option, plugin_names, reach, size, wants_json
+from moorage.cli.consent import ask_grant, grant_option, show_requested
 from moorage.cli.credentials import registry_auth
 from moorage.cli.image_tar import open_file, pieces_of
 from moorage.cli.progress import show_progress
+from moorage.cli.terminal import print_json, say, table, warn
 
 _file = click.Path(path_type=Path)
 
@@ -30,7 +35,7 @@ def push(plugin: str, reference: str | None) -> None:
     if wants_json():
         print_json(pushed)
     else:
-        click.echo(f"{pushed['Tag']}: digest: {pushed['Digest']} size: {pushed['Size']}")
+        say(f"{pushed['Tag']}: digest: {pushed['Digest']} size: {pushed['Size']}")
 
 
 def _name_of(plugin: str, document: dict[str, object]) -> str:
@@ -50,7 +55,7 @@ def _name_of(plugin: str, document: dict[str, object]) -> str:
 def tag(plugin: str, name: str) -> None:
     """Tag."""
     reach().tag(plugin, name)
-    click.echo(name)
+    say(name)
 
 
 @click.command(
@@ -79,7 +84,7 @@ def save(plugins: tuple[str, ...], output: Path | None) -> None:
         half.rename(output)
     finally:
         half.unlink(missing_ok=True)
-    click.echo(str(output))
+    say(str(output))
 
 
 @click.command(
@@ -88,10 +93,12 @@ def save(plugins: tuple[str, ...], output: Path | None) -> None:
 )
 @click.option("-i", "--input", "source", type=_file, help="The file (standard input, where that is no terminal).")
 @click.option("--name", default="", help="The name, for an archive with one plugin.")
+@grant_option
 @json_option
-def load(source: Path | None, name: str) -> None:
+def load(source: Path | None, name: str, grant_all: bool) -> None:
     """Load."""
-    if source is None or str(source) == "-":
+    is_from_stdin = source is None or str(source) == "-"
+    if source is None or is_from_stdin:
         if sys.stdin.isatty():
             raise click.UsageError("nothing comes from a terminal: give -i FILE")
         loaded = reach().load(pieces_of(sys.stdin.buffer), name)
@@ -102,9 +109,30 @@ def load(source: Path | None, name: str) -> None:
         if wants_json():
             print_json(each)
         else:
-            click.echo(f"{each['Name']}: {'loaded' if each['New'] else 'is here already'}")
+            say(f"{each['Name']}: {'loaded' if each['New'] else 'is here already'}")
             for warning in each["Warnings"]:
-                click.echo(f"moorage: warning: {each['Name']}: {warning}", err=True)
+                warn(f"{each['Name']}: {warning}")
+        if each["Ungranted"]:
+            _grant(
+                each["Name"], each["Privileges"], grant_all=grant_all, can_ask=not is_from_stdin and not wants_json()
+            )
+
+
+def _grant(name: str, requested: Sequence[Any], *, grant_all: bool, can_ask: bool) -> None:
+    """Grant what came in an archive, after a person said yes; else it is for ``enable`` to ask."""
+    if grant_all:
+        show_requested(requested)
+        reach().grant(name)
+        return
+    try:
+        if not can_ask:
+            show_requested(requested)
+            raise errors.Denied("nobody was asked")
+        ask_grant(name, requested)
+    except errors.Denied:
+        say(f"{name} is granted nothing yet: moorage enable {name} asks", err=True)
+        return
+    reach().grant(name, requested, attended=True)
 
 
 @click.command(
@@ -120,13 +148,11 @@ def df() -> None:
     head = ("NAME", "PACKAGE", "SHARED", "LAYERS", "SHARED", "WRITTEN", "DATA", "LOGS")
     keys = ("Package", "SharedPackage", "Layers", "SharedLayers", "Written", "Data", "Logs")
     table(head, [(each["Name"], *(size(each[f"{key}Bytes"]) for key in keys)) for each in usage["Plugins"]])
-    click.echo()
-    click.echo(f"packages      {size(usage['ContentBytes'])}, each blob once")
-    click.echo(f"layers        {size(usage['LayersBytes'])}, each once; written on top {size(usage['WrittenBytes'])}")
-    click.echo(f"uploads       {usage['Uploads']}, {size(usage['UploadsBytes'])}")
-    click.echo(
-        f"unreferenced  {size(usage['UnreferencedBytes'])}; moorage prune gives back what is left of killed work"
-    )
+    say()
+    say(f"packages      {size(usage['ContentBytes'])}, each blob once")
+    say(f"layers        {size(usage['LayersBytes'])}, each once; written on top {size(usage['WrittenBytes'])}")
+    say(f"uploads       {usage['Uploads']}, {size(usage['UploadsBytes'])}")
+    say(f"unreferenced  {size(usage['UnreferencedBytes'])}; moorage prune gives back what is left of killed work")
 
 
 @click.command(name="prune", help="Remove what nothing refers to: left uploads, content and layers, logs of no plugin.")
@@ -137,6 +163,6 @@ def prune() -> None:
     if wants_json():
         print_json(pruned)
         return
-    click.echo(f"gave back {size(pruned['FreedBytes'])}; ended {pruned['Uploads']} uploads")
+    say(f"gave back {size(pruned['FreedBytes'])}; ended {pruned['Uploads']} uploads")
     if pruned["UnderWay"]:
-        click.echo(f"{pruned['UnderWay']} operations are under way, so uploads were left alone; try again later")
+        say(f"{pruned['UnderWay']} operations are under way, so uploads were left alone; try again later")

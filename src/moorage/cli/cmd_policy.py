@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, plugin_names, print_json, reach, wants_json
+from moorage.cli.common import json_option, plugin_names, reach, wants_json
 from moorage.cli.limits import SIZE, ULIMIT, size_text
+from moorage.cli.terminal import ask, print_json, say
 
 __all__ = ("command",)
 
@@ -104,14 +105,8 @@ def _ask_for_widening(plugin: str, now: Any, given: dict[str, Any], *, grant_all
     if not new or grant_all:
         return False
     for text in new:
-        click.echo(f" + {text}", err=True)
-    try:
-        is_granted = click.confirm(f"This gives plugin {plugin} more than the default. Grant it?", err=True)
-    except click.Abort as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        raise errors.Denied("cannot ask, there is nobody to answer: give --grant-all-permissions") from error
-    if not is_granted:
+        say(f" + {text}", err=True)
+    if not ask(f"This gives plugin {plugin} more than the default. Grant it?", "--grant-all-permissions"):
         raise errors.Denied(f"the policy of plugin {plugin} was not changed")
     return True
 
@@ -142,7 +137,7 @@ def _show(found: Any) -> None:
     )
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
 
 
 def _pair(values: Any) -> str:

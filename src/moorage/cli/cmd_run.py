@@ -1,6 +1,5 @@
 """``moorage run``: a plugin in the foreground, without any daemon."""
 
-import json
 import math
 import signal
 from dataclasses import replace
@@ -10,6 +9,7 @@ import click
 
 from moorage._lib.importing import importing
 from moorage.cli.common import directories
+from moorage.cli.terminal import print_json, warn
 
 _NOBODY_READS = 128 + signal.SIGPIPE
 
@@ -29,9 +29,16 @@ _NOBODY_READS = 128 + signal.SIGPIPE
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds until the plugin must listen (30), or it is stopped.",
 )
+@click.option("--raw", is_flag=True, help="Pass on the colours that the plugin sets.")
 @click.pass_obj
 def command(
-    as_json: bool, directory: Path, assignments: tuple[str, ...], print_spec: bool, keep: bool, timeout: float | None
+    as_json: bool,
+    directory: Path,
+    assignments: tuple[str, ...],
+    print_spec: bool,
+    keep: bool,
+    timeout: float | None,
+    raw: bool,
 ) -> int:
     """Load, plan, run; the exit status is returned to ``main``."""
     with importing():
@@ -47,16 +54,16 @@ def command(
         raise click.BadParameter("it is not a number", param_hint="--timeout")
     plugin = load_directory(directory)
     for warning in plugin.parsed.warnings:
-        click.echo(f"moorage: warning: {plugin.path / 'config.json'}: {warning}", err=True)
+        warn(f"{plugin.path / 'config.json'}: {warning}")
     config = plugin.parsed.config
     settings = effective_settings(config, apply_settings(config, NO_OVERRIDES, assignments))
     if print_spec:
-        click.echo(json.dumps(plan_run(plugin, settings).spec, indent=2))
+        print_json(plan_run(plugin, settings).spec, indent=2)
         return 0
     options = RunOptions(keep, replace(DEFAULT, ready=timeout) if timeout else DEFAULT)
 
     async def run() -> int:
-        teller = JsonTeller() if as_json else PlainTeller()
+        teller = JsonTeller() if as_json else PlainTeller(raw=raw)
         await teller.starting(plugin.path)
         return await run_in_foreground(plugin, settings, teller, options)
 

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, plugin_names, print_json, reach, size, table, wants_json
+from moorage.cli.common import json_option, plugin_names, reach, size, wants_json
+from moorage.cli.terminal import clear, print_json, table
 
 __all__ = ("command",)
 
 _HEAD = ("NAME", "CPU %", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN")
-_CLEAR = "\x1b[H\x1b[J"
 
 
 @click.command(name="stats", help="Show what each PLUGIN uses (all that run by default), until Ctrl-C.")
@@ -54,7 +54,7 @@ def _show(before: dict[str, Any], after: dict[str, Any], *, is_live: bool) -> No
             print_json({**each, "CpuPercent": _cpu(before.get(id, {}), each)})
         return
     if is_live:
-        click.echo(_CLEAR, nl=False)
+        clear()
     table(_HEAD, [_row(before.get(id, {}), each) for id, each in sorted(after.items(), key=lambda it: it[1]["Name"])])
 
 

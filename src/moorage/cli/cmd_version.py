@@ -1,6 +1,5 @@
 """``moorage version``: our version, and those of what we run on."""
 
-import json
 import os
 import platform
 import shutil
@@ -9,6 +8,7 @@ import subprocess
 import click
 
 from moorage import __version__
+from moorage.cli.terminal import print_json, say
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -37,7 +37,7 @@ def command(as_json: bool) -> None:
         "kernel": platform.release(),
     }
     if as_json:
-        click.echo(json.dumps(versions))
+        print_json(versions)
         return
     for name, version in versions.items():
-        click.echo(f"{name:<11} {version}")
+        say(f"{name:<11} {version}")

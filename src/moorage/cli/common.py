@@ -1,7 +1,6 @@
 """What commands that talk to the engine share: the client, the --json option, texts for people."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,6 +8,7 @@ import click
 
 from moorage import errors
 from moorage.cli.target import host_of
+from moorage.cli.terminal import complain
 from moorage.client import MoorageClient
 
 if TYPE_CHECKING:
@@ -21,10 +21,8 @@ __all__ = (
     "how_long",
     "json_option",
     "plugin_names",
-    "print_json",
     "reach",
     "size",
-    "table",
     "wants_json",
 )
 
@@ -70,20 +68,6 @@ def wants_json() -> bool:
     return bool(root.params.get("as_json") or root.meta.get("json"))
 
 
-def print_json(document: object) -> None:
-    """One document on a line."""
-    click.echo(json.dumps(document))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they need; texts may be coloured, which only a terminal shows."""
-    lines = [tuple(head), *(tuple(row) for row in rows)]
-    widths = [max(len(click.unstyle(line[column])) for line in lines) for column in range(len(head))]
-    for line in lines:
-        padded = (text + " " * (width - len(click.unstyle(text))) for text, width in zip(line, widths, strict=True))
-        click.echo("   ".join(padded).rstrip())
-
-
 def ago(text: str | None) -> str:
     """How long ago an instant was, "3 minutes ago"; how far ahead, "in 5 seconds"; empty for none."""
     if not text:
@@ -110,7 +94,7 @@ def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:
         except errors.Unavailable:
             raise
         except errors.MoorageError as error:
-            click.echo(f"moorage: {error}", err=True)
+            complain(f"{error}")
             status = 1
     return status
 

@@ -14,6 +14,7 @@ from click.shell_completion import (
 )
 
 from moorage import errors
+from moorage._lib.escaping import escape, is_printable
 from moorage.cli.target import host_of
 from moorage.client import MoorageClient
 
@@ -105,6 +106,7 @@ def find_plugins(context: click.Context, incomplete: str) -> list[CompletionItem
     for name, state in sorted(found.items()):
         # hello is hello:latest, and shorter
         offered = name if incomplete.startswith(name.removesuffix(_LATEST) + ":") else name.removesuffix(_LATEST)
-        if offered.startswith(incomplete) and not {name, offered} & given:
-            items.append(CompletionItem(offered, help=state))
+        # a shell reads a line for each, and shows it as it is
+        if is_printable(name) and offered.startswith(incomplete) and not {name, offered} & given:
+            items.append(CompletionItem(offered, help=escape(state)))
     return items

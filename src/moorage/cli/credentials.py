@@ -2,7 +2,7 @@
 
 from functools import cache
 
-import click
+from moorage.cli.terminal import warn
 
 __all__ = ("registry_auth",)
 
@@ -31,4 +31,4 @@ def registry_auth(reference: str) -> str:
 @cache
 def _warn(text: str) -> None:
     """Once for a command that needs the same credentials several times."""
-    click.echo(f"moorage: warning: {text}", err=True)
+    warn(text)

@@ -9,7 +9,8 @@ import sys
 import click
 
 from moorage import __version__, errors
-from moorage._lib.journal import JournalFormatter, is_journal, prefixed
+from moorage._lib.journal import JournalFormatter, LineFormatter, is_journal, prefixed
+from moorage.cli.terminal import indented, say_lines
 from moorage.client import DEFAULT_HOST
 
 __all__ = ("main",)
@@ -80,7 +81,7 @@ class _Commands(click.Group):
 @click.pass_context
 def _moorage(context: click.Context, host: str, as_json: bool, verbose: bool) -> None:
     logs = logging.StreamHandler(sys.stderr)
-    formatter = JournalFormatter if _is_for_the_journal() else logging.Formatter
+    formatter = JournalFormatter if _is_for_the_journal() else LineFormatter
     logs.setFormatter(formatter("%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[logs])
     context.obj = as_json  # commands that talk to the engine look up the host by themselves
@@ -114,7 +115,8 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    click.echo(prefixed(logging.ERROR, text) if _is_for_the_journal() else text, err=True)
+    shown = indented(text)
+    say_lines(prefixed(logging.ERROR, shown) if _is_for_the_journal() else shown, err=True)
 
 
 def _is_for_the_journal() -> bool:

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
-from moorage.cli.common import print_json, wants_json
+from moorage._lib.escaping import escape
+from moorage.cli.common import wants_json
+from moorage.cli.terminal import print_json, say
 from moorage.client import Progress
 
 __all__ = ("show_progress",)
@@ -29,7 +29,7 @@ def show_progress(progress: Progress) -> dict[str, Any]:
     else:
         for line in steps:
             if not line.get("progressDetail"):
-                click.echo(_text(line), err=True)
+                say(_text(line), err=True)
     return aux
 
 
@@ -48,8 +48,8 @@ def _show_bars(steps: Iterator[dict[str, Any]]) -> None:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.fields[id]}"),
-        TextColumn("{task.description:<17}"),
+        TextColumn("{task.fields[id]}", markup=False),
+        TextColumn("{task.description:<17}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -59,16 +59,16 @@ def _show_bars(steps: Iterator[dict[str, Any]]) -> None:
         for line in steps:
             detail: dict[str, Any] | None = line.get("progressDetail")
             if detail is None:
-                shown.console.print(_text(line), markup=False, highlight=False)
+                shown.console.print(escape(_text(line)), markup=False, highlight=False)
                 continue
-            id = line["id"]
+            id, status = escape(str(line["id"])), escape(str(line["status"]))
             if id not in bars:
                 bars[id] = shown.add_task("", total=None, id=id)
             counts = {"completed": detail["current"], "total": detail["total"]} if detail else {}
-            if line["status"] in _DONE or line["status"].startswith("Mounted from"):
-                shown.update(bars[id], description=line["status"], total=1, completed=1)
+            if status in _DONE or status.startswith("Mounted from"):
+                shown.update(bars[id], description=status, total=1, completed=1)
             else:
-                shown.update(bars[id], description=line["status"], **counts)
+                shown.update(bars[id], description=status, **counts)
 
 
 def _text(line: dict[str, Any]) -> str:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import click
 
+from moorage._lib.escaping import escape
 from moorage.cli.output import Output
+from moorage.cli.terminal import indented
 from moorage.engine.foreground import Ended, Gone, Happened, Kept, Lines, Plan, Ready, Started
 from moorage.executor import Exit
+
+_KEPT = "\n\t"
 
 __all__ = ("JsonTeller", "PlainTeller")
 
@@ -17,8 +21,9 @@ __all__ = ("JsonTeller", "PlainTeller")
 class PlainTeller:
     """For people: output on standard output with time and stream, everything of ours on standard error."""
 
-    def __init__(self) -> None:
-        self._out, self._err = Output(sys.stdout), Output(sys.stderr)
+    def __init__(self, *, raw: bool = False) -> None:
+        """With ``raw`` the colours that the plugin sets are passed on."""
+        self._out, self._err, self._raw = Output(sys.stdout), Output(sys.stderr), raw
 
     async def __call__(self, happened: Happened) -> None:
         match happened:
@@ -26,7 +31,8 @@ class PlainTeller:
                 time = at.astimezone().strftime("%H:%M:%S.%f")[:-3]
                 colour = "red" if stream == "stderr" else "blue"
                 label = click.style(stream, fg=colour) if self._out.is_terminal else stream
-                await self._out.write("".join(f"{time} {label} | {text}\n" for text in texts))
+                shown = [escape(text, keep="\t", colours=self._raw) for text in texts]
+                await self._out.write("".join(f"{time} {label} | {text}\n" for text in shown))
             case Started(plan):
                 await self._say(f"socket {plan.socket.path}")
                 if plan.propagated_mount is not None:
@@ -45,7 +51,7 @@ class PlainTeller:
         await self._say(f"starting {directory}")
 
     async def _say(self, text: str) -> None:
-        await self._err.write(f"moorage: {text}\n")
+        await self._err.write(f"moorage: {escape(indented(text), keep=_KEPT)}\n")
 
 
 class JsonTeller:

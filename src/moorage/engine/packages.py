@@ -112,7 +112,7 @@ class Packages:
         return await run_blocking(lambda: self._work.consent.request_now(config, made, before))
 
     async def grant(self, name: str, terms: Terms) -> PluginView:
-        """Grant what a plugin requests with its settings; terms as for ``pull``.
+        """Grant what a plugin requests with its settings; terms as for ``pull``. Attended, a person saw all of it.
 
         Raises: NotFound; Denied where something else is granted, or the host's policy is against it; Unavailable.
         """
@@ -120,7 +120,7 @@ class Packages:
 
         async def job() -> None:
             record = plugin.record
-            before = granted_of(record, plugin.config)
+            before = _NOTHING if terms.is_attended else granted_of(record, plugin.config)
             granted = await self._agree(plugin.config, record.overrides, terms, before=before)
             await self._work.save(plugin, **granted.as_fields())
 
