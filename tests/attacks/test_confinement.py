@@ -218,6 +218,78 @@ def test_x07_a_read_only_root_has_what_programs_write_to(house: EngineProcess) -
     assert write_inside(house, "p", "/file") == 0
 
 
+def test_x08_root_inside_is_nobody_on_the_host(house: EngineProcess) -> None:
+    add_attempts(house, "p", policy={"userns": "auto"}, linux={"capabilities": ["CAP_SYS_ADMIN"]})
+    first, host, count = map(int, read_inside(house, "p", "/proc/self/uid_map").split())
+    assert (first, count) == (0, 65536)
+    assert host >= 0x70000000
+    pid = house.more("p")["Pid"]
+    assert os.stat(f"/proc/{pid}").st_uid == host
+    assert status_inside(house, "p")["Uid"].split() == ["0"] * 4
+    assert write_inside(house, "p", "/file") == 0
+    assert write_inside(house, "p", "/run/docker/plugins/file") == 0
+    assert os.stat(house.ours("GET", "p", "path?path=/file")["Path"]).st_uid == host
+    assert attempt(house, "p", "mount") == 0, "root of its namespace mounts in it"
+    for what in ("mknod", "settimeofday", "init-module"):
+        assert attempt(house, "p", what) == errno.EPERM, what
+    for directory in (house.exec_root / "p", house.exec_root / "p" / house.inspect("p")["Id"][:12]):
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert not (house.exec_root / "u" / house.inspect("p")["Id"][:12]).exists(), "the view is there for a start only"
+    add_attempts(house, "q", policy={"userns": "auto"})
+    assert int(read_inside(house, "q", "/proc/self/uid_map").split()[1]) != host, "each has ids of its own"
+
+
+def test_x08_files_keep_their_owners_over_every_change(house: EngineProcess) -> None:
+    add_attempts(house, "p")
+    assert write_inside(house, "p", "/before") == 0
+
+    def owner(path: str) -> int:
+        return int(house.call("p", f"owner{path}"))
+
+    for userns in ("auto", "host", "auto"):
+        restart(house, "p", {"userns": userns})
+        assert read_inside(house, "p", "/proc/self/uid_map").split()[1] == "0" or userns == "auto"
+        for path in ("/before", "/attempts", "/mnt", "/"):
+            assert owner(path) == 0, (path, userns)
+        assert write_inside(house, "p", "/before") == 0
+        assert write_inside(house, "p", f"/{userns}") == 0
+    house.crash("p", 3)
+    house.until_restarted("p", 1)
+    assert owner("/host") == 0
+    assert write_inside(house, "p", "/host") == 0
+
+
+def test_x08_a_crash_after_a_change_starts_it_with_the_new_namespace(house: EngineProcess) -> None:
+    add_attempts(house, "p")
+    for userns in ("auto", "host"):
+        house.ours("PUT", "p", "policy", {"userns": userns})
+        restarts = house.more("p")["Restarts"]
+        house.crash("p", 3)
+        house.until_restarted("p", restarts + 1)
+        assert (read_inside(house, "p", "/proc/self/uid_map").split()[1] == "0") is (userns == "host")
+        assert write_inside(house, "p", "/attempts-are-ours") == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"propagatedmount": "/mnt"}, "what it mounts below /mnt would not reach the host"),
+        ({"mounts": [{"source": "/srv", "destination": "/s", "type": "bind", "options": ["rbind"]}]}, "it mounts /srv"),
+        ({"linux": {"devices": [{"path": "/dev/null"}]}}, "it uses device /dev/null"),
+        ({"linux": {"allowAllDevices": True}}, "it uses all devices"),
+        ({"network": {"type": "host"}}, "it shares the network of the host"),
+        ({"pidhost": True}, "it shares the PID or IPC namespace"),
+        ({"ipchost": True}, "it shares the PID or IPC namespace"),
+    ],
+)
+def test_x08_a_plugin_that_needs_the_host_is_refused_with_the_reason(
+    house: EngineProcess, fields: dict[str, Any], reason: str
+) -> None:
+    add_attempts(house, "p", enable=False, **fields)
+    with pytest.raises(Refused, match=f"400: cannot give the plugin a user namespace of its own: {reason}"):
+        house.ours("PUT", "p", "policy", {"userns": "auto"})
+
+
 def test_x03_x04_the_defaults_of_an_engine_apply_where_a_policy_says_nothing(tmp_path: Path) -> None:
     defaults = {"capabilities": "minimal", "pids": 50, "memory_bytes": 128 << 20, "cpus": 0.25}
     with engine(tmp_path, confinement=defaults) as house:

@@ -2,6 +2,7 @@
  *
  *   /try/NAME     one of the attempts below, in a process of its own      /read/PATH    what is in a file
  *   /write/PATH   make a file there                                      /fork/N       up to N sleeping processes: how many
+ *   /owner/PATH   the uid of a file
  *   /orphan       a process whose parent exits before it does
  *
  * With an argument it makes that one attempt, prints the number, and exits.
@@ -161,6 +162,12 @@ static void answer(int client) {
         snprintf(body, sizeof body, "%d", forks(atoi(path + 6)));
     if (strcmp(path, "/orphan") == 0)
         orphan();
+    if (strncmp(path, "/exit/", 6) == 0)
+        _exit(atoi(path + 6));
+    if (strncmp(path, "/owner/", 7) == 0) {
+        struct stat status;
+        snprintf(body, sizeof body, "%ld", lstat(path + 6, &status) < 0 ? -1L : (long)status.st_uid);
+    }
     if (strncmp(path, "/write/", 7) == 0) {
         int fd = open(path + 6, O_WRONLY | O_CREAT, 0644);
         snprintf(body, sizeof body, "%d", fd < 0 || write(fd, "x", 1) < 0 ? errno : 0);

@@ -392,7 +392,7 @@ class FakePlaces(PluginPlaces, frozen=True):
     def protect(self) -> None:
         """Nothing is mounted."""
 
-    def prepare(self, config: Any, mounts: Any) -> Prepared:
+    def prepare(self, config: Any, mounts: Any, id_base: int = 0) -> Prepared:
         self.root.mkdir(parents=True, exist_ok=True)
         self.sockets.mkdir(exist_ok=True)
         program = self.runtime.parents[2] / "program"

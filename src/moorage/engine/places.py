@@ -22,6 +22,7 @@ from moorage._lib.bounded import call_bounded
 from moorage.containerd.types import Mount, Spec
 from moorage.engine.devices import is_in_user_namespace, locked_flags, resolve_devices
 from moorage.engine.host_security import HostSecurity
+from moorage.engine.mapped_root import mount_mapped_root, settle_owners
 from moorage.engine.mounts import (
     bind_shared,
     close_view,
@@ -109,6 +110,11 @@ class PluginPlaces(Struct, frozen=True):
         return self.runtime / "m"
 
     @property
+    def mapped_view(self) -> Path:
+        """``root_view`` where root inside is nobody on the host, who can get into no directory of root's."""
+        return self.runtime.parent.parent / "u" / self.runtime.name / "r"
+
+    @property
     def cgroup(self) -> str:
         """The control group of its processes, the same for every run."""
         return cgroup_path(self.id)
@@ -136,7 +142,7 @@ class PluginPlaces(Struct, frozen=True):
         nested = is_in_user_namespace()
         sources = [*(each.path for each in asked.sources), *(each for each in ("/etc/hosts", "/etc/resolv.conf"))]
         places = Places(
-            rootfs=str(self.root_view),
+            rootfs=str(self.mapped_view if id_base else self.root_view),
             socket_directory=str(self.sockets),
             cgroup_path=self.cgroup,
             propagated_mount=str(self.propagated_view) if config.propagated_mount else None,
@@ -159,8 +165,10 @@ class PluginPlaces(Struct, frozen=True):
         """What was pinned is bound, or not needed any more. May be repeated. Raises: Unavailable."""
         release_pins(self.pins)
 
-    def prepare(self, config: Config, mounts: Sequence[Mount]) -> Prepared:
+    def prepare(self, config: Config, mounts: Sequence[Mount], id_base: int = 0) -> Prepared:
         """Make everything that a run needs; ``created`` follows when its container is there. May be repeated.
+
+        ``id_base`` is the first host id of its user namespace; 0 for none.
 
         Raises: Unsupported for a root that cannot be mounted; Unavailable naming the directory that cannot be made.
         """
@@ -170,11 +178,9 @@ class PluginPlaces(Struct, frozen=True):
                 self.created()  # views of a run whose creation was cut off
                 for name in (self.root.name, self.root_view.name, self.propagated_view.name):
                     _ensure(runtime, name, mode=0o700)
-                if not is_mount_point(self.root):
-                    mount_all(mounts, self.root)
-                    restrict(self.root)
-                open_view(self.root, self.root_view)
-                self._fresh_sockets(runtime, config)
+                self._mount_root(runtime, mounts, id_base)
+                open_view(self.root, self._make_mapped_view(id_base) if id_base else self.root_view)
+                self._fresh_sockets(runtime, config, id_base)
                 if config.propagated_mount:
                     prepared = self._prepare_propagated()
         except OSError as error:
@@ -186,6 +192,9 @@ class PluginPlaces(Struct, frozen=True):
         try:
             for view in (self.root_view, self.propagated_view):
                 close_view(view)
+            if os.path.lexists(self.mapped_view.parent):
+                close_view(self.mapped_view)
+                remove_tree_now(self.mapped_view.parent)
         except OSError as error:
             raise errors.Unavailable(f"cannot unmount {error.filename}: {error.strerror}") from error
 
@@ -210,9 +219,10 @@ class PluginPlaces(Struct, frozen=True):
         Raises: Unavailable naming what stays.
         """
         try:
-            for directory in (self.runtime, self.propagated):
+            for directory in (self.runtime, self.propagated, self.mapped_view.parent):
                 unmount_all_below(directory)
-            remove_tree_now(self.runtime)
+            for directory in (self.runtime, self.mapped_view.parent):
+                remove_tree_now(directory)
         except OSError as error:
             raise errors.Unavailable(f"cannot remove {error.filename or self.runtime}: {error.strerror}") from error
 
@@ -237,14 +247,53 @@ class PluginPlaces(Struct, frozen=True):
         with Directory.open(base.parent) as top, top.make_directory(base.name, mode=0o700, exist_ok=True) as plugins:
             return plugins.make_directory(self.runtime.name, mode=0o700, exist_ok=True)
 
-    def _fresh_sockets(self, runtime: Directory, config: Config) -> None:
+    def _mount_root(self, runtime: Directory, mounts: Sequence[Mount], id_base: int) -> None:
+        """Mount the root where it is not; one that was mounted for another user namespace is mounted anew."""
+        mapped_for = f"ids-{id_base}"
+        if is_mount_point(self.root):
+            if runtime.status(mapped_for) is not None or (not id_base and not any(self.runtime.glob("ids-*"))):
+                return
+            unmount_all_below(self.root)
+        for name in [each.name for each in self.runtime.glob("ids-*")]:
+            runtime.remove(name)
+        settle_owners(mounts, id_base)
+        if id_base:
+            mount_mapped_root(mounts, self.root, id_base, self.runtime / "l")
+            _ensure(runtime, mapped_for, mode=0o700)
+        else:
+            mount_all(mounts, self.root)
+        restrict(self.root)
+
+    def _make_mapped_view(self, id_base: int) -> Path:
+        """A directory that only root and this plugin's root can get into.
+
+        Raises: Unavailable for a directory above it that nobody but root can get into.
+        """
+        base = self.runtime.parent.parent
+        base.chmod(base.stat().st_mode | 0o011)  # as it is made; what is in it has modes of its own
+        for directory in base.parents:
+            if not directory.stat().st_mode & 0o001:
+                raise errors.Unavailable(
+                    f"cannot give the plugin a user namespace of its own: users cannot enter {directory}; "
+                    f"chmod o+x {directory}, or choose another --exec-root"
+                )
+        with (
+            Directory.open(base) as top,
+            top.make_directory("u", mode=0o711, exist_ok=True) as views,
+            views.make_directory(self.runtime.name, mode=0o700, uid=id_base, gid=id_base, exist_ok=True) as own,
+        ):
+            _ensure(own, self.mapped_view.name, mode=0o755)
+        return self.mapped_view
+
+    def _fresh_sockets(self, runtime: Directory, config: Config, id_base: int) -> None:
         """A new, empty directory that the plugin's user can write to: many plugins bind without unlinking first."""
         unmount_all_below(self.sockets)
         runtime.remove(self.sockets.name)
         with ExitStack() as opened:
             directory = runtime
             for name in (self.sockets.name, *Path(config.interface.socket).parent.parts):
-                made = directory.make_directory(name, mode=0o700, uid=config.user.uid, gid=config.user.gid)
+                uid, gid = config.user.uid + id_base, config.user.gid + id_base
+                made = directory.make_directory(name, mode=0o700, uid=uid, gid=gid)
                 directory = opened.enter_context(made)
 
     def _prepare_propagated(self) -> Prepared:

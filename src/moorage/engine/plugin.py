@@ -128,6 +128,11 @@ class Plugin:
         """What confines its next run: every field has a value."""
         return resolve_confinement(self.record.confinement, self._defaults)
 
+    @property
+    def id_base(self) -> int:
+        """First host id of its user namespace; 0 where it has none of its own."""
+        return self.record.id_base if self.confinement.userns == "auto" else 0
+
     def privileges(self) -> tuple[Privilege, ...]:
         """What it requests with its settings; secret ones are in here."""
         return compute_privileges(self.config, self.settings())

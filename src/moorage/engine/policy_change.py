@@ -6,6 +6,7 @@ from moorage import errors
 from moorage.engine.plugin import Plugin
 from moorage.engine.values import PolicyChange
 from moorage.engine.work import Job, Work
+from moorage.host.id_mapping import find_base
 from moorage.plugins import Confinement, Policy, check_user_namespace, resources_of, widenings
 
 __all__ = ("policy_change",)
@@ -27,7 +28,11 @@ def policy_change(work: Work, plugin: Plugin, change: PolicyChange, grants: Poli
 
     async def job() -> None:
         confinement = plugin.record.confinement.updated(change.confinement)
-        await work.save(plugin, policy=change.of(plugin.record.policy), confinement=confinement)
+        id_base = plugin.record.id_base
+        if confinement.userns == "auto" and not id_base:
+            taken = frozenset(each.record.id_base for each in work.registry.all())
+            id_base = find_base(taken, int(plugin.id[:8], 16))
+        await work.save(plugin, policy=change.of(plugin.record.policy), confinement=confinement, id_base=id_base)
         await _apply_to_running(work, plugin, change.confinement)
 
     return job

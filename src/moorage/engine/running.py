@@ -41,14 +41,14 @@ async def bring_up(
     """
     config, places = plugin.config, plugin.places
     settings = await run_blocking(lambda: consent.prepare_now(plugin.name, plugin.record, config, places))
-    spec = await run_blocking(lambda: places.spec(config, settings, plugin.confinement))
+    spec = await run_blocking(lambda: places.spec(config, settings, plugin.confinement, plugin.id_base))
     await run_blocking(lambda: consent.check_devices_now(plugin.record, settings, spec))
     socket = places.socket(config)
     try:
         mounts = await machinery.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
     except errors.NotFound as error:
         raise lost_package(plugin, error) from error
-    prepared = await run_blocking(lambda: places.prepare(config, mounts))
+    prepared = await run_blocking(lambda: places.prepare(config, mounts, plugin.id_base))
     for point in prepared.dropped:
         log.warning("unmounted %s of plugin %s: its server is gone", point, plugin.name)
         tell("unmount", path=str(point))

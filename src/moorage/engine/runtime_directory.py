@@ -18,7 +18,7 @@ from moorage.host.process_identity import boot_id, mount_namespace
 
 __all__ = ("RUNTIME_PARTS", "RuntimeDirectory", "RuntimeOwner", "check_mount_namespace")
 
-RUNTIME_PARTS = ("p", "bundles", "runtime-root", "containerd", "keeper")
+RUNTIME_PARTS = ("p", "u", "bundles", "runtime-root", "containerd", "keeper")
 """What an engine makes in its run-time directory, besides the API's socket."""
 
 _RECORD, _LOCK = "engine.json", "lock"

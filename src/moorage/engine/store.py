@@ -89,6 +89,8 @@ class Record(Struct, frozen=True):
     policy: RestartPolicy = DEFAULT_POLICY
     confinement: Confinement = NO_CONFINEMENT
     """What the user said of its confinement; the rest is the engine's default."""
+    id_base: int = 0
+    """First host id of its user namespace, from when it first had one; 0 before."""
     run: int = 0
     """Number of its last run; the run's container is ``<id>.<run>``."""
     restarts: int = 0

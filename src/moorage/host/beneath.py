@@ -135,6 +135,13 @@ class Directory:
         finally:
             os.close(descriptor)
 
+    def walk(self) -> Iterator[tuple[int, str, bool]]:
+        """Every entry below: the descriptor of its directory, its name, whether it is a directory; those come last.
+
+        Raises: OSError: EBUSY for a mount point.
+        """
+        yield from _walk(self._descriptor, skips_mounts=False)
+
     def remove(self, name: str) -> None:
         """Remove an entry with all below it. One that is gone already is fine.
 
