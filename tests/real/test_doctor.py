@@ -29,6 +29,11 @@ SUBJECTS = [
     "engine",
     "engine socket",
     "dockerd",
+    "seccomp",
+    "AppArmor",
+    "SELinux",
+    "user namespaces",
+    "init program",
 ]
 
 

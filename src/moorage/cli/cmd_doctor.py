@@ -25,7 +25,9 @@ def command(as_json: bool) -> int:
     """Print the findings as lines, or as one JSON object a line."""
     from moorage.engine.doctor import examine
     from moorage.engine.doctor_engine import examine_engine
+    from moorage.engine.doctor_security import examine_security
     from moorage.engine.findings import Verdict
+    from moorage.engine.host_security import HostSecurity
 
     try:
         location = locate_engine()
@@ -37,7 +39,7 @@ def command(as_json: bool) -> int:
         return MoorageClient(str(socket), _PATIENCE).info()
 
     status = 0
-    for finding in chain(examine(data, state), examine_engine(data, socket, ask)):
+    for finding in chain(examine(data, state), examine_engine(data, socket, ask), examine_security(HostSecurity())):
         if finding.verdict is Verdict.BAD:
             status = 1
         if as_json:

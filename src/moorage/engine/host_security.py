@@ -20,7 +20,7 @@ from moorage.plugins.apparmor import PROFILES, profile_for, profile_text
 from moorage.plugins.confinement import RLIMITS, HostFeatures
 from moorage.plugins.seccomp import Profile, parse_profile
 
-__all__ = ("HostSecurity",)
+__all__ = ("HostSecurity", "find_apparmor_parser")
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class HostSecurity:
         """What a plugin with these requested capabilities can be confined by now; loads its AppArmor profile."""
         return HostFeatures(
             architecture=_MACHINES.get(platform.machine(), platform.machine()),
-            kernel=_kernel(platform.release()),
+            kernel=self.kernel,
             has_seccomp=self.has_seccomp(),
             seccomp_profile=self.seccomp_profile(),
             apparmor_profile=self.ensure_apparmor_profile(profile_for(capabilities)),
@@ -56,6 +56,11 @@ class HostSecurity:
             id_base=id_base,
             in_user_namespace=is_in_user_namespace(),
         )
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Version of the running kernel: major, minor."""
+        return _kernel(platform.release())
 
     def has_seccomp(self) -> bool:
         """Whether the kernel filters system calls."""
@@ -94,6 +99,13 @@ class HostSecurity:
     def has_selinux(self) -> bool:
         """Whether SELinux is active."""
         return (self._root / "sys/fs/selinux/enforce").exists()
+
+    def is_selinux_enforcing(self) -> bool:
+        """Whether SELinux refuses, and not only reports."""
+        try:
+            return (self._root / "sys/fs/selinux/enforce").read_text().strip() == "1"
+        except OSError:
+            return False
 
     def loaded_apparmor_profiles(self) -> frozenset[str]:
         """Names of the profiles that the kernel has."""
@@ -138,10 +150,15 @@ class HostSecurity:
         return {name: resource.getrlimit(number)[1] for name, number in numbers.items() if number is not None}
 
 
+def find_apparmor_parser() -> str | None:
+    """Path of the program that loads profiles."""
+    return shutil.which("apparmor_parser", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
 def load_apparmor_profile(name: str) -> None:
     """Load one of our profiles into the kernel. Raises: Unsupported without the parser; MoorageError with its words."""
     assert name in PROFILES
-    parser = shutil.which("apparmor_parser", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    parser = find_apparmor_parser()
     if parser is None:
         raise errors.Unsupported(
             f"cannot load AppArmor profile {name}: there is no apparmor_parser on this host; "

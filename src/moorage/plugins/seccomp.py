@@ -33,8 +33,9 @@ _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _AF_VSOCK = 40
 """Reaches the hypervisor, and is in no network namespace."""
 
+# x32 is left out: no distribution runs it, and each architecture costs a start 4 ms of compiling
 _ARCHITECTURES = {
-    "amd64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
+    "amd64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86"),
     "arm64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
     "arm": ("SCMP_ARCH_ARM",),
     "386": ("SCMP_ARCH_X86",),
