@@ -6,6 +6,7 @@ mapping. Source: docs/adr/0026-user-namespaces.md. Everything here blocks.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,66 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage.containerd.types import Mount
-from moorage.engine.mounts import mount_all, unmount_all_below
+from moorage.engine.mounts import close_view, mount_all, unmount_all_below
+from moorage.host.beneath import Directory, remove_tree_now
 from moorage.host.id_mapping import bind_mapped, open_user_namespace, shift_owners
 
-__all__ = ("mount_mapped_root", "settle_owners")
+__all__ = ("IdMarks", "make_mapped_view", "mount_mapped_root", "remove_mapped_view", "settle_owners")
+
+_MARK = "ids-"
+_NAME = re.compile(r"ids-(\d+)")
+
+
+class IdMarks:
+    """For which user namespace a plugin's root is mounted, as an entry in its run-time directory; none is for none."""
+
+    def __init__(self, runtime: Directory) -> None:
+        self._runtime = runtime
+
+    @property
+    def id_base(self) -> int:
+        """First host id of the namespace; 0 for none."""
+        found = [int(match[1]) for name in os.listdir(self._runtime.fileno()) if (match := _NAME.fullmatch(name))]
+        return found[0] if found else 0
+
+    def set(self, id_base: int) -> None:
+        """Note it."""
+        self._runtime.make_directory(f"{_MARK}{id_base}", mode=0o700, exist_ok=True).close()
+
+    def clear(self) -> None:
+        """Forget it."""
+        for name in os.listdir(self._runtime.fileno()):
+            if _NAME.fullmatch(name):
+                self._runtime.remove(name)
+
+
+def make_mapped_view(view: Path, id_base: int) -> Path:
+    """The same path, ``<exec-root>/u/<plugin>/<name>``, as a directory that only root and the plugin's root can enter.
+
+    Raises: Unavailable for a directory above them that nobody but root can enter.
+    """
+    own, views, base = view.parents[0], view.parents[1], view.parents[2]
+    base.chmod(base.stat().st_mode | 0o011)  # as it is made; what is in it has modes of its own
+    for directory in base.parents:
+        if not directory.stat().st_mode & 0o001:
+            raise errors.Unavailable(
+                f"cannot give the plugin a user namespace of its own: users cannot enter {directory}; "
+                f"chmod o+x {directory}, or choose another --exec-root"
+            )
+    with (
+        Directory.open(base) as top,
+        top.make_directory(views.name, mode=0o711, exist_ok=True) as all_views,
+        all_views.make_directory(own.name, mode=0o700, uid=id_base, gid=id_base, exist_ok=True) as entered,
+    ):
+        entered.make_directory(view.name, mode=0o755, exist_ok=True).close()
+    return view
+
+
+def remove_mapped_view(view: Path) -> None:
+    """Unmount and remove such a view. One that is not there is fine."""
+    if view.parent.exists():
+        close_view(view)
+        remove_tree_now(view.parent)
 
 
 def settle_owners(mounts: Sequence[Mount], base: int) -> None:

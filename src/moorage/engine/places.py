@@ -22,7 +22,13 @@ from moorage._lib.bounded import call_bounded
 from moorage.containerd.types import Mount, Spec
 from moorage.engine.devices import is_in_user_namespace, locked_flags, resolve_devices
 from moorage.engine.host_security import HostSecurity
-from moorage.engine.mapped_root import mount_mapped_root, settle_owners
+from moorage.engine.mapped_root import (
+    IdMarks,
+    make_mapped_view,
+    mount_mapped_root,
+    remove_mapped_view,
+    settle_owners,
+)
 from moorage.engine.mounts import (
     bind_shared,
     close_view,
@@ -179,7 +185,7 @@ class PluginPlaces(Struct, frozen=True):
                 for name in (self.root.name, self.root_view.name, self.propagated_view.name):
                     _ensure(runtime, name, mode=0o700)
                 self._mount_root(runtime, mounts, id_base)
-                open_view(self.root, self._make_mapped_view(id_base) if id_base else self.root_view)
+                open_view(self.root, make_mapped_view(self.mapped_view, id_base) if id_base else self.root_view)
                 self._fresh_sockets(runtime, config, id_base)
                 if config.propagated_mount:
                     prepared = self._prepare_propagated()
@@ -192,9 +198,7 @@ class PluginPlaces(Struct, frozen=True):
         try:
             for view in (self.root_view, self.propagated_view):
                 close_view(view)
-            if os.path.lexists(self.mapped_view.parent):
-                close_view(self.mapped_view)
-                remove_tree_now(self.mapped_view.parent)
+            remove_mapped_view(self.mapped_view)
         except OSError as error:
             raise errors.Unavailable(f"cannot unmount {error.filename}: {error.strerror}") from error
 
@@ -249,41 +253,19 @@ class PluginPlaces(Struct, frozen=True):
 
     def _mount_root(self, runtime: Directory, mounts: Sequence[Mount], id_base: int) -> None:
         """Mount the root where it is not; one that was mounted for another user namespace is mounted anew."""
-        mapped_for = f"ids-{id_base}"
+        marks = IdMarks(runtime)
         if is_mount_point(self.root):
-            if runtime.status(mapped_for) is not None or (not id_base and not any(self.runtime.glob("ids-*"))):
+            if marks.id_base == id_base:
                 return
             unmount_all_below(self.root)
-        for name in [each.name for each in self.runtime.glob("ids-*")]:
-            runtime.remove(name)
+        marks.clear()
         settle_owners(mounts, id_base)
         if id_base:
             mount_mapped_root(mounts, self.root, id_base, self.runtime / "l")
-            _ensure(runtime, mapped_for, mode=0o700)
+            marks.set(id_base)
         else:
             mount_all(mounts, self.root)
         restrict(self.root)
-
-    def _make_mapped_view(self, id_base: int) -> Path:
-        """A directory that only root and this plugin's root can get into.
-
-        Raises: Unavailable for a directory above it that nobody but root can get into.
-        """
-        base = self.runtime.parent.parent
-        base.chmod(base.stat().st_mode | 0o011)  # as it is made; what is in it has modes of its own
-        for directory in base.parents:
-            if not directory.stat().st_mode & 0o001:
-                raise errors.Unavailable(
-                    f"cannot give the plugin a user namespace of its own: users cannot enter {directory}; "
-                    f"chmod o+x {directory}, or choose another --exec-root"
-                )
-        with (
-            Directory.open(base) as top,
-            top.make_directory("u", mode=0o711, exist_ok=True) as views,
-            views.make_directory(self.runtime.name, mode=0o700, uid=id_base, gid=id_base, exist_ok=True) as own,
-        ):
-            _ensure(own, self.mapped_view.name, mode=0o755)
-        return self.mapped_view
 
     def _fresh_sockets(self, runtime: Directory, config: Config, id_base: int) -> None:
         """A new, empty directory that the plugin's user can write to: many plugins bind without unlinking first."""
