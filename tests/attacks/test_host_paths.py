@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from moorage.host.beneath import remove_tree_now
 from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine, kill, package
 from support.foreground import wait_until
@@ -45,7 +44,8 @@ def own(tmp_path: Path) -> Iterator[EngineProcess]:
         with engine(tmp_path) as made:
             yield made
     finally:
-        remove_tree_now(tmp_path / "data")  # pytest's own removal is recursive, and some of these trees are deep
+        # pytest's own removal is recursive, and some of these trees are deep
+        subprocess.run(["rm", "-rf", tmp_path / "data"], check=False)
 
 
 @pytest.fixture(scope="module")
@@ -486,3 +486,25 @@ def test_case_228_the_group_of_the_engine_reaches_a_plugin_through_the_api_and_n
     assert "VolumeDriver" in ask(own.socket, call, (USER,))
     assert ask(own.socket, call, ()) == ""
     assert ask(socket_of_plugin, "Plugin.Activate", (USER,)) == ""
+
+
+def test_s01_directories_that_an_operator_reaches_by_links_work_as_well(tmp_path: Path) -> None:
+    """As /var/run is one, and as whoever moves data to another disk makes one."""
+    made = EngineProcess(tmp_path)
+    (tmp_path / "disk" / "data").mkdir(parents=True)
+    (tmp_path / "disk" / "run").mkdir()
+    made.root.symlink_to(tmp_path / "disk" / "data")
+    made.exec_root.rmdir()
+    made.exec_root.symlink_to(tmp_path / "disk" / "run")
+    try:
+        made.start()
+        made.create("p", config(propagatedMount="/data"))
+        made.enable("p")
+        kill([made.more("p")["Pid"]])
+        made.until_restarted("p", 1)
+        made.disable("p")
+        assert leftovers.mounts_below(tmp_path / "disk") == []
+        made.remove("p")
+    finally:
+        made.down()
+        made.exec_root.unlink()

@@ -248,7 +248,10 @@ class PluginPlaces(Struct, frozen=True):
     def _make_runtime(self) -> Directory:
         """The run-time directory, which only root can enter, as is the one of all plugins above it."""
         base = self.runtime.parent
-        with Directory.open(base.parent) as top, top.make_directory(base.name, mode=0o700, exist_ok=True) as plugins:
+        with (
+            Directory.open(base.parent, may_be_link=True) as top,
+            top.make_directory(base.name, mode=0o700, exist_ok=True) as plugins,
+        ):
             return plugins.make_directory(self.runtime.name, mode=0o700, exist_ok=True)
 
     def _mount_root(self, runtime: Directory, mounts: Sequence[Mount], id_base: int) -> None:

@@ -73,12 +73,14 @@ class Directory:
         self._descriptor = descriptor
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, may_be_link: bool = False) -> Self:
         """The directory at a path whose every component only root can change.
+
+        ``may_be_link`` is for a directory that an operator chose, perhaps through a symbolic link.
 
         Raises: OSError where there is none, or a symbolic link in its place.
         """
-        return cls(os.open(path, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        return cls(os.open(path, _DIRECTORY | os.O_CLOEXEC | (0 if may_be_link else os.O_NOFOLLOW)))
 
     def __enter__(self) -> Self:
         return self
