@@ -110,7 +110,7 @@ async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, Grou
         async with background_tasks() as tasks:
             engine = Engine(
                 store,
-                options.exec_root,
+                await run_blocking(lambda: options.exec_root.resolve()),  # runc takes no root behind a link
                 choice,
                 tasks,
                 options.timeouts,
