@@ -11,7 +11,7 @@ from asyncio import Transport
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aiohttp import ClientConnectorError, ClientSession, DummyCookieJar, TCPConnector
+from aiohttp import ClientConnectorError, ClientSession, DummyCookieJar
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -19,6 +19,7 @@ from aiohttp.http_parser import RawResponseMessage
 from aiohttp.resolver import ThreadedResolver
 from aiohttp.streams import StreamReader
 
+from moorage._lib.abortable import AbortableTCPConnector
 from moorage._version import __version__
 
 __all__ = ("HEADERS_BYTES", "HEADER_BYTES", "HandshakeError", "exceeded_limit", "open_session")
@@ -79,7 +80,7 @@ class HandshakeError(Exception):
         self.failure = failure
 
 
-class Connector(TCPConnector):
+class Connector(AbortableTCPConnector):
     """Keeps the first failed handshake. aiohttp goes on to the next address of the name then, which may refuse the
     connection (``::1`` of localhost), and that a server without TLS answered on another one would not be seen."""
 

@@ -11,6 +11,7 @@ import anyio
 from msgspec import Struct
 from yarl import URL
 
+from moorage._lib.abortable import AbortableTCPConnector
 from moorage._lib.values import repr_without
 from moorage.distribution._body import MINIMUM_RATE
 from moorage.distribution._connections import HandshakeError, open_session
@@ -60,8 +61,11 @@ class Transport:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        connector = self._session.connector
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
             await self._session.close()
+        if isinstance(connector, AbortableTCPConnector):
+            connector.abort()  # a peer that does not read keeps nothing of ours
 
     async def send(
         self,

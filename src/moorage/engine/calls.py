@@ -25,18 +25,7 @@ async def call(
 
     try:
         with anyio.fail_after(within), socket.open() as path:
-            async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=path)) as session,
-                session.post(
-                    f"http://plugin.moby.localhost/{method}", data=body, headers={"Accept": _ACCEPT}
-                ) as response,
-            ):
-                answer = bytearray()
-                async for chunk in response.content.iter_any():
-                    answer += chunk
-                    if len(answer) > most_bytes:
-                        raise errors.Invalid(f"cannot call {method}: the answer has more than {most_bytes} bytes")
-                return Answer(response.status, bytes(answer), response.headers.get("Content-Type", ""))
+            return await _post(path, method, body, most_bytes)
     except errors.Unavailable as error:
         raise errors.Unavailable(f"cannot call {method}: {error}") from error
     except TimeoutError as error:
@@ -45,3 +34,24 @@ async def call(
         raise errors.Unavailable(f"cannot call {method}: cannot connect to {socket.path}: {error.strerror}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise errors.Unavailable(f"cannot call {method}: {error}") from error
+
+
+async def _post(path: str, method: str, body: bytes, most_bytes: int) -> Answer:
+    import aiohttp
+
+    from moorage._lib.abortable import AbortableUnixConnector
+
+    connector = AbortableUnixConnector(path=path)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post(f"http://plugin.moby.localhost/{method}", data=body, headers={"Accept": _ACCEPT}) as response,
+        ):
+            answer = bytearray()
+            async for chunk in response.content.iter_any():
+                answer += chunk
+                if len(answer) > most_bytes:
+                    raise errors.Invalid(f"cannot call {method}: the answer has more than {most_bytes} bytes")
+            return Answer(response.status, bytes(answer), response.headers.get("Content-Type", ""))
+    finally:
+        connector.abort()

@@ -1,0 +1,47 @@
+"""Connectors of aiohttp whose connections can be ended at once: a peer that reads nothing must not keep them.
+
+aiohttp closes a connection gracefully: it stays until the peer has taken what was written. One that never reads would
+keep a descriptor and the whole body in memory for as long as it lives.
+"""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+
+__all__ = ("AbortableTCPConnector", "AbortableUnixConnector")
+
+
+class _Abortable(aiohttp.BaseConnector):
+    """Remembers the transports that it made."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._made: list[asyncio.Transport] = []
+
+    async def _create_connection(self, *arguments: Any, **options: Any) -> Any:
+        # The only hook that aiohttp has for this: connectors make every connection here.
+        protocol = await super()._create_connection(*arguments, **options)
+        self._made = [each for each in self._made if not _is_gone(each)]
+        if protocol.transport is not None:
+            self._made.append(protocol.transport)
+        return protocol
+
+    def abort(self) -> None:
+        """End every connection now, and drop what was not sent. May be repeated."""
+        for transport in self._made:
+            transport.abort()
+        self._made.clear()
+
+
+def _is_gone(transport: asyncio.Transport) -> bool:
+    """Whether it is closed and has nothing left to send."""
+    return transport.is_closing() and transport.get_write_buffer_size() == 0
+
+
+class AbortableUnixConnector(_Abortable, aiohttp.UnixConnector):
+    """For a unix socket."""
+
+
+class AbortableTCPConnector(_Abortable, aiohttp.TCPConnector):
+    """For TCP, with TLS or without."""
