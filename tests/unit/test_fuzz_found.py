@@ -1,5 +1,6 @@
 """What fuzzing has found, each as a case of its own: an input that crashed or hung its reader before."""
 
+import asyncio
 import io
 import tarfile
 from collections.abc import AsyncIterator
@@ -16,7 +17,10 @@ from moorage.api.exec import _texts
 from moorage.cli.cmd_call import command as call_command
 from moorage.distribution._retar import Source, retar
 from moorage.distribution._untar import read_entries
+from moorage.engine.calls import call
 from moorage.engine.store import Choice, _decode
+from moorage.engine.values import Answer
+from moorage.host.sockets import PluginSocket
 
 DEEP = b"[" * 100_000
 
@@ -104,3 +108,35 @@ def test_fuzz_a_command_of_exec_that_is_nested_deeply_is_refused() -> None:
 def test_fuzz_data_of_call_that_is_nested_deeply_is_refused() -> None:
     result = CliRunner().invoke(call_command, ["plugin", "Method", DEEP.decode()])
     assert isinstance(result.exception, errors.Invalid)
+
+
+# ------------------------------------------------------------------------------------------- answers of plugins
+
+
+async def answered(path: Path, head: bytes) -> Answer:
+    """What a call makes of an answer with this head and the body "hello"."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"Content-Length: 5\r\n\r\nhello")
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, path / "p.sock"):
+        return await call(PluginSocket(path, "p.sock"), "A", b"", 20.0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("location", [b"http://x/", b"http://\x0bx/", b"/A", b"http://["])
+async def test_fuzz_a_redirect_of_a_plugin_is_an_answer_and_not_followed(tmp_path: Path, location: bytes) -> None:
+    answer = await answered(tmp_path, b"HTTP/1.1 307 Temporary Redirect\r\nLocation: " + location + b"\r\n")
+    assert (answer.status, answer.body) == (307, b"hello")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", [b"a\x0bb", b"text/\xe9", b"\x1b[2J"])
+async def test_fuzz_a_media_type_that_no_header_can_have_is_not_passed_on(tmp_path: Path, value: bytes) -> None:
+    try:
+        answer = await answered(tmp_path, b"HTTP/1.1 200 OK\r\nContent-Type: " + value + b"\r\n")
+    except errors.Unavailable:
+        return  # refused whole: how much a parser takes depends on its version
+    assert answer.content_type == ""

@@ -32,7 +32,7 @@ async def call(
         raise errors.Unavailable(f"cannot call {method}: no answer within {within:g} s") from error
     except aiohttp.ClientConnectorError as error:  # its text names our path to the socket, which helps nobody
         raise errors.Unavailable(f"cannot call {method}: cannot connect to {socket.path}: {error.strerror}") from error
-    except (aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError, ValueError) as error:  # the last for headers that aiohttp cannot use
         raise errors.Unavailable(f"cannot call {method}: {error}") from error
 
 
@@ -45,13 +45,23 @@ async def _post(path: str, method: str, body: bytes, most_bytes: int) -> Answer:
     try:
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.post(f"http://plugin.moby.localhost/{method}", data=body, headers={"Accept": _ACCEPT}) as response,
+            session.post(
+                f"http://plugin.moby.localhost/{method}",
+                data=body,
+                headers={"Accept": _ACCEPT},
+                allow_redirects=False,  # a plugin has one socket, so a redirect is an answer like any other
+            ) as response,
         ):
             answer = bytearray()
             async for chunk in response.content.iter_any():
                 answer += chunk
                 if len(answer) > most_bytes:
                     raise errors.Invalid(f"cannot call {method}: the answer has more than {most_bytes} bytes")
-            return Answer(response.status, bytes(answer), response.headers.get("Content-Type", ""))
+            return Answer(response.status, bytes(answer), _media_type(response.headers.get("Content-Type", "")))
     finally:
         connector.abort()
+
+
+def _media_type(text: str) -> str:
+    """A media type that can be passed on in a header; empty where the plugin's cannot be."""
+    return text if text.isascii() and text.isprintable() else ""
