@@ -168,6 +168,19 @@ async def test_case_208_a_helper_that_fails_means_no_credentials_and_why(
     assert await find(config, entry) == Credentials("me", "secret")
 
 
+async def test_case_208_a_helper_that_does_not_read_its_input_fails_as_itself(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(config, monkeypatch, "")
+    program = config.parent / "docker-credential-test"
+    for script, words in (
+        ("exec <&-; echo locked >&2; exit 1", "exits with 1 and says: locked"),
+        ("exit 0", "prints no"),
+    ):
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        assert refused(await find(config, {"credsStore": "test"}), words)
+
+
 async def test_d05_a_helper_that_hangs_is_ended(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper(config, monkeypatch, "exec sleep 1000000")
     write(config, {"credsStore": "test"})

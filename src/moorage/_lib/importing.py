@@ -23,7 +23,7 @@ def importing() -> Iterator[None]:
 def without_certificates() -> Iterator[None]:
     """A block that imports aiohttp, which makes a TLS context for clients, of all that this machine trusts.
 
-    Nobody here uses that one (``distribution/hosts.py`` makes its own), and it is a tenth of the whole start.
+    Nobody here uses that one (``distribution/_tls.py`` makes its own), and it is a tenth of the whole start.
     """
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # OpenSSL reads them whenever it is asked for the defaults
     before = {name: os.environ.get(name) for name in names}

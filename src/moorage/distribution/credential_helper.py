@@ -3,7 +3,11 @@
 Source: the protocol of docker-credential-helpers.
 """
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import anyio
 import msgspec
@@ -30,8 +34,8 @@ async def ask_helper(name: str, server: str, timeouts: Timeouts, where: str) -> 
     if not _NAME.fullmatch(name):
         raise errors.Invalid(f"cannot read {where}: it names a credential helper that cannot be one")
     try:
-        with anyio.fail_after(timeouts.credential_helper):
-            done = await anyio.run_process([program, "get"], input=server.encode(), check=False)
+        with anyio.fail_after(timeouts.credential_helper), _input(server) as file:
+            done = await anyio.run_process([program, "get"], stdin=file, check=False)
     except FileNotFoundError as error:
         raise errors.NotFound(
             f"cannot get credentials for {server}: {program}, which {where} names, is not installed"
@@ -50,6 +54,15 @@ async def ask_helper(name: str, server: str, timeouts: Timeouts, where: str) -> 
             f"cannot get credentials for {server}: {program} exits with {done.returncode} and says: {said}"
         )
     return read_reply(done.stdout, program, server)
+
+
+@contextmanager
+def _input(text: str) -> Iterator[BinaryIO]:
+    """A file in memory, at its beginning: unlike a pipe it may be left unread by the helper."""
+    with open(os.memfd_create("server"), "r+b") as file:
+        file.write(text.encode())
+        file.seek(0)
+        yield file
 
 
 def read_reply(output: bytes, program: str, server: str) -> Credentials:

@@ -9,6 +9,7 @@ from moorage.host.sockets import PluginSocket
 __all__ = ("call",)
 
 _MOST_BYTES = 16 * 1024 * 1024
+_HEADER_BYTES = 64 * 1024  # of one header; aiohttp's own limit is 8190, which was not chosen for plugins
 _ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
 
@@ -44,7 +45,9 @@ async def _post(path: str, method: str, body: bytes, most_bytes: int) -> Answer:
     connector = AbortableUnixConnector(path=path)
     try:
         async with (
-            aiohttp.ClientSession(connector=connector) as session,
+            aiohttp.ClientSession(
+                connector=connector, max_line_size=_HEADER_BYTES, max_field_size=_HEADER_BYTES
+            ) as session,
             session.post(
                 f"http://plugin.moby.localhost/{method}",
                 data=body,
