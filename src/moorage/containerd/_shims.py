@@ -17,6 +17,7 @@ import anyio
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage.host.beneath import remove_tree
+from moorage.host.process_identity import is_trusted
 
 __all__ = ("end_lost_shims", "find_shims")
 
@@ -69,8 +70,8 @@ def find_shims(namespace: str, id: str, address: str | None = None) -> list[tupl
         with suppress(OSError):  # it has ended
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             options = list(pairwise(words))
-            is_shim = os.path.basename(words[0]).startswith("containerd-shim")
-            if is_shim and all(option in options for option in wanted):
+            # whose shim it is, its words say; that it is a shim of root's, only the kernel
+            if all(option in options for option in wanted) and is_trusted(pid, ("containerd-shim",)):
                 found.append((pid, _children(pid)))
     return found
 

@@ -16,6 +16,7 @@ from moorage._lib.unix_socket import is_socket
 from moorage.engine.findings import Finding, Verdict
 from moorage.engine.leftovers import list_set_aside
 from moorage.engine.store import Choice, Store
+from moorage.host.process_identity import has_users
 
 __all__ = ("Dockerd", "examine_engine", "judge_dockerd", "read_dockerd")
 
@@ -142,7 +143,9 @@ class Dockerd(Struct, frozen=True):
 def _dockerds(data: Path) -> Finding:
     """The worst of them: what one does to our plugins depends on whether it shares containerd and namespace."""
     choice = Store(data).find_choice()
-    running = [pid for pid in os.listdir("/proc") if pid.isdigit() and _name(pid) == "dockerd"]
+    running = [
+        pid for pid in os.listdir("/proc") if pid.isdigit() and _name(pid) == "dockerd" and has_users(int(pid), 0)
+    ]
     found = [judge_dockerd(read_dockerd(pid), choice) for pid in running]
     return max(found, key=lambda each: _BADNESS.index(each.verdict), default=_NO_DOCKERD)
 

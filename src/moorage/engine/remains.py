@@ -18,6 +18,7 @@ from pathlib import Path
 from moorage import errors
 from moorage._lib.cgroups import thaw
 from moorage.host.beneath import remove_directories
+from moorage.host.process_identity import is_trusted
 
 __all__ = (
     "end_processes",
@@ -137,8 +138,8 @@ def _processes(state: Path, id: str) -> Iterator[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             words = _read(entry, "cmdline").split(b"\0")
-            is_tool = os.path.basename(words[0]).decode(errors="replace").startswith(_PROGRAMS)
-            is_ours = is_tool and any(word.startswith(below) for word in words)
+            # which directory one of root's tools works on, its words say; that it is one of root's, only the kernel
+            is_ours = any(word.startswith(below) for word in words) and is_trusted(int(entry), _PROGRAMS)
             if (is_ours or (id and group in _read(entry, "cgroup"))) and not _is_zombie(entry):
                 yield int(entry)
 

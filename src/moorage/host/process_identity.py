@@ -20,6 +20,7 @@ __all__ = (
     "find_listener",
     "find_lock_holder",
     "has_open",
+    "has_users",
     "is_trusted",
     "lock_until_exit",
     "mount_namespace",
@@ -71,7 +72,7 @@ def find_listener(path: Path) -> int | None:
 def is_trusted(pid: int, programs: Sequence[str]) -> bool:
     """Whether a process is root's, in our namespaces, and runs a program whose file name begins with one of these."""
     try:
-        if _uids(pid) != {os.geteuid()}:
+        if not has_users(pid, os.geteuid()):
             return False
         program = os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
         here = all(os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}") for kind in _SHARED)
@@ -80,12 +81,16 @@ def is_trusted(pid: int, programs: Sequence[str]) -> bool:
     return here and program.startswith(tuple(programs))
 
 
-def _uids(pid: int) -> set[int]:
-    """Real, effective, saved and file system user; the owner of /proc/PID is root's where a process is not dumpable."""
-    for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
-        if line.startswith(b"Uid:"):
-            return {int(each) for each in line.split()[1:]}
-    return set()
+def has_users(pid: int, uid: int) -> bool:
+    """Whether this is a process's real, effective, saved and file system user; False for one that is gone.
+
+    The owner of /proc/PID says less: it is root for every process that is not dumpable.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(b"Uid:") and {int(each) for each in line.split()[1:]} == {uid} for line in lines)
 
 
 def has_open(pid: int, path: Path) -> bool:

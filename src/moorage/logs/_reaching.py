@@ -14,6 +14,7 @@ import anyio
 from moorage import errors
 from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
+from moorage.host.process_identity import has_open, send_signal
 from moorage.logs.wire import GREETING, MAGIC, PACKET_BYTES, QUIT
 from moorage.timeouts import Timeouts
 
@@ -70,12 +71,9 @@ async def receive(client: socket.socket) -> bytes:
 
 def kill_keeper(client: socket.socket) -> None:
     """Kill the keeper behind this connection, which does not answer."""
-    pid = _pid(client)
+    pid, lock = _pid(client), Path(client.getpeername()).with_name("pid")
     log.warning("the log keeper, pid %d, does not answer; killing it", pid)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    send_signal(pid, signal.SIGKILL, lambda pid: has_open(pid, lock))
 
 
 def _reach(state: Path) -> socket.socket | None:
