@@ -26,6 +26,9 @@ class Watched(Protocol):
     def list(self) -> Sequence[PluginView]:
         """Every plugin."""
 
+    async def settle(self) -> None:
+        """Return when containerd is there, and all that ran before is taken over."""
+
     def events(
         self, *, since: datetime | None, until: datetime | None
     ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
@@ -50,7 +53,8 @@ def last_words(*, live_restore: bool) -> str:
 
 @asynccontextmanager
 async def kept_informed(manager: ServiceManager, engine: Watched, timeouts: Timeouts) -> AsyncIterator[None]:
-    """Tell READY=1, with the first STATUS=; within the block WATCHDOG=1 and each other status; then STOPPING=1.
+    """Send READY=1 with a STATUS= when calls are answered as they will be later, or after ``timeouts.announce``; then
+    WATCHDOG=1 and each other status; STOPPING=1 at the end of the block.
 
     The beat comes from the loop that serves the API: one that hangs is missed, and the engine is started anew.
     """
@@ -59,11 +63,7 @@ async def kept_informed(manager: ServiceManager, engine: Watched, timeouts: Time
         return
     reporter = _Reporter(manager, engine, timeouts)
     async with background_tasks() as tasks:
-        await manager.tell(timeouts.notify, READY=1, STATUS=reporter.next_line())
-        tasks.start_soon(reporter.listen)
-        tasks.start_soon(reporter.report)
-        if manager.beat:
-            tasks.start_soon(reporter.beat)
+        tasks.start_soon(reporter.run)
         try:
             yield
         finally:
@@ -80,8 +80,19 @@ class _Reporter:
         self._manager = manager
         self._engine = engine
         self._pause = timeouts.notify
+        self._announce = timeouts.announce
         self._told = ""
         self._changed = anyio.Event()
+
+    async def run(self) -> None:
+        with anyio.move_on_after(self._announce):
+            await self._engine.settle()
+        await self._manager.tell(self._pause, READY=1, STATUS=self.next_line())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.listen)
+            tasks.start_soon(self.report)
+            if self._manager.beat:
+                tasks.start_soon(self.beat)
 
     def next_line(self) -> str:
         """The status of now, which counts as told."""

@@ -42,6 +42,9 @@ class Timeouts:
     containerd_start: float = 75.0
     """From the start of our own containerd until it serves; it gives each shim that is slow to answer 60 s first."""
 
+    containerd_wait: float = 15.0
+    """How long a call that needs containerd waits for it, and until what runs of a plugin is known, after a start."""
+
     containerd_stop: float = 10.0
     """From SIGTERM to our own containerd until SIGKILL."""
 
@@ -62,6 +65,9 @@ class Timeouts:
 
     activate: float = 10.0
     """One call to a plugin that is only asked what it implements."""
+
+    announce: float = 60.0
+    """From the start until the service manager is told READY at the latest, also where containerd is unavailable."""
 
     notify: float = 5.0
     """One message to the service manager; also from one look whether it knows how we are to the next."""

@@ -88,6 +88,7 @@ async def test_ready_then_what_changes_then_stopping(told: Told, address: str) -
     engine, manager = with_plugins(State.READY), ServiceManager({"NOTIFY_SOCKET": address})
     with strict():
         async with kept_informed(manager, engine, QUICK):
+            await anyio.wait_all_tasks_blocked()
             assert told.next(0) == {"READY": "1", "STATUS": "1 plugin: 1 ready"}
             (id,) = engine.plugins
             engine.plugins[id] = replace(engine.plugins[id], state=State.FAILED)  # no event: it is looked for
@@ -100,8 +101,41 @@ async def test_ready_then_what_changes_then_stopping(told: Told, address: str) -
 async def test_m08_without_live_restore_its_last_words_are_that_plugins_end(told: Told, address: str) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": address})
     async with kept_informed(manager, Bound(), QUICK):
+        await anyio.wait_all_tasks_blocked()
         assert told.next(0)["READY"] == "1"
     assert told.waiting()[-1] == {"STOPPING": "1", "STATUS": "ending the plugins"}
+
+
+class Unsettled(FakeBackend):
+    """One that has not found out yet what runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_settled = anyio.Event()
+
+    async def settle(self) -> None:
+        await self.is_settled.wait()
+
+
+async def test_case_247_ready_waits_for_what_runs_and_stopping_comes_without_it(told: Told, address: str) -> None:
+    engine, manager = Unsettled(), ServiceManager({"NOTIFY_SOCKET": address})
+    async with kept_informed(manager, engine, Timeouts()):
+        await anyio.wait_all_tasks_blocked()
+        assert told.waiting() == []
+        engine.is_settled.set()
+        await anyio.wait_all_tasks_blocked()
+        assert told.next(0)["READY"] == "1"
+    told.waiting()
+    async with kept_informed(manager, Unsettled(), Timeouts()):
+        await anyio.wait_all_tasks_blocked()
+    assert [set(each) for each in told.waiting()] == [{"STOPPING", "STATUS"}]
+
+
+async def test_case_247_ready_is_told_after_a_bound_where_containerd_does_not_come(told: Told, address: str) -> None:
+    async with kept_informed(ServiceManager({"NOTIFY_SOCKET": address}), Unsettled(), Timeouts(announce=0.01)):
+        while not (sent := told.waiting()):  # noqa: ASYNC110 - a socket that the loop does not know
+            await anyio.sleep(0.01)
+        assert sent[0]["READY"] == "1"
 
 
 async def test_an_event_is_told_at_once(told: Told, address: str) -> None:

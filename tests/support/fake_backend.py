@@ -54,6 +54,9 @@ class FakeBackend:
         self.moving = self.arrivals = FakeMoving(self)
         self._more = anyio.Event()
 
+    async def settle(self) -> None:
+        """It has no containerd to wait for."""
+
     def info(self) -> EngineInfo:
         return EngineInfo(
             root="/var/lib/moorage",

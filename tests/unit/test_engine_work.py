@@ -1,5 +1,6 @@
 """What the engine does with one plugin, step by step, on a host in memory with a clock that jumps."""
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -55,7 +56,8 @@ def test_m04_an_enable_that_fails_says_why_and_leaves_it_disabled(play: Any, wha
             assert view.last_exit is not None
             assert (view.last_exit.code == 3) is (what is Script.EXITS)
             assert world.store.load().records[0].enabled is False
-            assert actions(world) == []
+            assert actions(world) == (["failed"] if what is Script.REFUSED else ["die", "failed"])
+            assert re.search(words, world.events[-1].attributes["error"] + "; it wrote nothing")
 
     play(scene)
 

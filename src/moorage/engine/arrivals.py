@@ -66,7 +66,7 @@ class Arrivals:
         archive, is damaged, or names nothing; NotFound where it has nothing for this platform; Conflict where a name is
         another plugin's; Unavailable.
         """
-        machinery = self._work.need_machinery()
+        machinery = await self._work.await_machinery()
         async with machinery.lease() as lease:
             storage = machinery.storage.under(lease)
             layout = await self._take(storage, archive)
@@ -94,7 +94,7 @@ class Arrivals:
         """
         local = local_name(name)
         self._packages.signatures.refuse_unsigned(local)
-        machinery = self._work.need_machinery()
+        machinery = await self._work.await_machinery()
         async with self._creation.reserve(local), machinery.lease() as lease:
             storage = machinery.storage.under(lease)
             layout = await self._take(storage, body)
@@ -172,7 +172,7 @@ class Arrivals:
         for plugin in self._work.registry.all():
             if plugin.is_called(coming.local) and not plugin.record.removing:
                 is_same = plugin.record.digest == coming.found.manifest.descriptor.digest
-                return is_same and not await is_lost(self._work.need_machinery().storage, plugin)
+                return is_same and not await is_lost((await self._work.await_machinery()).storage, plugin)
         return False
 
     async def _make_all(self, coming: Sequence[_Coming]) -> Sequence[Plugin]:

@@ -94,7 +94,7 @@ class Creation:
         """The plugin of this name, where its package is not in containerd any more. Raises: Unavailable."""
         for plugin in self._work.registry.all():
             if plugin.is_called(local) and not plugin.record.removing:
-                return plugin if await is_lost(self._work.need_machinery().storage, plugin) else None
+                return plugin if await is_lost((await self._work.await_machinery()).storage, plugin) else None
         return None
 
     @asynccontextmanager
@@ -127,7 +127,7 @@ class Creation:
 
         Raises: what ``take`` does; Unavailable.
         """
-        machinery = self._work.need_machinery()
+        machinery = await self._work.await_machinery()
         if (lost := await self.find_lost(local)) is not None:
             return await self._restore(lost, reference, take, overrides, granted)
         id = self._fresh_id()
@@ -157,7 +157,7 @@ class Creation:
 
         Neither its root nor what runs is touched. Raises: what ``take`` does; Unavailable.
         """
-        machinery = self._work.need_machinery()
+        machinery = await self._work.await_machinery()
         snapshotter = await self._choose(machinery)
         async with _naming(f"upgrade plugin {plugin.name}"), machinery.lease() as lease:
             scratch = f"moorage-{plugin.id}-{secrets.token_hex(4)}-scratch"
@@ -173,7 +173,7 @@ class Creation:
 
         Raises: what ``take`` does; Unavailable.
         """
-        machinery = self._work.need_machinery()
+        machinery = await self._work.await_machinery()
         mark = secrets.token_hex(4)
         snapshot, name = f"moorage-{plugin.id}-{mark}", f"{parse_reference(plugin.name)}#{mark}"
         self._making.add(name)

@@ -32,7 +32,7 @@ _SNAPSHOTTERS = ("overlayfs", "native")  # those that choose_snapshotter chooses
 
 async def measure_disk(work: Work) -> DiskUsage:
     """What everything takes. Raises: Unavailable while containerd is away."""
-    storage = work.need_machinery().storage
+    storage = (await work.await_machinery()).storage
     plugins = work.registry.all()
     look = await _look(storage)
     blobs = {plugin.id: await _blobs_of(storage, plugin) for plugin in plugins}
@@ -67,7 +67,7 @@ async def prune(work: Work, sweep: Callable[[Machinery], Awaitable[None]]) -> Pr
 
     Raises: Unavailable while containerd is away.
     """
-    machinery = work.need_machinery()
+    machinery = await work.await_machinery()
     before = await measure_disk(work)
     async with machinery.gate:
         under_way = len(machinery.leases)

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from moorage.engine.packages import Packages, Registries
 from moorage.engine.places import SHORT_ID, PluginPlaces
 from moorage.engine.plugin import Plugin
 from moorage.engine.policy_change import policy_change
+from moorage.engine.queue_deadline import run_within
 from moorage.engine.registry import Registry
 from moorage.engine.restoring import Restoring
 from moorage.engine.startup import Startup
@@ -117,6 +119,8 @@ class Engine:
         plugin_log = PluginLog(self._store.root / "logs" / record.id)
         plugin = Plugin(record, places, plugin_log, self.meter, self._defaults)
         self._registry.add(plugin)
+        if self._work.machinery is not None:  # it was created just now
+            plugin.settle()
         return plugin
 
     def info(self) -> EngineInfo:
@@ -152,6 +156,7 @@ class Engine:
     async def figures(self, name: str) -> Figures:
         """What it uses of this machine now. Raises: NotFound, Invalid; Conflict while it does not run."""
         plugin = self._registry.get(name)
+        await self._work.await_settled(plugin)
         if plugin.run is None or plugin.run.ended.is_set():
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
         return await run_blocking(lambda: read_figures(find_groups(plugin.places.cgroup)))
@@ -201,7 +206,8 @@ class Engine:
     async def enable(self, name: str, within: float) -> None:
         """Start it and wait until it is ready. Raises: Conflict; why it did not come up."""
         plugin = self._registry.get(name)
-        await self._do(plugin, lambda: self._work.enable(plugin, name, within))
+        queue, job = partial(self._do, plugin), partial(self._work.enable, plugin, name)
+        await run_within(plugin, within or self._timeouts.ready, "enable", queue, job)
 
     async def disable(self, name: str, *, force: bool) -> None:
         """Stop it. Raises: Conflict, Unavailable."""
@@ -240,6 +246,7 @@ class Engine:
     async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
         """What a plugin answers to a call. Raises: Conflict, Invalid, Unavailable."""
         plugin = self._registry.get(name)
+        await self._work.await_settled(plugin)
         if plugin.state is not State.READY:
             raise errors.Conflict(f"cannot call plugin {plugin.name}: it is {plugin.state.value}")
         if not plugin.config.interface.is_http:
@@ -247,12 +254,15 @@ class Engine:
             raise errors.Invalid(f"cannot call plugin {plugin.name}: it speaks {scheme}, not HTTP")
         return await call(plugin.places.socket(plugin.config), method, body, within or self._timeouts.call)
 
-    def execute(
+    @asynccontextmanager
+    async def execute(
         self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> "AbstractAsyncContextManager[AddedProcess]":
+    ) -> "AsyncIterator[AddedProcess]":
         """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
-        plugin, machinery = self._registry.get(name), self._work.need_machinery()
-        return execute(plugin, machinery, arguments, environment, terminal=terminal)
+        plugin, machinery = self._registry.get(name), await self._work.await_machinery()
+        await self._work.await_known(plugin)
+        async with execute(plugin, machinery, arguments, environment, terminal=terminal) as added:
+            yield added
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of an added process. Raises: NotFound."""
@@ -332,6 +342,7 @@ class Engine:
                 raise
             plugin.stops -= 1
 
+        await self._work.await_known(plugin)
         plugin.stops += 1
         plugin.interrupt()
         await self._do(plugin, run)
@@ -344,6 +355,7 @@ class Engine:
                 raise errors.NotFound(f'plugin "{plugin.name}" not found')
             await job()
 
+        await self._work.await_known(plugin)
         await self._work.inboxes.run(plugin.id, run)
 
     # what happens by itself
@@ -364,14 +376,23 @@ class Engine:
         ``start`` also starts what users want enabled. Raises: Conflict for a namespace that is not ours.
         """
         owners = await self._startup.claim(machinery)
-        self._work.machinery, self._work.problem, self._address = machinery, "", address
+        self._address = address
+        self._work.found(machinery)
         try:
             await self._startup.restore(owners, start=start)
             yield
         finally:
-            self._work.machinery = None
-            self._work.problem = "the engine is being stopped"
+            self._work.lost("the engine is being stopped")
+            for plugin in self._registry.all():
+                plugin.forget_run()
 
     def without_machinery(self, problem: str) -> None:
         """Say why plugins cannot be started or stopped; empty where they can be again."""
-        self._work.problem = problem
+        self._work.hinder(problem)
+
+    async def settle(self) -> None:
+        """Return when containerd is there, and all that ran at the start is taken over: calls are answered as later."""
+        while self._work.machinery is None:
+            await self._work.changed()
+        for plugin in self._registry.all():
+            await plugin.settled.wait()

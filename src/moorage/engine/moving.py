@@ -119,7 +119,7 @@ class Moving:
     @asynccontextmanager
     async def _held(self, plugins: Sequence[Plugin]) -> "AsyncIterator[tuple[Storage, list[Contents]]]":
         """Packages that stay for the length of the block, even where their plugins are removed or upgraded."""
-        machinery = self._work.need_machinery()
+        machinery = await self._work.await_machinery()
         async with machinery.lease() as lease:
             storage = machinery.storage.under(lease)
             yield storage, [await self._hold(storage, plugin) for plugin in plugins]

@@ -145,7 +145,7 @@ class Packages:
         """
         reference = parse_reference(text).with_default_tag()
         local = local_name(name) if name else reference.local_name
-        self._work.need_machinery()
+        await self._work.await_machinery()
         lost = await self._creation.find_lost(local)
         if terms.once and lost is None and (plugin := self._find(local)) is not None:
             yield _as_it_is(plugin, reference, terms)
@@ -186,7 +186,7 @@ class Packages:
         """
         plugin = self._work.registry.get(name)
         reference = parse_reference(text or plugin.record.reference).with_default_tag()
-        self._work.need_machinery()
+        await self._work.await_machinery()
         check_can_change(plugin, restart=restart, force=force)
         async with self._registry(reference, credentials) as source:
             found = await self._find_signed(source, reference)

@@ -85,6 +85,10 @@ class Plugin:
         """Whether a user waits for the start that is under way; only its success makes the plugin enabled."""
         self.stops = 0
         """Stops that are asked for and not done; nothing is started by itself before them."""
+        self.known = anyio.Event()
+        """Set when it is known what runs of it: until then nothing can be done with it."""
+        self.settled = anyio.Event()
+        """Set when what ran of it at the engine's start was taken over, or does not run."""
         self.starting: anyio.CancelScope | None = None
         self.waiting: anyio.CancelScope | None = None
         self._ready_since: float | None = None
@@ -171,6 +175,19 @@ class Plugin:
         for scope in (self.starting, self.waiting):
             if scope is not None:
                 scope.cancel()
+
+    def know(self) -> None:
+        """It is known what runs of it."""
+        self.known.set()
+
+    def settle(self) -> None:
+        """What ran of it is taken over, or nothing runs."""
+        self.known.set()
+        self.settled.set()
+
+    def forget_run(self) -> None:
+        """The containerd that its run was known from is lost; what runs has to be found out again."""
+        self.known, self.settled = anyio.Event(), anyio.Event()
 
     def view(self) -> PluginView:
         """The plugin at this instant."""

@@ -39,12 +39,17 @@ class Restoring:
         """
         try:
             await self._restore(plugin, owners, start=start)
+            plugin.settle()
         except errors.Unavailable as error:
             if plugin.state is not State.DISABLED:
+                plugin.settle()
                 raise  # a stop or a removal that goes on by itself
             plugin.problem = str(error)
             log.warning("cannot find out what became of plugin %s, it is tried again: %s", plugin.name, error)
             self._tasks.start_soon(self._again, plugin, start, retry)
+        except BaseException:
+            plugin.settle()
+            raise
 
     async def _again(self, plugin: Plugin, start: bool, pause: float) -> None:
         await anyio.sleep(pause)
@@ -61,6 +66,7 @@ class Restoring:
         machinery = self._work.need_machinery()
         record = plugin.record
         if record.removing:
+            plugin.settle()
             await self._work.erase(plugin)
         elif record.previous is not None:  # the engine ended while it tried another version out
             await self._go_back(plugin, machinery, start=start)
@@ -71,6 +77,7 @@ class Restoring:
             if not record.enabled or not start:
                 await run_blocking(plugin.places.clear)
             else:
+                plugin.settle()
                 await self._work.start_again(plugin)
 
     async def _go_back(self, plugin: Plugin, machinery: Machinery, *, start: bool) -> None:
@@ -83,6 +90,7 @@ class Restoring:
             pass
         except errors.MoorageError as error:
             log.warning("cannot remove image %s, the next start does: %s", tried, error)
+        plugin.settle()
         if start:
             await self._work.start_again(plugin)
 
@@ -90,6 +98,7 @@ class Restoring:
         """What to do about the run that its record names, of which there is a container."""
         left = await find_left_processes(plugin)
         exit = await adopt(plugin, machinery)
+        plugin.know()
         if exit is not None:
             if start:
                 failures = plugin.record.failures
@@ -112,6 +121,8 @@ class Restoring:
         plugin.starting = anyio.CancelScope()
         try:
             with plugin.starting:
+                if plugin.stops:  # asked for since it is known what runs
+                    plugin.starting.cancel()
                 socket = plugin.places.socket(plugin.config)
                 await await_ready(plugin, run, machinery, socket, self._work.timeouts.ready)
                 plugin.move(Event.ACCEPTED)

@@ -144,6 +144,8 @@ async def bring_down(
                 f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
             )
     plugin.run = None
+    if not keep_places and run is None and machinery is not None:
+        await remove_strays(plugin, machinery)  # nothing runs when this returns, also where nothing was held
     if not keep_places:
         await run_blocking(plugin.places.clear)
 

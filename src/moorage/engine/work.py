@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.inbox import Inboxes
 from moorage._lib.threads import run_blocking
+from moorage.engine.availability import Availability
 from moorage.engine.consent import Consent, granted_of
 from moorage.engine.events import EventLog
 from moorage.engine.lifecycle import Event, State, after_end, back_off, move
-from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin, Run
 from moorage.engine.registry import Registry
 from moorage.engine.running import bring_down, bring_up, remove_strays
@@ -37,7 +37,7 @@ AWAY = 1.0
 _REMOVE_AGAIN = 10.0  # seconds between two tries of a removal that something stands in the way of
 
 
-class Work:
+class Work(Availability):
     """The jobs, and what they share."""
 
     def __init__(
@@ -49,23 +49,15 @@ class Work:
         timeouts: Timeouts,
         consent: Consent | None = None,
     ) -> None:
+        super().__init__(timeouts)
         self.store = store
         self.registry = registry
         self.events = events
-        self.timeouts = timeouts
         self.consent = consent or Consent()
         self.inboxes: Inboxes[str] = Inboxes(tasks)
-        self.machinery: Machinery | None = None
-        self.problem = "containerd is not there yet"
         self.hurry: anyio.Event | None = None
         """Set where a shutdown is to kill plugins instead of waiting for them."""
         self._tasks = tasks
-
-    def need_machinery(self) -> Machinery:
-        """What plugins run on. Raises: Unavailable while it is not there."""
-        if self.machinery is None or self.problem:
-            raise errors.Unavailable(f"cannot do that now: {self.problem}")
-        return self.machinery
 
     def tell(self, plugin: Plugin, action: str, *, name: str = "", **attributes: str) -> None:
         """Note an event of a plugin, under the name that the caller used."""
@@ -164,7 +156,7 @@ class Work:
 
     async def _refuse(self, plugin: Plugin, failure: errors.MoorageError) -> None:
         """Undo a start that the user asked for: nothing of it is left, and it is disabled."""
-        last = _last_exit(plugin.run, str(failure))
+        run, last = plugin.run, _last_exit(plugin.run, str(failure))
         plugin.move(Event.REFUSED)
         try:
             await self._bring_down(plugin, at_once=True)
@@ -172,16 +164,23 @@ class Work:
         except errors.MoorageError as error:  # the first failure is the one to tell
             log.error("plugin %s: %s", plugin.name, error)
         await self._save_or_log(plugin, enabled=False, last_exit=last)
+        if isinstance(failure, _CutOff):
+            return
+        if run is not None:
+            self._tell_death(plugin, _last_exit(run, ""))
+        self.tell(plugin, "failed", error=str(failure).partition("\n")[0])
 
     async def failed(self, plugin: Plugin, failure: errors.MoorageError, *, tells_first: bool = False) -> None:
         """Undo a start, and plan the next one, or make it at once; ``tells_first``: somebody waits for the answer."""
-        last = _last_exit(plugin.run, str(failure))
+        run, last = plugin.run, _last_exit(plugin.run, str(failure))
         log.warning("plugin %s does not come up: %s", plugin.name, failure)
         try:
             await self._bring_down(plugin, at_once=True, keep_places=True)
         except errors.Unavailable as error:
             failure = error
             log.warning("plugin %s: %s", plugin.name, error)
+        if run is not None and run.exit is not None:
+            self._tell_death(plugin, _last_exit(run, ""))
         if isinstance(failure, errors.Unavailable):
             plugin.become(replace(plugin.life, state=move(plugin.life, Event.ENDED).state))
             await self._plan(plugin, AWAY)
@@ -201,9 +200,12 @@ class Work:
             return
         plugin.run = None
         last = _last_exit(run, "")
+        self._tell_death(plugin, last)
+        await self.ended(plugin, last, is_failure=last.code != 0)
+
+    def _tell_death(self, plugin: Plugin, last: LastExit) -> None:
         attributes = {"code": "" if last.code is None else str(last.code), "oom": str(last.oom).lower()}
         self.tell(plugin, "die", **attributes, **({"signal": last.signal} if last.signal else {}))
-        await self.ended(plugin, last, is_failure=last.code != 0)
 
     async def ended(self, plugin: Plugin, last: LastExit, *, is_failure: bool, tells_first: bool = False) -> None:
         """It ended by itself: start it again, at once or after a pause, or give up.
