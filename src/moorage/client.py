@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from moorage import errors
+from moorage._lib.server_answer import decode_answer, expect
 
 __all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "Progress", "socket_of")
 
@@ -71,19 +72,19 @@ class MoorageClient:
 
     def version(self) -> Any:
         """GET /version."""
-        return self._json("GET", "/version")
+        return expect(dict, self._json("GET", "/version"))
 
     def info(self) -> Any:
         """GET /info."""
-        return self._json("GET", "/info")
+        return expect(dict, self._json("GET", "/info"))
 
     def plugins(self, filters: Mapping[str, Sequence[str]] | None = None) -> Any:
         """Every plugin that passes: objects as Docker's, with ours under ``Moorage``."""
-        return self._json("GET", "/plugins", {"filters": _filters(filters)} if filters else {})
+        return expect(list, self._json("GET", "/plugins", {"filters": _filters(filters)} if filters else {}))
 
     def inspect(self, name: str) -> Any:
         """One plugin."""
-        return self._json("GET", f"/plugins/{_quoted(name)}/json")
+        return expect(dict, self._json("GET", f"/plugins/{_quoted(name)}/json"))
 
     def create(self, name: str, package: Iterator[bytes]) -> None:
         """Make a plugin of a tar stream."""
@@ -114,7 +115,7 @@ class MoorageClient:
     def privileges(self, remote: str, auth: str = "") -> Any:
         """What the plugin with this reference asks for. ``auth`` is the X-Registry-Auth of this and other calls."""
         with self._open("GET", "/plugins/privileges", {"remote": remote}, None, _auth(auth)) as answer:
-            return json.loads(answer.read())
+            return decode_answer(answer.read())
 
     def request_privileges(
         self, remote: str = "", name: str = "", terms: Mapping[str, object] | None = None, auth: str = ""
@@ -127,7 +128,7 @@ class MoorageClient:
         headers = {"Content-Type": "application/json", **_auth(auth)}
         query = {key: value for key, value in (("remote", remote), ("name", name)) if value}
         with self._open("POST", f"{_OURS}/privileges", query, body, headers) as answer:
-            return json.loads(answer.read())
+            return decode_answer(answer.read())
 
     def grant(self, name: str, privileges: Sequence[Any] | None = None, *, attended: bool = False) -> Any:
         """Grant exactly this, as inspect shows it (None: all) to a plugin; ``attended``: a person was asked."""
@@ -243,7 +244,7 @@ class MoorageClient:
         """Take in an archive's plugins; what became of each. ``name`` is for an archive with one plugin."""
         query = {"name": name} if name else {}
         with self._open("POST", f"{_OURS}/load", query, archive, {"Content-Type": "application/x-tar"}) as answer:
-            return json.loads(answer.read())
+            return decode_answer(answer.read())
 
     def create_from(
         self, name: str, package: Iterator[bytes], remote: str = "", auth: str = ""
@@ -254,11 +255,11 @@ class MoorageClient:
 
     def disk_usage(self) -> Any:
         """What plugins take of the disk."""
-        return self._json("GET", f"{_OURS}/df")
+        return expect(dict, self._json("GET", f"{_OURS}/df"))
 
     def prune(self) -> Any:
         """Remove what nothing refers to; what that gave back."""
-        return self._json("POST", f"{_OURS}/prune")
+        return expect(dict, self._json("POST", f"{_OURS}/prune"))
 
     # how
 
@@ -268,13 +269,13 @@ class MoorageClient:
             raw, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         with self._open(method, path, query or {}, raw, headers) as answer:
             data = answer.read()
-        return json.loads(data) if data else None
+        return decode_answer(data) if data else None
 
     def _lines(self, path: str, query: Mapping[str, str]) -> Iterator[Any]:
         with self._open("GET", path, query) as answer:
             for line in answer:
                 if line.strip():
-                    yield json.loads(line)
+                    yield expect(dict, decode_answer(line))
 
     @contextmanager
     def _open(
@@ -350,7 +351,7 @@ class Progress:
         of it. Raises: what went wrong.
         """
         for raw in self._answer:
-            line = json.loads(raw)
+            line = expect(dict, decode_answer(raw))
             if "error" in line:
                 raise _KINDS.get(line.get("errorDetail", {}).get("code"), errors.MoorageError)(line["error"])
             yield line
@@ -364,7 +365,7 @@ def _failure(answer: http.client.HTTPResponse) -> errors.MoorageError:
     raw = answer.read()
     try:
         message = str(json.loads(raw)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = f"the engine answered {answer.status} {answer.reason}"
     return _KINDS.get(answer.status, errors.MoorageError)(message)
 

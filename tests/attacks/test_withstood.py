@@ -4,18 +4,21 @@ Those with packages and registries are in test_hostile_packages.py and test_host
 """
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from moorage import errors
+from moorage.engine.throwaway import make_pair
 from moorage.logs.writer import read_counts
 from support.attempts import add_attempts, read_inside
 from support.engines import EngineProcess, Refused, config, engine
@@ -396,3 +399,80 @@ def test_a_bomb_in_yaml_is_refused_at_once(house: EngineProcess, tmp_path: Path,
     assert done.stderr.startswith("moorage: ")
     assert "Traceback" not in done.stderr
     assert len(done.stderr) < 2000
+
+
+ANSWERS = {
+    "no JSON": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<a>b\n",
+    "depth": b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+    "another's plugins": b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n[{"Name": "a"}]',
+    "an object": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    "an error of depth": b"HTTP/1.1 500 No\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+    "no HTTP": b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
+    "control characters": b'HTTP/1.1 500 No\r\nContent-Length: 25\r\n\r\n{"message": "a\\u001b[2Jb"}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+@pytest.mark.parametrize("words", [("ls",), ("inspect", "p"), ("logs", "p"), ("df",)], ids=lambda words: words[0])
+def test_another_server_at_the_socket_is_an_error_of_one_sentence(
+    tmp_path: Path, answer: bytes, words: tuple[str, ...]
+) -> None:
+    path = tmp_path / "m.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        client.recv(65536)
+                        client.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        command = [sys.executable, "-m", "moorage", *words]
+        environment = {**os.environ, "MOORAGE_HOST": f"unix://{path}"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+    if done.returncode != 0:
+        assert done.stderr.startswith("moorage: ")
+
+
+# -------------------------------------------------------------------------------------- squatted directories
+
+
+def test_a_directory_that_somebody_made_before_is_never_taken_for_a_run(tmp_path: Path) -> None:
+    base, victim = Path(f"/tmp/moorage-squat-{os.getpid()}"), tmp_path / "victim"
+    base.mkdir(mode=0o1777)
+    base.chmod(0o1777)
+    victim.mkdir()
+    try:
+        for index, words in enumerate((("mkdir",), ("ln", "-s", str(victim)), ("mkfifo",))):
+            data, state = base / f"moorage-run-{index}", Path(f"/run/moorage-squat-{os.getpid()}-{index}")
+            assert run_as_user(*words, str(data)).returncode == 0
+            with pytest.raises(errors.Invalid, match="cannot use"):
+                make_pair(state, data, "0" * 64)
+            assert data.lstat().st_uid == USER
+            assert not state.exists()
+        assert list(victim.iterdir()) == []
+    finally:
+        shutil.rmtree(base)
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(USER, 0o755), (0, 0o777), (USER, 0o1777)])
+def test_a_directory_where_others_can_put_a_link_is_refused_for_a_run(tmp_path: Path, owner: int, mode: int) -> None:
+    base, state = Path(f"/tmp/moorage-squat-{os.getpid()}"), Path(f"/run/moorage-squat-{os.getpid()}")
+    (base / "inner").mkdir(parents=True)
+    base.chmod(mode)
+    os.chown(base, owner, -1)
+    try:
+        with pytest.raises(errors.Invalid, match=r"cannot use .*(user|users)"):
+            make_pair(state, base / "inner" / "moorage-run-0", "0" * 64)
+        assert not state.exists()
+        assert list((base / "inner").iterdir()) == []
+    finally:
+        shutil.rmtree(base)

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.devices import is_in_user_namespace
 from moorage.engine.foreground import Plan
 from moorage.engine.mounts import bind, bind_shared, mount_overlay, unmount_all_below
 from moorage.host.beneath import remove_tree
@@ -101,6 +102,7 @@ def make_pair(state: Path, data: Path, id: str) -> Pair:
     try:
         descriptor = _make_locked(state)
         try:
+            _check_owner(data.parent)
             _check_room(data.parent)
             # From here on a sweep after us finds both, however far we come.
             (state / _DATA_LINK).symlink_to(data)
@@ -118,6 +120,18 @@ def make_pair(state: Path, data: Path, id: str) -> Pair:
         advice = "; set TMPDIR to a directory that can be written to" if is_data else ""
         raise errors.Invalid(f"cannot use {path} for this run: {error.strerror}{advice}") from error
     return Pair(state, data, id, descriptor)
+
+
+def _check_owner(directory: Path) -> None:
+    """Refuse a directory in which another user could put a link in the place of ours. Raises: OSError."""
+    if is_in_user_namespace():
+        return  # where the owners of the host's directories have no number
+    for path in (directory, *directory.parents):
+        found = path.stat()
+        if found.st_uid not in (0, os.geteuid()):
+            raise OSError(errno.EPERM, f"it is below a directory of user {found.st_uid} ({path})", str(directory))
+        if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+            raise OSError(errno.EPERM, f"other users can write to {path}, which is not sticky", str(directory))
 
 
 def _check_room(directory: Path) -> None:
