@@ -16,7 +16,7 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import Manifest
-from moorage.distribution.manifest import HOST, Platform, PluginManifest, choose_entry, is_index
+from moorage.distribution.manifest import HOST, MOST_LAYERS, Platform, PluginManifest, choose_entry, is_index
 from moorage.distribution.package import (
     CONFIG_TYPE,
     LAYER_TYPE,
@@ -91,6 +91,9 @@ def _check(contents: Contents, what: str) -> None:
         raise errors.Invalid(f"cannot make a plugin of {what}: it is no image (its config is of type {kind!r})")
     if not contents.layers:
         raise errors.Invalid(f"cannot make a plugin of {what}: it has no layers")
+    if len(contents.layers) > MOST_LAYERS:
+        count = len(contents.layers)
+        raise errors.Invalid(f"cannot make a plugin of {what}: it has {count} layers; 1 to {MOST_LAYERS} can be")
     for layer in contents.layers:
         if layer.media_type not in (*_GZIP, *_PLAIN):
             raise errors.Unsupported(

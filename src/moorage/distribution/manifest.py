@@ -18,7 +18,16 @@ from moorage.distribution._check import Manifest, check_digest
 from moorage.distribution._status import clean
 from moorage.distribution.package import CONFIG_LIMIT, CONFIG_TYPE
 
-__all__ = ("HOST", "LAYER_TYPES", "Platform", "PluginManifest", "choose_entry", "is_index", "read_plugin_manifest")
+__all__ = (
+    "HOST",
+    "LAYER_TYPES",
+    "MOST_LAYERS",
+    "Platform",
+    "PluginManifest",
+    "choose_entry",
+    "is_index",
+    "read_plugin_manifest",
+)
 
 LAYER_TYPES = frozenset(
     {
@@ -33,7 +42,8 @@ LAYER_TYPES = frozenset(
 """What can be unpacked."""
 
 _INDEX_TYPES = ("application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json")
-_MOST_LAYERS = 127  # as Docker; overlay takes some hundred
+MOST_LAYERS = 127
+"""Of one package, as Docker; overlay takes some hundred."""
 _ATTESTATION = "vnd.docker.reference.type"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i386": "386", "armv7l": "arm", "armv6l": "arm"}
 _VARIANTS = {"armv7l": "v7", "armv6l": "v6"}
@@ -141,8 +151,8 @@ def read_plugin_manifest(manifest: Manifest, what: str) -> PluginManifest:
             raise errors.Invalid(
                 f"cannot use {what}: a layer of type {clean(layer.mediaType) or 'unknown'} cannot be unpacked"
             )
-    if not 0 < len(document.layers) <= _MOST_LAYERS:
-        raise errors.Invalid(f"cannot use {what}: it has {len(document.layers)} layers; 1 to {_MOST_LAYERS} can be")
+    if not 0 < len(document.layers) <= MOST_LAYERS:
+        raise errors.Invalid(f"cannot use {what}: it has {len(document.layers)} layers; 1 to {MOST_LAYERS} can be")
     config = _descriptor(document.config, what)
     if config.size_bytes > CONFIG_LIMIT:
         raise errors.Invalid(f"cannot use {what}: its config has more than {CONFIG_LIMIT} bytes")

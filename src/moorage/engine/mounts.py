@@ -9,8 +9,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from moorage import errors
@@ -117,14 +117,45 @@ def mount_all(mounts: Sequence[Mount], target: Path) -> None:
         flags = 0
         for option in mount.options:
             flags |= _FLAGS.get(option, 0)
-        data = ",".join(option for option in mount.options if option not in _FLAGS)
-        if len(data) >= _PAGE:
-            raise errors.Unsupported(f"cannot mount a root of so many layers: its options have {len(data)} bytes")
+        options = [option for option in mount.options if option not in _FLAGS]
         kind = "none" if mount.type == "bind" else mount.type
         try:
-            _mount(mount.source, target, kind, flags, data)
+            with _within_a_page(options) as data:
+                _mount(mount.source, target, kind, flags, data)
         except OSError as error:
             raise errors.Unsupported(f"cannot mount {mount.type} on {target}: {error.strerror}") from error
+
+
+@contextmanager
+def _within_a_page(options: Sequence[str]) -> Iterator[str]:
+    """The options as text that mount(2) takes, for the length of the block.
+
+    The kernel takes a page of it, and 127 layers in a long directory have several. Where it is too long, descriptors
+    stand for the directories of an overlay, as in ``mount_overlay``. Raises: OSError; Unsupported for too many layers.
+    """
+    text = ",".join(options)
+    if len(os.fsencode(text)) < _PAGE:
+        yield text
+        return
+    with ExitStack() as opened:
+
+        def shorten(path: str) -> str:
+            descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, descriptor)
+            return f"/proc/self/fd/{descriptor}"
+
+        text = ",".join(_shortened(option, shorten) for option in options)
+        if len(text) >= _PAGE:
+            raise errors.Unsupported(f"cannot mount a root of so many layers: its options have {len(text)} bytes")
+        yield text
+
+
+def _shortened(option: str, shorten: Callable[[str], str]) -> str:
+    key, _, value = option.partition("=")
+    if key not in ("lowerdir", "upperdir", "workdir"):
+        return option
+    paths = value.split(":") if key == "lowerdir" else [value]
+    return f"{key}={':'.join(map(shorten, paths))}"
 
 
 def restrict(target: Path) -> None:
