@@ -113,7 +113,7 @@ WRONG: list[tuple[str, str, Any, dict[str, str], int, str]] = [
     ("POST", "/plugins/create", b"", {}, 400, "failed to parse reference"),
     ("POST", "/plugins/create?name=UPPER/x", b"", {}, 400, "repository name must be lowercase"),
     ("POST", "/plugins/create?name=new", b"no tar", {}, 400, "cannot read the package"),
-    ("POST", "/plugins/create?name=new", package({"entrypoint": ["/p"]}), {}, 400, "interface.socket"),
+    ("POST", "/plugins/create?name=new", package({"entrypoint": "/p"}), {}, 400, "entrypoint: must be a list"),
     ("POST", "/plugins/off/enable?timeout=", None, {}, 400, 'strconv.Atoi: parsing "": invalid syntax'),
     ("POST", "/plugins/off/enable?timeout=x", None, {}, 400, 'strconv.Atoi: parsing "x": invalid syntax'),
     ("POST", "/plugins/off/enable?timeout=1.5", None, {}, 400, 'strconv.Atoi: parsing "1.5": invalid syntax'),

@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from moorage._lib.escaping import is_printable
 from moorage.plugins import as_it_came, config_to_api, parse_config, with_rootfs
 from moorage.plugins._reader import MAX_DEPTH, MAX_DOCUMENT_BYTES
 from moorage.plugins.model import Config, InterfaceType
+from moorage.plugins.spec import check_runnable
 
 pytestmark = pytest.mark.quick
 
@@ -90,7 +92,7 @@ documents = st.builds(
         ),
         args=objects(**entry, value=st.lists(texts | st.none(), max_size=3)),
         linux=objects(
-            capabilities=st.lists(texts, max_size=3),
+            capabilities=st.lists(st.sampled_from(["CAP_SYS_ADMIN", "chown", "Cap_Kill"]), max_size=3),
             allowAllDevices=st.booleans(),
             devices=st.lists(objects(**entry, path=paths), max_size=3),
         ),
@@ -186,8 +188,8 @@ HOSTILE = {
     "a number": b"1",
     "null": b"null",
     "too long": b" " * MAX_DOCUMENT_BYTES + json.dumps(MINIMAL).encode(),
-    "many unknown keys": json.dumps({f"k{index:05}": 1 for index in range(60_000)}).encode(),
-    "one long key": json.dumps({"k" * 900_000: 1}).encode(),
+    "many unknown keys": json.dumps({f"k{index:05}": 1 for index in range(60_000)} | {"user": 1}).encode(),
+    "one long key": json.dumps({"k" * 900_000: 1, "user": 1}).encode(),
     "many wrong values": json.dumps({"env": [{"name": 1}] * 60_000}).encode(),
     "many wrong entries": json.dumps({"env": [1] * 200_000}).encode(),
 }
@@ -281,16 +283,13 @@ WRONG = [
     ({"Linux": {"DEVICES": [None, {"Path": {}}]}}, "linux.devices[1].path: must be a text, not an object"),
     ({"linux": {"devices": [{"path": "fuse"}]}}, "linux.devices[0].path: must be an absolute path, not fuse"),
     ({"linux": {"capabilities": "CAP_SYS_ADMIN"}}, "linux.capabilities: must be a list, not a text"),
+    ({"linux": {"capabilities": ["chown", "CAP_SYS_ADMN"]}}, "linux.capabilities[1]: CAP_SYS_ADMN: Linux has none of"),
     ({"linux": {"capabilities": [True]}}, "linux.capabilities[0]: must be a text, not true"),
     ({"linux": {"allowAllDevices": "true"}}, "linux.allowAllDevices: must be true or false, not a text"),
     ({"linux": []}, "linux: must be an object, not a list"),
     ({"entrypoint": "/p"}, "entrypoint: must be a list, not a text"),
-    ({"entrypoint": []}, "entrypoint: is missing"),
-    ({"entrypoint": None}, "entrypoint: is missing"),
     ({"entrypoint": ["", "x"]}, "entrypoint[0]: must not be empty"),
     ({"entrypoint": ["/p", "\0"]}, "entrypoint[1]: must not have a NUL character"),
-    ({"interface": None}, "interface.socket: is missing or empty"),
-    ({"interface": {"socket": ""}}, "interface.socket: is missing or empty"),
     ({"interface": {"socket": "../x"}}, "interface.socket: must be the name of a socket below /run/docker/plugins"),
     ({"interface": {"socket": "/run/p.sock"}}, "interface.socket: must be the name of a socket below"),
     ({"interface": {"socket": "a/"}}, "interface.socket: must be the name of a socket below"),
@@ -299,7 +298,6 @@ WRONG = [
     ({"env": [{"name": "A=B"}]}, "env[0].name: must be the name of an environment variable"),
     ({"env": [{}]}, "env[0].name: must be the name of an environment variable"),
     ({"env": {"name": "A"}}, "env: must be a list, not an object"),
-    ({"mounts": [{"source": "/s"}]}, "mounts[0].destination: is missing or empty"),
     ({"args": ["x"]}, "args: must be an object, not a list"),
     ({"args": {"value": "x y"}}, "args.value: must be a list, not a text"),
     ({"user": {"uid": "1000"}}, "user.uid: must be a number, not a text"),
@@ -310,6 +308,24 @@ WRONG = [
     ({"ipchost": 1}, "ipchost: must be true or false, not a number"),
     ({"network": "host"}, "network: must be an object, not a text"),
 ]
+
+
+LACKING = [
+    ({"entrypoint": []}, "entrypoint: is missing"),
+    ({"entrypoint": None}, "entrypoint: is missing"),
+    ({"interface": None}, "interface.socket: is missing or empty"),
+    ({"interface": {"socket": ""}}, "interface.socket: is missing or empty"),
+    ({"mounts": [{"source": "/s"}]}, "mounts[0].destination: is missing or empty"),
+    ({"mounts": [{"source": "/s", "destination": "/d"}, {"destination": ""}]}, "mounts[1].destination: is missing"),
+]
+
+
+@pytest.mark.parametrize(("fields", "text"), LACKING)
+def test_case_243_what_a_start_needs_may_be_missing_with_a_warning(fields: dict[str, Any], text: str) -> None:
+    parsed = parse_config(json.dumps(MINIMAL | fields).encode())
+    assert [each for each in parsed.warnings if each.startswith(text) and each.endswith("the plugin cannot be enabled")]
+    with pytest.raises(errors.Invalid, match=re.escape(text)):
+        check_runnable(parsed.config)
 
 
 @pytest.mark.parametrize(("fields", "text"), WRONG, ids=[text.partition(":")[0] for _, text in WRONG])

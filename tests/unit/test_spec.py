@@ -298,9 +298,15 @@ def test_c08_capabilities_are_there_once() -> None:
         ("", 'cannot grant capability "": '),
     ],
 )
-def test_c08_an_unknown_capability_is_refused_by_name(spelling: str, text: str) -> None:
+def test_c08_case_238_an_unknown_capability_is_refused_by_name(spelling: str, text: str) -> None:
+    linux = {"capabilities": [spelling]}
     with pytest.raises(errors.Invalid) as caught:
-        built(linux={"capabilities": [spelling]})
+        parsed(linux=linux)
+    assert text.removeprefix("cannot grant capability ") in str(caught.value)
+    minimal = {"entrypoint": ["/p"], "interface": {"socket": "p.sock"}}
+    of_before = parse_config(json.dumps(minimal | {"linux": linux}).encode(), is_stored=True).config
+    with pytest.raises(errors.Invalid) as caught:
+        spec_of(of_before)
     assert str(caught.value).startswith(text)
 
 

@@ -200,7 +200,10 @@ def read_object(
 ) -> Fields:
     """The top of a document that has to be one JSON object; for the flags see ``Notes``. Raises: Invalid."""
     notes = Notes(document, refuses_unknown=refuses_unknown, refuses_controls=refuses_controls)
-    return Fields(decode(raw, document), "", known, notes)
+    value = decode(raw, document)
+    if value is None:
+        raise errors.Invalid(f"cannot read {document}: must be an object, not null")
+    return Fields(value, "", known, notes)
 
 
 def decode(raw: bytes, document: str) -> object:

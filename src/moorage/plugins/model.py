@@ -7,9 +7,11 @@ from msgspec import Struct, field
 
 from moorage._lib.values import repr_without
 from moorage.plugins._reader import Fields, quote, read_object
+from moorage.plugins.capabilities import capability_problem
 
 __all__ = (
     "ISOLATED_NETWORKS",
+    "MISSING",
     "SOCKET_DIRECTORY",
     "ArgsEntry",
     "Config",
@@ -40,6 +42,15 @@ _TOP = (
     "mounts", "network", "pidhost", "propagatedMount", "rootfs", "user", "workdir",
 )  # fmt: skip
 _ENTRY = ("name", "description", "settable")
+
+MISSING = {
+    "entrypoint": "is missing; it is the list of the program's path and its first arguments",
+    "socket": f"is missing or empty; it is the name of the socket below {SOCKET_DIRECTORY}",
+    "destination": "is missing or empty",
+}
+"""What is said of a value that a plugin may lack when it is made, as in dockerd, and not when it is enabled."""
+
+_NOT_YET = "the plugin cannot be enabled"
 
 
 class InterfaceType(Struct, frozen=True):
@@ -226,7 +237,7 @@ def parse_config(raw: bytes, *, is_stored: bool = False) -> ParsedConfig:
         pid_host=top.flag("pidhost"),
         env=tuple(_env(entry) for entry in top.entries("env", (*_ENTRY, "value"))),
         args=_args(top.section("args", (*_ENTRY, "value"))),
-        linux=_linux(top.section("linux", ("capabilities", "allowAllDevices", "devices"))),
+        linux=_linux(top.section("linux", ("capabilities", "allowAllDevices", "devices")), is_stored=is_stored),
         user=_user(top.section("user", ("uid", "gid"))),
         rootfs=_rootfs(top.section("rootfs", ("type", "diff_ids"))) if top.has("rootfs") else None,
         document=raw,
@@ -237,7 +248,7 @@ def parse_config(raw: bytes, *, is_stored: bool = False) -> ParsedConfig:
 def _entrypoint(top: Fields) -> tuple[str, ...]:
     entrypoint = top.texts("entrypoint", lines=True)
     if not top.items("entrypoint"):
-        top.wrong("entrypoint", "is missing; it is the list of the program's path and its first arguments")
+        top.odd("entrypoint", f"{MISSING['entrypoint']}; {_NOT_YET}")
     elif entrypoint and not entrypoint[0]:
         top.wrong("entrypoint[0]", "must not be empty")
     return entrypoint
@@ -246,7 +257,7 @@ def _entrypoint(top: Fields) -> tuple[str, ...]:
 def _interface(fields: Fields) -> Interface:
     socket = fields.text("socket")
     if not socket:
-        fields.wrong("socket", f"is missing or empty; it is the name of the socket below {SOCKET_DIRECTORY}")
+        fields.odd("socket", f"{MISSING['socket']}; {_NOT_YET}")
     elif socket.startswith("/") or socket.endswith("/") or {"..", "."} & set(socket.split("/")):
         fields.wrong("socket", f"must be the name of a socket below {SOCKET_DIRECTORY}, not {quote(socket)}")
     return Interface(
@@ -283,7 +294,7 @@ def _settable(fields: Fields, field_name: str) -> tuple[str, ...]:
 def _mount(fields: Fields, *, is_stored: bool) -> MountEntry:
     destination = _inner_path(fields, "destination")
     if not destination:
-        fields.wrong("destination", "is missing or empty")
+        fields.odd("destination", f"{MISSING['destination']}; {_NOT_YET}")
     mount = MountEntry(
         name=fields.text("name"),
         description=fields.text("description", lines=True),
@@ -334,9 +345,13 @@ def _args(fields: Fields) -> ArgsEntry:
     return ArgsEntry(fields.text("name"), description, _settable(fields, "value"), value)
 
 
-def _linux(fields: Fields) -> LinuxConfig:
+def _linux(fields: Fields, *, is_stored: bool) -> LinuxConfig:
+    capabilities = fields.texts("capabilities")
+    for at, spelling in enumerate(capabilities if not is_stored else ()):
+        if problem := capability_problem(spelling):
+            fields.wrong(f"capabilities[{at}]", f"{quote(spelling)}: {problem}")
     return LinuxConfig(
-        capabilities=fields.texts("capabilities"),
+        capabilities=capabilities,
         allow_all_devices=fields.flag("allowAllDevices"),
         devices=tuple(_device(entry) for entry in fields.entries("devices", (*_ENTRY, "path"))),
     )

@@ -4,7 +4,6 @@ Source: moby daemon/pkg/plugin/v2/plugin_linux.go@b985e21. Where we differ on pu
 docs/reference/oci-spec.md.
 """
 
-import difflib
 import posixpath
 from collections.abc import Iterable, Mapping
 
@@ -15,7 +14,8 @@ from moorage import errors
 from moorage.plugins import _base
 from moorage.plugins._base import Mount
 from moorage.plugins._reader import quote
-from moorage.plugins.model import ISOLATED_NETWORKS, SOCKET_DIRECTORY, Config, DeviceEntry, MountEntry
+from moorage.plugins.capabilities import capability_problem, normal_capability
+from moorage.plugins.model import ISOLATED_NETWORKS, MISSING, SOCKET_DIRECTORY, Config, DeviceEntry, MountEntry
 from moorage.plugins.settings import Settings
 
 __all__ = (
@@ -26,6 +26,7 @@ __all__ = (
     "Places",
     "build_spec",
     "cgroup_path",
+    "check_runnable",
     "host_path",
     "needs",
     "socket_path",
@@ -142,12 +143,28 @@ def needs(settings: Settings) -> Needs:
     )
 
 
+def check_runnable(config: Config) -> None:
+    """Return if a config has all that a start needs: dockerd creates plugins that lack it, and does not enable them.
+
+    Raises: Invalid naming the path of each value that is missing.
+    """
+    missing = [] if config.entrypoint else [f"entrypoint: {MISSING['entrypoint']}"]
+    if not config.interface.socket:
+        missing.append(f"interface.socket: {MISSING['socket']}")
+    for at, each in enumerate(config.mounts):
+        if not each.destination:
+            missing.append(f"mounts[{at}].destination: {MISSING['destination']}")
+    if missing:
+        raise errors.Invalid(f"config.json is not complete: {'; '.join(missing)}")
+
+
 def build_spec(config: Config, settings: Settings, places: Places) -> dict[str, object]:
     """The OCI runtime spec of a plugin, ready for JSON.
 
     Raises: Invalid for an entry without a source or path, a device that is not there, an unknown capability or network
     type, or a socket path that is too long.
     """
+    check_runnable(config)
     socket_path(config, places)
     if not config.network.is_host and config.network.type not in ISOLATED_NETWORKS:
         raise errors.Invalid(
@@ -196,12 +213,9 @@ def _capabilities(config: Config) -> dict[str, object]:
 
 
 def _capability(spelling: str) -> str:
-    name = "CAP_" + spelling.strip().upper().removeprefix("CAP_")
-    if name not in _base.CAPABILITIES:
-        near = difflib.get_close_matches(name[:40], _base.CAPABILITIES, n=1, cutoff=0.8)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise errors.Invalid(f"cannot grant capability {quote(spelling)}: Linux has none of this name{hint}")
-    return name
+    if problem := capability_problem(spelling):
+        raise errors.Invalid(f"cannot grant capability {quote(spelling)}: {problem}")
+    return normal_capability(spelling)
 
 
 def _namespaces(config: Config) -> list[str]:
