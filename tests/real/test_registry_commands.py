@@ -161,6 +161,19 @@ def test_case_210_a_push_whose_uploads_are_redirected_arrives(
     assert list(manifests) == ["1"]
 
 
+def test_case_209_a_registry_written_differently_is_the_same_one(
+    house: EngineProcess, registry: FaultRegistry, tmp_path: Path
+) -> None:
+    offer(registry, make())
+    written = (f"localhost:{registry.port}/t/p", f"LOCALHOST:{registry.port}/t/p")
+    install = ("install", "--grant-all-permissions", "--disable", "--alias", "p")
+    assert moorage(house, tmp_path, *install, written[0]).returncode == 0
+    again = moorage(house, tmp_path, *install, "--ensure", written[1])
+    assert again.returncode == 0, again.stderr
+    upgrade = moorage(house, tmp_path, "upgrade", "--grant-all-permissions", "p", written[1])
+    assert upgrade.returncode == 0, upgrade.stderr
+
+
 def test_case_202_a_plugin_is_installed_over_long_redirects(
     house: EngineProcess, registry: FaultRegistry, tmp_path: Path
 ) -> None:

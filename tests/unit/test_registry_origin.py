@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from moorage.distribution.hosts import Hosts, Options
-from moorage.distribution.origin import Origin, is_same_host, resolve_location, split_host
+from moorage.distribution.origin import Origin, is_same_host, is_same_reference, resolve_location, split_host
+from moorage.plugins import parse_reference
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
@@ -87,6 +88,22 @@ def test_case_209_hosts_as_users_write_them(text: str, host: str, port: int | No
 def test_case_209_docker_io_has_two_names() -> None:
     assert is_same_host("index.docker.io", "docker.io")
     assert not is_same_host("docker.io:5000", "docker.io")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ("Registry.LAN/a/b:1", "registry.lan:443/a/b:1", True),
+        ("index.docker.io/a/b:1", "a/b:1", True),
+        ("registry.lan/a/b:1", "registry.lan/a/b:2", False),
+        ("registry.lan/a/b:1", "registry.lan:5000/a/b:1", False),
+        ("registry.lan/a/b:1", "registry.lan/a/c:1", False),
+    ],
+)
+def test_case_209_references_mean_one_package_however_the_host_is_written(
+    first: str, second: str, is_same: bool
+) -> None:
+    assert is_same_reference(parse_reference(first), parse_reference(second)) == is_same
 
 
 # names that are insecure by their addresses

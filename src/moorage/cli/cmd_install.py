@@ -121,9 +121,10 @@ def _is_there(name: str) -> bool:
 
 
 def _check_origin(name: str, origin: str, reference: str) -> None:
+    from moorage.distribution.origin import is_same_repository
     from moorage.plugins import parse_reference
 
-    if parse_reference(origin).name == parse_reference(reference).name:
+    if is_same_repository(parse_reference(origin), parse_reference(reference)):
         return
     if not ask(f"Plugin {name} is from {origin}. Replace it by {reference}?", "--skip-remote-check"):
         raise errors.Denied(f"plugin {name} stays what it is")

@@ -10,9 +10,9 @@ from urllib.parse import quote_from_bytes
 from msgspec import Struct
 from yarl import URL
 
-from moorage.plugins.reference import DEFAULT_HOST
+from moorage.plugins.reference import DEFAULT_HOST, Reference
 
-__all__ = ("Origin", "is_same_host", "resolve_location", "split_host")
+__all__ = ("Origin", "is_same_host", "is_same_reference", "is_same_repository", "resolve_location", "split_host")
 
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
@@ -84,6 +84,16 @@ def split_host(text: str) -> tuple[str, int | None]:
 def is_same_host(first: str, second: str) -> bool:
     """Whether two names of registries, as users write them, mean one: letter case and the port 443 do not matter."""
     return _registry(first) == _registry(second)
+
+
+def is_same_reference(first: Reference, second: Reference) -> bool:
+    """Whether two references mean one package of one registry, however its host is written."""
+    return is_same_repository(first, second) and (first.tag, first.digest) == (second.tag, second.digest)
+
+
+def is_same_repository(first: Reference, second: Reference) -> bool:
+    """Whether two references mean one repository of one registry, however its host is written."""
+    return first.path == second.path and is_same_host(first.host, second.host)
 
 
 def _registry(text: str) -> tuple[str, int]:

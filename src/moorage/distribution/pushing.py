@@ -87,7 +87,11 @@ class _Push:
 
     async def _mount(self, blob: Descriptor) -> str:
         """The repository of the same registry that gave the blob; empty where none does."""
-        known = [each for each in await self._known(blob) if each != self._target.path]
+        try:
+            known = [each for each in await self._known(blob) if each != self._target.path]
+        except errors.MoorageError as error:  # a mount only saves work
+            log.info("cannot tell where %s is: %s", blob.digest, error)
+            known = []
         for path in known[-_MOUNTS:]:
             if await self._registry.mount_blob(blob.digest, path):
                 return path

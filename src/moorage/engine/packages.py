@@ -16,6 +16,7 @@ from moorage._lib.threads import run_blocking
 from moorage.distribution.auth import Credentials, credentials_for
 from moorage.distribution.hosts import Options
 from moorage.distribution.login import log_in
+from moorage.distribution.origin import is_same_reference
 from moorage.distribution.package import Package
 from moorage.distribution.pull import Found, Shared, find, take
 from moorage.distribution.registry import Registry
@@ -307,7 +308,7 @@ def _check_same_repository(lost: Plugin, reference: Reference) -> None:
 def _as_it_is(plugin: Plugin, reference: Reference, terms: Terms) -> Operation:
     """Nothing to do. Raises: Conflict where it is another one, or set otherwise."""
     record = plugin.record
-    if record.reference != str(reference):
+    if not is_same_reference(parse_reference(record.reference), reference):
         raise errors.Conflict(
             f"plugin {plugin.name} already exists, from {record.reference} and not from {reference}; "
             "bring it there with upgrade, or give another name"
