@@ -1,17 +1,20 @@
 """Confinement, measured from inside a plugin: what was not granted is refused, what was granted works."""
 
 import errno
+import io
+import json
 import os
 import resource
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.attempts import add_attempts, attempt, read_inside, status_inside, write_inside
+from support.attempts import add_attempts, ask_at, attempt, attempts_tar, read_inside, status_inside, write_inside
 from support.engines import EngineProcess, Refused, engine
 from support.foreground import wait_until
 
@@ -72,6 +75,45 @@ def test_x01_a_plugin_that_was_granted_sys_admin_mounts(house: EngineProcess) ->
         assert attempt(house, "p", what) == 0, what
     for what in ("keyctl", "userfaultfd", "io_uring", "init-module", "settimeofday"):
         assert attempt(house, "p", what) == errno.EPERM, what
+
+
+@pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="a kernel without FUSE")
+def test_x01_a_volume_plugin_with_fuse_mounts_below_its_propagated_mount(house: EngineProcess) -> None:
+    devices = {"devices": [{"path": "/dev/fuse"}]}
+    add_attempts(house, "p", propagatedmount="/mnt", linux={**SYS_ADMIN["linux"], **devices})
+    assert attempt(house, "p", "fuse") == 0
+    add_attempts(house, "q", propagatedmount="/mnt", linux=devices)
+    assert attempt(house, "q", "fuse") == errno.EPERM
+    house.ours("PUT", "p", "policy", {"read_only": True, "init": True, "capabilities": "minimal"})
+    house.ours("POST", "p", "restart")
+    assert attempt(house, "p", "fuse") == 0
+
+
+def test_x01_x02_x04_a_run_in_the_foreground_is_confined_the_same_way(tmp_path: Path) -> None:
+    directory = tmp_path / "it"
+    with tarfile.open(fileobj=io.BytesIO(attempts_tar())) as archive:
+        archive.extractall(directory, filter="data")
+    command = [sys.executable, "-m", "moorage", "--json", "run", str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        seen = {}
+        for line in child.stdout:
+            event = json.loads(line)
+            seen[event["event"]] = event
+            if event["event"] == "ready":
+                break
+        try:
+            ask = ask_at(Path(seen["started"]["socket"]))
+            status = ask("read/proc/self/status")
+            outcomes = {what: int(ask(f"try/{what}")) for what in REFUSED}
+            limits = ask("read/proc/self/limits")
+        finally:
+            child.terminate()
+            child.stdout.read()
+    assert "Seccomp:\t2\n" in status
+    assert "NoNewPrivs:\t1\n" in status
+    assert outcomes == dict.fromkeys(REFUSED, errno.EPERM)
+    assert "Max core file size        0 " in limits
 
 
 def test_x01_a_plugin_among_the_processes_of_the_host_traces_none_of_them(house: EngineProcess) -> None:

@@ -50,6 +50,16 @@ static long try_bpf(void) {
     return syscall(SYS_bpf, 0, attributes, sizeof attributes);
 }
 static long try_mount(void) { return mount("tmpfs", "/proc/1", "tmpfs", 0, ""), mount("tmpfs", "/mnt", "tmpfs", 0, ""); }
+/* what a volume plugin with FUSE does, without a server behind it */
+static long try_fuse(void) {
+    char options[128];
+    int fd = open("/dev/fuse", O_RDWR);
+    if (fd < 0)
+        return fd;
+    snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", fd);
+    long made = mount("attempts", "/mnt", "fuse", MS_NOSUID | MS_NODEV, options);
+    return made < 0 ? made : umount2("/mnt", MNT_DETACH);
+}
 static long try_setns(void) {
     int fd = open("/proc/self/ns/net", O_RDONLY);
     return syscall(SYS_setns, fd, 0);
@@ -96,7 +106,7 @@ static const struct {
 } attempts[] = {
     {"keyctl", try_keyctl}, {"add_key", try_add_key}, {"userfaultfd", try_userfaultfd}, {"io_uring", try_io_uring},
     {"unshare-user", try_unshare_user}, {"unshare-mount", try_unshare_mount}, {"clone-user", try_clone_user},
-    {"clone3", try_clone3}, {"bpf", try_bpf}, {"mount", try_mount}, {"setns", try_setns}, {"mknod", try_mknod},
+    {"clone3", try_clone3}, {"bpf", try_bpf}, {"mount", try_mount}, {"fuse", try_fuse}, {"setns", try_setns}, {"mknod", try_mknod},
     {"raw-socket", try_raw_socket}, {"vsock", try_vsock}, {"perf", try_perf}, {"init-module", try_init_module},
     {"kexec", try_kexec}, {"handle", try_handle}, {"ptrace", try_ptrace}, {"ptrace-child", try_ptrace_child},
     {"chroot", try_chroot}, {"thread", try_thread}, {"settimeofday", try_settimeofday}, {"unknown", try_unknown},

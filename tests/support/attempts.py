@@ -5,13 +5,29 @@ import json
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from support.engines import EngineProcess
+from support.engines import EngineProcess, UnixConnection
 
-__all__ = ("add_attempts", "attempt", "attempts_program", "read_inside", "status_inside", "write_inside")
+__all__ = (
+    "Ask",
+    "add_attempts",
+    "ask_at",
+    "attempt",
+    "attempts_config",
+    "attempts_program",
+    "attempts_tar",
+    "read_inside",
+    "status_inside",
+    "write_inside",
+)
+
+_SECONDS = 60.0
+Ask = Callable[[str], str]
+"""Puts a question to such a plugin."""
 
 SOURCE = Path(__file__).with_name("attempts.c")
 
@@ -25,19 +41,37 @@ def attempts_program() -> bytes:
         return program.read_bytes()
 
 
-def add_attempts(house: EngineProcess, name: str, *, enable: bool = True, policy: Any = None, **fields: Any) -> None:
-    """Create such a plugin with these fields of its config, set its policy, and enable it."""
-    document = {
+def ask_at(path: Path) -> Ask:
+    """Questions to a program that listens there."""
+
+    def ask(question: str) -> str:
+        connection = UnixConnection(path, _SECONDS)
+        try:
+            connection.request("POST", f"/{question}")
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    return ask
+
+
+def attempts_config(**fields: Any) -> dict[str, Any]:
+    """The config of such a plugin, with these fields."""
+    return {
         "description": "attempts",
         "entrypoint": ["/attempts"],
         "interface": {"types": ["docker.volumedriver/1.0"], "socket": "plugin.sock"},
         "network": {"type": "none"},
         **fields,
     }
+
+
+def attempts_tar(**fields: Any) -> bytes:
+    """Such a plugin as a package."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        files = (("config.json", json.dumps(document).encode(), 0o644), ("rootfs/attempts", attempts_program(), 0o755))
-        for path, data, mode in files:
+        config = json.dumps(attempts_config(**fields)).encode()
+        for path, data, mode in (("config.json", config, 0o644), ("rootfs/attempts", attempts_program(), 0o755)):
             member = tarfile.TarInfo(path)
             member.size, member.mode = len(data), mode
             archive.addfile(member, io.BytesIO(data))
@@ -45,8 +79,13 @@ def add_attempts(house: EngineProcess, name: str, *, enable: bool = True, policy
             member = tarfile.TarInfo(path)
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(member)
+    return stream.getvalue()
+
+
+def add_attempts(house: EngineProcess, name: str, *, enable: bool = True, policy: Any = None, **fields: Any) -> None:
+    """Create such a plugin with these fields of its config, set its policy, and enable it."""
     headers = {"Content-Type": "application/x-tar"}
-    house.ask("POST", f"/plugins/create?name={name}", stream.getvalue(), headers=headers)
+    house.ask("POST", f"/plugins/create?name={name}", attempts_tar(**fields), headers=headers)
     if policy:
         house.ours("PUT", name, "policy", policy)
     if enable:
