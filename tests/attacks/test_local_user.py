@@ -130,4 +130,3 @@ def test_s08_a_stranger_is_no_dockerd_for_doctor(tmp_path: Path) -> None:
     with stranger("dockerd", "--containerd", "/run/containerd/containerd.sock") as theirs:
         found = list(examine_engine(made.root, made.socket, dict))
     assert not any(f"pid {theirs.pid}" in each.text for each in found)
-    made.exec_root.rmdir()

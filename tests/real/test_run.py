@@ -315,3 +315,15 @@ def test_l01_two_runs_at_once_do_not_know_of_each_other(machine: Machine, tmp_pa
     assert runs[1].child.poll() is None
     assert runs[1].end(signal.SIGINT) == 130
     assert "killed run" not in runs[0].stderr + runs[1].stderr
+
+
+def test_l01_a_config_that_says_something_else_than_the_answer_gets_a_warning(machine: Machine, tmp_path: Path) -> None:
+    plugin = make_plugin(tmp_path / "it", ANSWER)
+    path = plugin / "config.json"
+    document = json.loads(path.read_text())
+    document["interface"]["types"] = ["docker.logdriver/1.0", "docker.volumedriver/1.0"]
+    path.write_text(json.dumps(document))
+    run = machine.start(plugin)
+    problem = run.until("ready")["problem"]
+    assert problem.startswith("its config says logdriver, but its answer to Plugin.Activate says VolumeDriver, x;")
+    run.end(signal.SIGINT)

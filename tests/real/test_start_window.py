@@ -209,30 +209,30 @@ def test_case_247_ready_is_told_when_what_runs_is_taken_over(own: EngineProcess,
 
 @pytest.mark.parametrize("numbers", [("TERM", "TERM"), ("INT", "INT"), ("HUP", "TERM"), ("TERM", "HUP", "INT", "TERM")])
 def test_case_246_further_signals_do_not_cut_a_shutdown_off(tmp_path: Path, numbers: tuple[str, ...]) -> None:
-    made = EngineProcess(tmp_path, live_restore=False)
-    made.start()
-    child = made.child
-    assert child is not None
-    for name in ("p", "q"):
-        made.create(name, config("ignore-term"))
-        made.ours("PUT", name, "policy", {"stop_timeout": 2})
-        made.enable(name)
-    pids = [made.more(name)["Pid"] for name in ("p", "q")]
-    log = made.log
-    for at, name in enumerate(numbers, 1):
-        child.send_signal(getattr(signal, f"SIG{name}"))
-        words = f"got SIG{name}, ending the plugins" if at == 1 else f"got SIG{name}, signal {at}: the shutdown goes on"
-        wait_until(lambda words=words: words in log.read_text(), words)  # type: ignore[misc]
-    assert child.wait(60) == 0
-    assert not any(map(is_alive, pids))
-    assert made.left() == []
-    hurried = "waits no longer for plugins" in log.read_text()
-    assert hurried is (len(numbers) >= 3)
-    made.child = None
-    made.start()  # both are enabled still
-    for name in ("p", "q"):
-        made.until(name, "ready")
-    made.close()
+    with engine(tmp_path, live_restore=False) as made:
+        child = made.child
+        assert child is not None
+        for name in ("p", "q"):
+            made.create(name, config("ignore-term"))
+            made.ours("PUT", name, "policy", {"stop_timeout": 2})
+            made.enable(name)
+        pids = [made.more(name)["Pid"] for name in ("p", "q")]
+        for at, name in enumerate(numbers, 1):
+            child.send_signal(getattr(signal, f"SIG{name}"))
+            until_logged(
+                made, f"got SIG{name}, {'ending the plugins' if at == 1 else f'signal {at}: the shutdown goes on'}"
+            )
+        assert child.wait(60) == 0
+        assert not any(map(is_alive, pids))
+        assert made.left() == []
+        assert ("waits no longer for plugins" in made.log.read_text()) is (len(numbers) >= 3)
+        made.start()  # both are enabled still
+        for name in ("p", "q"):
+            made.until(name, "ready")
+
+
+def until_logged(made: EngineProcess, words: str) -> None:
+    wait_until(lambda: words in made.log.read_text(), words)
 
 
 def test_case_246_two_signals_at_once_leave_plugins_running_with_live_restore(own: EngineProcess) -> None:

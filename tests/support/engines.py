@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -142,7 +143,8 @@ class EngineProcess:
         confinement (defaults).
         """
         self.root = base / "data"
-        self.exec_root = Path(tempfile.mkdtemp(prefix="mt-", dir="/run"))
+        # only a name: an engine that a test never starts leaves nothing
+        self.exec_root = Path(f"/run/mt-{secrets.token_hex(4)}")
         self.socket = self.exec_root / "moorage.sock"
         self.log = base / "engine.log"
         self.containerd, self.namespace, self.metrics, self.wishes = containerd, namespace, metrics, wishes

@@ -84,6 +84,11 @@ class FakeStdio:
         self.stdout = FakeReader(stdout)
         self.stderr = FakeReader(stderr)
         self.stdin = stdin
+        self._errors = stderr
+
+    def note(self, line: str) -> None:
+        self._errors.data += f"{line}\n".encode()
+        self._errors.change()
 
     def close(self) -> None:
         self.stdout.close()

@@ -38,6 +38,8 @@ def command(plugin: str, method: str, data: str, timeout: float) -> int:
 @json_option
 def probe(plugin: str, timeout: float) -> None:
     """Probe."""
+    from moorage.plugins.activation import find_mismatch
+
     client = reach()
     types = client.inspect(plugin)["Config"]["Interface"]["Types"]
     status, body = client.call(plugin, "Plugin.Activate", b"", timeout)
@@ -49,8 +51,11 @@ def probe(plugin: str, timeout: float) -> None:
         problem = f"answers {status} and no JSON to /Plugin.Activate"
     if status != 200:
         implements, problem = None, f"answers {status} to /Plugin.Activate"
+    problem = problem or find_mismatch(types, implements if isinstance(implements, list) else None)
     if wants_json():
         print_json({"types": types, "implements": implements, "problem": problem})
         return
     say(f"says in its config: {', '.join(types) or 'nothing'}")
     say(f"says of itself:     {', '.join(implements or ()) or problem or 'nothing'}")
+    if implements and problem:
+        say(f"warning: {problem}")

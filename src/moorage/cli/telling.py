@@ -39,6 +39,8 @@ class PlainTeller:
                     await self._say(f"propagated mount {plan.propagated_mount}")
             case Ready(seconds):
                 await self._say(f"ready after {seconds:.3f} s{_implements(happened)}")
+                if (activation := happened.activation) is not None and activation.implements and activation.problem:
+                    await self._say(f"warning: {activation.problem}")
             case Ended(exit, reason):
                 await self._say(f"the plugin {_how(exit)}{f': {reason}' if reason else ''}")
             case Kept(changes):
@@ -106,6 +108,6 @@ def _how(exit: Exit) -> str:
 def _implements(ready: Ready) -> str:
     if ready.activation is None:
         return ", speaks no HTTP"
-    if ready.activation.problem:
+    if ready.activation.problem and not ready.activation.implements:
         return f", {ready.activation.problem}"
     return f", implements {', '.join(ready.activation.implements or ()) or 'nothing that it tells'}"

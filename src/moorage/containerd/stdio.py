@@ -10,6 +10,7 @@ write end of its own, so end of file comes only after the process has ended, who
 
 import fcntl
 import os
+import select
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,14 @@ class FifoReader:
                 finally:
                     self._is_waited_for = False
 
+    def has_writer(self) -> bool:
+        """Whether a process may have it open for writing; False where one had since we opened it, and none has."""
+        if self._descriptor is None:
+            return False
+        polled = select.poll()
+        polled.register(self._descriptor, 0)  # POLLHUP comes unasked
+        return not polled.poll(0)
+
     def _counted(self, data: bytes) -> bytes:
         """The data, after a look whether little of it comes all the time: then waking for each bit costs most."""
         now = time.monotonic()
@@ -98,10 +107,26 @@ class Stdio:
         self.stderr = stderr
         self.stdin: None = None
 
+    def note(self, line: str) -> None:
+        """Add a line to each stream that a process still has open, as if that had written it. It may get lost."""
+        for reader in (self.stdout, self.stderr):
+            if reader.has_writer():
+                _write_now(reader.path, f"{line}\n".encode())
+
     def close(self) -> None:
         """Close both read ends; readers that wait are woken. May be repeated."""
         self.stdout.close()
         self.stderr.close()
+
+
+def _write_now(path: Path, data: bytes) -> None:
+    """Write to a FIFO; nothing where nobody reads it any more, or it is full of what nobody takes."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
 
 
 def fifo_paths(directory: Path) -> tuple[Path, Path]:

@@ -33,6 +33,7 @@ from moorage.plugins import (
     requested_capabilities,
     socket_path,
 )
+from moorage.plugins.activation import find_mismatch
 from moorage.timeouts import Timeouts
 
 __all__ = (
@@ -66,6 +67,8 @@ class Plan(Struct, frozen=True):
     socket_directory: Path
     propagated_mount: Path | None
     speaks_http: bool
+    types: tuple[str, ...] = ()
+    """What its config says that it implements."""
 
 
 class Started(Struct, frozen=True):
@@ -150,6 +153,7 @@ def make_plan(id: str, plugin: PluginDirectory, settings: Settings, state: Path,
         socket_directory=directory / "s",
         propagated_mount=propagated,
         speaks_http=config.interface.protocol_scheme in HTTP_PROTOCOLS,
+        types=tuple(each.text for each in config.interface.types),
     )
 
 
@@ -243,6 +247,8 @@ class Foreground:
             activation = None
             if self._plan.speaks_http:
                 activation = await activate(self._plan.socket, self._timeouts.activate)
+                mismatch = find_mismatch(self._plan.types, activation.implements)
+                activation = Activation(activation.implements, activation.problem or mismatch)
             await self._report(Ready(seconds, activation))
         elif not self._ended.is_set():
             self._not_ready = True

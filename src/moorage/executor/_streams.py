@@ -14,6 +14,8 @@ from moorage.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
 
+_CUT_OFF = "moorage: the output was cut off here: a process kept it open after the plugin's own had exited"
+
 
 class Streams:
     """The output of one run. The order is: ``attach``, ``wait``, ``close``; ``close`` alone is fine too."""
@@ -24,6 +26,7 @@ class Streams:
         self._stdio: Stdio | None = None
         self._attached: Attached | None = None
         self._has_ended = False
+        self._is_noted = False
 
     async def attach(self, stdio: Stdio) -> Attached:
         """Hand the streams to whoever takes them. Raises: MoorageError for a standard input, which nobody asked for."""
@@ -48,6 +51,12 @@ class Streams:
                 log.exception("whoever takes the output of %s failed", self._id)
             self._has_ended = True
         return self._has_ended
+
+    def note_cut_off(self) -> None:
+        """Say in the output that it goes no further, once: a process that is not the container's holds it open."""
+        if self._stdio is not None and not self._is_noted:
+            self._is_noted = True
+            self._stdio.note(_CUT_OFF)
 
     @property
     def is_attached(self) -> bool:

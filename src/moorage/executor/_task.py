@@ -143,7 +143,8 @@ class Removal:
     async def _finish(self, held: Held) -> Removed | NotRemoved:
         deadline = anyio.current_time() + self._timeouts.stream_wait
         if held.ended is None:
-            await held.streams.wait(self._timeouts.exit_drain)
+            if not await held.streams.wait(self._timeouts.exit_drain):
+                held.streams.note_cut_off()
             try:
                 held.ended = await self._delete_task(held)
             except (errors.MoorageError, OSError) as error:
@@ -179,8 +180,8 @@ class Removal:
             status = await self._client.status(held.id)
         except errors.NotFound:
             status = None
-        if status is Status.STOPPED:
-            await held.streams.wait(self._timeouts.exit_drain)
+        if status is Status.STOPPED and not await held.streams.wait(self._timeouts.exit_drain):
+            held.streams.note_cut_off()
         if status not in (None, Status.CREATED):
             held.found = Exit(held.id, held.run_id, None)
         with anyio.CancelScope(shield=True):  # each call has its bound; an answer that is not waited for is lost

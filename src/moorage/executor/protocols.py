@@ -97,6 +97,9 @@ class Stdio(Protocol):
     @property
     def stdin(self) -> InputStream | None: ...
 
+    def note(self, line: str) -> None:
+        """Add a line to each stream that a process still has open, as if that had written it. It may get lost."""
+
     def close(self) -> None:
         """Close every end that is ours; readers that wait are woken. May be repeated."""
 
