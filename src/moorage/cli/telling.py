@@ -1,6 +1,5 @@
 """What happens to a plugin in the foreground, in words for people and in JSON for programs."""
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +8,7 @@ import click
 
 from moorage._lib.escaping import escape
 from moorage.cli.output import Output
-from moorage.cli.terminal import indented
+from moorage.cli.terminal import indented, json_text
 from moorage.engine.foreground import Ended, Gone, Happened, Kept, Lines, Plan, Ready, Started
 from moorage.executor import Exit
 
@@ -66,7 +65,7 @@ class JsonTeller:
         match happened:
             case Lines(stream, at, texts):
                 begin = _json("output", stream=stream, time=at.isoformat()).rstrip().removesuffix("}")
-                await self._out.write("".join(f'{begin}, "line": {json.dumps(text)}}}\n' for text in texts))
+                await self._out.write("".join(f'{begin}, "line": {json_text(text)}}}\n' for text in texts))
             case Started(plan):
                 await self._out.write(_json("started", **_places(plan)))
             case Ready(seconds, activation):
@@ -89,7 +88,7 @@ class JsonTeller:
 
 
 def _json(event: str, **values: object) -> str:
-    return f"{json.dumps({'event': event, **values})}\n"
+    return f"{json_text({'event': event, **values})}\n"
 
 
 def _places(plan: Plan) -> dict[str, object]:

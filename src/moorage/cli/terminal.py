@@ -12,7 +12,19 @@ import click
 from moorage import errors
 from moorage._lib.escaping import escape
 
-__all__ = ("ask", "clear", "complain", "indented", "print_json", "say", "say_lines", "styled", "table", "warn")
+__all__ = (
+    "ask",
+    "clear",
+    "complain",
+    "indented",
+    "json_text",
+    "print_json",
+    "say",
+    "say_lines",
+    "styled",
+    "table",
+    "warn",
+)
 
 _CLEAR = "\x1b[H\x1b[J"
 
@@ -70,7 +82,12 @@ def ask(question: str, option: str) -> bool:
 
 def print_json(document: object, *, indent: int | None = None) -> None:
     """Print one document, on one line unless ``indent`` says otherwise. All of it is printable ASCII."""
-    click.echo(json.dumps(document, indent=indent).replace("\x7f", "\\u007f"))
+    click.echo(json_text(document, indent=indent))
+
+
+def json_text(document: object, *, indent: int | None = None) -> str:
+    """A document as printable ASCII."""
+    return json.dumps(document, indent=indent).replace("\x7f", "\\u007f")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -146,17 +146,21 @@ class Consent:
             settings = effective_settings(config, overrides)
             check_policy(self.policy, config, settings, attended=attended, resolve=_real_path)
 
+    def check_now(self, plugin_name: str, record: Record, config: Config) -> None:
+        """Whether a plugin may be started as it is. Raises: Denied."""
+        self.check_granted(plugin_name, record, config)
+        self.check_policy_now(config, record.overrides, record.attended)
+
     def prepare_now(self, plugin_name: str, record: Record, config: Config, places: PluginPlaces) -> Settings:
         """The settings for a run, checked; under a policy every source is pinned, and that is what was checked.
 
         Raises: Denied; Unavailable.
         """
         settings = effective_settings(config, record.overrides)
-        self.check_granted(plugin_name, record, config)
+        self.check_now(plugin_name, record, config)
         policy = self.policy
         if policy is None:
             return settings
-        self.check_policy_now(config, record.overrides, record.attended)
         attended = {each.key for each in record.attended}
 
         def check(mount: MountEntry, real: str) -> bool:

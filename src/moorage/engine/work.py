@@ -101,10 +101,12 @@ class Work(Availability):
         self.tell(plugin, "ready")
 
     async def restart(self, plugin: Plugin) -> None:
-        """The user's restart. Raises: Conflict; why it did not come up, and then it is tried again."""
+        """The user's restart. Raises: Conflict; Denied; why it did not come up, and then it is tried again."""
         if not plugin.record.enabled:
             raise errors.Conflict(f"cannot restart plugin {plugin.name}: it is disabled")
         self.need_machinery()
+        # what would be refused is refused while it runs
+        await run_blocking(lambda: self.consent.check_now(plugin.name, plugin.record, plugin.config))
         await self.stop(plugin)
         failure = await self.start(plugin, self.timeouts.ready, failures=0)
         if failure is not None:
