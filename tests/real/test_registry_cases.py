@@ -1,7 +1,9 @@
 """What users of registries hit: long headers, steps that may fail, URLs that are written differently, redirects."""
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,6 +17,7 @@ from moorage.distribution.hosts import Options
 from moorage.distribution.registry import Registry
 from moorage.plugins import parse_reference
 from support.fault_registry import Answer, FaultRegistry, always, cut, first, refuse, sends, serve_faults, silent
+from support.registries import Authority
 from support.registry_client import (
     BLOB,
     DATA,
@@ -89,7 +92,8 @@ async def test_case_202_a_redirect_may_be_long(server: FaultRegistry, other: Fau
 @pytest.mark.parametrize(
     "headers",
     [
-        [("X", "x" * 65_000)],
+        [("X", "x" * 65_536)],
+        [("X" * 60_000, "x" * 60_000)],
         [(f"X-{number}", "x" * 60_000) for number in range(4)],
         [(f"X-{number}", "x") for number in range(10_000)],
         [("Set-Cookie", f"a{number}={'x' * 4000}") for number in range(50)],
@@ -105,7 +109,7 @@ async def test_case_202_headers_up_to_the_limits_are_read(
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
-        ([("X", "x" * 70_000)], r"a header of more than 65536 bytes \(64 KiB\)"),
+        ([("X", "x" * 65_537)], r"a header of more than 65536 bytes \(64 KiB\)"),
         ([("X", "x" * 5_000_000)], r"a header of more than 65536 bytes \(64 KiB\)"),
         ([(f"X-{number}", "x" * 60_000) for number in range(5)], r"more than 262144 bytes of headers \(256 KiB\)"),
         ([(f"X-{number}", "x") for number in range(40_000)], r"more than 262144 bytes of headers \(256 KiB\)"),
@@ -226,6 +230,20 @@ async def test_case_206_a_token_server_that_refuses_the_other_repository_refuses
     assert stored == [DATA]
 
 
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("answer", [reset, silent, always(500), always(302, Location="ftp://x/")])
+async def test_case_205_a_registry_on_loopback_whose_base_fails_is_used_all_the_same(
+    tmp_path: Path, answer: Answer
+) -> None:
+    pair = await anyio.to_thread.run_sync(lambda: Authority(tmp_path / "ca").issue("server", "IP:127.0.0.1"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.certificate, pair.key)
+    async with serve_faults(context) as secure:
+        secure.answers["GET", ""] = answer
+        secure.answers["GET", TAG] = sends(MANIFEST, SCHEMA2)
+        assert await resolve(secure) == MANIFEST
+
+
 # case 209: origins
 
 
@@ -330,10 +348,10 @@ async def test_case_210_a_manifest_and_a_mount_that_are_redirected_arrive(
 async def test_case_210_redirects_of_an_upload_end(server: FaultRegistry) -> None:
     server.answers["POST", UPLOADS] = always(202, Location="/v2/up")
     server.answers["PUT", "up"] = always(307, Location="/v2/up")
-    with pytest.raises(errors.Unavailable, match=r"redirects an upload more than 5 times"):
+    with pytest.raises(errors.Unavailable, match=r"redirects an upload more than 10 times"):
         await push(server)
     server.answers["POST", UPLOADS] = always(307, Location=f"/v2/{UPLOADS}")
-    with pytest.raises(errors.Unavailable, match=r"redirects more than 5 times"):
+    with pytest.raises(errors.Unavailable, match=r"redirects more than 10 times"):
         await push(server)
 
 

@@ -197,7 +197,7 @@ class Conversation:
             if error.kind is kinds.NO_TLS or (error.kind is kinds.NO_CONNECTION and secure.port != plain.port):
                 log.info("%s is spoken to in plain http: %s", self.endpoint.name, error)
                 return plain
-            if error.kind is kinds.REFUSED:
+            if error.kind in (kinds.REFUSED, kinds.BROKEN):  # TLS stands; what is wrong with /v2/ need not be elsewhere
                 return secure
             raise
         response.close()

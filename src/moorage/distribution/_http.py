@@ -22,8 +22,8 @@ from moorage.timeouts import Timeouts
 
 __all__ = ("REDIRECTS", "Body", "RequestPolicy", "Transport", "is_redirect")
 
-REDIRECTS = 5
-"""How many redirects of one request are followed."""
+REDIRECTS = 10
+"""How many redirects of one request are followed; as many as Go's client follows, and Docker with it."""
 
 _READ_METHODS = ("GET", "HEAD")
 _REDIRECTED = (301, 302, 303, 307, 308)

@@ -96,8 +96,10 @@ def is_listed(host: str, port: int | None, entries: Iterable[str]) -> bool:
 
 
 def split_entry(entry: str) -> tuple[str, int | None]:
-    """A host or network of a list, in lower case, and its port, if it has one."""
+    """A host or network of a list, in lower case, and its port, if it has one. A scheme before it is passed over."""
     entry = entry.strip().lower()
+    if entry.startswith(("https://", "http://")):
+        entry = entry.partition("://")[2].rstrip("/")
     if network := re.fullmatch(r"\[?([0-9a-f:.]+/\d+)\]?(?::(\d+))?", entry):
         return network[1], int(network[2]) if network[2] else None
     return split_host(entry)
