@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from moorage import errors
 from moorage._lib.server_answer import decode_answer, expect
+from moorage._lib.unix_http import UnixHttpConnection
 
 __all__ = ("DEFAULT_HOST", "Execution", "MoorageClient", "Progress", "socket_of")
 
@@ -26,10 +27,12 @@ _KINDS: Mapping[int, type[errors.MoorageError]] = {
     404: errors.NotFound,
     409: errors.Conflict,
     501: errors.Unsupported,
+    408: errors.Invalid,
+    414: errors.Invalid,
+    431: errors.Invalid,
     503: errors.Unavailable,
 }
 _OURS = "/moorage/v1"
-_CONNECT_TIMEOUT = 5.0
 _PIECE = 256 * 1024
 
 
@@ -39,19 +42,6 @@ def socket_of(host: str) -> str:
     if not path.startswith("/"):
         raise errors.Invalid(f"cannot use host {host}: it must be unix:// and an absolute path")
     return path
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, within: float | None) -> None:
-        super().__init__("moorage")
-        self._path = path
-        self._within = within
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._within or _CONNECT_TIMEOUT)
-        self.sock.connect(self._path)
-        self.sock.settimeout(self._within)
 
 
 class MoorageClient:
@@ -105,9 +95,11 @@ class MoorageClient:
         """Remove it."""
         self._json("DELETE", f"/plugins/{_quoted(name)}", _forced(force))
 
-    def events(self, since: str = "", filters: Mapping[str, Sequence[str]] | None = None) -> Iterator[Any]:
-        """What happens, as it happens; before that what happened from ``since`` on. Does not end by itself."""
-        query = {"since": since} if since else {}
+    def events(
+        self, since: str = "", filters: Mapping[str, Sequence[str]] | None = None, until: str = ""
+    ) -> Iterator[Any]:
+        """What happens, as it happens; before that what happened from ``since`` on. Ends at ``until``, if given."""
+        query = {key: value for key, value in (("since", since), ("until", until)) if value}
         yield from self._lines("/events", {**query, **({"filters": _filters(filters)} if filters else {})})
 
     # packages
@@ -200,14 +192,19 @@ class MoorageClient:
         self._json("POST", path, {"rows": str(rows), "columns": str(columns)})
 
     @contextmanager
-    def execute(self, name: str, query: Mapping[str, str]) -> "Iterator[Execution]":
-        """Run a process beside a plugin's own. ``query`` as the API has it; the input is sent while output comes."""
-        path = f"{_OURS}/plugins/{_quoted(name)}/exec?{urlencode(query)}"
-        connection = _Connection(self._path, self._within)
+    def execute(self, name: str, start: Mapping[str, object]) -> "Iterator[Execution]":
+        """Run a process beside a plugin's own. ``start`` as the API has it; the input is sent while output comes."""
+        path, first = f"{_OURS}/plugins/{_quoted(name)}/exec", json.dumps(dict(start)).encode()
+        connection = UnixHttpConnection(self._path, self._within)
         try:
             connection.putrequest("POST", path)
             connection.putheader("Transfer-Encoding", "chunked")
+            connection.putheader("Content-Type", "application/vnd.moorage.exec")
             connection.endheaders()
+            try:
+                _send_chunk(connection.sock, bytes([0]) + len(first).to_bytes(4, "big") + first)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # refused before all was read; the answer says why
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise _failure(answer)
@@ -235,8 +232,8 @@ class MoorageClient:
 
     def save(self, names: Sequence[str]) -> Iterator[bytes]:
         """An OCI archive of these plugins, in pieces."""
-        query = urlencode([("name", name) for name in names])
-        with self._open("GET", f"{_OURS}/save?{query}", {}) as answer:
+        body, headers = json.dumps({"names": list(names)}).encode(), {"Content-Type": "application/json"}
+        with self._open("POST", f"{_OURS}/save", {}, body, headers) as answer:
             while piece := answer.read(_PIECE):
                 yield piece
 
@@ -287,7 +284,7 @@ class MoorageClient:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         target = f"{path}?{urlencode(query)}" if query else path
-        connection = _Connection(self._path, self._within)
+        connection = UnixHttpConnection(self._path, self._within)
         try:
             try:
                 connection.request(method, target, body, dict(headers or {}))
@@ -323,7 +320,7 @@ class Execution:
 
     def send(self, data: bytes) -> None:
         """Input for it; none (``b""``) is its end. Raises: OSError where it is over."""
-        self._socket.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+        _send_chunk(self._socket, data)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """What comes: kind and bytes, as the API has them. Raises: Unavailable where the engine goes away."""
@@ -355,6 +352,10 @@ class Progress:
             if "error" in line:
                 raise _KINDS.get(line.get("errorDetail", {}).get("code"), errors.MoorageError)(line["error"])
             yield line
+
+
+def _send_chunk(sock: socket.socket, data: bytes) -> None:
+    sock.sendall(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 def _auth(value: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
 from typing import Protocol
 
 import anyio
@@ -29,9 +28,7 @@ class Watched(Protocol):
     async def settle(self) -> None:
         """Return when containerd is there, and all that ran before is taken over."""
 
-    def events(
-        self, *, since: datetime | None, until: datetime | None
-    ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+    def events(self, *, since: int | None, until: int | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
         """What happens to plugins."""
 
 

@@ -50,7 +50,7 @@ WRONG: tuple[Wrong, ...] = (
     ("PUT", "/_ping", None, {}, 404, "page not found"),
     ("GET", "/moorage/v2/info", None, {}, 404, "page not found"),
     ("GET", "/v1.23/plugins", None, {}, 400, "client version 1.23 is too old. Minimum supported API version is 1.24"),
-    ("GET", "/v1.99/plugins", None, {}, 400, "client version 1.99 is too new. Maximum supported API version is 1.47"),
+    ("GET", "/v1.99/plugins", None, {}, 400, "client version 1.99 is too new. Maximum supported API version is 1.55"),
     ("GET", "/v2.0/_ping", None, {}, 400, "too new"),
     ("GET", "/plugins?filters=x", None, {}, 400, "invalid filter"),
     ("GET", "/plugins?filters=[]", None, {}, 400, "invalid filter"),
@@ -67,7 +67,7 @@ WRONG: tuple[Wrong, ...] = (
     ("GET", f"/plugins/{'f' * 64}/json", None, {}, 404, "not found"),
     ("GET", "/plugins/on:v2/json", None, {}, 404, 'plugin "on:v2" not found'),
     ("POST", "/plugins/nope/enable?timeout=1", None, {}, 404, "not found"),
-    ("POST", "/plugins/off/enable?timeout=", None, {}, 400, 'strconv.Atoi: parsing "": invalid syntax'),
+    ("POST", "/plugins/on/enable?timeout=", None, {}, 409, "plugin already enabled"),
     ("POST", "/plugins/off/enable?timeout=1.5", None, {}, 400, 'strconv.Atoi: parsing "1.5": invalid syntax'),
     ("POST", "/plugins/off/enable?timeout=x", None, {}, 400, "invalid syntax"),
     ("POST", "/plugins/off/enable?timeout=99999999999999999999", None, {}, 400, "value out of range"),
@@ -170,7 +170,7 @@ def test_a01_headers_and_ping(house: EngineProcess) -> None:
         head, body = head_of("GET", path)
         assert body == b"OK"
         for header in (
-            "Api-Version: 1.47", "Ostype: linux", "Docker-Experimental: false", "Builder-Version: 1", "Swarm: inactive",
+            "Api-Version: 1.55", "Ostype: linux", "Docker-Experimental: false", "Builder-Version: 1", "Swarm: inactive",
             f"Server: Docker/{__version__} (linux)", "Cache-Control: no-cache, no-store, must-revalidate",
             "Pragma: no-cache",
         ):  # fmt: skip
@@ -180,7 +180,7 @@ def test_a01_headers_and_ping(house: EngineProcess) -> None:
         assert b"Content-Length: 0" in head
     head, _ = head_of("GET", "/plugins/nope/json")
     assert re.search(rb"\r\nContent-Type: application/json\r\n", head + b"\r\n")
-    assert b"Api-Version: 1.47" in head
+    assert b"Api-Version: 1.55" in head
 
 
 def test_the_socket_is_for_root_and_its_group(house: EngineProcess) -> None:

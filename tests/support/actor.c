@@ -104,6 +104,8 @@ static void answer(int client) {
         for (; *list; list++)
             used += snprintf(body + used, sizeof body - used, "%s\n", *list);
     }
+    if (strncmp(path, "/err/", 5) == 0) /* an error of a plugin, which HTTP knows nothing of */
+        snprintf(body, sizeof body, "{\"Err\": \"%.*s\"}", (int)strcspn(path + 5, " "), path + 5);
     if (strncmp(path, "/write/", 7) == 0)
         snprintf(body, sizeof body, "%ld\n", write_lines(path + 7));
     snprintf(head, sizeof head,

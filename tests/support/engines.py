@@ -139,8 +139,8 @@ class EngineProcess:
         metrics: str = "",
         **wishes: Any,
     ) -> None:
-        """``wishes``: insecure, mirrors, certificates, policy (of registries), timeouts, live_restore, shim,
-        confinement (defaults).
+        """``wishes``: prefix (of its command), insecure, mirrors, certificates, policy (of registries), timeouts,
+        live_restore, shim, confinement (defaults).
         """
         self.root = base / "data"
         # only a name: an engine that a test never starts leaves nothing
@@ -148,6 +148,7 @@ class EngineProcess:
         self.socket = self.exec_root / "moorage.sock"
         self.log = base / "engine.log"
         self.containerd, self.namespace, self.metrics, self.wishes = containerd, namespace, metrics, wishes
+        self.prefix: list[str] = list(wishes.pop("prefix", ()))
         self.child: subprocess.Popen[bytes] | None = None
 
     # the process
@@ -157,7 +158,10 @@ class EngineProcess:
         arguments = [verb, *places, self.metrics, json.dumps(self.wishes)]
         with self.log.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-c", SERVE, *arguments], stdout=output, stderr=output, start_new_session=True
+                [*self.prefix, sys.executable, "-c", SERVE, *arguments],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     def start(self, *, wait: bool = True) -> "EngineProcess":

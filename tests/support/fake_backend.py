@@ -19,7 +19,7 @@ from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.measuring import Metrics, measure
 from moorage.engine.meter import Meter
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
-from moorage.logs.files import Line
+from moorage.logs.lines import Line
 from moorage.plugins import (
     NO_OVERRIDES,
     Config,
@@ -257,7 +257,7 @@ class FakeBackend:
         self._more.set()
 
     @asynccontextmanager
-    async def events(self, *, since: datetime | None, until: datetime | None) -> AsyncIterator[AsyncIterator[Happened]]:
+    async def events(self, *, since: int | None, until: int | None) -> AsyncIterator[AsyncIterator[Happened]]:
         async with self.event_log.listen(since, until) as happened:
             yield happened
 

@@ -1,6 +1,7 @@
 """Events: heard by whoever listens, and the newest kept."""
 
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime
 
 import anyio
 import pytest
@@ -10,7 +11,7 @@ from moorage.engine.events import EventLog
 pytestmark = pytest.mark.anyio
 
 
-async def take(log: EventLog, count: int, since: datetime | None = None) -> list[str]:
+async def take(log: EventLog, count: int, since: int | None = None) -> list[str]:
     found = []
     with anyio.fail_after(5):
         async with log.listen(since) as events:
@@ -36,13 +37,13 @@ async def test_m13_the_newest_256_are_kept() -> None:
     log = EventLog()
     for number in range(300):
         log.tell(str(number), "1", "a")
-    assert await take(log, 256, datetime.now(UTC) - timedelta(hours=1)) == [str(each) for each in range(44, 300)]
+    assert await take(log, 256, time.time_ns() - 3600 * 10**9) == [str(each) for each in range(44, 300)]
 
 
 async def test_m13_since_leaves_out_what_came_before() -> None:
     log = EventLog()
     log.tell("old", "1", "a")
-    since = datetime.now(UTC)
+    since = time.time_ns()
     log.tell("new", "1", "a")
     assert await take(log, 1, since) == ["new"]
 
@@ -62,16 +63,40 @@ async def test_m13_until_includes_its_instant_and_ends_what_waits() -> None:
     log.tell("last", "1", "a")
     (old, last) = log._kept
     with anyio.fail_after(5):
-        async with log.listen(old.at, last.at) as events:
+        async with log.listen(old.nanoseconds, last.nanoseconds) as events:
             assert [event.action async for event in events] == ["old", "last"]
-        async with log.listen(old.at, last.at - timedelta(microseconds=1)) as events:
+        async with log.listen(old.nanoseconds, last.nanoseconds - 1) as events:
             assert "last" not in [event.action async for event in events]
-        async with log.listen(None, datetime.now(UTC) + timedelta(seconds=0.6)) as events:
+        async with log.listen(time.time_ns(), time.time_ns() + 6 * 10**8) as events:
             heard = []
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_tell_soon, log)
                 heard = [event.action async for event in events]
             assert heard == ["soon"]
+
+
+@pytest.mark.parametrize(("since", "heard"), [(None, ["one", "two"]), (0, ["one", "two"])])
+async def test_case_248_until_alone_and_since_0_give_the_buffered_events(since: int | None, heard: list[str]) -> None:
+    log = EventLog()
+    log.tell("one", "1", "a")
+    log.tell("two", "1", "a")
+    with anyio.fail_after(5):
+        async with log.listen(since, time.time_ns()) as events:
+            assert [event.action async for event in events] == heard
+
+
+async def test_case_226_both_bounds_are_exact_to_the_nanosecond() -> None:
+    log = EventLog()
+    for action in ("one", "two", "three"):
+        log.tell(action, "1", "a")
+    middle = log._kept[1].nanoseconds
+    for since, until, expected in (
+        (middle, middle, ["two"]),
+        (middle + 1, middle + 1, []),
+        (0, middle - 1, ["one"]),
+    ):
+        async with log.listen(since, until) as events:
+            assert [event.action async for event in events] == expected
 
 
 async def _tell_soon(log: EventLog) -> None:

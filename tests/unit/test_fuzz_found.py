@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from fuzz.mutation import with_checksum
 from moorage import errors
 from moorage._lib.json_document import decode_json
-from moorage.api.exec import _texts
+from moorage.api.exec import _parse
 from moorage.cli.cmd_call import command as call_command
 from moorage.distribution._retar import Source, retar
 from moorage.distribution._untar import read_entries
@@ -102,7 +102,7 @@ def test_fuzz_a_command_of_exec_that_is_nested_deeply_is_refused() -> None:
             return DEEP.decode()
 
     with pytest.raises(errors.Invalid, match="invalid command: it must be a JSON list of texts"):
-        _texts(Query(), "command")  # type: ignore[arg-type]  # only its query is read
+        _parse(Query(), "command")  # type: ignore[arg-type]  # only its query is read
 
 
 def test_fuzz_data_of_call_that_is_nested_deeply_is_refused() -> None:

@@ -13,7 +13,7 @@ from moorage.engine.measuring import Metrics
 from moorage.engine.packages import Operation
 from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange, Terms
-from moorage.logs.files import Line
+from moorage.logs.lines import Line
 from moorage.plugins import Privilege
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Line]]:
         """Its output, oldest first: the last ``tail`` lines (None: all), written after ``since``."""
 
-    def events(
-        self, *, since: datetime | None, until: datetime | None
-    ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
-        """Events from now on, and before them those of the kept ones from ``since``. Ends at ``until``, if at all."""
+    def events(self, *, since: int | None, until: int | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+        """Events from now on; where a bound is given, before them the buffered ones from ``since``. Ends at ``until``.
+
+        Both are nanoseconds since 1970.
+        """

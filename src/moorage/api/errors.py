@@ -8,11 +8,17 @@ from aiohttp import web
 from moorage import errors
 from moorage._lib.escaping import escape
 
-__all__ = ("answer_failure", "log_failure", "refusal", "status_of")
+__all__ = ("RequestTooSlow", "answer_failure", "error_body", "log_failure", "log_refusal", "refusal", "status_of")
 
 log = logging.getLogger(__name__)
 
+
+class RequestTooSlow(errors.Invalid):
+    """The body of a request did not come in time."""
+
+
 _STATUS: tuple[tuple[type[errors.MoorageError], int], ...] = (
+    (RequestTooSlow, 408),
     (errors.Invalid, 400),
     (errors.Unauthorized, 401),
     (errors.Denied, 403),
@@ -28,11 +34,16 @@ def status_of(error: Exception) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
+def error_body(message: str) -> bytes:
+    """An error as Docker's clients read it."""
+    return json.dumps({"message": message}).encode() + b"\n"
+
+
 def refusal(status: int, message: str) -> web.Response:
-    """An error as Docker's clients read it. The content type has no parameters: the docker CLI compares it."""
+    """An error as an answer. The content type has no parameters: the docker CLI compares it."""
     return web.Response(
         status=status,
-        body=json.dumps({"message": message}).encode() + b"\n",
+        body=error_body(message),
         headers={"Content-Type": "application/json"},
     )
 
@@ -40,6 +51,11 @@ def refusal(status: int, message: str) -> web.Response:
 def answer_failure(error: Exception, what: str) -> web.Response:
     """The answer to a request that failed."""
     return refusal(status_of(error), log_failure(error, what))
+
+
+def log_refusal(status: int, message: str) -> None:
+    """Log that what came was no request that a handler could get."""
+    log.info("refused a connection's request: %d %s", status, message)
 
 
 def log_failure(error: Exception, what: str) -> str:

@@ -9,10 +9,11 @@ from aiohttp import web
 
 from moorage import errors
 from moorage.api.confinement import CONFINEMENT_FIELDS, confinement_from_api
+from moorage.api.info import moorage_info_to_api
 from moorage.api.openapi import make_document
 from moorage.api.query import boolean, instant, integer, seconds
 from moorage.api.request import Request, json_answer
-from moorage.api.wire import figures_to_api, holder_to_api, info_to_api, line_to_api, policy_to_api
+from moorage.api.wire import figures_to_api, holder_to_api, line_to_api, policy_to_api
 from moorage.engine.values import PolicyChange
 
 __all__ = (
@@ -167,7 +168,7 @@ async def document(request: Request) -> web.Response:
 
 async def info(request: Request) -> web.Response:
     """GET info: what ``/info`` has of ours."""
-    return json_answer(info_to_api(request.backend.info(), request.backend.list())["Moorage"])
+    return json_answer(moorage_info_to_api(request.backend.info()))
 
 
 def _fields(document: Any, known: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 from aiohttp import web
 from msgspec import Struct
 
@@ -19,7 +18,8 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage._version import __version__
 from moorage.api.backend import Backend
-from moorage.api.errors import answer_failure
+from moorage.api.errors import answer_failure, refusal
+from moorage.api.listener import BACKLOG, ListenerLimits, serve_http, share_of_descriptors
 from moorage.api.request import Request
 from moorage.engine.measuring import Metrics
 from moorage.engine.meter import HistogramView
@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 
 _LAST_ANSWERS = 3.0
 """Seconds that scrapes have to end by themselves when the listener does; none takes so long."""
+_ANSWER = 30.0
+"""Seconds that a client has for a scrape; one that does not read its answer is cut off."""
+_SHARE = 1 / 16
+"""Of the descriptors that the process may have, what connections to this listener may take."""
 
 
 async def scrape(request: Request) -> web.Response:
@@ -41,7 +45,7 @@ async def scrape(request: Request) -> web.Response:
     return await _answer(request.backend, request.http)
 
 
-async def _answer(backend: Backend, http: web.Request) -> web.Response:
+async def _answer(backend: Backend, http: web.BaseRequest) -> web.Response:
     metrics, info, accept = await backend.metrics(), backend.info(), http.headers.get("Accept", "")
     body, content_type = await run_blocking(lambda: render(metrics, info, accept))
     return web.Response(body=body, headers={"Content-Type": content_type})
@@ -189,24 +193,24 @@ async def serve_metrics(backend: Backend, address: str | None) -> AsyncIterator[
     listener = await run_blocking(lambda: _listen(wanted))
     url = f"http://{_Address(*listener.getsockname()[:2])}/metrics"
 
-    async def handle(http: web.Request) -> web.Response:
+    async def handle(http: web.BaseRequest) -> web.StreamResponse:
+        if http.path != "/metrics":
+            return refusal(404, "page not found; metrics are at /metrics")
+        if http.method != "GET":
+            return refusal(405, "only GET is possible here")
         try:
             return await _answer(backend, http)
         except Exception as error:  # noqa: BLE001 - told to the client, and logged whole where it was not foreseen
             return answer_failure(error, f"GET {url}")
 
-    application = web.Application(client_max_size=0)
-    application.router.add_get("/metrics", handle, allow_head=False)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_LAST_ANSWERS, handler_cancellation=False)
-    await runner.setup()
+    most = share_of_descriptors(_SHARE, least=4, most=64)
+    limits = ListenerLimits(most, answer=_ANSWER)
     try:
-        await web.SockSite(runner, listener).start()
-        log.info("metrics are at %s", url)
-        yield url
+        async with serve_http(listener, handle, limits, {}, last_answers=_LAST_ANSWERS):
+            log.info("metrics are at %s", url)
+            yield url
     finally:
-        with anyio.CancelScope(shield=True):  # bounded by the time that aiohttp is given
-            await runner.cleanup()
-            listener.close()
+        listener.close()
 
 
 def _listen(address: _Address) -> socket.socket:
@@ -223,7 +227,7 @@ def _listen(address: _Address) -> socket.socket:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(place)
-        listener.listen(128)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

@@ -7,13 +7,14 @@ from aiohttp import web
 
 from moorage import errors
 from moorage.api.progress import stream_progress
+from moorage.api.query import texts
 from moorage.api.request import Request, json_answer
 from moorage.api.wire import loaded_to_api, pruned_to_api, usage_to_api
 from moorage.distribution.auth import Credentials, decode_registry_auth
 from moorage.engine.arrivals import Loaded
 from moorage.engine.packages import Operation
 
-__all__ = ("create_from", "df", "load", "prune", "push", "save", "tag")
+__all__ = ("create_from", "df", "load", "prune", "push", "save", "save_listed", "tag")
 
 
 async def push(request: Request) -> web.StreamResponse:
@@ -31,8 +32,19 @@ async def tag(request: Request) -> web.Response:
 
 
 async def save(request: Request) -> web.StreamResponse:
-    """GET save: an OCI archive of every plugin that is named."""
-    names = [each for each in request.http.query.getall("name", []) if each]
+    """GET save: an OCI archive of every plugin that is named in the query."""
+    return await _save(request, [each for each in request.http.query.getall("name", []) if each])
+
+
+async def save_listed(request: Request) -> web.StreamResponse:
+    """POST save: the same, of the names in the body, of which there may be any number."""
+    document = await request.json()
+    if not isinstance(document, dict) or set(document) != {"names"}:
+        raise errors.Invalid('invalid JSON: the body must be an object with "names"')
+    return await _save(request, [each for each in texts(document["names"], "names of plugins") if each])
+
+
+async def _save(request: Request, names: Sequence[str]) -> web.StreamResponse:
     async with (
         request.backend.moving.save(names) as chunks,
         request.stream("application/x-tar") as response,
@@ -47,7 +59,7 @@ async def load(request: Request) -> web.Response:
     loaded: list[Sequence[Loaded]] = []
 
     async def work() -> None:
-        loaded.append(await request.backend.arrivals.load(request.chunks(), request.query("name")))
+        loaded.append(await request.backend.arrivals.load(request.upload(), request.query("name")))
 
     await request.while_connected(work)
     return json_answer([loaded_to_api(each) for each in loaded[0]])
@@ -57,7 +69,7 @@ async def create_from(request: Request) -> web.StreamResponse:
     """POST create: a plugin of a container image."""
     name, remote = request.query("name"), request.query("remote")
     credentials = _credentials(request)
-    return await _run(request, request.backend.arrivals.create_from(name, request.chunks(), remote, credentials))
+    return await _run(request, request.backend.arrivals.create_from(name, request.upload(), remote, credentials))
 
 
 async def _run(request: Request, operation: AbstractAsyncContextManager[Operation]) -> web.StreamResponse:

@@ -6,6 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from moorage import errors
+from moorage.api.go_json import json_type_error
 from moorage.api.progress import stream_progress
 from moorage.api.query import boolean
 from moorage.api.request import Request, json_answer
@@ -123,7 +124,15 @@ def _credentials(request: Request) -> Credentials:
 async def _raw(request: Request) -> bytes:
     """The body, after it was seen to be JSON by Docker's rules."""
     document = await request.json()
-    return b"" if document is None else _dump(document)
+    if document is None:
+        return b""
+    if not isinstance(document, list):
+        wrong = json_type_error(document, "plugin.Privileges")
+        raise errors.Invalid(f"invalid JSON: {wrong}; privileges: they must be a list")
+    for each in document:
+        if not isinstance(each, dict | None):
+            raise errors.Invalid(f"invalid JSON: {json_type_error(each, 'plugin.Privilege')}")
+    return _dump([each or {} for each in document])
 
 
 def _terms(document: Any, *, once: bool) -> Terms:

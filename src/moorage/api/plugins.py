@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from moorage import errors
-from moorage.api.query import boolean, integer, parse_filters, truth
+from moorage.api.query import boolean, integer, parse_filters, texts, truth
 from moorage.api.request import Request, json_answer
 from moorage.api.wire import plugin_to_api, process_to_api
 
@@ -18,11 +18,12 @@ __all__ = (
 )
 
 _FILTERS = frozenset({"enabled", "capability"})
+_ALIASES = {"enable": "enabled"}  # the published description of the API has the first, the daemon's code the second
 
 
 async def list_all(request: Request) -> web.Response:
     """GET /plugins. A plugin with several types is found by each of them."""
-    filters = parse_filters(request.query("filters"), _FILTERS)
+    filters = parse_filters(request.query("filters"), _FILTERS, _ALIASES)
     enabled = truth(filters, "enabled")
     capabilities = {each.lower() for each in filters.get("capability", ())}
     return json_answer(
@@ -47,13 +48,13 @@ async def inspect(request: Request) -> web.Response:
 async def create(request: Request) -> web.Response:
     """POST /plugins/create. A client that goes away before the answer has made nothing."""
     name = request.query("name")
-    await request.while_connected(lambda: request.backend.create(name, request.chunks()))
+    await request.while_connected(lambda: request.backend.create(name, request.upload()))
     return web.Response(status=204)
 
 
 async def enable(request: Request) -> web.Response:
     """POST /plugins/{name}/enable. A timeout that is not given is the default, as 0 is."""
-    within = integer(request.query("timeout")) if "timeout" in request.http.query else 0
+    within = integer(request.query("timeout"), 0)
     if within < 0:
         raise errors.Invalid(f"cannot wait {within} s: negative timeout")
     await request.backend.enable(request.name, float(within))
@@ -68,11 +69,9 @@ async def disable(request: Request) -> web.Response:
 
 async def set_(request: Request) -> web.Response:
     """POST /plugins/{name}/set."""
-    assignments = await request.json()
+    assignments = texts(await request.json(), "the body must be a list of texts NAME=VALUE")
     request.backend.get(request.name)
-    if not isinstance(assignments, list | None) or not all(isinstance(each, str) for each in assignments or ()):
-        raise errors.Invalid("invalid JSON: the body must be a list of texts NAME=VALUE")
-    await request.backend.set(request.name, assignments or [], ())
+    await request.backend.set(request.name, assignments, ())
     return web.Response(status=204)
 
 

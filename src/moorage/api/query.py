@@ -6,18 +6,20 @@ Source: facts of moby api/server/httputils and api/types/filters at v28, texts i
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from moorage import errors
+from moorage.api.go_json import find_json_error, json_type_error
 
-__all__ = ("Filters", "boolean", "instant", "integer", "json_body", "parse_filters", "seconds")
+__all__ = ("Filters", "boolean", "instant", "integer", "json_body", "nanoseconds", "parse_filters", "seconds", "texts")
 
 Filters = Mapping[str, frozenset[str]]
 
 _DIGITS = 40
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def boolean(text: str) -> bool:
@@ -25,8 +27,10 @@ def boolean(text: str) -> bool:
     return text.strip().lower() not in _FALSE
 
 
-def integer(text: str) -> int:
-    """A whole number. Raises: Invalid in Go's words."""
+def integer(text: str, default: int | None = None) -> int:
+    """A whole number; the default, if there is one, for an empty text. Raises: Invalid in Go's words."""
+    if not text and default is not None:
+        return default
     if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise errors.Invalid(f"strconv.Atoi: parsing {json.dumps(text)}: invalid syntax")
     number = int(text) if len(text) <= _DIGITS else 2**63  # Python refuses to read thousands of digits
@@ -46,26 +50,36 @@ def seconds(text: str, what: str) -> float:
     return number
 
 
-def instant(text: str, what: str) -> datetime | None:
-    """An instant as seconds since 1970 with a fraction, or as RFC 3339; None for an empty text or 0.
+def nanoseconds(text: str, what: str) -> int | None:
+    """An instant, in nanoseconds since 1970, of seconds since then with a fraction, or of RFC 3339; None for "".
 
-    Raises: Invalid.
+    Digits of the fraction after the ninth do not count. Raises: Invalid.
     """
-    if text in ("", "0"):
+    if not text:
         return None
+    if match := re.fullmatch(r"([0-9]{1,12})(?:\.([0-9]*))?", text):
+        return int(match[1]) * 10**9 + int((match[2] or "")[:9].ljust(9, "0"))
     try:
-        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-            return datetime.fromtimestamp(float(text), UTC)
         at = datetime.fromisoformat(text)
-    except (ValueError, OverflowError, OSError) as error:
+    except ValueError as error:
         raise errors.Invalid(f"cannot read {what}: {text!r} is neither seconds since 1970 nor RFC 3339") from error
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
 
 
-def parse_filters(text: str, known: frozenset[str]) -> Filters:
+def instant(text: str, what: str) -> datetime | None:
+    """As ``nanoseconds``, cut to microseconds; None also for 0. Raises: Invalid."""
+    count = nanoseconds(text, what)
+    try:
+        return _EPOCH + timedelta(microseconds=count // 1000) if count else None
+    except OverflowError as error:
+        raise errors.Invalid(f"cannot read {what}: {text!r} is too far from now") from error
+
+
+def parse_filters(text: str, known: frozenset[str], aliases: Mapping[str, str] | None = None) -> Filters:
     """Filters in the present form ({"key": {"value": true}}) or the old one ({"key": ["value"]}).
 
-    Raises: Invalid for other JSON, or a key that is not known.
+    ``aliases`` are further spellings of keys that are known. Raises: Invalid for other JSON, or a key that is unknown.
     """
     if not text:
         return {}
@@ -83,9 +97,10 @@ def parse_filters(text: str, known: frozenset[str]) -> Filters:
             values = list(values)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise errors.Invalid("invalid filter")
-        if key not in known:
+        name = (aliases or {}).get(key, key)
+        if name not in known:
             raise errors.Invalid(f"invalid filter '{key}'")
-        found[key] = frozenset(values)
+        found[name] = found.get(name, frozenset()) | frozenset(values)
     return found
 
 
@@ -115,20 +130,41 @@ def json_body(raw: bytes, content_type: str | None, *, has_body: bool) -> Any:
     if not has_body:
         return None
     try:
-        text = raw.decode()
+        text = raw.decode().lstrip(_JSON_SPACE)
     except UnicodeDecodeError as error:
         raise errors.Invalid(f"invalid JSON: {error}") from error
-    if not text.strip():
+    if not text:
         raise errors.Invalid("invalid JSON: got EOF while reading request body")
     try:
-        document, end = json.JSONDecoder().raw_decode(text.lstrip())
+        document, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError) as error:
-        raise errors.Invalid(f"invalid JSON: {error}") from error
-    if text.lstrip()[end:].strip():
-        raise errors.Invalid("unexpected content after JSON")
+        raise errors.Invalid(f"invalid JSON: {find_json_error(text) or error}") from error
+    if text[end:].strip(_JSON_SPACE):
+        wrong = find_json_error(text)  # 1e is a number that goes wrong, not a 1 and something else
+        raise errors.Invalid(f"invalid JSON: {wrong}" if wrong else "unexpected content after JSON")
     if not _is_text(document):
         raise errors.Invalid("invalid JSON: it has half a character (a lone surrogate)")
     return document
+
+
+def texts(document: Any, what: str) -> list[str]:
+    """A JSON list of texts, empty for null. Raises: Invalid in Go's words."""
+    if document is None:
+        return []
+    if not isinstance(document, list):
+        raise errors.Invalid(f"invalid JSON: {json_type_error(document, '[]string')}; {what}")
+    for each in document:
+        if each is not None and not isinstance(each, str):
+            raise errors.Invalid(f"invalid JSON: {json_type_error(each, 'string')}; {what}")
+    return [each or "" for each in document]
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_JSON_SPACE = " \t\r\n"
 
 
 def _is_text(document: Any) -> bool:

@@ -1,5 +1,6 @@
 """What every handler gets, and what streaming ones need: a client that may go away, an engine that may end."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,11 +14,18 @@ from msgspec import Struct, field
 from moorage import errors
 from moorage._lib.groups import background_tasks
 from moorage.api.backend import Backend
+from moorage.api.connection import Connection
+from moorage.api.errors import RequestTooSlow, refusal
 from moorage.api.query import json_body
 
-__all__ = ("Request", "json_answer")
+__all__ = ("BODY_BYTES", "Request", "json_answer")
 
-_BODY_LIMIT = 4 * 1024 * 1024
+BODY_BYTES = 4 * 1024 * 1024
+"""Longest body that is read as a whole."""
+
+_BODY_SECONDS = 30.0
+_STALL = 120.0  # seconds that a body may stand still which is a stream
+_SLOWEST = 256  # bytes/s of such a body, on average after the first ``_STALL``
 _CHUNK = 256 * 1024
 _LOOK = 0.2  # seconds; how late the end of a client is noticed that is not read from (aiohttp has no call for it)
 
@@ -25,12 +33,14 @@ _LOOK = 0.2  # seconds; how late the end of a client is noticed that is not read
 class Request(Struct, frozen=True):
     """One request, routed."""
 
-    http: web.Request
+    http: web.BaseRequest
     backend: Backend
     values: Mapping[str, str]
     """What stood at the places of the route's template."""
     closing: anyio.Event
     """Happens when the server ends; streams end then."""
+    version: tuple[int, int]
+    """Of the API, as the path has it; the newest where it has none."""
     begun: list[web.StreamResponse] = field(default_factory=list)
     """The answer that it streams: after its first byte no other one can be given."""
 
@@ -39,18 +49,56 @@ class Request(Struct, frozen=True):
         """The plugin that is meant."""
         return self.values["name"]
 
+    @property
+    def _connection(self) -> Connection:
+        connection = self.http.protocol
+        assert isinstance(connection, Connection)
+        return connection
+
     def query(self, key: str) -> str:
         """A value of the query string, empty where it is not there."""
         return self.http.query.get(key, "")
 
+    async def answer_expectation(self) -> web.Response | None:
+        """Let a client go on that waits for that before it sends its body. An answer for any other expectation."""
+        expected = self.http.headers.get("Expect", "")
+        if not expected or self.http.version < HttpVersion11:
+            return None
+        if expected.lower() != "100-continue":
+            return refusal(417, f"cannot meet the expectation {expected[:100]!r}: only 100-continue is known")
+        await self.http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.http.writer.output_size = 0  # this was no part of the answer
+        return None
+
     async def body(self) -> bytes:
-        """The whole body. Raises: Invalid for one over 4 MiB."""
+        """The whole body. Raises: Invalid for one over 4 MiB, or that does not come within 30 s."""
         taken = bytearray()
-        async for chunk in self.chunks():
-            taken += chunk
-            if len(taken) > _BODY_LIMIT:
-                raise errors.Invalid(f"cannot take a body of more than {_BODY_LIMIT} bytes here")
-        return bytes(taken)
+        with anyio.move_on_after(_BODY_SECONDS):
+            while chunk := await self._read_owed():
+                taken += chunk
+                if len(taken) > BODY_BYTES:
+                    raise errors.Invalid(f"cannot read the request: its body has more than {BODY_BYTES} bytes")
+            return bytes(taken)
+        raise RequestTooSlow(f"cannot read the request: its body did not come within {_BODY_SECONDS:g} s")
+
+    async def read_exactly(self, count: int) -> bytes:
+        """The next bytes of the body; what comes after them is for ``chunks``. Raises: Invalid, Unavailable."""
+        connection = self._connection
+        with anyio.move_on_after(_BODY_SECONDS):
+            connection.reading_since = anyio.current_time()
+            try:
+                return await self.http.content.readexactly(count)
+            except asyncio.IncompleteReadError as error:
+                raise errors.Invalid(
+                    f"cannot read the request: its body ends after {len(error.partial)} of {count} bytes"
+                ) from error
+            except OSError as error:
+                raise errors.Unavailable(f"cannot read the request: the client broke off: {error}") from error
+            except (HttpProcessingError, web.RequestPayloadError) as error:
+                raise errors.Invalid(f"cannot read the request: its body is damaged: {error}") from error
+            finally:
+                connection.reading_since = None
+        raise RequestTooSlow(f"cannot read the request: its body did not come within {_BODY_SECONDS:g} s")
 
     async def json(self) -> Any:
         """The body as JSON, None where there is none. Raises: Invalid."""
@@ -59,13 +107,44 @@ class Request(Struct, frozen=True):
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises: Unavailable where the client breaks off, Invalid for no HTTP."""
+        while chunk := await self._read():
+            yield chunk
+
+    async def upload(self) -> AsyncIterator[bytes]:
+        """As ``chunks``, of a client that has all of it. Raises: also Invalid where it comes too slowly."""
+        begun, taken = anyio.current_time(), 0
+        while True:
+            chunk = None
+            with anyio.move_on_after(_STALL):
+                chunk = await self._read_owed()
+            if chunk is None:
+                raise RequestTooSlow(f"cannot read the request: nothing of its body came for {_STALL:g} s")
+            if not chunk:
+                return
+            yield chunk
+            taken += len(chunk)
+            seconds = anyio.current_time() - begun
+            if seconds > _STALL and taken < _SLOWEST * (seconds - _STALL):
+                raise RequestTooSlow(f"cannot read the request: its body comes with less than {_SLOWEST} bytes/s")
+
+    async def _read_owed(self) -> bytes:
+        """As ``_read``; a client that keeps us waiting for it loses its connection first, where there is no room."""
+        connection = self._connection
+        connection.reading_since = anyio.current_time()
         try:
-            async for chunk in self.http.content.iter_chunked(_CHUNK):
-                yield chunk
+            return await self._read()
+        finally:
+            connection.reading_since = None
+
+    async def _read(self) -> bytes:
+        try:
+            return await self.http.content.read(_CHUNK)
         except OSError as error:
             raise errors.Unavailable(f"cannot read the request: the client broke off: {error}") from error
         except HttpProcessingError as error:
             raise errors.Invalid(f"cannot read the request: {error.message}") from error
+        except web.RequestPayloadError as error:
+            raise errors.Invalid(f"cannot read the request: its body is damaged: {error}") from error
 
     async def while_connected(self, work: Callable[[], Awaitable[object]]) -> None:
         """Do it; it is cancelled when the client goes away. Raises: what it raises; Unavailable for a client gone."""

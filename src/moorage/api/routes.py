@@ -104,6 +104,7 @@ ROUTES = (
     Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
     Route("GET", f"{_OURS}/metrics", metrics.scrape, "metrics for Prometheus"),
     Route("GET", f"{_OURS}/save", moving.save, "an OCI archive of plugins", query=("name",)),
+    Route("POST", f"{_OURS}/save", moving.save_listed, "the same, of any number of them", body="json"),
     Route("POST", f"{_OURS}/load", moving.load, "take in an OCI archive", query=("name",), body="tar"),
     Route("POST", f"{_OURS}/create", moving.create_from, "a plugin of an image", query=("name", "remote"), body="tar"),
     Route("GET", f"{_OURS}/df", moving.df, "what plugins take of the disk"),

@@ -18,6 +18,7 @@ from moorage._lib.unix_socket import accepts
 from moorage._version import __version__
 from moorage.api.backend import Backend
 from moorage.api.errors import answer_failure, refusal
+from moorage.api.listener import BACKLOG, ListenerLimits, serve_http, share_of_descriptors
 from moorage.api.request import Request
 from moorage.api.routes import find_route, split_version
 from moorage.api.wire import API_VERSION
@@ -35,6 +36,8 @@ _HEADERS = {
 }
 _LAST_ANSWERS = 1.0
 """Seconds that requests have to end by themselves when the server does."""
+_SHARE = 0.25
+"""Of the descriptors that the process may have, what connections to the API may take."""
 _UNDO = 30.0
 """Seconds that those have to clean up which did not, and were cancelled."""
 
@@ -47,27 +50,21 @@ async def serve_api(backend: Backend, path: Path, group: str | None) -> AsyncIte
     """
     under_way = _UnderWay()
 
-    async def handle(http: web.Request) -> web.StreamResponse:
+    async def handle(http: web.BaseRequest) -> web.StreamResponse:
         return await _answer(http, backend, under_way)
 
-    async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers.update(_HEADERS)
-
-    application = web.Application(client_max_size=0)
-    application.router.add_route("*", r"/{path:[\s\S]*}", handle)  # any path, also one with a newline in it
-    application.on_response_prepare.append(add_headers)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_LAST_ANSWERS, handler_cancellation=False)
-    await runner.setup()
+    limits = ListenerLimits(share_of_descriptors(_SHARE, least=16, most=1024))
     listener, inode = await run_blocking(lambda: _listen(path, group))
-    site = web.SockSite(runner, listener)
     try:
-        await site.start()
-        yield
+        async with serve_http(listener, handle, limits, _HEADERS, last_answers=_LAST_ANSWERS) as stop_accepting:
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):  # bounded: what is waited for has its limit each time
+                    await stop_accepting()
+                    await under_way.end()
     finally:
-        with anyio.CancelScope(shield=True):  # bounded: what is waited for has its limit each time
-            await site.stop()
-            await under_way.end()
-            await runner.cleanup()
+        with anyio.CancelScope(shield=True):
             listener.close()
             await run_blocking(lambda: _remove(path, inode))
 
@@ -109,7 +106,7 @@ class _UnderWay:
                 await self._one_less.wait()
 
 
-async def _answer(http: web.Request, backend: Backend, under_way: _UnderWay) -> web.StreamResponse:
+async def _answer(http: web.BaseRequest, backend: Backend, under_way: _UnderWay) -> web.StreamResponse:
     what = f"{http.method} {http.rel_url.raw_path}"
     begun: list[web.StreamResponse] = []
     answer: web.StreamResponse = refusal(503, "the engine is being stopped")
@@ -117,7 +114,10 @@ async def _answer(http: web.Request, backend: Backend, under_way: _UnderWay) -> 
         try:
             path, version = split_version(http.rel_url.raw_path)
             route, values = find_route(http.method, path, version)
-            return await route.handler(Request(http, backend, values, under_way.closing, begun))
+            request = Request(http, backend, values, under_way.closing, version, begun)
+            if (unexpected := await request.answer_expectation()) is not None:
+                return unexpected
+            return await route.handler(request)
         except Exception as error:  # noqa: BLE001 - told to the client, and logged whole where it was not foreseen
             answer = answer_failure(error, what)
     if not begun:
@@ -146,7 +146,7 @@ def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
         listener.bind(str(half))  # made beside, so that nobody connects before it is the group's
         os.chmod(half, 0o660)
         os.chown(half, -1, owner)
-        listener.listen(1024)
+        listener.listen(BACKLOG)
         inode = half.stat().st_ino
         os.rename(half, path)
     except OSError as error:

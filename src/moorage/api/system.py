@@ -1,13 +1,16 @@
 """Docker's routes around plugins: ping, version, info, events."""
 
 import json
+import re
 
 from aiohttp import web
 
 from moorage import errors
-from moorage.api.query import Filters, instant, parse_filters
+from moorage._lib.threads import run_blocking
+from moorage.api.info import info_to_api
+from moorage.api.query import Filters, nanoseconds, parse_filters
 from moorage.api.request import Request, json_answer
-from moorage.api.wire import event_to_api, info_to_api, version_to_api
+from moorage.api.wire import event_to_api, version_to_api
 from moorage.engine.values import Happened
 
 __all__ = ("events", "info", "ping", "version")
@@ -17,7 +20,9 @@ _FILTERS = frozenset(
      "node", "secret", "config"}
 )  # fmt: skip
 _OTHERS = _FILTERS - {"type", "plugin", "event", "scope", "label"}
-_LINES = ("application/jsonl", "application/x-ndjson")
+_LINES = ("application/jsonl", "application/x-ndjson", "application/json-seq")
+_LINES_SINCE = (1, 52)
+"""The version of the API whose events are called lines of JSON; before that they were called JSON."""
 
 
 async def ping(request: Request) -> web.Response:
@@ -41,25 +46,39 @@ async def version(request: Request) -> web.Response:
 
 async def info(request: Request) -> web.Response:
     """GET /info."""
-    return json_answer(info_to_api(request.backend.info(), request.backend.list()))
+    engine, plugins = request.backend.info(), request.backend.list()
+    return json_answer(await run_blocking(lambda: info_to_api(engine, plugins)))
 
 
 async def events(request: Request) -> web.StreamResponse:
-    """GET /events: kept ones from ``since``, then those that come, until ``until``."""
+    """GET /events: buffered ones where ``since`` or ``until`` is given, then those that come, until ``until``."""
     filters = parse_filters(request.query("filters"), _FILTERS)
-    since, until = instant(request.query("since"), "since"), instant(request.query("until"), "until")
+    since, until = nanoseconds(request.query("since"), "since"), nanoseconds(request.query("until"), "until")
     if since is not None and until is not None and until < since:
         raise errors.Invalid(
             f"`since` time ({request.query('since')}) cannot be after `until` time ({request.query('until')})"
         )
     listening = request.backend.events(since=since, until=until)
-    accepted = {each.partition(";")[0].strip().lower() for each in request.http.headers.get("Accept", "").split(",")}
-    kind = next((each for each in _LINES if each in accepted), "application/json")
+    kind = _accepted(request.http.headers.get("Accept", ""))
+    if not kind:
+        kind = _LINES[0] if request.version >= _LINES_SINCE else "application/json"
+    mark = b"\x1e" if kind == "application/json-seq" else b""
     async with listening as happened, request.stream(kind) as response:
         async for each in happened:
             if _passes(each, filters):
-                await response.write(json.dumps(event_to_api(each)).encode() + b"\n")
+                await response.write(mark + json.dumps(event_to_api(each)).encode() + b"\n")
     return response
+
+
+def _accepted(header: str) -> str:
+    """The form of a stream that an Accept header names with the highest weight; "" for none, wildcards included."""
+    weights: dict[str, float] = {}
+    for each in header.split(","):
+        kind, *parameters = (part.strip().lower() for part in each.split(";"))
+        weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        weights[kind] = float(weight) if re.fullmatch(r"[01](\.[0-9]{0,3})?", weight) else 0.0
+    best = max(_LINES, key=lambda kind: weights.get(kind, 0.0))  # of equal ones the first
+    return best if weights.get(best) else ""
 
 
 def _passes(each: Happened, filters: Filters) -> bool:

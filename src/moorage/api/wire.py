@@ -1,8 +1,6 @@
 """Values as the Docker Engine API's JSON. What Docker's objects have no place for is below the key ``Moorage``."""
 
-import os
 import platform
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from moorage._version import __version__
@@ -11,7 +9,7 @@ from moorage.engine.arrivals import Loaded
 from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.usage import DiskUsage, Pruned
 from moorage.engine.values import EngineInfo, Happened, Holder, LastExit, PluginView
-from moorage.logs.files import Line
+from moorage.logs.lines import Line
 from moorage.plugins import config_to_api, privileges_to_api, settings_to_api
 
 __all__ = (
@@ -20,21 +18,23 @@ __all__ = (
     "event_to_api",
     "figures_to_api",
     "holder_to_api",
-    "info_to_api",
     "line_to_api",
     "loaded_to_api",
     "plugin_to_api",
     "policy_to_api",
     "process_to_api",
     "pruned_to_api",
+    "time_to_api",
     "usage_to_api",
     "version_to_api",
 )
 
-API_VERSION = (1, 47)
+API_VERSION = (1, 55)
+"""The newest published description of the API. Its part about plugins has not changed since 1.47, but for
+``Config.DockerVersion``, which was taken out and was never here.
+"""
 MIN_API_VERSION = (1, 24)
 
-_KINDS = {"Volume": "volumedriver", "Network": "networkdriver", "Authorization": "authz", "Log": "logdriver"}
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
@@ -52,9 +52,9 @@ def plugin_to_api(plugin: PluginView) -> dict[str, object]:
             "State": plugin.state.value,
             "Restarts": plugin.restarts,
             "LastExit": _exit_to_api(plugin.last_exit) if plugin.last_exit else None,
-            "NextTryAt": _time(plugin.next_try_at),
-            "ReadyAt": _time(plugin.ready_at),
-            "StartedAt": _time(plugin.started_at),
+            "NextTryAt": time_to_api(plugin.next_try_at),
+            "ReadyAt": time_to_api(plugin.ready_at),
+            "StartedAt": time_to_api(plugin.started_at),
             "UptimeSeconds": _seconds_since(plugin.started_at),
             "Pid": plugin.pid,
             "Socket": plugin.socket,
@@ -80,7 +80,7 @@ def policy_to_api(plugin: PluginView) -> dict[str, object]:
 
 def holder_to_api(holder: Holder) -> dict[str, object]:
     """A holder, with the token that releases it."""
-    return {"Token": holder.token, "Owner": holder.owner, "Since": _time(holder.since)}
+    return {"Token": holder.token, "Owner": holder.owner, "Since": time_to_api(holder.since)}
 
 
 def event_to_api(happened: Happened) -> dict[str, object]:
@@ -100,7 +100,7 @@ def figures_to_api(plugin: PluginView, figures: Figures) -> dict[str, object]:
     return {
         "Id": plugin.id,
         "Name": plugin.name,
-        "At": _time(figures.at),
+        "At": time_to_api(figures.at),
         "CpuSeconds": figures.cpu_seconds,
         "MemoryBytes": figures.memory_bytes,
         "MemoryLimitBytes": figures.memory_limit_bytes,
@@ -124,7 +124,7 @@ def process_to_api(process: ProcessView) -> dict[str, object]:
         "MemoryBytes": process.memory_bytes,
         "CpuSeconds": process.cpu_seconds,
         "Threads": process.threads,
-        "StartedAt": _time(process.started_at),
+        "StartedAt": time_to_api(process.started_at),
     }
 
 
@@ -174,8 +174,9 @@ def pruned_to_api(pruned: Pruned) -> dict[str, object]:
 
 
 def line_to_api(line: Line) -> dict[str, object]:
-    """A line of output."""
-    return {"at": _time(line.at), "stream": line.stream, "text": line.text}
+    """A line of output; ``partial`` is there where it continues in the next line of its stream."""
+    made: dict[str, object] = {"at": time_to_api(line.at), "stream": line.stream, "text": line.text}
+    return made | {"partial": True} if line.partial else made
 
 
 def version_to_api(info: EngineInfo) -> dict[str, object]:
@@ -201,67 +202,16 @@ def version_to_api(info: EngineInfo) -> dict[str, object]:
     }
 
 
-def info_to_api(info: EngineInfo, plugins: Sequence[PluginView]) -> dict[str, object]:
-    """What ``docker info`` shows, as far as it means anything without containers and images of Docker's."""
-    counts = {"Containers": 0, "ContainersRunning": 0, "ContainersPaused": 0, "ContainersStopped": 0, "Images": 0}
-    return {
-        "ID": info.engine_id,
-        **counts,
-        "Driver": info.snapshotter,
-        "DriverStatus": [],
-        "Plugins": {kind: _names_of(plugins, capability) for kind, capability in _KINDS.items()},
-        "LiveRestoreEnabled": info.live_restore,
-        "KernelVersion": platform.release(),
-        "OperatingSystem": _operating_system(),
-        "OSType": "linux",
-        "OSVersion": "",
-        "Architecture": platform.machine(),
-        "NCPU": os.cpu_count() or 1,
-        "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "Name": platform.node(),
-        "Labels": [],
-        "ServerVersion": __version__,
-        "DockerRootDir": info.root,
-        "SecurityOptions": [],
-        "Swarm": {"LocalNodeState": "inactive"},
-        "Warnings": [*([info.problem] if info.problem else []), *info.notices],
-        "Moorage": {
-            "Containerd": info.containerd,
-            "ContainerdAddress": info.containerd_address,
-            "ContainerdVersion": info.containerd_version,
-            "Namespace": info.namespace,
-            "Problem": info.problem,
-            "Notices": list(info.notices),
-            "ExecRoot": info.exec_root,
-            "StartedAt": _time(info.started_at),
-        },
-    }
-
-
 def _exit_to_api(last: LastExit) -> dict[str, object]:
-    return {"Code": last.code, "Signal": last.signal, "OOM": last.oom, "At": _time(last.at), "Error": last.error}
-
-
-def _names_of(plugins: Iterable[PluginView], capability: str) -> list[str]:
-    return [
-        plugin.name
-        for plugin in plugins
-        if plugin.enabled and any(each.capability.lower() == capability for each in plugin.config.interface.types)
-    ]
-
-
-def _operating_system() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
-    except OSError:
-        return "Linux"
+    return {"Code": last.code, "Signal": last.signal, "OOM": last.oom, "At": time_to_api(last.at), "Error": last.error}
 
 
 def _arch() -> str:
     return _MACHINES.get(platform.machine(), platform.machine())
 
 
-def _time(at: datetime | None) -> str | None:
+def time_to_api(at: datetime | None) -> str | None:
+    """RFC 3339, null for none."""
     return at.isoformat() if at is not None else None
 
 

@@ -12,7 +12,7 @@ from moorage.cli.terminal import print_json, say, say_lines
 @click.command(
     name="call",
     help="POST to PLUGIN's socket: METHOD as in VolumeDriver.List, DATA as JSON. Prints what it answers; exit status 1 "
-    "where that is an error.",
+    "if that is an error, also one in the answer's Err.",
 )
 @click.argument("plugin", shell_complete=plugin_names)
 @click.argument("method")
@@ -27,7 +27,16 @@ def command(plugin: str, method: str, data: str, timeout: float) -> int:
         raise errors.Invalid(f"cannot call {method}: the data is no JSON: {error}") from error
     status, body = reach().call(plugin, method, data.encode(), timeout)
     say_lines(body.decode(errors="backslashreplace").rstrip("\n"))
-    return 0 if status < 400 else 1
+    return 1 if status >= 400 or _has_error(body) else 0
+
+
+def _has_error(body: bytes) -> bool:
+    """Whether an answer names an error, as the plugin protocol has it: a key ``Err`` that is not empty."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(answer, dict) and any(value for key, value in answer.items() if key.lower() == "err")
 
 
 @click.command(

@@ -37,11 +37,11 @@ def command(
     """The command's exit status is ours."""
     if terminal and not sys.stdin.isatty() and interactive:
         raise errors.Invalid("cannot pass on a terminal: standard input is none; leave -t out")
-    query = {"command": json.dumps(words), "env": json.dumps(environment), "tty": "1" if terminal else ""}
+    start: dict[str, object] = {"command": words, "env": environment, "tty": terminal}
     if terminal:
         rows, columns = _size()
-        query |= {"rows": str(rows), "columns": str(columns)}
-    with reach().execute(plugin, query) as execution, _raw_terminal(is_wanted=terminal and interactive):
+        start |= {"rows": rows, "columns": columns}
+    with reach().execute(plugin, start) as execution, _raw_terminal(is_wanted=terminal and interactive):
         threading.Thread(target=_send, args=(execution, interactive), daemon=True).start()
         return _show(plugin, execution, terminal=terminal)
 

@@ -62,7 +62,7 @@ def inspect(plugins: tuple[str, ...]) -> int:
 @click.argument("plugin", shell_complete=plugin_names)
 @click.option("-n", "--tail", type=click.IntRange(min=0), help="Only the last lines.")
 @click.option("--since", default="", help="Only what came after a time (2026-01-02T03:04:05) or a while ago (10m).")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes; Ctrl-C ends it.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output, until PLUGIN is removed or Ctrl-C.")
 @click.option("--raw", is_flag=True, help="Pass on the colours that PLUGIN sets; other control characters are escaped.")
 @json_option
 def logs(plugin: str, tail: int | None, since: str, follow: bool, raw: bool) -> None:
@@ -73,17 +73,19 @@ def logs(plugin: str, tail: int | None, since: str, follow: bool, raw: bool) -> 
             print_json(line)
             continue
         at = datetime.fromisoformat(line["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        label = styled(line["stream"], "red" if line["stream"] == "stderr" else "blue")
+        name = line["stream"] + ("+" if line.get("partial") else "")  # it continues in the next line of this stream
+        label = styled(name, "red" if line["stream"] == "stderr" else "blue")
         say(f"{at} ", label, " | ", line["text"], colours=raw)
 
 
 @click.command(name="events", help="Show what happens to plugins, as it happens; Ctrl-C ends it.")
 @click.option("--since", default="", help="Begin with what happened since a time, or a while ago (10m).")
+@click.option("--until", default="", help="End at a time, or a while ago (0s: show what happened, and end).")
 @json_option
-def events(since: str) -> None:
+def events(since: str, until: str) -> None:
     """Show events as they come."""
     as_json = wants_json()
-    for event in reach().events(_instant(since)):
+    for event in reach().events(_instant(since), until=_instant(until, "--until")):
         if as_json:
             print_json(event)
             continue
@@ -144,7 +146,7 @@ def _filters(texts: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def _instant(text: str) -> str:
+def _instant(text: str, option: str = "--since") -> str:
     """A time as the API takes it: a while ago becomes seconds since 1970."""
     parts = _DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text:
@@ -155,4 +157,4 @@ def _instant(text: str) -> str:
     try:
         return datetime.fromisoformat(text).astimezone().isoformat()
     except ValueError as error:
-        raise errors.Invalid(f"cannot read --since {text}: neither a time nor a while like 10m or 1h30m") from error
+        raise errors.Invalid(f"cannot read {option} {text}: neither a time nor a while like 10m or 1h30m") from error

@@ -18,8 +18,8 @@ async def call(
 ) -> Answer:
     """What the plugin at this socket answers to ``POST /<method>``.
 
-    Raises: Unavailable where it does not answer in time or breaks off; Invalid for an answer of more than
-    ``most_bytes``.
+    Raises: Unavailable where it does not answer in time or breaks off; MoorageError for an answer of more than
+    ``most_bytes``, which is the plugin's fault.
     Source: moby pkg/plugins/client.go; the host name is the one that Docker sends.
     """
     import aiohttp
@@ -59,7 +59,9 @@ async def _post(path: str, method: str, body: bytes, most_bytes: int) -> Answer:
             async for chunk in response.content.iter_any():
                 answer += chunk
                 if len(answer) > most_bytes:
-                    raise errors.Invalid(f"cannot call {method}: the answer has more than {most_bytes} bytes")
+                    raise errors.MoorageError(
+                        f"cannot call {method}: the plugin's answer has more than {most_bytes} bytes"
+                    )
             return Answer(response.status, bytes(answer), _media_type(response.headers.get("Content-Type", "")))
     finally:
         connector.abort()

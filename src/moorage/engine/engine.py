@@ -143,6 +143,8 @@ class Engine:
                 *self._notices,
                 *foreign,
             ),
+            registries=self.packages.registries.options,
+            listeners=self._events.listeners,
         )
 
     def list(self) -> Sequence[PluginView]:
@@ -184,17 +186,16 @@ class Engine:
             )
         return path
 
-    def events(
-        self, *, since: datetime | None, until: datetime | None
-    ) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
-        """Events from now on, and kept ones from ``since``; ends at ``until``."""
+    def events(self, *, since: int | None, until: int | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+        """Events from now on, and buffered ones from ``since`` (ns since 1970), or up to ``until`` where it ends."""
         return self._events.listen(since, until)
 
     def logs(
         self, name: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[Line]]:
-        """A plugin's output. Raises: NotFound, Invalid."""
-        return self._registry.get(name).log.read(tail=tail, since=since, follow=follow)
+        """A plugin's output; what is followed ends when it is removed. Raises: NotFound, Invalid."""
+        plugin = self._registry.get(name)
+        return plugin.log.read(tail=tail, since=since, follow=follow, ended=plugin.removed)
 
     # what users ask for
 

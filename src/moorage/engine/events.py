@@ -25,6 +25,11 @@ class EventLog:
         self._kept: deque[Happened] = deque(maxlen=_KEPT)
         self._listeners: set[_Listener] = set()
 
+    @property
+    def listeners(self) -> int:
+        """How many receive events now."""
+        return len(self._listeners)
+
     def tell(self, action: str, id: str, name: str, **attributes: str) -> None:
         """Note an event and wake the listeners. Never waits."""
         nanoseconds = time.time_ns()
@@ -36,11 +41,13 @@ class EventLog:
             listener.put(happened)
 
     @asynccontextmanager
-    async def listen(
-        self, since: datetime | None, until: datetime | None = None
-    ) -> AsyncIterator[AsyncIterator[Happened]]:
-        """Events from now on; before them, of the kept ones, those at or after ``since``; ends at ``until``."""
-        listener = _Listener([each for each in self._kept if since is not None and each.at >= since], until)
+    async def listen(self, since: int | None, until: int | None = None) -> AsyncIterator[AsyncIterator[Happened]]:
+        """Events from now on; before them, where one of both is given, the buffered ones from ``since``; to ``until``.
+
+        Both are nanoseconds since 1970. Source: moby daemon/events/events.go, loadBufferedEvents.
+        """
+        buffered = [] if since is None and until is None else self._kept
+        listener = _Listener([each for each in buffered if each.nanoseconds >= (since or 0)], until)
         self._listeners.add(listener)
         try:
             yield listener.events()
@@ -49,7 +56,7 @@ class EventLog:
 
 
 class _Listener:
-    def __init__(self, waiting: list[Happened], until: datetime | None) -> None:
+    def __init__(self, waiting: list[Happened], until: int | None) -> None:
         self._waiting = deque(waiting)
         self._until = until
         self._more = anyio.Event()
@@ -66,10 +73,10 @@ class _Listener:
         while True:
             while self._waiting:
                 happened = self._waiting.popleft()
-                if self._until is not None and happened.at > self._until:
+                if self._until is not None and happened.nanoseconds > self._until:
                     return
                 yield happened
-            left = math.inf if self._until is None else (self._until - datetime.now(UTC)).total_seconds()
+            left = math.inf if self._until is None else (self._until - time.time_ns()) / 10**9
             if self._lost or left <= 0:
                 return
             self._more = anyio.Event()

@@ -76,6 +76,10 @@ class Plugin:
         self.life = Life(State.REMOVING) if record.removing else Life(failures=record.failures)
         self.run: Run | None = None
         self.problem = ""
+        self.removed = anyio.Event()
+        """Set when it is being removed: it has stopped for ever, and all its output is in its log."""
+        if record.removing:
+            self.removed.set()
         self._attached: dict[str, tuple[Holder, anyio.Event]] = {}
         """Holders that last as long as their connection, each with what tells it to let go."""
         self._let_go = anyio.Event()
@@ -162,6 +166,8 @@ class Plugin:
         self.counts.stepped(self.life.state, event)
         self.life = life
         self._ready_at = None
+        if life.state is State.REMOVING:
+            self.removed.set()
         if life.state is State.READY:
             self._ready_since, self._ready_at = time.monotonic(), datetime.now(UTC)
 

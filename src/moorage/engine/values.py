@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.values import repr_without
+from moorage.distribution.hosts import Options
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
 from moorage.plugins import BUILT_IN, NO_CONFINEMENT, Config, Confinement, Privilege, Settings, check_confinement
 
@@ -155,6 +156,9 @@ class EngineInfo(Struct, frozen=True):
     """The directory of its run-time files."""
     notices: tuple[str, ...] = ()
     """What it found at its start and left alone: damaged records, objects in its namespace that are not its own."""
+    registries: Options = field(default_factory=Options)
+    listeners: int = 0
+    """Clients that receive events now."""
 
 
 class Terms(Struct, frozen=True):

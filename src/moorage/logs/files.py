@@ -9,26 +9,19 @@ from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
+import anyio
 from msgspec import Struct
 
 from moorage._lib.inotify import DirectoryWatch, watching
 from moorage._lib.threads import run_blocking
+from moorage.logs.lines import Line, LineJoiner, Record, parse_records
+from moorage.logs.tail import TailFinder
 from moorage.logs.writer import STREAMS, file_names, read_counts
 
 __all__ = ("Line", "LogTotals", "PluginLog")
 
 _BLOCK = 256 * 1024
 _LOOK_AGAIN = 5.0  # seconds; should a change ever not be told
-
-
-class Line(Struct, frozen=True):
-    """One line of output, without its end."""
-
-    at: datetime
-    stream: str
-    """stdout or stderr."""
-    text: str
-    """Bytes that are no UTF-8 are shown as ``\\xNN``."""
 
 
 class LogTotals(Struct, frozen=True):
@@ -56,40 +49,53 @@ class PluginLog:
 
     def last_lines(self, count: int) -> list[Line]:
         """The last lines, oldest first (blocking, but it reads only the end)."""
-        found = [line for descriptor, offset in self._tail(count) for line in _lines_of(descriptor, offset)]
-        return found[-count:] if count else []
+        opened, skip = self._tail(count)
+        joiner = LineJoiner(skip)
+        found = [line for each in opened for record in _records_of(each) for line in joiner.feed(record)]
+        return [*found, *joiner.flush()][-count:] if count else []
 
     @asynccontextmanager
     async def read(
-        self, *, tail: int | None = None, since: datetime | None = None, follow: bool = False
+        self,
+        *,
+        tail: int | None = None,
+        since: datetime | None = None,
+        follow: bool = False,
+        ended: anyio.Event | None = None,
     ) -> AsyncIterator[AsyncIterator[Line]]:
         """Lines, oldest first: the last ``tail`` (None: all) of those that are there, those written after ``since``.
 
-        With ``follow`` it goes on with what is written from then on, over rotations, and does not end.
+        With ``follow`` it continues with what is written from then on, over rotations, until ``ended`` is set and all
+        that was written is read; without that it does not end.
         """
         # watched before the first look, so that nothing is missed after it
         with watching(self.directory) if follow else nullcontext() as changes:
-            opened = await run_blocking(lambda: self._tail(tail))
+            opened, skip = await run_blocking(lambda: self._tail(tail))
             files = [_Reader(descriptor, offset) for descriptor, offset in opened]
             try:
-                yield self._lines(files, since, changes)
+                lines = self._lines(files, LineJoiner(skip), changes, ended or anyio.Event())
+                yield (line async for line in lines if since is None or line.at > since)
             finally:
                 for file in files:
                     file.close()
 
     async def _lines(
-        self, files: list["_Reader"], since: datetime | None, changes: DirectoryWatch | None
+        self, files: list["_Reader"], joiner: LineJoiner, changes: DirectoryWatch | None, ended: anyio.Event
     ) -> AsyncIterator[Line]:
         while True:
+            is_last = changes is None or ended.is_set()  # noted first: what was written before it is read now
             for file in list(files):
-                while lines := await run_blocking(file.read):
-                    for line in lines:
-                        if since is None or line.at > since:
+                while records := await run_blocking(file.read):
+                    for record in records:
+                        for line in joiner.feed(record):
                             yield line
-            if changes is None:
-                return
-            if not await run_blocking(lambda: self._find_next(files)):
-                await changes.wait(_LOOK_AGAIN)
+            if changes is not None and await run_blocking(lambda: self._find_next(files)):
+                continue
+            if changes is None or is_last:
+                break
+            await _wait_for(changes, ended)
+        for line in joiner.flush():
+            yield line
 
     def _find_next(self, files: list["_Reader"]) -> bool:
         """Open the files after the last one that is being read, and close those that were read to their end."""
@@ -114,13 +120,16 @@ class PluginLog:
             files.extend(newer)
         return bool(newer)
 
-    def _tail(self, count: int | None) -> list[tuple[int, int]]:
-        """Descriptors of the files that have the last ``count`` records, oldest first, each with where they begin."""
+    def _tail(self, count: int | None) -> tuple[list[tuple[int, int]], int]:
+        """Descriptors of the files that have the last ``count`` lines, oldest first, each with where they begin.
+
+        Also how many lines are to be left out from there.
+        """
         found: list[tuple[int, int]] = []
         seen: set[int] = set()
-        left = count
+        finder = TailFinder(count) if count is not None else None
         for name in file_names(self.files):
-            if left is not None and left <= 0 and found:
+            if finder is not None and finder.is_done and found:
                 break
             try:
                 descriptor = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
@@ -131,12 +140,11 @@ class PluginLog:
                 os.close(descriptor)
                 continue
             seen.add(inode)
-            offset = 0
-            if left is not None:
-                offset, records = _find_last(descriptor, left)
-                left -= records
+            offset = finder.find(descriptor) if finder is not None else 0
+            if offset < os.fstat(descriptor).st_size:  # what is between the first record of use and the end is read
+                found = [(each, 0) for each, _ in found]
             found.insert(0, (descriptor, offset))
-        return found
+        return found, finder.skip if finder is not None else 0
 
 
 class _Reader:
@@ -147,7 +155,7 @@ class _Reader:
         self._descriptor = descriptor
         self._offset = offset
 
-    def read(self) -> list[Line]:
+    def read(self) -> list[Record]:
         """The next whole records; none where there are no more now (blocking)."""
         while self._descriptor >= 0:
             data = os.pread(self._descriptor, _BLOCK, self._offset)
@@ -160,8 +168,8 @@ class _Reader:
                 self._offset += len(data)
                 continue
             self._offset += len(whole) + 1
-            if lines := list(_parsed(whole)):
-                return lines
+            if records := list(parse_records(whole)):
+                return records
         return []
 
     def close(self) -> None:
@@ -171,50 +179,23 @@ class _Reader:
             self._descriptor = -1
 
 
-def _parsed(records: bytes) -> Iterator[Line]:
-    for record in records.split(b"\n"):
-        stamp, _, rest = record.partition(b" ")
-        stream, blank, text = rest.partition(b" ")
-        if not blank:
-            continue  # the half of a record that a killed writer left
-        try:
-            at = datetime.fromisoformat(stamp.decode("ascii"))
-        except ValueError:
-            continue
-        if at.tzinfo is None:
-            continue
-        yield Line(at, stream.decode(errors="replace").removesuffix("+"), _shown(text))
+async def _wait_for(changes: DirectoryWatch, ended: anyio.Event) -> None:
+    """Return when something may have been written, or the log has ended."""
+
+    async def wait() -> None:
+        await ended.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await changes.wait(_LOOK_AGAIN)
+        tasks.cancel_scope.cancel()
 
 
-def _shown(text: bytes) -> str:
-    return text.removesuffix(b"\r").decode(errors="backslashreplace")
-
-
-def _find_last(descriptor: int, count: int) -> tuple[int, int]:
-    """Where the last ``count`` records begin, and how many there are from there."""
-    end = os.fstat(descriptor).st_size
-    if count <= 0:
-        return end, 0
-    position, seen = end, 0
-    while position > 0:
-        begin = max(0, position - _BLOCK)
-        block = os.pread(descriptor, position - begin, begin)
-        # the newline at the very end ends the last record and begins none
-        place = len(block) - 1 if position == end else len(block)
-        while (place := block.rfind(b"\n", 0, place)) >= 0:
-            seen += 1
-            if seen == count:
-                return begin + place + 1, count
-        position = begin
-    return 0, seen + (1 if end else 0)
-
-
-def _lines_of(descriptor: int, offset: int) -> list[Line]:
-    reader = _Reader(descriptor, offset)
+def _records_of(opened: tuple[int, int]) -> Iterator[Record]:
+    reader = _Reader(*opened)
     try:
-        found: list[Line] = []
-        while lines := reader.read():
-            found += lines
-        return found
+        while records := reader.read():
+            yield from records
     finally:
         reader.close()

@@ -1,7 +1,7 @@
 """The writing side of one plugin's log: records with time and stream, into files that are rotated by size.
 
 In the directory: ``current``, and older ones ``1``, ``2``, ... Each record is one line, ``TIME STREAM TEXT``; a ``+``
-after the stream's name marks a piece of a longer line, which goes on in the next record of that stream. Beside them is
+after the stream's name marks a piece of a line, which continues in the next record of that stream. Beside them is
 ``counts``, three unsigned integers of 64 bits, little-endian: bytes taken of each stream, and lines dropped. It begins
 with the log and goes on over all writers.
 
@@ -196,6 +196,8 @@ class LineStream:
         self._name = name
         self._piece_name = f"{name}+"
         self._rest = bytearray()
+        self._has_piece = False
+        """Whether the last record was a piece, whose line has no end yet."""
 
     def take(self, data: bytes) -> None:
         """Take output, of any length."""
@@ -221,6 +223,7 @@ class LineStream:
             stamped = memoryview(data.replace(b"\n", b"\n" + mark))
             records += (mark, bytes(self._rest), stamped[: len(stamped) - len(mark) - (len(data) - cut - 1)])
             self._rest.clear()
+            self._has_piece = False
         self._rest += data[cut + 1 :]
 
     def _piece(self) -> list[bytes]:
@@ -232,6 +235,7 @@ class LineStream:
                 break
         piece = bytes(self._rest[:end])
         del self._rest[:end]
+        self._has_piece = True
         return [self._writer.head(self._piece_name), piece, b"\n"]
 
     def flush(self) -> None:
@@ -241,6 +245,7 @@ class LineStream:
 
     def end(self) -> None:
         """The stream has ended, perhaps within a line. May be repeated."""
-        if self._rest:
+        if self._rest or self._has_piece:
             self._writer.write([self._writer.head(self._name), bytes(self._rest), b"\n"])
             self._rest.clear()
+            self._has_piece = False
