@@ -19,6 +19,7 @@ from moorage.plugins.activation import find_mismatch
         (["docker.volumedriver/1.0"], [7, None], ""),
         ([], ["VolumeDriver"], ""),
         (["docker./1.0", ""], ["VolumeDriver"], ""),
+        (["example.test/1.0"], ["VolumeDriver"], ""),
     ],
 )
 def test_l01_a_mismatch_is_named(types: list[str], implements: list[object] | None, words: str) -> None:
