@@ -1,0 +1,15 @@
+"""No input makes a reader fail in an unforeseen way: signatures and keys. ``scripts/fuzz`` does the same for longer."""
+
+import os
+import secrets
+
+import pytest
+
+from fuzz.harness import Target, execute_many
+from fuzz.signatures import TARGETS
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_no_input_crashes(target: Target) -> None:
+    seed = 0 if "CI" in os.environ else secrets.randbits(32)
+    assert execute_many(target, target.executions, seed) == target.executions
