@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tarfile
@@ -229,6 +230,10 @@ def test_x05_an_init_program_reaps_orphans_and_without_one_they_are_counted(hous
     add_attempts(house, "p")
     house.call("p", "orphan")
     wait_until(lambda: house.ours("GET", "p", "stats")["Zombies"] == 1, "the zombie")
+    house.ours("PUT", "p", "policy", {"cpus": 0.5})
+    row = moorage(house, "stats", "--once", "p").stdout.splitlines()[1]
+    assert "2/2048 (1 zombie)" in row
+    assert "/50 " in row
     add_attempts(house, "q", policy={"init": True})
     house.call("q", "orphan")
     wait_until(lambda: house.ours("GET", "q", "stats")["Pids"] == 2, "the orphan to be reaped")
@@ -279,6 +284,26 @@ def test_x08_root_inside_is_nobody_on_the_host(house: EngineProcess) -> None:
     assert not (house.exec_root / "u" / house.inspect("p")["Id"][:12]).exists(), "the view is there for a start only"
     add_attempts(house, "q", policy={"userns": "auto"})
     assert int(read_inside(house, "q", "/proc/self/uid_map").split()[1]) != host, "each has ids of its own"
+
+
+def test_x08_a_user_of_the_config_and_one_that_outlives_the_engine(tmp_path: Path) -> None:
+    with engine(tmp_path) as house:
+        add_attempts(house, "p", policy={"userns": "auto"}, user={"uid": 1000, "gid": 1000})
+        host = int(read_inside(house, "p", "/proc/self/uid_map").split()[1])
+        pid = house.more("p")["Pid"]
+        assert os.stat(f"/proc/{pid}").st_uid == host + 1000
+        assert write_inside(house, "p", "/run/docker/plugins/file") == 0
+        assert write_inside(house, "p", "/file") == errno.EACCES
+        house.end(signal.SIGKILL)
+        house.start()
+        house.until("p", "ready")
+        assert house.more("p")["Pid"] == pid
+        house.crash("p", 3)
+        house.until_restarted("p", 1)
+        assert int(read_inside(house, "p", "/proc/self/uid_map").split()[1]) == host
+        house.disable("p")
+        house.enable("p")
+        assert status_inside(house, "p")["Uid"].split() == ["1000"] * 4
 
 
 def test_x08_files_keep_their_owners_over_every_change(house: EngineProcess) -> None:

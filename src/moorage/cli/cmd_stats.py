@@ -63,12 +63,15 @@ def _row(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
         return (now["Name"], "does not run", "", "", "", "", "")
     cpu = _cpu(before, now)
     pids = "-" if now["Pids"] is None else str(now["Pids"])
+    pids = pids if now["PidsLimit"] is None else f"{pids}/{now['PidsLimit']}"
+    zombies = f" ({now['Zombies']} zombie)" if now["Zombies"] else ""
+    percent = "-" if cpu is None else f"{cpu:.2f}"
     return (
         now["Name"],
-        "-" if cpu is None else f"{cpu:.2f}",
+        percent if now["CpusLimit"] is None else f"{percent}/{100 * now['CpusLimit']:g}",
         size(now["MemoryBytes"]),
         size(now["MemoryLimitBytes"]),
-        pids if now["PidsLimit"] is None else f"{pids}/{now['PidsLimit']}",
+        f"{pids}{zombies}",
         size(now["ReadBytes"]),
         size(now["WrittenBytes"]),
     )
