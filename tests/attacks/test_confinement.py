@@ -380,6 +380,15 @@ def test_x01_x02_a_host_grants_nothing_unattended_that_its_policy_does_not_name(
         assert house.more("p")["Policy"]["NewPrivileges"] is False
         house.ours("PUT", "p", "policy", {"new_privileges": True, "attended": True})
         house.ours("PUT", "p", "policy", {"pids": 100})
+        house.enable("p")
+        house.disable("p")
+        house.end()
+        house.wishes["policy"] = {}
+        house.start()
+        with pytest.raises(Refused, match=r"403: .*does not allow seccomp \[unconfined\]$"):
+            house.enable("p")
+        house.ours("PUT", "p", "policy", {"seccomp": "default"})
+        house.enable("p")
 
 
 @pytest.mark.parametrize("what", ["keyctl", "unshare-user", "mount"])

@@ -151,6 +151,19 @@ class Consent:
         self.check_granted(plugin_name, record, config)
         self.check_policy_now(config, record.overrides, record.attended)
 
+    def check_widenings(self, wanted: Sequence[Privilege], attended: Sequence[Privilege]) -> None:
+        """Whether the host's policy allows what widens a confinement and no person granted. Raises: Denied."""
+        policy = self.policy
+        if policy is None:
+            return
+        refused = [
+            str(each)
+            for each in find_missing(wanted, attended)
+            if not all(policy.allows_widening(each.name, value) for value in each.value)
+        ]
+        if refused:
+            raise errors.Denied(f"cannot grant unattended: this host's policy does not allow {', '.join(refused)}")
+
     def prepare_now(self, plugin_name: str, record: Record, config: Config, places: PluginPlaces) -> Settings:
         """The settings for a run, checked; under a policy every source is pinned, and that is what was checked.
 

@@ -241,7 +241,7 @@ class Engine:
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid; Denied for what this host does not grant unattended."""
         plugin = self._registry.get(name)
-        await self._do(plugin, policy_change(self._work, plugin, change, self.packages.registries.policy))
+        await self._do(plugin, policy_change(self._work, plugin, change))
         return plugin.view()
 
     async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:

@@ -1,19 +1,17 @@
 """A change of one plugin's policy: checked, saved, and applied to what runs as far as the kernel can do that."""
 
-from collections import Counter
-
 from moorage import errors
 from moorage.engine.plugin import Plugin
 from moorage.engine.values import PolicyChange
 from moorage.engine.work import Job, Work
 from moorage.host.id_mapping import find_base
-from moorage.plugins import Confinement, Policy, check_user_namespace, resources_of, widenings
+from moorage.plugins import Confinement, Privilege, check_user_namespace, find_missing, resources_of, widenings
 
 __all__ = ("policy_change",)
 
 
-def policy_change(work: Work, plugin: Plugin, change: PolicyChange, grants: Policy | None) -> Job:
-    """The job for the plugin's inbox; ``grants`` is what this host grants unattended (None: everything).
+def policy_change(work: Work, plugin: Plugin, change: PolicyChange) -> Job:
+    """The job for the plugin's inbox.
 
     Limits of memory, processors and processes are those of the running plugin at once; the rest is of its next start.
 
@@ -22,7 +20,7 @@ def policy_change(work: Work, plugin: Plugin, change: PolicyChange, grants: Poli
     not applied to what runs.
     """
     change.of(plugin.record.policy)
-    _check_granted(plugin, change, grants)
+    _attended(work, plugin, change)
     if change.confinement.userns == "auto":
         check_user_namespace(plugin.config, plugin.settings())
 
@@ -32,25 +30,27 @@ def policy_change(work: Work, plugin: Plugin, change: PolicyChange, grants: Poli
         if confinement.userns == "auto" and not id_base:
             taken = frozenset(each.record.id_base for each in work.registry.all())
             id_base = find_base(taken, int(plugin.id[:8], 16))
-        await work.save(plugin, policy=change.of(plugin.record.policy), confinement=confinement, id_base=id_base)
+        await work.save(
+            plugin,
+            policy=change.of(plugin.record.policy),
+            attended_widenings=_attended(work, plugin, change),
+            confinement=confinement,
+            id_base=id_base,
+        )
         await _apply_to_running(work, plugin, change.confinement)
 
     return job
 
 
-def _check_granted(plugin: Plugin, change: PolicyChange, grants: Policy | None) -> None:
-    if grants is None or change.is_attended:
-        return
-    before, after = plugin.confinement, plugin.confinement.updated(change.confinement)
-    new = Counter(each.key for each in widenings(after)) - Counter(each.key for each in widenings(before))
-    refused = [
-        f"{name} [{value}]"
-        for name, values in new.elements()
-        for value in values
-        if not grants.allows_widening(name, value)
-    ]
-    if refused:
-        raise errors.Denied(f"cannot grant unattended: this host's policy does not allow {', '.join(refused)}")
+def _attended(work: Work, plugin: Plugin, change: PolicyChange) -> tuple[Privilege, ...]:
+    """What of the changed confinement a person granted. Raises: Denied for what is new and not granted by the host."""
+    before, after = widenings(plugin.confinement), widenings(plugin.confinement.updated(change.confinement))
+    new = find_missing(after, before)
+    if not change.is_attended:
+        work.consent.check_widenings(new, ())
+    granted = (*plugin.record.attended_widenings, *(new if change.is_attended else ()))
+    keys = [each.key for each in granted]
+    return tuple(each for each in after if each.key in keys)
 
 
 async def _apply_to_running(work: Work, plugin: Plugin, change: Confinement) -> None:

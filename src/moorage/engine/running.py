@@ -20,6 +20,7 @@ from moorage.engine.probe import wait_until_listening
 from moorage.engine.remains import keeping_group
 from moorage.executor import Exit
 from moorage.host.sockets import PluginSocket
+from moorage.plugins import widenings
 from moorage.timeouts import Timeouts
 
 __all__ = ("adopt", "await_ready", "bring_down", "bring_up", "how_it_ended", "remove_strays")
@@ -40,6 +41,7 @@ async def bring_up(
     MoorageError for the rest.
     """
     config, places = plugin.config, plugin.places
+    consent.check_widenings(widenings(plugin.confinement), plugin.record.attended_widenings)
     settings = await run_blocking(lambda: consent.prepare_now(plugin.name, plugin.record, config, places))
     spec = await run_blocking(lambda: places.spec(config, settings, plugin.confinement, plugin.id_base))
     await run_blocking(lambda: consent.check_devices_now(plugin.record, settings, spec))

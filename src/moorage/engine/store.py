@@ -89,6 +89,8 @@ class Record(Struct, frozen=True):
     policy: RestartPolicy = DEFAULT_POLICY
     confinement: Confinement = NO_CONFINEMENT
     """What the user said of its confinement; the rest is the engine's default."""
+    attended_widenings: tuple[Privilege, ...] = ()
+    """What of it gives more than the default and was granted by a person."""
     id_base: int = 0
     """First host id of its user namespace, from when it first had one; 0 before."""
     run: int = 0
