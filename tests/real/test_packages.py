@@ -579,16 +579,16 @@ def test_d09_apply_brings_a_machine_where_a_file_has_it_and_then_does_nothing(
     )
     said = moorage(house, "apply", "-f", str(file), "--dry-run", status=1)
     assert "plugin p:latest asks for network: host, and the file grants something else" in said
-    assert said.splitlines()[1:4] == ["+ p:latest", f"    install {registry.host}/t/applied:1", '    A: "1"']
     said = moorage(house, "apply", "-f", str(file), status=1)
     assert f"{file}:2: plugins[0]: plugin p:latest asks for network: host, and the file grants something else" in said
     assert [plugin["Name"] for plugin in house.plugins()] == ["other:1"]
     write(file.read_text() + "  privileges:\n  - {name: network, value: [host]}\n")
-    moorage(house, "apply", "-f", str(file), "--dry-run")
+    said = moorage(house, "apply", "-f", str(file), "--dry-run")
+    assert said.splitlines()[:3] == ["+ p:latest", f"    install {registry.host}/t/applied:1", '    A: "1"']
     assert [plugin["Name"] for plugin in house.plugins()] == ["other:1"]
     moorage(house, "apply", "-f", str(file))
     assert {"A=1", "T=s3cr3t"} <= set(house.call("p", "env").splitlines())
-    assert house.more("p")["Policy"] == {"Restarts": "on-failure", "Most": 4, "StopTimeout": None}
+    assert {"Restarts": "on-failure", "Most": 4, "StopTimeout": None}.items() <= house.more("p")["Policy"].items()
     pid = house.more("p")["Pid"]
     assert moorage(house, "apply", "-f", str(file)) == "= p:latest\n"
     assert house.more("p")["Pid"] == pid  # nothing was touched

@@ -232,7 +232,7 @@ def test_l01_a_containerd_that_does_not_start_is_told_with_its_words(machine: Ma
     machine.do("chmod +x /run/bin/containerd")
     path = f"/run/bin:{os.environ['PATH']}"
     sentence = refused(machine, make_plugin(tmp_path / "it", ["/bin/true"]), env={"PATH": path})
-    assert sentence == "cannot start containerd: it ended at once\nit is broken"
+    assert sentence == "cannot start containerd: it ended at once\n  it is broken"
     machine.do("rm -r /run/bin")
 
 
