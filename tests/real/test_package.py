@@ -173,7 +173,7 @@ def wrong() -> Iterator[tuple[bytes, str]]:
     yield tar([("config.json", b"{}", {})]), "two files config.json"
     yield tar([], config=b"x" * (1024 * 1024 + 1)), "more than 1048576 bytes"
     yield tar([], config=b"{"), "config.json"
-    yield tar([("/rootfs/p", b"", {})]), "'/rootfs/p' names an absolute path"
+    yield tar([("/rootfs/../../p", b"", {})]), r"'/rootfs/\.\./\.\./p' leads out of it"
     yield tar([("rootfs/../p", b"", {})]), r"'rootfs/\.\./p' leads out of it"
     yield tar([("rootfs/h", b"", {"type": tarfile.LNKTYPE, "linkname": "../x"})]), "'rootfs/h' leads out of it"
     yield tar([("rootfs/h", b"", {"type": tarfile.LNKTYPE, "linkname": "config.json"})]), "a link to a file outside"

@@ -396,7 +396,7 @@ BAD: dict[str, tuple[Callable[[dict[str, bytes]], bytes], int, str]] = {
     ),
     "missing layer": (lambda files: tar_of(without_largest(files)), 400, "is not in it"),
     "path": (lambda files: tar_of({"../../etc/x": b"x", **files}), 400, "leads out of it"),
-    "absolute": (lambda files: tar_of({"/etc/x": b"x", **files}), 400, "leads out of it"),
+    "absolute": (lambda files: tar_of({"/../etc/x": b"x", **files}), 400, "leads out of it"),
     "link": (lambda files: link("blobs", "/etc"), 400, "neither a file nor a directory"),
     "platform": (lambda files: other_platform(), 404, "only for: linux/s390x, linux/riscv64"),
     "image": (lambda files: an_image(), 400, "not a plugin but an image"),
@@ -530,7 +530,7 @@ def a_plugin_again() -> bytes:
 
 NO_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "no config": (lambda: tar_of(files_of(other_platform())), "there is no config.json beside the image"),
-    "wrong config": (lambda: tar_of({**files_of(an_image_with()), "config.json": b"{}"}), "entrypoint"),
+    "wrong config": (lambda: tar_of({**files_of(an_image_with()), "config.json": b'{"entrypoint": 1}'}), "entrypoint"),
     "no image": (lambda: tar_of({"config.json": json.dumps(config()).encode()}), "it has no index.json"),
     "zstd": (lambda: an_image_with("zstd"), "skopeo copy --dest-compress-format gzip"),
     "other layers": (lambda: an_image_with(promised=[b"others"]), "its config promises"),

@@ -21,6 +21,23 @@ HEADER_LIMIT = 1024 * 1024
 """Most bytes of what stands before an entry: a long name, or PAX records with its extended attributes. Each is read
 whole; the kernel takes names of 4 KiB and 64 KiB of attributes."""
 
+MOST_HEADERS = 16
+"""Headers that stand before one entry: a name, a link's target, PAX records, each once, is what tars have."""
+
+SPARSE_LIMIT = 64 << 30
+"""Most bytes of a file of which the stream has only parts: nothing else bounds what is written for it."""
+
+_NUMBERS = {
+    "uid": (0, (1 << 32) - 2),
+    "gid": (0, (1 << 32) - 2),
+    "mode": (0, 0o177777),
+    "size": (0, 1 << 62),
+    "devmajor": (0, (1 << 32) - 1),
+    "devminor": (0, (1 << 32) - 1),
+    "mtime": (-(1 << 40), 1 << 40),
+}
+"""What the kernel takes, in seconds for the time."""
+
 _BLOCK = 256 * 1024
 _PIECE = 10 * 1024  # as much as tarfile reads at once: a slow sender is not waited for longer than it would
 _READS_AFTER_END = 100  # a whole archive needs a few
@@ -74,6 +91,19 @@ class _StrictEntry(tarfile.TarInfo):
         if entry.type in _BEFORE_ENTRIES and not 0 <= entry.size <= HEADER_LIMIT:
             raise tarfile.ReadError(f"a header of {entry.size} bytes; at most {HEADER_LIMIT} are read")
         return entry
+
+    def _proc_member(self, archive: tarfile.TarFile) -> "_StrictEntry":
+        """What tarfile calls for each header; it calls itself for one that stands before an entry."""
+        before = getattr(archive, "headers_before", 0) + (self.type in _BEFORE_ENTRIES)
+        if before > MOST_HEADERS:
+            raise tarfile.ReadError(f"over {MOST_HEADERS} headers before one entry")
+        archive.headers_before = before  # type: ignore[attr-defined]
+        try:
+            made: _StrictEntry = super()._proc_member(archive)  # type: ignore[misc]
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error  # else tarfile takes it for the end of the archive
+        archive.headers_before = 0  # type: ignore[attr-defined]
+        return made
 
 
 class Source:
@@ -179,6 +209,8 @@ class _Gzip:
 def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
     """The text of config.json; what is below rootfs/ goes to ``put`` as a gzipped tar, in chunks.
 
+    Absolute names are relative to the package, as dockerd and ``docker export`` have them.
+
     Raises: Invalid naming the entry, for a stream that is no package: it is no tar, breaks off, lacks one of the two,
     names a path outside, or holds what cannot be in a root file system. ``put`` has taken a part by then.
     """
@@ -194,6 +226,7 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
             for entry in package:
                 package.members.clear()  # both keep every entry otherwise, and a root may have a million
                 layer.members.clear()
+                _check_numbers(entry)
                 name = _inner_name(entry, entry.name)
                 if name == _CONFIG:
                     if config is not None:
@@ -215,13 +248,26 @@ def retar(source: Source, put: Callable[[bytes], None]) -> bytes:
     return config
 
 
+def _check_numbers(entry: tarfile.TarInfo) -> None:
+    """Raises: Invalid naming the field of an entry that no file can have: PAX records may say anything."""
+    for field, (least, most) in _NUMBERS.items():
+        value = getattr(entry, field)
+        if not least <= value <= most:  # a time that is no number is not, either
+            raise errors.Invalid(f"cannot read the package: entry {entry.name!r} has {field} {value}")
+    if entry.issparse() and entry.size > SPARSE_LIMIT:
+        raise errors.Invalid(
+            f"cannot read the package: entry {entry.name!r} is a sparse file of {entry.size} bytes; "
+            f"at most {SPARSE_LIMIT} are possible"
+        )
+    if "\0" in entry.name or "\0" in entry.linkname:
+        raise errors.Invalid(f"cannot read the package: entry {entry.name!r} has a NUL character in a name")
+
+
 def _inner_name(entry: tarfile.TarInfo, name: str) -> str:
-    """A name without ``./``. Raises: Invalid for one that leads out of the package."""
-    if name.startswith("/"):
-        raise errors.Invalid(f"cannot read the package: entry {entry.name!r} names an absolute path")
+    """A name below the package's root, without ``./`` or ``/`` before it. Raises: Invalid for one that leads out."""
     if ".." in name.split("/"):
         raise errors.Invalid(f"cannot read the package: entry {entry.name!r} leads out of it by ..")
-    return posixpath.normpath(name)
+    return posixpath.normpath(name.lstrip("/") or ".")
 
 
 def _read_config(package: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:

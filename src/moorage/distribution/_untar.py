@@ -4,6 +4,7 @@ What it takes is what archives of OCI layouts have: files and directories with p
 gzipped or not. Links and devices have no business in them.
 """
 
+import posixpath
 import tarfile
 import zlib
 from collections.abc import AsyncIterator
@@ -11,7 +12,9 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from moorage import errors
+from moorage._lib.escaping import escape
 from moorage._lib.values import repr_without
+from moorage.distribution._retar import MOST_HEADERS
 
 __all__ = ("Entry", "read_entries")
 
@@ -100,7 +103,10 @@ class _Stream:
 
 
 class Entry(Struct):
-    """A file or a directory of an archive. Its bytes can be read until the next entry is asked for."""
+    """A file or a directory of an archive. Its bytes can be read until the next entry is asked for.
+
+    ``name`` is relative to the archive, and what cannot be shown in it is escaped.
+    """
 
     name: str
     size_bytes: int
@@ -131,13 +137,17 @@ async def read_entries(body: AsyncIterator[bytes]) -> AsyncIterator[Entry]:
     """
     stream = _Stream(body)
     extra: dict[str, str] = {}
+    before = 0
     while header := await _next_header(stream):
         if header.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            before += 1
+            if before > MOST_HEADERS:
+                raise errors.Invalid(f"cannot read the archive: over {MOST_HEADERS} headers before one entry")
             fields = await _read_extra(stream, header)
             extra |= fields if header.type != tarfile.XGLTYPE else {}
             continue
         entry = _entry(header, extra, stream)
-        extra = {}
+        extra, before = {}, 0
         yield entry
         async for _ in entry.chunks():
             pass  # what nobody has read
@@ -187,11 +197,11 @@ def _entry(header: tarfile.TarInfo, extra: dict[str, str], stream: _Stream) -> E
         if not extra["size"].isdecimal() or len(extra["size"]) > 18:
             raise errors.Invalid(f"cannot read the archive: the size of {name!r} is no number")
         size = int(extra["size"])
-    plain = name.removeprefix("./").rstrip("/")
-    if name.startswith("/") or ".." in name.split("/"):
+    if ".." in name.split("/"):
         raise errors.Invalid(f"cannot read the archive: the entry {name!r} leads out of it")
+    plain = posixpath.normpath(name.lstrip("/") or ".")  # what is absolute is relative to the archive
     if header.type not in (*_FILES, tarfile.DIRTYPE):
         raise errors.Invalid(f"cannot read the archive: {plain!r} is neither a file nor a directory")
     is_file = header.type in _FILES and not name.endswith("/")
     size = size if is_file else 0
-    return Entry(plain, size, is_file, stream, size)
+    return Entry(escape(plain), size, is_file, stream, size)
