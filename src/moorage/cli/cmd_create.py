@@ -16,6 +16,7 @@ from moorage.cli.credentials import registry_auth
 from moorage.cli.image_tar import config_entry, image_tar, open_file
 from moorage.cli.progress import show_progress
 from moorage.cli.terminal import print_json, say, warn
+from moorage.cli.transports import check_reference
 
 if TYPE_CHECKING:
     from moorage.plugins import Config
@@ -68,7 +69,7 @@ def _ask(name: str, config: "Config", *, grant_all: bool) -> bool:
 def _of_directory(name: str, directory: Path, *, grant_all: bool) -> None:
     from moorage.engine.package import load_directory
 
-    plugin = load_directory(directory)
+    plugin = load_directory(directory, verb="create")
     for warning in plugin.parsed.warnings:
         warn(f"{plugin.path / 'config.json'}: {warning}")
     is_granted = _ask(name, plugin.parsed.config, grant_all=grant_all)
@@ -82,6 +83,7 @@ def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
     """What looks like a path, or is one, is no reference."""
     from moorage.plugins import parse_config
 
+    check_reference(image)
     with open_file(config) as file:
         raw = file.read()
     is_granted = _ask(name, parse_config(raw).config, grant_all=grant_all)

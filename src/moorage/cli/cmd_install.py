@@ -9,6 +9,7 @@ from moorage.cli.consent import agree, grant_option, values_of
 from moorage.cli.credentials import registry_auth
 from moorage.cli.progress import show_progress
 from moorage.cli.terminal import ask, print_json, say, table
+from moorage.cli.transports import check_reference
 
 __all__ = ("install", "privileges", "upgrade")
 
@@ -40,6 +41,7 @@ def install(
     """Install, and enable."""
     from moorage.plugins import local_name, parse_reference
 
+    check_reference(reference)
     client, auth = reach(), registry_auth(reference)
     local = local_name(alias) if alias else parse_reference(reference).local_name
     settings = {"settings": list(assignments), "secrets": [read_secret(each) for each in secrets]}
@@ -67,6 +69,7 @@ def install(
 @json_option
 def privileges(reference: str) -> None:
     """Show."""
+    check_reference(reference)
     found = reach().privileges(reference, registry_auth(reference))
     if wants_json():
         print_json(found)
@@ -96,6 +99,7 @@ def privileges(reference: str) -> None:
 @json_option
 def upgrade(plugin: str, reference: str, restart: bool, force: bool, skip_remote_check: bool, grant_all: bool) -> None:
     """Upgrade."""
+    check_reference(reference)
     client = reach()
     found = client.inspect(plugin)
     name, origin = found["Name"], found["PluginReference"]

@@ -16,7 +16,7 @@ from moorage._lib.escaping import escape
 from moorage._lib.values import repr_without
 from moorage.distribution._retar import MOST_HEADERS
 
-__all__ = ("Entry", "read_entries")
+__all__ = ("Entry", "OtherEntry", "read_entries")
 
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 256 * 1024
@@ -24,6 +24,14 @@ _LENGTH_DIGITS = 9  # of a pax record
 _EXTRA_LIMIT = 64 * 1024  # bytes of a long name or of a set of pax fields
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _GZIP = b"\x1f\x8b"
+
+
+class OtherEntry(errors.Invalid):
+    """A link or a device."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"cannot read the archive: {name!r} is neither a file nor a directory")
+        self.name = name
 
 
 class _Stream:
@@ -201,7 +209,7 @@ def _entry(header: tarfile.TarInfo, extra: dict[str, str], stream: _Stream) -> E
         raise errors.Invalid(f"cannot read the archive: the entry {name!r} leads out of it")
     plain = posixpath.normpath(name.lstrip("/") or ".")  # what is absolute is relative to the archive
     if header.type not in (*_FILES, tarfile.DIRTYPE):
-        raise errors.Invalid(f"cannot read the archive: {plain!r} is neither a file nor a directory")
+        raise OtherEntry(plain)
     is_file = header.type in _FILES and not name.endswith("/")
     size = size if is_file else 0
     return Entry(escape(plain), size, is_file, stream, size)

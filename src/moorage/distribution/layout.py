@@ -21,8 +21,9 @@ from moorage import errors
 from moorage._lib.values import repr_without
 from moorage.containerd.types import Descriptor
 from moorage.distribution._check import Manifest
+from moorage.distribution._other_archives import explain_other
 from moorage.distribution._retar import CONFIG_LIMIT
-from moorage.distribution._untar import Entry, read_entries
+from moorage.distribution._untar import Entry, OtherEntry, read_entries
 from moorage.distribution.archive import NAME_NOTE, REFERENCE_NOTE, TAG_NOTE
 from moorage.distribution.package import UPLOAD_PREFIX
 from moorage.distribution.signatures import ARTIFACT_TYPES
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _SIGNATURE_NAME = re.compile(r"(^|:)sha256-[0-9a-f]{64}\.sig$")
 _COSIGN_KIND = "dev.cosignproject.cosign/sigs"
+_MOST_OTHERS = 100  # names that are remembered
 _MOST = 1000  # packages in an archive, and entries of an index
 
 
@@ -58,6 +60,8 @@ class Layout(Struct):
     config: bytes = b""
     """A config.json beside the layout; where it is none of an archive's own business it is empty."""
     blobs: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
+    """The first parts of other names, some of them: they say what it is instead."""
 
     __repr__ = repr_without("index", "config")
 
@@ -151,7 +155,18 @@ async def take_layout(storage: "Storage", body: AsyncIterator[bytes]) -> Layout:
     Raises: Invalid naming the entry for what is damaged, cut off or leads elsewhere; what the body raises; Unavailable.
     """
     layout = Layout()
+    try:
+        await _take_entries(storage, body, layout)
+    except OtherEntry as error:
+        layout.others.add(error.name.partition("/")[0])
+        raise errors.Invalid(f"{error}{explain_other(layout.others)}") from error
+    return layout
+
+
+async def _take_entries(storage: "Storage", body: AsyncIterator[bytes], layout: Layout) -> None:
     async for entry in read_entries(body):
+        if len(layout.others) < _MOST_OTHERS:
+            layout.others.add(entry.name.partition("/")[0])
         if not entry.is_file:
             continue
         if blob := _BLOB.fullmatch(entry.name):
@@ -162,13 +177,13 @@ async def take_layout(storage: "Storage", body: AsyncIterator[bytes]) -> Layout:
             layout.index = await entry.read(MANIFEST_LIMIT)
         elif entry.name == "config.json":
             layout.config = await entry.read(CONFIG_LIMIT)
-    return layout
 
 
 def list_packages(layout: Layout) -> tuple[Listed, ...]:
     """What the index of an archive lists, in its order. Raises: Invalid for one that cannot be understood."""
     if not layout.index:
-        raise errors.Invalid("cannot read the archive: it has no index.json, so it is no OCI archive")
+        what = explain_other(layout.others)
+        raise errors.Invalid(f"cannot read the archive: it has no index.json, so it is no OCI archive{what}")
     entries = entries_of(layout.index, "index.json")
     return tuple(_listed(each, at) for at, each in enumerate(entries) if not _is_signature(each))
 

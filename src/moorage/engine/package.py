@@ -25,8 +25,8 @@ class PluginDirectory(Struct, frozen=True):
         return self.path / "rootfs"
 
 
-def load_directory(path: Path) -> PluginDirectory:
-    """Read and check a plugin's directory (blocking).
+def load_directory(path: Path, *, verb: str = "run") -> PluginDirectory:
+    """Read and check a plugin's directory (blocking); ``verb`` says in errors what it is for.
 
     Raises: NotFound for a directory or part that is not there; Invalid for one that is something else, or for a
     config that is wrong, with the path of the value.
@@ -34,8 +34,8 @@ def load_directory(path: Path) -> PluginDirectory:
     try:
         path = Path(os.path.abspath(path))
     except FileNotFoundError as error:
-        raise errors.NotFound(f"cannot run {path}: the current directory is not there any more") from error
-    _check_directory(path, "plugin")
+        raise errors.NotFound(f"cannot {verb} {path}: the current directory is not there any more") from error
+    _check_directory(path, "plugin", verb)
     config = path / "config.json"
     try:
         with open(os.open(config, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # it may be a FIFO
@@ -43,7 +43,7 @@ def load_directory(path: Path) -> PluginDirectory:
                 raise errors.Invalid(f"cannot read {config}: it is not a file")
             raw = file.read(CONFIG_LIMIT + 1)
     except FileNotFoundError as error:
-        raise errors.NotFound(f"cannot run {path}: there is no config.json in it") from error
+        raise errors.NotFound(f"cannot {verb} {path}: there is no config.json in it") from error
     except OSError as error:
         raise errors.Invalid(f"cannot read {config}: {error.strerror}") from error
     if len(raw) > CONFIG_LIMIT:
@@ -52,16 +52,16 @@ def load_directory(path: Path) -> PluginDirectory:
         parsed = parse_config(raw)
     except errors.Invalid as error:
         raise errors.Invalid(f"{path}: {error}") from error
-    _check_directory(path / "rootfs", "root file system")
+    _check_directory(path / "rootfs", "root file system", verb)
     return PluginDirectory(path, parsed)
 
 
-def _check_directory(path: Path, what: str) -> None:
+def _check_directory(path: Path, what: str, verb: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise errors.NotFound(f"cannot run the plugin: there is no {what} at {path}") from error
+        raise errors.NotFound(f"cannot {verb} the plugin: there is no {what} at {path}") from error
     except OSError as error:
-        raise errors.Invalid(f"cannot run the plugin: {what} {path}: {error.strerror}") from error
+        raise errors.Invalid(f"cannot {verb} the plugin: {what} {path}: {error.strerror}") from error
     if not stat.S_ISDIR(mode):
-        raise errors.Invalid(f"cannot run the plugin: its {what}, {path}, is not a directory")
+        raise errors.Invalid(f"cannot {verb} the plugin: its {what}, {path}, is not a directory")
