@@ -1,4 +1,8 @@
-"""A registry that attacks its clients: with redirects, with answers that never end, with what it says of others."""
+"""A registry that attacks its clients: with redirects, with answers that never end, with what it says of others.
+
+At 70b8c43 a manifest just above the least rate was read on and on, a chain of slow redirects held an operation for as
+long as it liked (S12), and a redirect from https to http was followed to loopback (S13). The rest was withstood then.
+"""
 
 import gzip
 import hashlib
