@@ -104,7 +104,7 @@ WRONG: tuple[Wrong, ...] = (
     ("POST", "/plugins/create?name=x", b"garbage" * 1000, TAR, 400, "no whole tar stream"),
     ("POST", "/plugins/create?name=x", package(config())[:5000], TAR, 400, "no whole tar stream"),
     ("POST", "/plugins/create?name=x", package(b"{"), TAR, 400, "config.json"),
-    ("POST", "/plugins/create?name=x", package(b"{}"), TAR, 400, "entrypoint"),
+    ("POST", "/plugins/create?name=x", package(b'{"entrypoint": 1}'), TAR, 400, "entrypoint"),
     ("POST", "/plugins/create?name=x", package(config(linux={"devices": [{}, {"path": 3}]})), TAR, 400, "[1].path"),
     ("GET", "/plugins/privileges?remote=UPPER", None, {}, 400, "must be lowercase"),
     ("POST", "/plugins/pull?remote=127.0.0.1:1/b", b"[]", JSON, 503, "127.0.0.1:1"),

@@ -81,8 +81,13 @@ def moorage_info_to_api(info: EngineInfo) -> dict[str, object]:
 
 def _limits() -> dict[str, bool]:
     """What the kernel can limit; of every machine that plugins run on, and none of it has a warning of Docker's."""
-    can = dict.fromkeys(("MemoryLimit", "SwapLimit", "CpuCfsPeriod", "CpuCfsQuota", "CPUShares", "CPUSet"), True)
-    return {**can, "PidsLimit": True, "OomKillDisable": False, "IPv4Forwarding": _is_forwarding()}
+    can = ("MemoryLimit", "SwapLimit", "CpuCfsPeriod", "CpuCfsQuota", "CPUShares", "CPUSet", "PidsLimit")
+    quiet = (
+        "OomKillDisable",
+        "BridgeNfIptables",
+        "BridgeNfIp6tables",
+    )  # of nothing here: old commands warn without them
+    return {**dict.fromkeys((*can, *quiet), True), "IPv4Forwarding": _is_forwarding()}
 
 
 def _process(info: EngineInfo) -> dict[str, object]:
