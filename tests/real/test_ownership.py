@@ -410,3 +410,16 @@ def test_case_232_directories_without_a_record_are_finished_or_set_aside(first: 
     assert f"leftovers: {first.root}/set-aside/{lost} belonged to no plugin and was set aside" in shown
     assert f"leftovers: cannot read {newer}: it was written by a newer moorage" in shown
     assert newer.exists()
+
+
+def test_case_225_an_engine_in_another_mount_namespace_does_not_take_plugins_over(first: EngineProcess) -> None:
+    first.create("p")
+    first.enable("p")
+    pid = first.more("p")["Pid"]
+    kill(first)
+    command = [sys.executable, "-m", "moorage", "serve", "--root", str(first.root)]
+    done = subprocess.run(["unshare", "--mount", *command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert f"cannot work on {first.root} from here" in done.stderr
+    first.start()
+    assert first.until("p", "ready")["Pid"] == pid

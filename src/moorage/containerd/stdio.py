@@ -111,7 +111,7 @@ class Stdio:
         """Add a line to each stream that a process still has open, as if that had written it. It may get lost."""
         for reader in (self.stdout, self.stderr):
             if reader.has_writer():
-                _write_now(reader.path, f"{line}\n".encode())
+                _write_now(reader.path, f"\n{line}\n".encode())  # what came before may be no whole line
 
     def close(self) -> None:
         """Close both read ends; readers that wait are woken. May be repeated."""

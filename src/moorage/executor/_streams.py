@@ -53,9 +53,16 @@ class Streams:
         return self._has_ended
 
     def note_cut_off(self) -> None:
-        """Say in the output that it goes no further, once: a process that is not the container's holds it open."""
-        if self._stdio is not None and not self._is_noted:
-            self._is_noted = True
+        """Say once that the output goes no further, because another process has it open: in a log, as a line of it.
+
+        Byte sinks get what the container wrote and nothing else; for them it is logged.
+        """
+        if self._stdio is None or self._is_noted:
+            return
+        self._is_noted = True
+        if isinstance(self._attach, Copies):
+            log.warning("the output of %s is cut off: a process keeps it open after the container's exited", self._id)
+        else:
             self._stdio.note(_CUT_OFF)
 
     @property
