@@ -64,6 +64,11 @@ def test_x01_x02_x03_the_default_is_confined(house: EngineProcess) -> None:
     assert attempt(house, "p", "clone3") == errno.ENOSYS
     assert attempt(house, "p", "unknown") == errno.ENOSYS
     assert attempt(house, "p", "vsock") in (errno.ENOSYS, errno.EPERM)
+    group = next(each for each in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup") if Path(each, "cgroup.procs").exists())
+    own = (
+        read_inside(house, "p", "/proc/self/cgroup").splitlines()[-1].partition("::")[2]
+    )  # version 2 shows the whole tree
+    assert "2048" in [read_inside(house, "p", f"{each}/pids.max").strip() for each in (group, f"{group}{own}")]
     for what in ("thread", "chroot", "ptrace-child", "mknod", "raw-socket"):
         assert attempt(house, "p", what) == 0, what
     assert house.more("p")["Widenings"] == []
@@ -141,6 +146,15 @@ def test_x02_new_privileges_are_allowed_where_that_is_asked_for(house: EnginePro
     assert [each["Name"] for each in house.more("p")["Widenings"]] == ["new privileges"]
     restart(house, "p", {"new_privileges": False})
     assert status_inside(house, "p")["NoNewPrivs"] == "1"
+
+
+def test_x02_a_set_uid_program_gains_nothing_unless_that_is_allowed(house: EngineProcess) -> None:
+    add_attempts(house, "p", user={"uid": 1000, "gid": 1000})
+    assert attempt(house, "p", "is-root") == errno.EPERM
+    assert attempt(house, "p", "set-uid") == errno.EPERM
+    restart(house, "p", {"new_privileges": True})
+    assert attempt(house, "p", "set-uid") == 0
+    assert attempt(house, "p", "is-root") == errno.EPERM
 
 
 def test_x03_minimal_capabilities_leave_out_three_and_keep_what_the_config_requests(house: EngineProcess) -> None:

@@ -71,7 +71,12 @@ def attempts_tar(**fields: Any) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         config = json.dumps(attempts_config(**fields)).encode()
-        for path, data, mode in (("config.json", config, 0o644), ("rootfs/attempts", attempts_program(), 0o755)):
+        program = attempts_program()
+        for path, data, mode in (
+            ("config.json", config, 0o644),
+            ("rootfs/attempts", program, 0o755),
+            ("rootfs/set-uid", program, 0o4755),
+        ):
             member = tarfile.TarInfo(path)
             member.size, member.mode = len(data), mode
             archive.addfile(member, io.BytesIO(data))
