@@ -1,5 +1,7 @@
 """A call to a plugin over its socket, with a bound: one that never answers harms nobody but its caller."""
 
+import errno
+
 import anyio
 
 from moorage import errors
@@ -10,6 +12,7 @@ __all__ = ("call",)
 
 _MOST_BYTES = 16 * 1024 * 1024
 _HEADER_BYTES = 64 * 1024  # of one header; aiohttp's own limit is 8190, which was not chosen for plugins
+_CONNECT_AGAIN = 0.02  # seconds
 _ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
 
@@ -26,7 +29,13 @@ async def call(
 
     try:
         with anyio.fail_after(within), socket.open() as path:
-            return await _post(path, method, body, most_bytes)
+            while True:
+                try:
+                    return await _post(path, method, body, most_bytes)
+                except aiohttp.ClientConnectorError as error:
+                    if error.errno != errno.EAGAIN:  # its queue is full just now; nothing was sent
+                        raise
+                await anyio.sleep(_CONNECT_AGAIN)
     except errors.Unavailable as error:
         raise errors.Unavailable(f"cannot call {method}: {error}") from error
     except TimeoutError as error:
