@@ -439,9 +439,7 @@ def test_the_commands_of_the_guide_work_as_they_stand(tmp_path: Path, tmp_path_f
 @pytest.mark.parametrize("page", ["guide/packages.md", "reference/config.md"])
 def test_the_policies_of_the_pages_are_read(page: str) -> None:
     text = (Path(__file__).parents[2] / "docs" / page).read_text()
-    documents = [
-        each for each in re.findall(r"^ *\{$.*?^ *\}$", text, re.MULTILINE | re.DOTALL) if "trusted_keys" in each
-    ]
-    assert documents
-    for each in documents:
-        assert parse_policy(each.encode()).trusted_keys.rules
+    begin = re.search(r"^( *)\{\n *\"trusted_keys\"", text, re.MULTILINE)
+    assert begin is not None
+    document = text[begin.start() : text.index(f"\n{begin[1]}}}", begin.end())] + "}"
+    assert parse_policy(document.encode()).trusted_keys.rules
