@@ -15,9 +15,11 @@ from moorage._lib.threads import run_blocking
 from moorage.containerd.supervisor import PrivateContainerd, supervise
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import open_machinery
+from moorage.engine.network_refresh import keep_current
 from moorage.engine.packages import Registries
-from moorage.engine.runtime_directory import RuntimeDirectory
+from moorage.engine.runtime_directory import NETWORK_PART, RuntimeDirectory
 from moorage.engine.store import Choice, Store
+from moorage.host.network_files import NetworkFiles
 from moorage.host.process_identity import boot_id
 from moorage.logs.keeping import open_log_keeper
 from moorage.plugins import NO_CONFINEMENT, Confinement
@@ -120,6 +122,8 @@ async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, Grou
                 defaults=options.confinement,
             )
             await run_blocking(engine.load)
+            network = NetworkFiles(options.exec_root / NETWORK_PART)
+            tasks.start_soon(keep_current, network, options.timeouts.network_files)
             yield engine, ground
 
 

@@ -18,6 +18,7 @@ from moorage._lib.threads import run_blocking
 from moorage.containerd.supervisor import PrivateContainerd, check_machine, supervise
 from moorage.embedding import open_executor
 from moorage.engine.foreground import Foreground, Gone, Happened, Kept, Plan, Report, exit_status, make_plan
+from moorage.engine.network_refresh import keep_current
 from moorage.engine.package import PluginDirectory
 from moorage.engine.remains import end_processes, has_shim_directory, remove_shim_directory, remove_traces
 from moorage.engine.throwaway import Pair, is_any_here, make_pair, new_name, pair_paths, prepare, take_abandoned
@@ -72,11 +73,18 @@ async def run_in_foreground(plugin: PluginDirectory, settings: Settings, report:
             open_executor(containerd.address, pair.state, foreground, timeouts=options.timeouts) as executor,
         ):
             await prepare(plan, plugin.rootfs, pair)
-            with interruption.of_this_only():
-                status = exit_status(await foreground.run(executor))
+            async with background_tasks() as tasks:
+                if plan.network_files is not None:
+                    tasks.start_soon(keep_current, plan.network_files, options.timeouts.network_files)
+                with interruption.of_this_only():
+                    status = exit_status(await foreground.run(executor))
     await audience(Gone())
     if audience.failure is not None:
         raise audience.failure
+    if foreground.failure and not interruption.caught:
+        if status == 0:
+            raise errors.MoorageError(foreground.failure)
+        log.warning("%s", foreground.failure)
     return interruption.exit_status() or status
 
 

@@ -92,6 +92,9 @@ class Timeouts:
     registry_commit: float = 300.0
     """From the last byte of a blob that is pushed until the registry has checked and stored it."""
 
+    network_files: float = 2.0
+    """Between two checks of the host's /etc/hosts and /etc/resolv.conf, whose changes plugins on its network see."""
+
     signatures: float = 60.0
     """For finding and reading all signatures of one package, whatever a registry sends, however slowly."""
 

@@ -14,6 +14,7 @@ import pytest
 
 from support.foreground import (
     ANSWER,
+    EARLY,
     FOREVER,
     LISTEN,
     Machine,
@@ -99,7 +100,7 @@ def test_l01_keep_leaves_what_the_plugin_wrote_and_says_where(machine: Machine, 
     (plugin / "rootfs/gone").touch()
     before = fingerprint(plugin)
     run = machine.start("--keep", plugin)
-    assert run.end() == 0
+    assert run.end() == EARLY
     (kept,) = run.all("kept")
     upper = machine.inside(kept["changes"])
     assert (upper / "d/file").read_text() == "text\n"
@@ -134,7 +135,7 @@ def test_l01_settings_reach_the_process(machine: Machine, tmp_path: Path) -> Non
         mounts=[{"name": "share", "type": "bind", "destination": "/share", "source": None, "settable": ["source"]}],
     )
     run = machine.start(plugin, "WORD=a = b", "args=-v --x", f"share.source={tmp_path / 'new'}")
-    assert run.end() == 0
+    assert run.end() == EARLY
     assert run.lines == ["a = b -v --x", "seen"]
 
 
@@ -221,7 +222,7 @@ def test_l01_every_output_comes_out_as_lines(machine: Machine, tmp_path: Path) -
     plugin = make_plugin(tmp_path / "it", ["/bin/cat", "/output"])
     (plugin / "rootfs/output").write_bytes(b"\n\na\r\n" + ODD_BYTES + "\nä€\nno end".encode())
     run = machine.start(plugin)
-    assert run.end() == 0
+    assert run.end() == EARLY
     assert run.lines == ["", "", "a", ODD_BYTES.decode(errors="backslashreplace"), "ä€", "no end"]
 
 
@@ -230,7 +231,7 @@ def test_l01_a_line_without_end_comes_in_pieces_of_whole_characters(machine: Mac
     plugin = make_plugin(tmp_path / "it", ["/bin/cat", "/output"])
     (plugin / "rootfs/output").write_bytes(text.encode() + b"\nshort")
     run = machine.start(plugin)
-    assert run.end() == 0
+    assert run.end() == EARLY
     assert run.lines[-1] == "short"
     assert max(len(line.encode()) for line in run.lines) <= 65536
     assert "".join(run.lines[:-1]) == text
@@ -247,7 +248,7 @@ def test_l01_100_megabytes_of_output_come_out_whole(machine: Machine, tmp_path: 
         assert child.stdout is not None
         line = b"%0999d" % 7
         count = sum(1 for each in child.stdout if each.endswith(b" stdout | " + line + b"\n"))
-        assert child.wait() == 0
+        assert child.wait() == EARLY
     assert count == 100_000
 
 
@@ -261,7 +262,7 @@ def test_l01_any_path_of_the_plugin_will_do(machine: Machine, tmp_path: Path) ->
     one = tmp_path / "odd"
     for name in ODD_NAMES:
         run = machine.start("--", one / name)
-        assert run.end() == 0, run.stderr
+        assert run.end() == EARLY, run.stderr
         assert run.lines == ["it is seen"]
         assert not (one / name / "rootfs/file").exists()
         assert "using a copy" not in run.stderr
@@ -272,7 +273,7 @@ def test_l01_any_path_of_the_throwaway_directory_will_do(machine: Machine, tmp_p
     for name in ["a,b:c d\\e\tf", "upperdir=x,"]:
         machine.inside("/var/tmp/" + name).mkdir()
         run = machine.start(plugin, env={"TMPDIR": f"/var/tmp/{name}"})
-        assert run.end() == 0, run.stderr
+        assert run.end() == EARLY, run.stderr
         assert run.lines == ["new"]
         assert "using a copy" not in run.stderr
         machine.inside("/var/tmp/" + name).rmdir()
@@ -292,7 +293,7 @@ def test_l01_a_root_of_odd_files_is_no_trouble(machine: Machine, tmp_path: Path)
         listener.bind(f"/proc/self/fd/{directory}/socket")
         os.close(directory)
     run = machine.start(plugin)
-    assert run.end() == 0, run.stderr
+    assert run.end() == EARLY, run.stderr
     assert {"fifo", "null", "socket", "usr"} <= set(run.lines)
 
 
@@ -300,7 +301,7 @@ def test_l01_a_read_only_directory_will_do(tmp_path: Path) -> None:
     plugin = make_plugin(tmp_path / "it", ["/bin/sh", "-c", "echo new > /file; cat /file"])
     with Machine(f"mount --bind {plugin} {plugin}; mount -o remount,bind,ro {plugin}") as machine:
         run = machine.start(plugin)
-        assert run.end() == 0, run.stderr
+        assert run.end() == EARLY, run.stderr
         assert run.lines == ["new"]
 
 

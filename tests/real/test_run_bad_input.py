@@ -14,7 +14,7 @@ from moorage import errors
 from moorage.engine.package import load_directory
 from moorage.plugins import NO_OVERRIDES, effective_settings
 from moorage.serve import plan_run
-from support.foreground import Machine, make_plugin, open_to_all
+from support.foreground import EARLY, Machine, make_plugin, open_to_all
 
 pytestmark = pytest.mark.real
 
@@ -300,7 +300,7 @@ def test_l01_where_overlay_cannot_be_used_a_copy_is_run_unless_nothing_can_be(tm
             assert "set TMPDIR to a directory on another file system" in sentence
         else:
             run = machine.start(plugin, env={"TMPDIR": "/var/tmp/there"})
-            assert run.end() == 0, run.stderr
+            assert run.end() == EARLY, run.stderr
             assert run.lines == ["new"]
             assert "cannot lay an overlay over" in run.stderr
             assert "; using a copy" in run.stderr
@@ -315,7 +315,7 @@ def test_l01_a_noexec_file_system_is_no_trouble_where_overlay_works(machine: Mac
     (plugin / "rootfs/p").write_text("#!/bin/sh\necho it ran\n")
     (plugin / "rootfs/p").chmod(0o755)
     run = machine.start(plugin, env={"TMPDIR": "/var/tmp/there"})
-    assert run.end() == 0, run.stderr
+    assert run.end() == EARLY, run.stderr
     assert run.lines == ["it ran"]
     machine.do("umount /var/tmp/there; rm -r /var/tmp/there; rm -rf /run/mount")
 

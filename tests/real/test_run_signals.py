@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import leftovers
-from support.foreground import ANSWER, FOREVER, LISTEN, Machine, Run, environment, make_plugin, wait_until
+from support.foreground import ANSWER, EARLY, FOREVER, LISTEN, Machine, Run, environment, make_plugin, wait_until
 from support.kills import stop
 
 pytestmark = pytest.mark.real
@@ -161,7 +161,7 @@ def test_l01_closed_standard_streams_are_no_trouble(machine: Machine, tmp_path: 
 def test_l01_a_removed_working_directory_matters_only_to_relative_paths(machine: Machine, tmp_path: Path) -> None:
     plugin = make_plugin(tmp_path / "it", QUICK)
     text = 'mkdir "$1/gone" && cd "$1/gone" && rmdir "$1/gone" && $MOORAGE run "$2"'
-    assert shell(machine, text, tmp_path, plugin).returncode == 0
+    assert shell(machine, text, tmp_path, plugin).returncode == EARLY
     done = shell(machine, text, tmp_path, "it")
     assert done.returncode == 1
     assert done.stderr == "moorage: cannot run it: the current directory is not there any more\n"
@@ -179,7 +179,7 @@ def sweep(machine: Machine, tmp_path: Path) -> Run:
     machine.note()
     plugin = tmp_path / "quick"
     run = machine.start(plugin if plugin.exists() else make_plugin(plugin, QUICK))
-    assert run.end() == 0, run.stderr
+    assert run.end() == EARLY, run.stderr
     machine.assert_nothing_left()
     return run
 
@@ -298,7 +298,7 @@ def test_l01_a_sweep_leaves_alone_what_is_not_ours(machine: Machine, tmp_path: P
     """)
     plugin = make_plugin(tmp_path / "quick", QUICK)
     run = machine.start(plugin)
-    assert run.end() == 0, run.stderr
+    assert run.end() == EARLY, run.stderr
     left = {path.name for path in machine.inside("/run").iterdir()}
     assert left == {"moorage-run-of-user", "moorage-run-file", "elsewhere", "moorage-run-link", "moorage-run-open"}
     kept = ("/run/elsewhere/file", "/var/tmp/other/file", "/var/tmp/moorage-run-stolen/file")
@@ -310,7 +310,7 @@ def test_l01_a_sweep_does_not_touch_a_run_that_lives(machine: Machine, tmp_path:
     run = machine.start(make_plugin(tmp_path / "it", ANSWER))
     run.until("ready")
     other = machine.start(make_plugin(tmp_path / "quick", QUICK))
-    assert other.end() == 0
+    assert other.end() == EARLY
     assert run.accepts()
     assert run.end(signal.SIGINT) == 130
 

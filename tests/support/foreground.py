@@ -30,6 +30,9 @@ s.listen()
 """
 """Beginning of a plugin that accepts connections and never answers."""
 
+EARLY = 1
+"""Exit status of `moorage run` for a plugin that exits with 0 and has never listened, if nothing else is wrong."""
+
 FOREVER = "time.sleep(10**6)\n"
 IGNORE_TERM = "signal.signal(15, signal.SIG_IGN)\n"
 

@@ -48,7 +48,11 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "engine/probe.py": {},
     "engine/running.py": {},
-    "host/sockets.py": {"open": "the directory above, which only root controls; its own method"},
+    "host/sockets.py": {
+        "open": "the directory above, which only root controls; its own method",
+        "scandir": "of a descriptor",
+        "stat": "of a name in a directory that is open, without following links",
+    },
 }
 
 

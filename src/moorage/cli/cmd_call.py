@@ -56,6 +56,8 @@ def probe(plugin: str, timeout: float) -> None:
     try:
         answer = json.loads(body)
         implements = answer.get("Implements") if isinstance(answer, dict) else None
+        if implements is not None and not _is_list_of_names(implements):
+            implements, problem = None, "answers /Plugin.Activate with an Implements that is not a list of names"
     except (ValueError, RecursionError):
         problem = f"answers {status} and no JSON to /Plugin.Activate"
     if status != 200:
@@ -68,3 +70,7 @@ def probe(plugin: str, timeout: float) -> None:
     say(f"says of itself:     {', '.join(implements or ()) or problem or 'nothing'}")
     if implements and problem:
         say(f"warning: {problem}")
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)

@@ -19,9 +19,11 @@ from moorage.engine.ending import end_process
 from moorage.engine.entrypoint import explain
 from moorage.engine.host_security import HostSecurity
 from moorage.engine.package import PluginDirectory
-from moorage.engine.probe import HTTP_PROTOCOLS, Activation, activate, wait_until_listening
+from moorage.engine.probe import HTTP_PROTOCOLS, Activation, activate, explain_socket, wait_until_listening
 from moorage.engine.remains import keeping_group
+from moorage.engine.runtime_directory import NETWORK_PART
 from moorage.executor import ByteSink, Exit
+from moorage.host.network_files import NetworkFiles
 from moorage.host.sockets import PluginSocket
 from moorage.plugins import (
     BUILT_IN,
@@ -65,6 +67,8 @@ class Plan(Struct, frozen=True):
     socket: PluginSocket
     root: Path
     socket_directory: Path
+    network_files: NetworkFiles | None
+    """What it gets in place of the host's files; None for a plugin that is not on its network."""
     propagated_mount: Path | None
     speaks_http: bool
     types: tuple[str, ...] = ()
@@ -137,11 +141,14 @@ def make_plan(id: str, plugin: PluginDirectory, settings: Settings, state: Path,
             raise source.missing()
     directory = state / "p" / id[:12]
     propagated = data / "propagated-mount" if config.propagated_mount else None
+    network = NetworkFiles(state / NETWORK_PART)
     places = Places(
         rootfs=str(directory / "root"),
         socket_directory=str(directory / "s"),
         cgroup_path=cgroup_path(id),
         propagated_mount=str(propagated) if propagated else None,
+        hosts=network.hosts,
+        resolv_conf=network.resolv_conf,
         devices=resolve_devices(device.path for device in asked.devices),
     )
     socket_path(config, places)  # one that is too long is refused now
@@ -151,6 +158,7 @@ def make_plan(id: str, plugin: PluginDirectory, settings: Settings, state: Path,
         socket=PluginSocket(directory, f"s/{config.interface.socket}"),
         root=directory / "root",
         socket_directory=directory / "s",
+        network_files=network if config.network.is_host else None,
         propagated_mount=propagated,
         speaks_http=config.interface.protocol_scheme in HTTP_PROTOCOLS,
         types=tuple(each.text for each in config.interface.types),
@@ -169,6 +177,9 @@ class Foreground:
         self._end_of_patience = anyio.Event()
         self._not_ready = False
         self._was_ready = False
+        self._hint = ""
+        self.failure = ""
+        """Set by ``run``: what was wrong although the process exited by itself."""
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
         """The executor's word that the process ended and is removed."""
@@ -192,12 +203,16 @@ class Foreground:
             with anyio.CancelScope(shield=True):
                 exit = await self._stop(executor)
                 reason = "" if self._was_ready or exit.code == 0 else await self._explain()
+                if not self._was_ready and not self._not_ready:
+                    self._hint = await self._find_hint()
                 await self._report(Ended(exit, reason))
         if self._not_ready:
             raise errors.Unavailable(
                 f"the plugin did not accept a connection on {self._plan.socket.path} within {self._timeouts.ready:g} s "
-                "and was stopped"
+                f"and was stopped{self._hint}"
             )
+        if not self._was_ready and (self._hint or exit.code == 0):
+            self.failure = f"the plugin exited before it accepted a connection on {self._plan.socket.path}{self._hint}"
         return exit
 
     def hurry(self) -> None:
@@ -236,6 +251,10 @@ class Foreground:
     async def _explain(self) -> str:
         return await run_abandonable(lambda: explain(self._plan.spec, str(self._plan.root)))
 
+    async def _find_hint(self) -> str:
+        text = await run_abandonable(lambda: explain_socket(self._plan.socket))
+        return f"; {text}" if text else ""
+
     async def _tell_when_ready(self, executor: Executor, started_at: float) -> None:
         deadline = started_at + self._timeouts.ready
         ready = await wait_until_listening(
@@ -252,6 +271,7 @@ class Foreground:
             await self._report(Ready(seconds, activation))
         elif not self._ended.is_set():
             self._not_ready = True
+            self._hint = await self._find_hint()
             await self._stop(executor)
 
 

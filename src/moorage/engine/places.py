@@ -9,6 +9,7 @@ over such flags, so while a run is created its runtime binds from ``r`` and ``v`
 unmounted right after it. Source: docs/adr/0032-what-a-plugin-writes.md.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -40,7 +41,9 @@ from moorage.engine.mounts import (
     unmount_all_below,
 )
 from moorage.engine.pins import Check, pin_sources, release_pins
+from moorage.engine.runtime_directory import NETWORK_PART
 from moorage.host.beneath import Directory, remove_tree_now
+from moorage.host.network_files import NetworkFiles
 from moorage.host.sockets import PluginSocket
 from moorage.plugins import (
     BUILT_IN,
@@ -57,6 +60,8 @@ from moorage.plugins import (
 )
 
 __all__ = ("SHORT_ID", "PluginPlaces", "Prepared", "sweep")
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -146,14 +151,18 @@ class PluginPlaces(Struct, frozen=True):
         paths = [device.path for device in asked.devices]
         devices = self._bounded(lambda: resolve_devices(paths), f"check the devices {', '.join(paths)}")
         nested = is_in_user_namespace()
-        sources = [*(each.path for each in asked.sources), *(each for each in ("/etc/hosts", "/etc/resolv.conf"))]
+        network = NetworkFiles(self.runtime.parent.parent / NETWORK_PART)
+        if config.network.is_host:
+            for problem in network.refresh():
+                log.warning("%s", problem)
+        sources = [*(each.path for each in asked.sources), network.hosts, network.resolv_conf]
         places = Places(
             rootfs=str(self.mapped_view if id_base else self.root_view),
             socket_directory=str(self.sockets),
             cgroup_path=self.cgroup,
             propagated_mount=str(self.propagated_view) if config.propagated_mount else None,
-            hosts=_if_there("/etc/hosts"),
-            resolv_conf=_if_there("/etc/resolv.conf"),
+            hosts=network.hosts,
+            resolv_conf=network.resolv_conf,
             devices=devices,
             in_user_namespace=nested,
             locked_flags=locked_flags(each for each in sources if os.path.exists(each)) if nested else {},
@@ -309,7 +318,3 @@ def sweep(runtime: Path, keep: frozenset[str]) -> None:
     for directory in sorted(base.iterdir()) if base.is_dir() else ():
         if directory.name not in keep:
             PluginPlaces("", directory, directory / "none").clear()
-
-
-def _if_there(path: str) -> str | None:
-    return path if os.path.exists(path) else None

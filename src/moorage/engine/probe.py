@@ -7,11 +7,12 @@ from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.backoff import pauses
+from moorage._lib.escaping import escape
 from moorage._lib.json_document import decode_json
 from moorage.engine.calls import call
 from moorage.host.sockets import PluginSocket
 
-__all__ = ("HTTP_PROTOCOLS", "Activation", "activate", "wait_until_listening")
+__all__ = ("HTTP_PROTOCOLS", "Activation", "activate", "explain_socket", "wait_until_listening")
 
 HTTP_PROTOCOLS = ("", "moby.plugins.http/v1")
 """Values of ``interface.protocolScheme`` for a plugin that speaks HTTP. Others are never spoken to."""
@@ -39,6 +40,12 @@ async def wait_until_listening(socket: PluginSocket, give_up: Callable[[], bool]
             return True
         await anyio.sleep(pause)
     raise AssertionError("the pauses never end")
+
+
+def explain_socket(socket: PluginSocket) -> str:
+    """Why nothing listens there, where the plugin made another socket (blocking, bounded); else nothing."""
+    names = ", ".join(map(escape, socket.others()))
+    return names and f"it made {names} there instead: interface.socket in config.json must be the name of its socket"
 
 
 async def activate(socket: PluginSocket, within: float) -> Activation:

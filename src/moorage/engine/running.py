@@ -16,7 +16,7 @@ from moorage.engine.machinery import Machinery
 from moorage.engine.ownership import PLUGIN_LABEL
 from moorage.engine.package_repair import lost_package
 from moorage.engine.plugin import Plugin, Run
-from moorage.engine.probe import wait_until_listening
+from moorage.engine.probe import explain_socket, wait_until_listening
 from moorage.engine.remains import keeping_group
 from moorage.executor import Exit
 from moorage.host.sockets import PluginSocket
@@ -88,12 +88,13 @@ async def await_ready(
         reason = await _explain(spec, plugin) if spec is not None else ""
         raise errors.MoorageError(
             f"it {how_it_ended(run.exit)} before it accepted a connection on {socket.path}"
-            f"{f': {reason}' if reason else ''}{_last_output(plugin, run)}"
+            f"{f': {reason}' if reason else await _hint(socket)}{_last_output(plugin, run)}"
         )
     if not is_ready:
         await machinery.keeper.flush(run.container)
         raise errors.MoorageError(
-            f"it did not accept a connection on {socket.path} within {within:g} s{_last_output(plugin, run)}"
+            f"it did not accept a connection on {socket.path} within {within:g} s{await _hint(socket)}"
+            f"{_last_output(plugin, run)}"
         )
 
 
@@ -186,6 +187,11 @@ async def _why_not_created(plugin: Plugin, spec: Spec, error: errors.MoorageErro
 async def _explain(spec: Spec, plugin: Plugin) -> str:
     root = str(plugin.places.root)
     return await run_abandonable(lambda: explain(spec, root, owner=plugin.id))
+
+
+async def _hint(socket: PluginSocket) -> str:
+    text = await run_abandonable(lambda: explain_socket(socket))
+    return f"; {text}" if text else ""
 
 
 def _last_output(plugin: Plugin, run: Run) -> str:

@@ -14,11 +14,15 @@ from moorage import errors
 from moorage._lib.atomic_file import write_atomically
 from moorage._lib.filelock import try_lock
 from moorage.host.inheritance import make_directory
+from moorage.host.network_files import NetworkFiles
 from moorage.host.process_identity import boot_id, mount_namespace
 
-__all__ = ("RUNTIME_PARTS", "RuntimeDirectory", "RuntimeOwner", "check_mount_namespace")
+__all__ = ("NETWORK_PART", "RUNTIME_PARTS", "RuntimeDirectory", "RuntimeOwner", "check_mount_namespace")
 
-RUNTIME_PARTS = ("p", "u", "bundles", "runtime-root", "containerd", "keeper")
+NETWORK_PART = "network"
+"""Copies of the host's files, which may stay when the last plugin that used them is gone."""
+
+RUNTIME_PARTS = ("p", "u", "bundles", "runtime-root", "containerd", "keeper", NETWORK_PART)
 """What an engine makes in its run-time directory, besides the API's socket."""
 
 _RECORD, _LOCK = "engine.json", "lock"
@@ -52,7 +56,7 @@ class RuntimeDirectory:
 
     def has_leftovers(self) -> bool:
         """Whether plugins, or what they run on, may be running from here."""
-        return any(self._has_entries(part) for part in RUNTIME_PARTS)
+        return any(self._has_entries(part) for part in RUNTIME_PARTS if part != NETWORK_PART)
 
     def _has_entries(self, part: str) -> bool:
         try:
@@ -116,6 +120,7 @@ class RuntimeDirectory:
         """Remove the record and the lock, last of all, and the directory too where nothing else is in it."""
         for name in (_RECORD, f".{_RECORD}.new", _LOCK):
             (self.path / name).unlink(missing_ok=True)
+        NetworkFiles(self.path / NETWORK_PART).remove()
         try:
             self.path.rmdir()
         except OSError:

@@ -219,6 +219,9 @@ async def prepare(plan: Plan, rootfs: Path, pair: Pair) -> None:
     """
     try:
         await run_blocking(lambda: _make_directories(plan))
+        if plan.network_files is not None:
+            for problem in await run_blocking(plan.network_files.refresh):
+                log.warning("%s", problem)
         try:
             await run_blocking(lambda: mount_overlay(rootfs, pair.data, plan.root))
         except errors.Unsupported as error:

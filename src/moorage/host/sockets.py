@@ -3,17 +3,20 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.unix_socket import accepts
-from moorage.host.beneath import open_beneath
+from moorage.host.beneath import Directory, open_beneath
 
 __all__ = ("PluginSocket",)
+
+_MOST_ENTRIES, _MOST_OTHERS = 1000, 3
 
 
 class PluginSocket(Struct, frozen=True):
@@ -64,6 +67,23 @@ class PluginSocket(Struct, frozen=True):
             raise errors.Unavailable(f"there is no socket at {self.path}")
         return found
 
+    def others(self) -> Sequence[str]:
+        """Names of other sockets where this one should be, a few of them: the one that is there by another name."""
+        directory, _, own = self.name.rpartition("/")
+        try:
+            with Directory.open(self.directory) as above:
+                found = open_beneath(above.fileno(), directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return ()
+        try:
+            with os.scandir(found) as entries:
+                first = [each.name for each in islice(entries, _MOST_ENTRIES)]
+            return sorted(each for each in first if each != own and _is_socket(found, each))[:_MOST_OTHERS]
+        except OSError:
+            return ()
+        finally:
+            os.close(found)
+
     def is_listening(self) -> bool:
         """Whether it accepts a connection now. Never waits: connect() succeeds, or fails at once."""
         try:
@@ -71,3 +91,10 @@ class PluginSocket(Struct, frozen=True):
                 return accepts(path)
         except errors.Unavailable:
             return False
+
+
+def _is_socket(directory: int, name: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
