@@ -13,14 +13,12 @@ SCHEDULES, CHUNK = 20, 10
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, CHUNK))
-def test_m08_m10_whatever_happens_wish_and_state_agree_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
-) -> None:
+def test_m08_m10_states_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     patch(monkeypatch)
     assert play_many(range(first, first + CHUNK), tmp_path) == []
 
 
-def test_an_engine_that_forgets_a_wish_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_m08_forgetting_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patch(monkeypatch)
     monkeypatch.setattr(KilledStore, "save", lambda self, record: None)
     assert play_many(range(2), tmp_path)
