@@ -494,7 +494,6 @@ def test_s01_directories_that_an_operator_reaches_by_links_work_as_well(tmp_path
     (tmp_path / "disk" / "data").mkdir(parents=True)
     (tmp_path / "disk" / "run").mkdir()
     made.root.symlink_to(tmp_path / "disk" / "data")
-    made.exec_root.rmdir()
     made.exec_root.symlink_to(tmp_path / "disk" / "run")
     try:
         made.start()

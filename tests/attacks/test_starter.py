@@ -106,7 +106,6 @@ def test_s11_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
         assert f"belongs to user {USER}" in made.log.read_text()
     finally:
         made.child = None
-        made.exec_root.rmdir()
 
 
 def test_case_215_priority_limits_and_ignored_signals_of_the_starter_do_not_reach_a_plugin(tmp_path: Path) -> None:

@@ -219,9 +219,9 @@ def test_case_246_further_signals_do_not_cut_a_shutdown_off(tmp_path: Path, numb
         pids = [made.more(name)["Pid"] for name in ("p", "q")]
         for at, name in enumerate(numbers, 1):
             child.send_signal(getattr(signal, f"SIG{name}"))
-            until_logged(
-                made, f"got SIG{name}, {'ending the plugins' if at == 1 else f'signal {at}: the shutdown goes on'}"
-            )
+            if at <= 3:  # the third may hurry, so a fourth may come too late
+                what = "ending the plugins" if at == 1 else f"signal {at}: the shutdown goes on"
+                until_logged(made, f"got SIG{name}, {what}")
         assert child.wait(60) == 0
         assert not any(map(is_alive, pids))
         assert made.left() == []
