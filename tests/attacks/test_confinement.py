@@ -429,6 +429,11 @@ def test_x01_x02_the_command_asks_before_it_widens_and_shows_it(house: EnginePro
     narrowed = moorage(house, "policy", "p", "--seccomp", "default", "--no-new-privileges", "--memory", "1.5g")
     assert "seccomp         default" in narrowed.stdout
     assert house.more("p")["Policy"]["MemoryBytes"] == 3 << 29
+    assert narrowed.stderr == ""
+    house.enable("p")
+    assert moorage(house, "policy", "p", "--memory", "0", "--pids", "64").stderr == ""
+    later = moorage(house, "policy", "p", "--nice", "3")
+    assert later.stderr == "moorage: applies from the next start on: moorage restart p\n"
     assert house.more("p")["Widenings"] == []
 
 

@@ -18,6 +18,10 @@ _WIDENING = (
 )
 
 
+_AT_ONCE = frozenset(("memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout"))
+"""What applies to a plugin that runs, too."""
+
+
 def _restart_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
@@ -88,6 +92,8 @@ def command(plugin: str, grant_all: bool, **options: Any) -> None:
     if given:
         attended = _ask_for_widening(plugin, client.policy(plugin), given, grant_all=grant_all)
         found = client.set_policy(plugin, {**given, "attended": True} if attended else given)
+        if given.keys() - _AT_ONCE and client.inspect(plugin)["Enabled"]:
+            click.echo(f"moorage: applies from the next start on: moorage restart {plugin}", err=True)
     else:
         found = client.policy(plugin)
     if wants_json():
