@@ -8,7 +8,7 @@ import click
 from moorage import errors
 from moorage.cli.common import json_option, plugin_names, reach, wants_json
 from moorage.cli.limits import SIZE, ULIMIT, size_text
-from moorage.cli.terminal import ask, print_json, say
+from moorage.cli.terminal import ask, complain, print_json, say
 
 __all__ = ("command",)
 
@@ -93,7 +93,7 @@ def command(plugin: str, grant_all: bool, **options: Any) -> None:
         attended = _ask_for_widening(plugin, client.policy(plugin), given, grant_all=grant_all)
         found = client.set_policy(plugin, {**given, "attended": True} if attended else given)
         if given.keys() - _AT_ONCE and client.inspect(plugin)["Enabled"]:
-            click.echo(f"moorage: applies from the next start on: moorage restart {plugin}", err=True)
+            complain(f"applies from the next start on: moorage restart {plugin}")
     else:
         found = client.policy(plugin)
     if wants_json():
