@@ -26,6 +26,7 @@ from moorage._lib.pidfd import wait_for_end
 from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts
 from moorage.containerd._containerd_process import spawn_locked
+from moorage.containerd._growing_logs import cut_log, keep_log_bounded
 from moorage.containerd.database import check_databases, check_parts, find_damage_in_log
 from moorage.host.inheritance import keep_new_files_private, make_directory
 from moorage.host.process_identity import find_listener, find_lock_holder, is_trusted, mount_namespace, send_signal
@@ -47,7 +48,6 @@ _NEEDED = {
     "containerd-shim-runc-v2": "containerd",
     "runc": "runc",
 }
-_LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is put aside at the next start
 _ENDING = 0.5  # seconds from the end of a process's memory to that of its sockets, at most
 _POLL = 0.005  # seconds between two looks at a containerd that is about to serve
 
@@ -225,8 +225,7 @@ class PrivateContainerd:
         text = _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
         write_atomically(self._config, text.encode())
         self._keep_private()
-        if self._log.exists() and self._log.stat().st_size > _LOG_LIMIT:
-            self._log.replace(self._log.with_suffix(".log.1"))
+        cut_log(self._log)
         command = [find_binary("containerd", self._search), "--config", str(self._config)]
         environment = {**_clean_environment(), "PATH": self._search or _search_path()}
         with open(self._log, "ab") as output:
@@ -365,6 +364,7 @@ async def supervise(
     containerd = PrivateContainerd(root, state, timeouts)
     pid = await containerd.ensure()
     async with background_tasks() as tasks:
+        tasks.start_soon(keep_log_bounded, containerd.root / "containerd.log")
         tasks.start_soon(containerd.keep_running, pid, report)
         yield containerd
 

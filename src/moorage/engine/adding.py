@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
+
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd._growing_logs import cut_runtime_log
 from moorage.containerd.processes import AddedProcess, add_process, process_like_the_first, remove_process
 from moorage.engine.machinery import Machinery
 from moorage.engine.plugin import Plugin
@@ -43,6 +46,10 @@ async def execute(
         raise errors.Invalid(f"cannot run {arguments[0]} in plugin {plugin.name}: {error}") from error
     finally:
         plugin.added.pop(exec_id, None)
+        pid = run.pid
+        if pid is not None:  # the runtime has appended to its log, whatever came of it
+            with anyio.CancelScope(shield=True):
+                await run_blocking(lambda: cut_runtime_log(pid, run.container))
 
 
 async def find_left_processes(plugin: Plugin) -> Sequence[Path]:
