@@ -162,12 +162,13 @@ def propagated_of_id(house: EngineProcess, runtime: Path) -> Path:
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Path:
+def victim(tmp_path: Path) -> Iterator[Path]:
     """A directory of somebody else."""
     made = tmp_path / "victim"
     made.mkdir(mode=0o755)
-    os.chown(made, 0, 0)
-    return made
+    yield made
+    while leftovers.mounts_below(made):
+        subprocess.run(["umount", made], check=True)
 
 
 @pytest.mark.parametrize("swap", ["directory", "whole"])
@@ -188,6 +189,7 @@ def test_s02_a_link_in_the_place_of_its_socket_directory_gives_it_nothing(
     house.create("p", document)
     house.enable("p")
     sockets = runtime_of(house, "p") / "s"
+    subprocess.run(["mount", "-t", "tmpfs", "victim", victim], check=True)
     before = (victim.stat().st_uid, victim.stat().st_gid, stat.S_IMODE(victim.stat().st_mode))
     if swap == "directory":
         (sockets / "a").rename(sockets / "b")
@@ -199,6 +201,7 @@ def test_s02_a_link_in_the_place_of_its_socket_directory_gives_it_nothing(
     house.until_restarted("p", 1)
     assert (victim.stat().st_uid, victim.stat().st_gid, stat.S_IMODE(victim.stat().st_mode)) == before
     assert os.listdir(victim) == []
+    assert leftovers.mounts_below(victim) == [str(victim)]
     assert not sockets.is_symlink()
     assert (sockets.stat().st_uid, (sockets / "a").stat().st_uid) == (USER, USER)
     house.remove("p", force=True)

@@ -42,10 +42,8 @@ def mount_points_below(path: Path) -> list[Path]:
 
 
 def resolved_by_parent(path: Path) -> str:
-    """The path without symbolic links, found without touching a file system that may be mounted there."""
-    top = os.path.join(os.path.realpath(path.parent), path.name)
-    try:
-        target = os.readlink(top)
-    except OSError:  # the usual case: it is no symbolic link
-        return top
-    return os.path.realpath(os.path.join(os.path.dirname(top), target))
+    """The path with the symbolic links above its last component resolved, without touching what is there itself.
+
+    A file system that is mounted there may hang, and a link there may have been put by somebody else.
+    """
+    return os.path.join(os.path.realpath(path.parent), path.name)
