@@ -1,6 +1,5 @@
 """Commands for packages: push, tag, save, load, df, prune."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from moorage import errors
+from moorage.cli.archive_file import write_archive
 from moorage.cli.common import json_option, plugin_names, reach, size, wants_json
 from moorage.cli.consent import ask_grant, grant_option, show_requested
 from moorage.cli.credentials import registry_auth
@@ -65,7 +65,7 @@ def tag(plugin: str, name: str) -> None:
 @click.argument("plugins", metavar="PLUGIN...", nargs=-1, required=True, shell_complete=plugin_names)
 @click.option("-o", "--output", type=_file, help="The file (standard output, where that is no terminal).")
 def save(plugins: tuple[str, ...], output: Path | None) -> None:
-    """Save; a file is whole or not there."""
+    """Save."""
     pieces = reach().save(plugins)
     if output is None or str(output) == "-":
         if sys.stdout.isatty():
@@ -74,17 +74,8 @@ def save(plugins: tuple[str, ...], output: Path | None) -> None:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
-    half = output.with_name(f".{output.name}.{os.getpid()}.new")
-    try:
-        with half.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        half.rename(output)
-    finally:
-        half.unlink(missing_ok=True)
-    say(str(output))
+    if write_archive(output, pieces):
+        say(str(output))
 
 
 @click.command(
