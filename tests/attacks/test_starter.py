@@ -143,6 +143,37 @@ def test_case_215_priority_limits_and_ignored_signals_of_the_starter_do_not_reac
         made.close()
 
 
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        (resource.RLIMIT_FSIZE, 1 << 20),
+        (resource.RLIMIT_AS, 4 << 30),
+        (resource.RLIMIT_DATA, 2 << 30),
+        (resource.RLIMIT_CPU, 3600),
+        (resource.RLIMIT_NPROC, 5000),
+    ],
+    ids=["file size", "memory", "data", "processor time", "processes"],
+)
+def test_case_215_a_soft_limit_of_the_starter_holds_for_nothing(tmp_path: Path, limit: int, value: int) -> None:
+    before = resource.getrlimit(limit)
+    made = EngineProcess(tmp_path)
+    resource.setrlimit(limit, (value, before[1]))
+    try:
+        made.start()
+    finally:
+        resource.setrlimit(limit, before)
+    try:
+        made.create("p")
+        made.enable("p")
+        containerd = int((made.exec_root / "containerd" / "pid").read_text().split()[0])
+        assert made.child is not None
+        for pid in (containerd, made.child.pid, made.more("p")["Pid"]):
+            soft, hard = resource.prlimit(pid, limit)
+            assert soft == hard != value
+    finally:
+        made.close()
+
+
 def test_case_214_run_gives_a_plugin_the_same_whatever_the_umask(tmp_path: Path) -> None:
     directory = tmp_path / "plugin"
     (directory / "rootfs").mkdir(parents=True)

@@ -36,7 +36,14 @@ OPEN_FILES = 1_048_576
 PROGRAM_OOM_SCORE_ADJ = -999
 """As containerd's own unit has it: a plugin goes first. The plugins' is in their specs."""
 
-_UNLIMITED = (resource.RLIMIT_NPROC, resource.RLIMIT_CORE)
+_UNLIMITED = (
+    resource.RLIMIT_NPROC,
+    resource.RLIMIT_CORE,
+    resource.RLIMIT_FSIZE,  # under a small one containerd cannot make its database
+    resource.RLIMIT_AS,
+    resource.RLIMIT_DATA,
+    resource.RLIMIT_CPU,  # ends a process that has worked for long enough
+)
 _ACL_VERSION = 2
 _ACL_ENTRIES = ((0x01, 7), (0x04, 0), (0x20, 0))  # owner rwx, group nothing, others nothing
 _NO_ID = 0xFFFFFFFF
