@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from moorage.distribution._errors import transport_error
 from moorage.distribution.hosts import Hosts, Options
 from moorage.distribution.origin import Origin, is_same_host, is_same_reference, resolve_location, split_host
 from moorage.plugins import parse_reference
@@ -182,3 +183,14 @@ async def test_case_213_what_a_secure_registry_refers_to_is_not_insecure_by_its_
     auth, secure, lab = URL("http://auth.lan"), URL("https://secure.lan"), URL("https://lab.lan")
     assert not await decided.is_insecure(auth, referrer=secure)
     assert await decided.is_insecure(auth, referrer=lab)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        (None, "[::1]:5000 does not answer in time"),
+        (URL("http://[fd00::1]:3128"), "[::1]:5000 (through the proxy [fd00::1]:3128) does not answer in time"),
+    ],
+)
+def test_case_209_errors_write_an_ipv6_address_in_brackets(proxy: URL | None, words: str) -> None:
+    assert str(transport_error(TimeoutError(), URL("https://[::1]:5000/v2/"), proxy)) == words

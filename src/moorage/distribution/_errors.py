@@ -34,7 +34,7 @@ class TransportError(Exception):
 def transport_error(error: Exception, url: URL, proxy: URL | None) -> TransportError:
     """An exception of aiohttp or of the system, as what it means."""
     kinds = TransportErrorKind
-    peer = f"{url.host}:{url.port}" + (f" (through the proxy {proxy.host}:{proxy.port})" if proxy else "")
+    peer = _peer(url) + (f" (through the proxy {_peer(proxy)})" if proxy else "")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
         return TransportError(f"the certificate of {peer} cannot be trusted: {reason_of(error)}", kinds.UNTRUSTED)
     if (tls := _tls_error(error)) is not None:
@@ -44,6 +44,10 @@ def transport_error(error: Exception, url: URL, proxy: URL | None) -> TransportE
     if (limit := exceeded_limit(error, peer)) is not None:
         return TransportError(limit, kinds.REFUSED)
     return _connection_error(error, peer, is_tls=url.scheme == "https")
+
+
+def _peer(url: URL) -> str:
+    return f"{url.host_subcomponent}:{url.port}"  # an IPv6 address in brackets: ::1:1 would be another one
 
 
 def _connection_error(error: Exception, peer: str, *, is_tls: bool) -> TransportError:
