@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 from pathlib import Path
 
@@ -294,3 +295,11 @@ async def test_case_212_a_variable_that_cannot_be_understood_is_reported_and_pas
     assert (await given("registry.lan")).username == "file"
     write(config, {})
     assert refused(await given("registry.lan"), "cannot read DOCKER_AUTH_CONFIG")
+
+
+def test_case_207_a_user_without_home_and_without_an_entry_has_no_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    path = docker_config_path({})
+    assert path.is_absolute()  # never what lies in the working directory
+    assert not path.exists()

@@ -33,8 +33,11 @@ _VERSION_PATHS = ("", "v1", "v2")  # of old keys, which are URLs of registries' 
 
 
 def docker_config_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where Docker's own CLI has its ``config.json``: in ``DOCKER_CONFIG``, else in ``~/.docker``."""
-    folder = environ.get("DOCKER_CONFIG") or Path(environ.get("HOME") or Path.home(), ".docker")
+    """Where Docker's own CLI has its ``config.json``: in ``DOCKER_CONFIG``, else in ``~/.docker``.
+
+    A user without ``HOME`` who is in no list of users has none: the path then leads to no file.
+    """
+    folder = environ.get("DOCKER_CONFIG") or Path("/", environ.get("HOME") or os.path.expanduser("~"), ".docker")
     return Path(folder, "config.json")
 
 
