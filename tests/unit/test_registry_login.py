@@ -213,6 +213,11 @@ async def test_case_207_auths_count_where_the_helper_has_nothing(config: Path, m
     assert await find(config, document, "other.lan") == ANONYMOUS
 
 
+async def test_case_207_a_config_that_is_a_named_pipe_is_not_waited_for(config: Path) -> None:
+    os.mkfifo(config)
+    assert refused(await DockerConfig(config)("registry.lan", ""), "it is not a file")
+
+
 def test_case_207_why_there_are_none_goes_to_the_engine_and_a_login_needs_no_reason() -> None:
     assert encode_registry_auth(ANONYMOUS) == ""
     absent = Credentials(absence="docker-credential-x is not installed")

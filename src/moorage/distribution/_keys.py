@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moorage import errors
+from moorage._lib.regular_file import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +47,7 @@ def read_public_key(text: str) -> PublicKey:
         return _parse(text.encode(), "a trusted key of the policy")
     path = Path(text)
     try:
-        with path.open("rb") as file:
-            raw = file.read(_KEY_LIMIT + 1)
+        raw = read_regular(path, _KEY_LIMIT + 1)
     except FileNotFoundError as error:
         raise errors.NotFound(f"cannot read trusted key {path}: there is no such file") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from moorage import errors
+from moorage._lib.regular_file import read_regular
 from moorage._lib.threads import run_blocking
 from moorage.distribution.auth import ANONYMOUS, Credentials, read_userpass
 from moorage.distribution.credential_helper import ask_helper
@@ -73,8 +74,7 @@ class DockerConfig:
     def _read(self) -> bytes:
         """The file, empty where there is none (blocking). Raises: MoorageError."""
         try:
-            with self._path.open("rb") as file:
-                data = file.read(_FILE_LIMIT + 1)
+            data = read_regular(self._path, _FILE_LIMIT + 1)
         except (FileNotFoundError, NotADirectoryError):
             return b""
         except OSError as error:

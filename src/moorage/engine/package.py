@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from moorage import errors
+from moorage._lib.regular_file import read_regular
 from moorage.distribution.package import CONFIG_LIMIT
 from moorage.plugins import ParsedConfig, parse_config
 
@@ -38,10 +39,7 @@ def load_directory(path: Path, *, verb: str = "run") -> PluginDirectory:
     _check_directory(path, "plugin", verb)
     config = path / "config.json"
     try:
-        with open(os.open(config, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # it may be a FIFO
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise errors.Invalid(f"cannot read {config}: it is not a file")
-            raw = file.read(CONFIG_LIMIT + 1)
+        raw = read_regular(config, CONFIG_LIMIT + 1)
     except FileNotFoundError as error:
         raise errors.NotFound(f"cannot {verb} {path}: there is no config.json in it") from error
     except OSError as error:
