@@ -65,8 +65,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control ignores it for what it starts
+    # a shell without job control ignores the one for what it starts, nohup the other
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line("markers", "needs(peer, ...): peers that a test needs besides those of `real`")
     required = [peer for peer in config.getoption("--require").split(",") if peer]
     if missing := [peer for peer in required if not is_there(peer)]:

@@ -6,6 +6,7 @@ Each attack succeeded at 70b8c43.
 import io
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -494,10 +495,11 @@ def test_case_228_the_group_of_the_engine_reaches_a_plugin_through_the_api_and_n
 def test_s01_directories_that_an_operator_reaches_by_links_work_as_well(tmp_path: Path) -> None:
     """As /var/run is one, and as whoever moves data to another disk makes one."""
     made = EngineProcess(tmp_path)
-    (tmp_path / "disk" / "data").mkdir(parents=True)
-    (tmp_path / "disk" / "run").mkdir()
-    made.root.symlink_to(tmp_path / "disk" / "data")
-    made.exec_root.symlink_to(tmp_path / "disk" / "run")
+    (tmp_path / "data on another disk").mkdir()
+    made.root.symlink_to(tmp_path / "data on another disk")
+    other = made.exec_root.with_name(f"{made.exec_root.name}-else")  # short, as the path of a socket must be
+    other.mkdir(mode=0o711)
+    made.exec_root.symlink_to(other)
     try:
         made.start()
         made.create("p", config(propagatedMount="/data"))
@@ -505,8 +507,9 @@ def test_s01_directories_that_an_operator_reaches_by_links_work_as_well(tmp_path
         kill([made.more("p")["Pid"]])
         made.until_restarted("p", 1)
         made.disable("p")
-        assert leftovers.mounts_below(tmp_path / "disk") == []
+        assert leftovers.mounts_below(tmp_path, other) == []
         made.remove("p")
     finally:
         made.down()
-        made.exec_root.unlink()
+        made.exec_root.unlink(missing_ok=True)
+        shutil.rmtree(other, ignore_errors=True)

@@ -118,9 +118,9 @@ def test_stacked_nested_and_odd_mounts_all_go_and_neighbours_stay(machine: Machi
         mount -t tmpfs second top; mkdir 'top/b l\a	n#k'; mount -t tmpfs none 'top/b l\a	n#k'
         ln -s top link
     """)
-    before = machine.mounts()
+    before = [point for point in machine.mounts() if "/w/" in point]
     run(machine, "unmount_all_below(Path('/var/tmp/w/link'))")  # a link is not followed: a plugin may have put it there
-    assert machine.mounts() == before
+    assert [point for point in machine.mounts() if "/w/" in point] == before
     for _ in range(2):  # it may be repeated
         run(machine, "unmount_all_below(Path('/var/tmp/w/top'))")
         assert [point for point in machine.mounts() if "/w/" in point] == ["/var/tmp/w/top-neighbour"]

@@ -75,8 +75,11 @@ def test_what_is_no_public_key_is_refused_by_what_it_is(keys: Callable[[str], Si
         read_public_key(str(tmp_path / "none.pub"))
     with pytest.raises(errors.Invalid, match="Is a directory"):
         read_public_key(str(tmp_path))
-    with pytest.raises(errors.Invalid, match="more than 65536 bytes"):
+    with pytest.raises(errors.Invalid, match="it is not a file"):
         read_public_key("/dev/zero")
+    (tmp_path / "large.pub").write_bytes(bytes(65537))
+    with pytest.raises(errors.Invalid, match="more than 65536 bytes"):
+        read_public_key(str(tmp_path / "large.pub"))
 
 
 def test_claims_of_simple_signing_and_of_a_bundle(keys: Callable[[str], Signer]) -> None:
