@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from moorage import errors
 from moorage._lib.groups import background_tasks
 from moorage._lib.threads import run_blocking
-from moorage.containerd.supervisor import PrivateContainerd, supervise
+from moorage.containerd.supervisor import PrivateContainerd, Report, supervise
 from moorage.engine.engine import Engine
 from moorage.engine.machinery import open_machinery
 from moorage.engine.network_refresh import keep_current
@@ -149,10 +149,10 @@ async def open_plugins(engine: Engine, ground: Ground, *, start: bool) -> AsyncI
 
 
 @asynccontextmanager
-async def _containerd(ground: Ground, report: Callable[[str], None]) -> AsyncIterator[str]:
+async def _containerd(ground: Ground, report: Report) -> AsyncIterator[str]:
     """The socket of the containerd that was chosen; a private one is started and kept running.
 
-    ``report`` is called with why it does not start again, and with nothing when it serves again.
+    ``report`` is called with why it does not start again, and with an empty text when it serves again.
     """
     if ground.choice.containerd == "private":
         private = ground.private

@@ -15,6 +15,7 @@ from moorage._lib.stop_signals import stop_signals
 from moorage.api.metrics import serve_metrics
 from moorage.api.server import serve_api
 from moorage.assembly import Ground, ServeOptions, open_engine, open_plugins
+from moorage.containerd.database import DamagedDatabase
 from moorage.engine.engine import Engine
 from moorage.host.inheritance import settle_process
 from moorage.service import kept_informed, last_words
@@ -73,6 +74,7 @@ async def _serve(options: ServeOptions, stop: anyio.CancelScope) -> None:
 async def _keep_working(engine: Engine, ground: Ground) -> None:
     """Find containerd, waited for without bound, and run plugins on it. Raises: Conflict for one that is not ours."""
     timeouts = ground.options.timeouts
+    reported = ""
     for pause in pauses(timeouts.reconnect_first, timeouts.reconnect_limit):
         try:
             async with open_plugins(engine, ground, start=True):
@@ -80,6 +82,8 @@ async def _keep_working(engine: Engine, ground: Ground) -> None:
         except errors.Conflict:
             raise
         except errors.MoorageError as error:
-            log.warning("cannot run plugins yet: %s", error)
-            engine.without_machinery(str(error))
+            level = logging.WARNING if str(error) != reported else logging.DEBUG  # once for each change
+            log.log(level, "cannot run plugins yet: %s", error)
+            reported = str(error)
+            engine.without_machinery(str(error), is_lasting=isinstance(error, DamagedDatabase))
         await anyio.sleep(pause)

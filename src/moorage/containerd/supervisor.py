@@ -27,7 +27,7 @@ from moorage._lib.threads import run_blocking
 from moorage._lib.unix_socket import accepts
 from moorage.containerd._containerd_process import spawn_locked
 from moorage.containerd._growing_logs import cut_log, keep_log_bounded
-from moorage.containerd.database import check_databases, check_parts, find_damage_in_log
+from moorage.containerd.database import DamagedDatabase, check_databases, check_parts, find_damage_in_log
 from moorage.host.inheritance import keep_new_files_private, make_directory
 from moorage.host.process_identity import find_listener, find_lock_holder, is_trusted, mount_namespace, send_signal
 from moorage.timeouts import DEFAULT, Timeouts
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ("ADDRESS_LIMIT", "PrivateContainerd", "check_machine", "find_binary", "supervise")
 
 log = logging.getLogger(__name__)
+
+Report = Callable[[str, bool], None]
+"""Takes why containerd does not start, and whether that stays until an operator does something."""
 
 ADDRESS_LIMIT = 98
 """Longest socket path in bytes: containerd adds ".ttrpc", and 107 is the kernel's limit."""
@@ -284,10 +287,10 @@ class PrivateContainerd:
                 return
         raise errors.Unavailable(f"cannot stop containerd: process {pid} does not end")
 
-    async def keep_running(self, pid: int, report: Callable[[str], None] = lambda problem: None) -> None:
+    async def keep_running(self, pid: int, report: Report = lambda problem, is_lasting: None) -> None:
         """Start containerd again whenever the one with this pid, or a later one, ends; return after ``stop``.
 
-        ``report`` is called with why it does not start, and with nothing when it serves again.
+        ``report`` is called with why it does not start, and with an empty text when it serves again.
         """
         while True:
             await wait_for_end(pid)
@@ -300,19 +303,19 @@ class PrivateContainerd:
                 return
             pid = started
 
-    async def _come_back(self, report: Callable[[str], None]) -> int | None:
+    async def _come_back(self, report: Report) -> int | None:
         reported = False
         for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
             try:
                 started = await self._start_again()
             except (errors.MoorageError, OSError) as error:
                 log.warning("containerd does not start: %s", error)
-                report(str(error))
+                report(str(error), isinstance(error, DamagedDatabase))
                 reported = True
                 await anyio.sleep(pause)
             else:
                 if reported:
-                    report("")
+                    report("", False)
                 return started
         raise AssertionError("pauses never end")
 
@@ -352,7 +355,7 @@ class PrivateContainerd:
 
 @asynccontextmanager
 async def supervise(
-    root: Path, state: Path, timeouts: Timeouts = DEFAULT, report: Callable[[str], None] = lambda problem: None
+    root: Path, state: Path, timeouts: Timeouts = DEFAULT, report: Report = lambda problem, is_lasting: None
 ) -> AsyncIterator[PrivateContainerd]:
     """Our own containerd, serving, until the block ends; one that dies meanwhile is started again with back-off.
 

@@ -387,9 +387,9 @@ class Engine:
             for plugin in self._registry.all():
                 plugin.forget_run()
 
-    def without_machinery(self, problem: str) -> None:
+    def without_machinery(self, problem: str, is_lasting: bool = False) -> None:
         """Say why plugins cannot be started or stopped; empty where they can be again."""
-        self._work.hinder(problem)
+        self._work.hinder(problem, is_lasting=is_lasting)
 
     async def settle(self) -> None:
         """Return when containerd is there, and all that ran at the start is taken over: calls are answered as later."""

@@ -183,7 +183,9 @@ def close_view(target: Path) -> None:
 
     It is made private first: unmounting one of several shared mounts unmounts what is below it from all of them.
     """
-    while is_mount_point(target):
+    for _ in range(_STACKED):
+        if not is_mount_point(target):
+            return
         _mount("none", target, "none", _MS_PRIVATE | _MS_REC)
         _unmount(target)
 
