@@ -126,8 +126,12 @@ class MountEntry(Struct, frozen=True):
 
     @property
     def is_read_only(self) -> bool:
-        """Whether a bind is read-only at its top; the last of two options wins, as in the runtimes."""
-        return [each for each in self.options if each in ("ro", "rw")][-1:] == ["ro"]
+        """Whether a bind is read-only at its top; the last of two options wins, as in the runtimes.
+
+        They apply rrw after all others, wherever it stands, and it undoes ro. Source: runc 1.1, ``setRecAttr``.
+        """
+        access = [each for each in self.options if each in ("ro", "rw")]
+        return access[-1:] == ["ro"] and "rrw" not in self.options
 
 
 class EnvEntry(Struct, frozen=True):
