@@ -34,7 +34,7 @@ def test_s03_s05_an_option_that_undoes_read_only_is_a_grant_to_write(
     try:
         shown = [text for each in guarded.more("p")["Privileges"] for text in each["Value"]]
         assert f"{source} on /x, read-write ({','.join(options)})" in shown
-        with pytest.raises(Refused, match="403: .*does not allow bind mount"):
+        with pytest.raises(Refused, match=r"403: .*does not allow bind mount"):
             guarded.enable("p")
     finally:
         guarded.remove("p", force=True)
