@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
-from bench import executor, logs, machine, output, packages
+from bench import executor, logs, machine, output, packages, runtimes
 from bench.engine import Extent, measure
-from bench.figures import LINES, judge, table
+from bench.report import LINES, judge, table
 
 QUICK = Extent(rounds=1, plugins=3, idle_seconds=1, megabytes=4, package_megabytes=2)
 
@@ -19,7 +19,7 @@ QUICK = Extent(rounds=1, plugins=3, idle_seconds=1, megabytes=4, package_megabyt
 def main() -> None:
     """One run, with the arguments of the command line."""
     words = sys.argv[1:]
-    for name, part in (("executor", executor), ("logs", logs), ("output", output)):
+    for name, part in (("executor", executor), ("logs", logs), ("output", output), ("runtimes", runtimes)):
         if name in words:
             sys.argv.remove(name)
             part.main()
@@ -28,14 +28,14 @@ def main() -> None:
     extent = extent_of(options)
     print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
     began_at, load = datetime.now(UTC), os.getloadavg()
-    figures = measure(extent, print) if options.what != "packages" else {}
+    results = measure(extent, print) if options.what != "packages" else {}
     if options.what != "engine":
-        figures |= packages.measure(extent.long_rounds, extent.package_megabytes, print, seed=extent.seed)
+        results |= packages.measure(extent.long_rounds, extent.package_megabytes, print, seed=extent.seed)
     if options.what == "all":
         print(f"{extent.rounds} rounds of the executor alone")
         uvloop = {"use_uvloop": True}
-        figures |= anyio.run(executor.measure, extent.rounds, backend_options=uvloop)["figures"]
-    print(f"\n{table(judge(LINES, figures), extent.plugins)}\n")
+        results |= anyio.run(executor.measure, extent.rounds, backend_options=uvloop)["figures"]
+    print(f"\n{table(judge(LINES, results), extent.plugins)}\n")
     print(f"load before: {load[0]:.2f}, at the end: {os.getloadavg()[0]:.2f}; seed {extent.seed}")
     if options.output is not None:
         result = {
@@ -45,7 +45,7 @@ def main() -> None:
             "seed": extent.seed,
             "machine": machine.describe(),
             "load": {"before": load, "after": os.getloadavg()},
-            "figures": figures,
+            "figures": results,
         }
         print(f"written to {machine.write(options.output, began_at, result)}")
 

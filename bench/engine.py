@@ -1,7 +1,7 @@
 """The engine against dockerd, `ctr` and bare runc, all in one run.
 
-Rounds are interleaved, in an order that is drawn anew for each round, because the machine's mood changes over minutes.
-The same program is started by all four, under the same spec where the spec is ours to give. Needs root.
+Rounds are interleaved, in an order that is drawn again for each round, because the load of the machine changes over
+minutes. The same program is started by all four, under the same spec wherever the spec can be chosen. Needs root.
 """
 
 import os
@@ -9,14 +9,14 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 
 from bench import machine
-from bench.sides import CGROUP_PARENT, Bundles, Ctr, Docker, Ours, Runc, accepts, ask_to_write, until
+from bench.targets import CGROUP_PARENT, Bundles, Ctr, Docker, Moorage, Runc, accepts, request_output, until
 
 from support import leftovers
 from support.engines import actor
@@ -51,11 +51,11 @@ class Bench:
     """The four sides, and the figures so far."""
 
     extent: Extent
-    ours: Ours
+    moorage: Moorage
     docker: Docker
     ctr: Ctr
     runc: Runc
-    figures: dict[str, list[float]] = field(default_factory=dict)
+    results: dict[str, list[float]] = field(default_factory=dict)
     docker_sockets: list[Path] = field(default_factory=list)
 
     @property
@@ -63,7 +63,7 @@ class Bench:
         return [f"p{number:02}" for number in range(self.extent.plugins)]
 
     def note(self, name: str, value: float) -> None:
-        self.figures.setdefault(name, []).append(value)
+        self.results.setdefault(name, []).append(value)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -73,27 +73,27 @@ class Bench:
 
 
 def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, list[float]]:
-    """Every single value, by what was measured: seconds, MB/s, MB, percent. ``say`` is told what is going on."""
+    """Every single value, by what was measured: seconds, MB/s, MB, percent. ``say`` gets the progress."""
     directory = Path(mkdtemp(prefix="moorage-bench-", dir="/var/tmp"))
     try:
         with _sides(directory, extent) as bench:
             order = random.Random(extent.seed)
             say("making plugins")
             _make_plugins(bench)
-            bench.ours.ls()  # compiles its modules
+            bench.moorage.ls()  # compiles its modules
             say(f"{extent.rounds} rounds of enable, disable, crash, list")
-            parts = [_one_of_ours, _crash_ours, _one_of_dockers, _ctr, _runc, _ls_ours, _ls_docker]
+            parts = [_one_of_moorage, _crash_moorage, _one_of_dockers, _ctr, _runc, _ls_moorage, _ls_docker]
             _interleave(bench, extent.rounds, order, parts)
             say(f"{extent.long_rounds} rounds of output, and of dockerd's crash")
-            _interleave(bench, extent.long_rounds, order, [_write_ours, _write_docker, _write_ctr, _crash_dockers])
+            _interleave(bench, extent.long_rounds, order, [_write_moorage, _write_docker, _write_ctr, _crash_dockers])
             say(f"{extent.long_rounds} rounds of start, restart and stop with {extent.plugins} plugins")
             _stop_both(bench)
-            _interleave(bench, extent.long_rounds, order, [_all_of_ours, _all_of_dockers, _all_of_runc])
+            _interleave(bench, extent.long_rounds, order, [_all_of_moorage, _all_of_dockers, _all_of_runc])
             say(f"memory, and {extent.idle_seconds:g} s of doing nothing")
             _idle(bench)
             say("all plugins in one shim")
             _in_one_shim(bench)
-            return bench.figures
+            return bench.results
     finally:
         leftovers.remove_cgroups(CGROUP_PARENT)
         shutil.rmtree(directory, ignore_errors=True)
@@ -102,25 +102,25 @@ def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, list[float]
 @contextmanager
 def _sides(directory: Path, extent: Extent) -> Iterator[Bench]:
     (directory / "ours").mkdir()
-    ours = Ours(directory / "ours")
+    moorage = Moorage(directory / "ours")
     (directory / "docker").mkdir()
     docker = Docker(directory / "docker")
     try:
         docker.wait_until_serving()
-        ours.start()
-        ours.create(ONE)
-        ours.enable(ONE)
-        bundles = Bundles(directory / "bundles", ours.spec_of(ONE))
-        ours.disable(ONE)
-        yield Bench(extent, ours, docker, Ctr(bundles, ours.containerd_address), Runc(bundles))
+        moorage.start()
+        moorage.create(ONE)
+        moorage.enable(ONE)
+        bundles = Bundles(directory / "bundles", moorage.spec_of(ONE))
+        moorage.disable(ONE)
+        yield Bench(extent, moorage, docker, Ctr(bundles, moorage.containerd_address), Runc(bundles))
     finally:
         try:
-            ours.close()
+            moorage.close()
         finally:
             docker.stop()
 
 
-def _interleave(bench: Bench, rounds: int, order: random.Random, parts: list[Callable[[Bench, int], None]]) -> None:
+def _interleave(bench: Bench, rounds: int, order: random.Random, parts: Sequence[Callable[[Bench, int], None]]) -> None:
     for number in range(rounds):
         for part in order.sample(parts, len(parts)):
             part(bench, number)
@@ -128,8 +128,8 @@ def _interleave(bench: Bench, rounds: int, order: random.Random, parts: list[Cal
 
 def _make_plugins(bench: Bench) -> None:
     for name in bench.names:
-        bench.ours.create(name)
-    rootfs = bench.ours.root.parent / "docker-rootfs"
+        bench.moorage.create(name)
+    rootfs = bench.moorage.root.parent / "docker-rootfs"
     rootfs.mkdir()
     (rootfs / "actor").write_bytes(actor())
     (rootfs / "actor").chmod(0o755)
@@ -140,11 +140,11 @@ def _make_plugins(bench: Bench) -> None:
 # one plugin
 
 
-def _one_of_ours(bench: Bench, _: int) -> None:
+def _one_of_moorage(bench: Bench, _: int) -> None:
     with bench.timed("moorage: enable"):
-        bench.ours.enable(ONE)
+        bench.moorage.enable(ONE)
     with bench.timed("moorage: disable"):
-        bench.ours.disable(ONE)
+        bench.moorage.disable(ONE)
 
 
 def _one_of_dockers(bench: Bench, _: int) -> None:
@@ -154,12 +154,12 @@ def _one_of_dockers(bench: Bench, _: int) -> None:
         bench.docker.disable_plugin(ONE)
 
 
-def _crash_ours(bench: Bench, _: int) -> None:
-    ours = bench.ours
-    ours.enable(ONE)
-    _crash(bench, "moorage: crash", ours.plugin_pid(ONE), ours.socket_of(ONE))
-    until(lambda: ours.state(ONE) == "ready", "it is ready again")
-    ours.disable(ONE)
+def _crash_moorage(bench: Bench, _: int) -> None:
+    moorage = bench.moorage
+    moorage.enable(ONE)
+    _crash(bench, "moorage: crash", moorage.plugin_pid(ONE), moorage.socket_of(ONE))
+    until(lambda: moorage.state(ONE) == "ready", "it is ready again")
+    moorage.disable(ONE)
 
 
 def _crash_dockers(bench: Bench, _: int) -> None:
@@ -184,9 +184,9 @@ def _runc(bench: Bench, number: int) -> None:
     bench.note("runc create, start", bench.runc.run([f"runc-{number}"]))
 
 
-def _ls_ours(bench: Bench, _: int) -> None:
+def _ls_moorage(bench: Bench, _: int) -> None:
     with bench.timed("moorage: ls"):
-        bench.ours.ls()
+        bench.moorage.ls()
 
 
 def _ls_docker(bench: Bench, _: int) -> None:
@@ -199,18 +199,20 @@ def _ls_docker(bench: Bench, _: int) -> None:
 _KINDS = {"large writes": 65536, "a write per line": 128}
 
 
-def _write_ours(bench: Bench, _: int) -> None:
-    bench.ours.enable(ONE)
+def _write_moorage(bench: Bench, _: int) -> None:
+    bench.moorage.enable(ONE)
     for kind, piece in _KINDS.items():
-        bench.note(f"moorage: {kind}", ask_to_write(bench.ours.socket_of(ONE), bench.extent.megabytes << 20, piece))
-    bench.ours.disable(ONE)
+        bench.note(
+            f"moorage: {kind}", request_output(bench.moorage.socket_of(ONE), bench.extent.megabytes << 20, piece)
+        )
+    bench.moorage.disable(ONE)
 
 
 def _write_docker(bench: Bench, _: int) -> None:
     bench.docker.enable_plugin(ONE)
     for kind, piece in _KINDS.items():  # an eighth, because it takes ten times as long
         listens = bench.docker.socket_of(ONE)
-        bench.note(f"dockerd: {kind}", ask_to_write(listens, (bench.extent.megabytes << 20) // 8, piece))
+        bench.note(f"dockerd: {kind}", request_output(listens, (bench.extent.megabytes << 20) // 8, piece))
     bench.docker.disable_plugin(ONE)
 
 
@@ -224,46 +226,49 @@ def _write_ctr(bench: Bench, number: int) -> None:
 
 
 def _stop_both(bench: Bench) -> None:
-    """Enable all, then stop both: every start from now on brings all of them up."""
-    sides = {"moorage": lambda: _ours_together(bench.ours), "dockerd": lambda: _dockers_together(bench.docker)}
+    """Enable all, then stop both: every start from now on starts all of them."""
+    sides: dict[str, Callable[[], list[int]]] = {
+        "moorage": lambda: _moorage_together(bench.moorage),
+        "dockerd": lambda: _dockers_together(bench.docker),
+    }
     before = {side: machine.pss_mb(find()) for side, find in sides.items()}
     for name in bench.names:
-        bench.ours.enable(name)
+        bench.moorage.enable(name)
         bench.docker.enable_plugin(name)
     for side, find in sides.items():
         bench.note(f"{side}: PSS a plugin", (machine.pss_mb(find()) - before[side]) / bench.extent.plugins)
     bench.docker_sockets = [bench.docker.socket_of(name) for name in bench.names]
-    bench.ours.down()
+    bench.moorage.down()
     bench.docker.end()
 
 
-def _start_ours(bench: Bench, side: str = "moorage") -> None:
-    ours, count = bench.ours, bench.extent.plugins
+def _start_moorage(bench: Bench, side: str = "moorage") -> None:
+    moorage, count = bench.moorage, bench.extent.plugins
     began = time.perf_counter()
-    ours.start(wait=False)
-    until(ours.answers, "our API answers")
+    moorage.start(wait=False)
+    until(moorage.answers, "the API answers")
     bench.note(f"{side}: API", time.perf_counter() - began)
-    for listens in [ours.socket_of(name) for name in bench.names]:
-        until(lambda listens=listens: accepts(listens), "a plugin of ours listens")  # type: ignore[misc]
+    for listens in [moorage.socket_of(name) for name in bench.names]:
+        until(lambda listens=listens: accepts(listens), "a plugin of Moorage listens")  # type: ignore[misc]
     bench.note(f"{side}: start", time.perf_counter() - began)
-    until(lambda: ours.all_ready(count), "all are shown ready")
+    until(lambda: moorage.all_ready(count), "all are shown ready")
 
 
-def _all_of_ours(bench: Bench, _: int) -> None:
-    ours, count = bench.ours, bench.extent.plugins
-    _start_ours(bench)
-    pids = [ours.plugin_pid(name) for name in bench.names]
-    ours.end(signal.SIGKILL)
+def _all_of_moorage(bench: Bench, _: int) -> None:
+    moorage, count = bench.moorage, bench.extent.plugins
+    _start_moorage(bench)
+    pids = [moorage.plugin_pid(name) for name in bench.names]
+    moorage.end(signal.SIGKILL)
     with bench.timed("moorage: restart"):
-        ours.start(wait=False)
-        until(lambda: ours.all_ready(count), "all are shown ready again")
-    assert pids == [ours.plugin_pid(name) for name in bench.names], "a restart of the engine touched plugins"
+        moorage.start(wait=False)
+        until(lambda: moorage.all_ready(count), "all are shown ready again")
+    assert pids == [moorage.plugin_pid(name) for name in bench.names], "a restart of the engine touched plugins"
     with bench.timed("moorage: stop"):
-        ours.down()
+        moorage.down()
 
 
 def _start_docker(bench: Bench) -> None:
-    """It answers only when its plugins are up, and may start them while it is not asked."""
+    """It answers only when its plugins are up, and may start them before that."""
     docker = bench.docker
     began = time.perf_counter()
     docker.start_again()
@@ -296,8 +301,8 @@ def _all_of_runc(bench: Bench, number: int) -> None:
 # memory, and doing nothing
 
 
-def _ours_together(ours: Ours) -> list[int]:
-    return [ours.pid, ours.containerd_pid(), *ours.shims()]
+def _moorage_together(moorage: Moorage) -> list[int]:
+    return [moorage.pid, moorage.containerd_pid(), *moorage.shims()]
 
 
 def _dockers_together(docker: Docker) -> list[int]:
@@ -306,33 +311,35 @@ def _dockers_together(docker: Docker) -> list[int]:
 
 
 def _in_one_shim(bench: Bench) -> None:
-    """All plugins of ours, with a shim that they share."""
-    ours, count = bench.ours, bench.extent.plugins
-    ours.down()
-    ours.serving = ("--shim", "shared")
-    _start_ours(bench, "moorage, one shim")
-    together = machine.pss_mb(_ours_together(ours))
+    """All plugins of Moorage in one shared shim."""
+    moorage, count = bench.moorage, bench.extent.plugins
+    moorage.down()
+    moorage.serving = ("--shim", "shared")
+    _start_moorage(bench, "moorage, one shim")
+    together = machine.pss_mb(_moorage_together(moorage))
     for name in bench.names[1:]:
-        ours.disable(name)
-    ours.down()  # what has run keeps its memory
-    ours.start()
-    until(lambda: ours.all_ready(1), "one is shown ready")
-    bench.note("moorage, one shim: PSS a plugin", (together - machine.pss_mb(_ours_together(ours))) / max(count - 1, 1))
-    ours.serving = ()
+        moorage.disable(name)
+    moorage.down()  # what has run keeps its memory
+    moorage.start()
+    until(lambda: moorage.all_ready(1), "one is shown ready")
+    bench.note(
+        "moorage, one shim: PSS a plugin", (together - machine.pss_mb(_moorage_together(moorage))) / max(count - 1, 1)
+    )
+    moorage.serving = ()
 
 
 def _idle(bench: Bench) -> None:
-    """Both with all their plugins, and nobody who asks anything."""
-    ours, docker, extent = bench.ours, bench.docker, bench.extent
-    ours.start()
+    """Both with all their plugins, and no requests."""
+    moorage, docker, extent = bench.moorage, bench.docker, bench.extent
+    moorage.start()
     docker.start_again()
-    until(lambda: ours.all_ready(extent.plugins), "all of ours are ready")
+    until(lambda: moorage.all_ready(extent.plugins), "all plugins of Moorage are ready")
     until(docker.answers, "dockerd answers")
     time.sleep(min(extent.idle_seconds / 5, 5))  # what the start has left to do
     (dockers_containerd,), _ = docker.children()
     watched = {
-        "moorage": ours.pid,
-        "moorage: containerd": ours.containerd_pid(),
+        "moorage": moorage.pid,
+        "moorage: containerd": moorage.containerd_pid(),
         "dockerd": docker.pid,
         "dockerd: containerd": dockers_containerd,
     }
@@ -344,5 +351,5 @@ def _idle(bench: Bench) -> None:
         used = machine.cpu_seconds(pid) - before[name]
         bench.note(f"{name} idle CPU" if ":" in name else f"{name}: idle CPU", 100 * used / took)
         bench.note(f"{name} PSS" if ":" in name else f"{name}: PSS", machine.pss_mb([pid]))
-    bench.note("moorage: RSS", machine.rss_mb(ours.pid))
+    bench.note("moorage: RSS", machine.rss_mb(moorage.pid))
     bench.note("dockerd: RSS", machine.rss_mb(docker.pid))

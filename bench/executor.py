@@ -1,7 +1,7 @@
 """Times and memory of the executor against `ctr run -d` and bare runc, all in one run on one containerd.
 
-Rounds are interleaved (ours, ctr, runc, ours, ...), because the machine's mood changes over minutes; medians and their
-ratios are what counts. Called by scripts/bench.
+Rounds are interleaved (moorage, ctr, runc, moorage, ...), because the load of the machine changes over minutes; medians
+and their ratios are what counts. Called by scripts/bench.
 """
 
 import argparse
@@ -84,32 +84,32 @@ class Bench:
         self.executor = executor
         self.clock = clock
         self.root = make_root(directory)
-        self.figures: dict[str, list[float]] = {}
+        self.results: dict[str, list[float]] = {}
 
     def note(self, name: str, seconds: float) -> None:
-        self.figures.setdefault(name, []).append(seconds)
+        self.results.setdefault(name, []).append(seconds)
 
-    async def ours(self, round_number: int) -> None:
-        id = f"ours-{round_number}"
+    async def moorage(self, round_number: int) -> None:
+        id = f"moorage-{round_number}"
         began = time.perf_counter()
         await self.executor.create(id, make_spec(self.root, id), Sink(), Sink())
         self.note("moorage: create to started", time.perf_counter() - began)
         self.clock.called = anyio.Event()
-        held = self.executor._held[id]  # the figure "exit known" is not part of any interface
-        pid = held.run.pid or await self._pid(held)
+        owned = self.executor._containers[id]  # the figure "exit known" is not part of any interface
+        pid = owned.run.pid or await self._pid(owned)
         killed = time.perf_counter()
         os.kill(pid, signal.SIGKILL)
         with anyio.fail_after(20):
-            while held.run.phase.value in ("starting", "running"):
+            while owned.run.phase.value in ("starting", "running"):
                 await anyio.lowlevel.checkpoint()
             self.note("moorage: death to exit known", time.perf_counter() - killed)
             await self.clock.called.wait()
         self.note("moorage: death to handler called", self.clock.at - killed)
 
-    async def _pid(self, held: Any) -> int:
-        while held.run.pid is None:
+    async def _pid(self, owned: Any) -> int:
+        while owned.run.pid is None:
             await anyio.lowlevel.checkpoint()
-        return int(held.run.pid)
+        return int(owned.run.pid)
 
     def ctr(self, round_number: int) -> None:
         id = f"ctr-{round_number}"
@@ -163,28 +163,37 @@ async def measure(rounds: int) -> dict[str, Any]:
                     bench = Bench(directory, containerd.address, executor, clock)
                     peers: list[Callable[[int], None]] = [bench.ctr, bench.ctr_alone, bench.runc]
                     for number in range(rounds):
-                        await bench.ours(number)
+                        await bench.moorage(number)
                         for peer in peers:
                             await anyio.to_thread.run_sync(peer, number)
                     return {
-                        "figures": bench.figures,
+                        "figures": bench.results,
                         "memory_bytes": {"executor with its imports, resident": resident_bytes()},
                         "containerd": (await anyio.run_process(["containerd", "--version"])).stdout.decode().strip(),
                     }
             finally:
+                _delete_tasks(containerd.address)  # of a round that failed
                 await containerd.stop()
                 leftovers.remove_cgroups(CGROUP_PARENT)
 
 
-def table(figures: dict[str, list[float]]) -> str:
-    """Medians in milliseconds, and ours as a ratio to the peer that does the same."""
-    medians = {name: statistics.median(values) * 1000 for name, values in figures.items()}
+def _delete_tasks(address: str) -> None:
+    """Kill and delete every task of the namespace (blocking)."""
+    ctr = ["ctr", "--address", address, "--namespace", NAMESPACE, "task"]
+    found = subprocess.run([*ctr, "list", "--quiet"], check=False, capture_output=True, text=True)
+    for id in found.stdout.split():
+        subprocess.run([*ctr, "delete", "--force", id], check=False, capture_output=True)
+
+
+def table(results: dict[str, list[float]]) -> str:
+    """Medians in milliseconds, and Moorage as a ratio to the peer that does the same."""
+    medians = {name: statistics.median(values) * 1000 for name, values in results.items()}
     lines = [f"{'':36} {'median':>9} {'min':>8} {'max':>8}"]
-    for name, values in figures.items():
+    for name, values in results.items():
         low, high = min(values) * 1000, max(values) * 1000
         lines.append(f"{name:36} {medians[name]:6.1f} ms {low:5.1f} ms {high:5.1f} ms")
     ratio = medians["moorage: create to started"] / medians["ctr run -d"]
-    lines.append(f"\ncreate to started, ours to `ctr run -d`: {ratio:.2f} (goal at most 0.85)")
+    lines.append(f"\ncreate to started, Moorage to `ctr run -d`: {ratio:.2f} (goal at most 0.85)")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """What the log keeper takes: bytes and lines a second into a stamped, rotated log, against a reader that only discards.
 
-A writer in C fills a FIFO, in writes of 64 KiB that hold lines of 128 bytes, and in one write a line. Rounds are
+A writer in C fills a FIFO, in writes of 64 KiB, as lines of 128 bytes, and in one write a line. Rounds are
 interleaved (discard, keep, discard, ...), because the machine's mood changes over minutes. Called by scripts/bench.
 """
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moorage.logs.wire import GREETING, QUIT, pack
+from moorage.logs.keeper_protocol import GREETING, QUIT, pack
 
 PROGRAM = r"""
 #include <fcntl.h>
@@ -95,12 +95,12 @@ class Bench:
         source.write_text(PROGRAM)
         subprocess.run(["cc", "-O2", "-o", str(self.program), str(source)], check=True)
         self.keeper = Keeper(directory / "state")
-        self.figures: dict[str, list[float]] = {}
+        self.results: dict[str, list[float]] = {}
         self.cpu: dict[str, list[float]] = {}
         self.number = 0
 
     def pour(self, size: int, amount: int, read: Callable[[Path], Callable[[], None]], name: str) -> None:
-        """One round: write so much in writes of this size, to whoever reads the FIFO."""
+        """One round: write so much in writes of this size, to the reader of the FIFO."""
         self.number += 1
         fifo = self.directory / f"fifo-{self.number}"
         os.mkfifo(fifo)
@@ -111,7 +111,7 @@ class Bench:
             subprocess.run([self.program, str(size), str(amount), "write"], stdout=output, check=True)
         finish()
         seconds = time.perf_counter() - began
-        self.figures.setdefault(name, []).append(amount / seconds / 1e6)
+        self.results.setdefault(name, []).append(amount / seconds / 1e6)
         if read == self.keep:
             self.cpu.setdefault(name, []).append(amount / max(self.keeper.cpu_seconds() - busy, 0.01) / 1e6)
 
@@ -126,14 +126,14 @@ class Bench:
     def keep(self, fifo: Path) -> Callable[[], None]:
         other = self.directory / f"{fifo.name}-err"
         os.mkfifo(other)
-        held = [os.open(each, os.O_RDWR | os.O_NONBLOCK) for each in (fifo, other)]
+        open_ends = [os.open(each, os.O_RDWR | os.O_NONBLOCK) for each in (fifo, other)]
         reading = [os.open(each, os.O_RDONLY | os.O_NONBLOCK) for each in (fifo, other)]
         self.keeper.take(fifo.name, self.directory / "log", reading)
         for each in reading:
             os.close(each)
 
         def finish() -> None:
-            for each in held:
+            for each in open_ends:
                 os.close(each)
             self.keeper.wait(fifo.name)
 
@@ -147,9 +147,9 @@ def measure(rounds: int, directory: Path) -> dict[str, Any]:
     for _ in range(rounds):
         for size, amount, what in ((BLOCK, 400_000_000, "64 KiB writes"), (LINE, 60_000_000, "one write a line")):
             bench.pour(size, amount // size * size, bench.discard, f"{what}: discarded")
-            bench.pour(size, amount // size * size, bench.keep, f"{what}: kept")
+            bench.pour(size, amount // size * size, bench.keep, f"{what}: stored")
     result = {
-        "figures": bench.figures,
+        "figures": bench.results,
         "per_cpu_second": bench.cpu,
         "memory_bytes": {"keeper, idle": idle, "keeper, afterwards": bench.keeper.resident_bytes()},
         "start_seconds": bench.keeper.start_seconds,
@@ -159,7 +159,7 @@ def measure(rounds: int, directory: Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Medians in MB/s, and what is kept as a ratio to what is discarded."""
+    """Medians in MB/s, and what is stored as a ratio to what is discarded."""
     lines = [f"{'':32} {'median':>11} {'min':>10} {'max':>10} {'of its CPU':>12}"]
     medians = {name: statistics.median(values) for name, values in result["figures"].items()}
     for name, values in result["figures"].items():
@@ -167,7 +167,7 @@ def table(result: dict[str, Any]) -> str:
         own = f"{statistics.median(busy):7.0f} MB/s" if busy else ""
         lines.append(f"{name:32} {medians[name]:6.0f} MB/s {min(values):5.0f} MB/s {max(values):5.0f} MB/s {own:>12}")
     lines += [
-        f"{what}: kept to discarded {medians[f'{what}: kept'] / medians[f'{what}: discarded']:.2f}"
+        f"{what}: stored to discarded {medians[f'{what}: stored'] / medians[f'{what}: discarded']:.2f}"
         for what in ("64 KiB writes", "one write a line")
     ]
     lines += [f"{name}: {size / 2**20:.1f} MiB" for name, size in result["memory_bytes"].items()]

@@ -14,6 +14,7 @@ __all__ = ("commit", "cpu_seconds", "describe", "forget_peak", "peak_rss_mb", "p
 _VERSIONS = {
     "containerd": ("containerd", "--version"),
     "runc": ("runc", "--version"),
+    "crun": ("crun", "--version"),
     "dockerd": ("dockerd", "--version"),
     "docker": ("docker", "--version"),
 }
@@ -56,7 +57,7 @@ def rss_mb(pid: int) -> float:
 
 
 def forget_peak(pid: int) -> None:
-    """Let ``peak_rss_mb`` begin anew. Source: proc(5), clear_refs."""
+    """Reset ``peak_rss_mb``. Source: proc(5), clear_refs."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
@@ -73,7 +74,7 @@ def _kilobytes(pid: int, file: str, key: str) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used so far. In parts of a clock tick where the scheduler tells more."""
+    """Processor time that a process has used so far. In parts of a clock tick where the scheduler reports more."""
     try:
         threads = [Path(each.path, "schedstat").read_text() for each in os.scandir(f"/proc/{pid}/task")]
         return sum(int(each.split()[0]) for each in threads) / 1e9

@@ -1,8 +1,8 @@
-"""Output of a plugin through a whole engine, against `ctr` that throws it away, and against another version of ours.
+"""Output of a plugin through a whole engine, against `ctr` that discards it, and against another version of Moorage.
 
-Rounds are interleaved in an order that is drawn anew. Beside the MB/s that the plugin sees there are, for each MiB, the
+Rounds are interleaved in a random order. Besides the MB/s that the plugin sees there are, for each MiB, the
 milliseconds of CPU of plugin, shim and keeper, how often the plugin was interrupted, and the reads of the shim. That
-tells the causes apart on a machine with other work. Called by scripts/bench. Needs root.
+distinguishes the causes on a machine with other work. Called by scripts/bench. Needs root.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from bench import machine
-from bench.sides import CGROUP_PARENT, Bundles, Ctr, Ours, ask_to_write
+from bench.targets import CGROUP_PARENT, Bundles, Ctr, Moorage, request_output
 
 from support import leftovers
 
@@ -27,7 +27,7 @@ NAME = "one"
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
-class Version(Ours):
+class Version(Moorage):
     """An engine of the source in one directory, with one plugin."""
 
     def __init__(self, base: Path, source: Path) -> None:
@@ -58,7 +58,7 @@ def used(pids: dict[str, int]) -> dict[str, float]:
     return {**cpu, "interruptions": float(switches), "shim reads": float(reads)}
 
 
-class Figures:
+class Results:
     """Every single value, by side, kind of write, and what was measured."""
 
     def __init__(self, megabytes: int) -> None:
@@ -68,11 +68,11 @@ class Figures:
     def note(self, side: str, kind: str, what: str, value: float) -> None:
         self.values.setdefault(side, {}).setdefault(kind, {}).setdefault(what, []).append(value)
 
-    def write_ours(self, side: str, engine: Version) -> None:
+    def write_moorage(self, side: str, engine: Version) -> None:
         pids = engine.pids()
         for kind, piece in KINDS.items():
             before = used(pids)
-            speed = ask_to_write(engine.socket_of(NAME), self.megabytes << 20, piece)
+            speed = request_output(engine.socket_of(NAME), self.megabytes << 20, piece)
             self.note(side, kind, "MB/s", speed)
             for what, value in used(pids).items():
                 self.note(side, kind, what, (value - before[what]) / self.megabytes)
@@ -89,7 +89,7 @@ class Figures:
             ctr = self.values["ctr"][kind]["MB/s"]
             for side, kinds in self.values.items():
                 speeds = kinds[kind]["MB/s"]
-                ratio = statistics.median(ours / theirs for ours, theirs in zip(speeds, ctr, strict=True))
+                ratio = statistics.median(own / peer for own, peer in zip(speeds, ctr, strict=True))
                 more = [f"{what} {statistics.median(found):.2f}" for what, found in kinds[kind].items()][1:]
                 line = (
                     f"{kind:16} {side:7} {statistics.median(speeds):4.0f} MB/s ({min(speeds):.0f} to {max(speeds):.0f})"
@@ -98,9 +98,9 @@ class Figures:
         return "\n".join(lines)
 
 
-def measure(rounds: int, megabytes: int, sources: dict[str, Path]) -> Figures:
+def measure(rounds: int, megabytes: int, sources: dict[str, Path]) -> Results:
     """Run all rounds."""
-    figures = Figures(megabytes)
+    results = Results(megabytes)
     directory = Path(mkdtemp(prefix="moorage-bench-", dir="/var/tmp"))
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -109,15 +109,15 @@ def measure(rounds: int, megabytes: int, sources: dict[str, Path]) -> Figures:
         for engine in engines.values():
             undo.callback(engine.close)
             engine.begin()
-        ours = engines["ours"]
-        ctr = Ctr(Bundles(directory / "bundles", ours.spec_of(NAME)), ours.containerd_address)
+        own = engines["moorage"]
+        ctr = Ctr(Bundles(directory / "bundles", own.spec_of(NAME)), own.containerd_address)
         for number in range(rounds):
             for side in random.sample(["ctr", *engines], len(engines) + 1):
                 if side == "ctr":
-                    figures.write_ctr(ctr, number)
+                    results.write_ctr(ctr, number)
                 else:
-                    figures.write_ours(side, engines[side])
-    return figures
+                    results.write_moorage(side, engines[side])
+    return results
 
 
 def main() -> None:
@@ -130,8 +130,8 @@ def main() -> None:
     options = parser.parse_args()
     other = {"against": options.against.resolve()} if options.against else {}
     load, began_at = os.getloadavg(), datetime.now(UTC)
-    figures = measure(options.rounds, options.megabytes, {**other, "ours": SOURCE})
-    print(figures.table())
+    results = measure(options.rounds, options.megabytes, {**other, "moorage": SOURCE})
+    print(results.table())
     print(f"load before: {load[0]:.2f}, at the end: {os.getloadavg()[0]:.2f}")
     if options.output is not None:
         result = {
@@ -140,7 +140,7 @@ def main() -> None:
             "command": f"scripts/bench output --rounds {options.rounds} --megabytes {options.megabytes}",
             "machine": machine.describe(),
             "load": {"before": load, "after": os.getloadavg()},
-            "figures": figures.values,
+            "figures": results.values,
         }
         print(f"written to {machine.write(options.output, began_at, result, 'output')}")
 

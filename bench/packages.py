@@ -1,4 +1,4 @@
-"""Installing a package of 100 MB from a registry on this machine, in one and in eight layers: ours against dockerd."""
+"""Install a package of 100 MB from a local registry, in one and in eight layers: Moorage against dockerd."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 from urllib.parse import quote
 
 from bench import machine
-from bench.sides import PATIENCE, Docker, Ours
+from bench.targets import TIMEOUT, Docker, Moorage
 
 from support.engines import UnixConnection, config
 from support.registries import serve_registry
@@ -31,62 +31,64 @@ _MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 
 def measure(rounds: int, megabytes: int, say: Callable[[str], None], *, seed: int = 0) -> dict[str, list[float]]:
     """Seconds of a pull by name of figure, and MB of our engine at its largest while it pulls ten times as much."""
-    figures: dict[str, list[float]] = {}
+    results: dict[str, list[float]] = {}
     order = random.Random(seed)
-    with _sides() as (host, ours, docker):
+    with _sides() as (host, moorage, docker):
         for layers, times in ((1, 1), (8, 1), (8, 10)):
             _publish(host, f"layers-{layers}-{times}", layers, times * megabytes * MEGABYTE, order)
         for number in range(rounds):
             say(f"round {number + 1} of {rounds} of packages")
             parts = [
-                (side, layers) for side in (("moorage", ours.socket), ("dockerd", docker.address)) for layers in (1, 8)
+                (side, layers)
+                for side in (("moorage", moorage.socket), ("dockerd", docker.address))
+                for layers in (1, 8)
             ]
             order.shuffle(parts)
             for (name, address), layers in parts:
                 took = _install(address, f"{host}/layers-{layers}-1:latest")
-                figures.setdefault(f"{name}: install, {layers} layers", []).append(took)
+                results.setdefault(f"{name}: install, {layers} layers", []).append(took)
         say(f"memory while {10 * megabytes} MB are pulled")
-        for name, address, pid in (("moorage", ours.socket, ours.pid), ("dockerd", docker.address, docker.pid)):
+        for name, address, pid in (("moorage", moorage.socket, moorage.pid), ("dockerd", docker.address, docker.pid)):
             machine.forget_peak(pid)
             _install(address, f"{host}/layers-8-10:latest")
-            figures[f"{name}: memory while pulling"] = [machine.peak_rss_mb(pid)]
-    return figures
+            results[f"{name}: memory while pulling"] = [machine.peak_rss_mb(pid)]
+    return results
 
 
 @contextmanager
-def _sides() -> Iterator[tuple[str, Ours, Docker]]:
+def _sides() -> Iterator[tuple[str, Moorage, Docker]]:
     directory = Path(mkdtemp(prefix="moorage-bench-", dir="/var/tmp"))
-    for name in ("ours", "docker"):
+    for name in ("moorage", "docker"):
         (directory / name).mkdir()
-    ours, docker = Ours(directory / "ours"), Docker(directory / "docker")
+    moorage, docker = Moorage(directory / "moorage"), Docker(directory / "docker")
     try:
         with serve_registry(directory / "registry", log={"level": "error"}) as registry:
             docker.wait_until_serving()
-            ours.start()
-            yield registry.host, ours, docker
+            moorage.start()
+            yield registry.host, moorage, docker
     finally:
         try:
-            ours.close()
+            moorage.close()
         finally:
             docker.stop()
             shutil.rmtree(directory, ignore_errors=True)
 
 
 def _install(address: Path, remote: str) -> float:
-    """Seconds until the package is there; it is removed afterwards, so that the next one is downloaded again."""
+    """Seconds until the package is installed; it is removed afterwards, so that the next one is downloaded again."""
     where = f"remote={quote(remote, safe='')}"
-    granted = _ask(address, "GET", f"/plugins/privileges?{where}")
+    granted = _request(address, "GET", f"/plugins/privileges?{where}")
     began = time.perf_counter()
-    said = _ask(address, "POST", f"/plugins/pull?{where}&name=it", granted)
+    said = _request(address, "POST", f"/plugins/pull?{where}&name=it", granted)
     took = time.perf_counter() - began
     failures = [line for line in said.decode().splitlines() if '"errorDetail"' in line]
     assert not failures, failures
-    _ask(address, "DELETE", "/plugins/it:latest?force=1")
+    _request(address, "DELETE", "/plugins/it:latest?force=1")
     return took
 
 
-def _ask(address: Path, method: str, path: str, body: bytes = b"") -> bytes:
-    connection = UnixConnection(address, 10 * PATIENCE)
+def _request(address: Path, method: str, path: str, body: bytes = b"") -> bytes:
+    connection = UnixConnection(address, 10 * TIMEOUT)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -102,7 +104,7 @@ def _ask(address: Path, method: str, path: str, body: bytes = b"") -> bytes:
 
 def _publish(host: str, name: str, layers: int, size: int, chance: random.Random) -> None:
     """Put a package of so many bytes, in layers of one size, into the registry."""
-    registry = http.client.HTTPConnection(host, timeout=PATIENCE)
+    registry = http.client.HTTPConnection(host, timeout=TIMEOUT)
     diff_ids, entries = [], []
     for number in range(layers):
         plain = _layer(number, size // layers, chance)

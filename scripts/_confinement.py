@@ -1,7 +1,7 @@
 """What a program sees of its confinement under Moorage, as a plugin of dockerd and in podman, measured in one run.
 
-The same static program, with no privileges requested, is asked over its socket. Prints a table in Markdown; with
-``--write`` it takes the place of the one in docs/security.md.
+The same static program, with no privileges requested, is queried over its socket. Prints a table in Markdown; with
+``--write`` it replaces the one in docs/security.md.
 """
 
 import errno
@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from peers.dockerd import SOCKETS, running_dockerd
-from support.attempts import Ask, ask_at, attempts_config, attempts_program, attempts_tar
+from support.attempts import Send, attempts_config, attempts_program, attempts_tar, sender_to
 from support.engines import engine
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/security.md"
@@ -50,35 +50,35 @@ CALLS = {
 
 
 @contextmanager
-def under_moorage(directory: Path) -> Iterator[dict[str, Ask]]:
+def under_moorage(directory: Path) -> Iterator[dict[str, Send]]:
     """As two plugins, one in a user namespace of its own."""
     directory.mkdir()
     with engine(directory) as house:
-        asks = {}
+        requests = {}
         for side, name, policy in ((SIDES[0], "plain", {}), (SIDES[1], "mapped", {"userns": "auto"})):
-            house.ask(
+            house.request_json(
                 "POST", f"/plugins/create?name={name}", attempts_tar(), headers={"Content-Type": "application/x-tar"}
             )
             if policy:
-                house.ours("PUT", name, "policy", policy)
+                house.request_own("PUT", name, "policy", policy)
             house.enable(name)
-            asks[side] = ask_at(Path(house.more(name)["Socket"]))
-        yield asks
+            requests[side] = sender_to(Path(house.more(name)["Socket"]))
+        yield requests
         for name in ("plain", "mapped"):
             house.remove(name, force=True)
 
 
 @contextmanager
-def under_dockerd(rootfs: Path) -> Iterator[Ask]:
+def under_dockerd(rootfs: Path) -> Iterator[Send]:
     with running_dockerd() as dockerd:
         dockerd.create_plugin("attempts", json.dumps(attempts_config()).encode(), rootfs)
         dockerd.enable_plugin("attempts")
-        yield ask_at(SOCKETS / dockerd.inspect_plugin("attempts")["Id"] / "plugin.sock")
+        yield sender_to(SOCKETS / dockerd.inspect_plugin("attempts")["Id"] / "plugin.sock")
         dockerd.remove_plugin("attempts")
 
 
 @contextmanager
-def under_podman(directory: Path, rootfs: Path) -> Iterator[Ask]:
+def under_podman(directory: Path, rootfs: Path) -> Iterator[Send]:
     """In a container of podman as it makes them by default, on runc, in directories of its own."""
     sockets = directory / "s"
     sockets.mkdir(parents=True)
@@ -98,7 +98,7 @@ def under_podman(directory: Path, rootfs: Path) -> Iterator[Ask]:
                     assert child.stdout is not None
                     raise SystemExit(f"confinement: podman did not start: {child.stdout.read()[-2000:]}")
                 time.sleep(0.02)
-            yield ask_at(sockets / "plugin.sock")
+            yield sender_to(sockets / "plugin.sock")
         finally:
             subprocess.run([*podman, "kill", name], capture_output=True, check=False)
             try:
@@ -116,27 +116,27 @@ def _remove_groups(name: str) -> None:
             group.rmdir()
 
 
-def measure(ask: Ask) -> dict[str, str]:
+def measure(send: Send) -> dict[str, str]:
     """Every row for one side."""
-    status = dict(line.partition(":")[::2] for line in ask("read/proc/self/status").splitlines())
-    limits = {line[:26].strip(): line[26:].split()[:2] for line in ask("read/proc/self/limits").splitlines()[1:]}
+    status = dict(line.partition(":")[::2] for line in send("read/proc/self/status").splitlines())
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in send("read/proc/self/limits").splitlines()[1:]}
     effective = int(status["CapEff"], 16)
-    host_uid = ask("read/proc/self/uid_map").split()[1]
+    host_uid = send("read/proc/self/uid_map").split()[1]
     rows = {
         "system call filter (`Seccomp`)": {"0": "none", "2": "filter"}.get(status["Seccomp"].strip(), "?"),
         "`NoNewPrivs`": status["NoNewPrivs"].strip(),
         "capabilities (`CapEff`)": f"{effective.bit_count()}",
         "uid on the host of root inside": "0" if host_uid == "0" else "of its own",
         "`core` (soft)": limits["Max core file size"][0],
-        "nice value": ask("read/proc/self/stat").rpartition(")")[2].split()[16],
-        "`oom_score_adj`": ask("read/proc/self/oom_score_adj").strip(),
+        "nice value": send("read/proc/self/stat").rpartition(")")[2].split()[16],
+        "`oom_score_adj`": send("read/proc/self/oom_score_adj").strip(),
     }
-    calls = {text: _outcome(int(ask(f"try/{call}"))) for call, text in CALLS.items()}
-    return {**rows, **calls, "processes before `fork` fails": _forks(ask)}  # the last: nothing can be forked then
+    calls = {text: _outcome(int(send(f"try/{call}"))) for call, text in CALLS.items()}
+    return {**rows, **calls, "processes before `fork` fails": _forks(send)}  # the last: nothing can be forked then
 
 
-def _forks(ask: Ask) -> str:
-    count = int(ask(f"fork/{MOST_FORKS}"))
+def _forks(send: Send) -> str:
+    count = int(send(f"fork/{MOST_FORKS}"))
     if LIMIT - 8 <= count <= LIMIT:  # a process of the runtime may not have ended yet
         return str(LIMIT)
     return str(count + 1) if count < MOST_FORKS else f"more than {MOST_FORKS}"
@@ -157,10 +157,10 @@ def measure_all() -> dict[str, dict[str, str]]:
         (rootfs / "attempts").chmod(0o755)
         for_podman = directory / "podman-rootfs"
         shutil.copytree(rootfs, for_podman)
-        asks: dict[str, Ask] = dict(stack.enter_context(under_moorage(directory / "moorage")))
-        asks[SIDES[2]] = stack.enter_context(under_dockerd(rootfs))
-        asks[SIDES[3]] = stack.enter_context(under_podman(directory / "podman", for_podman))
-        return {side: measure(asks[side]) for side in SIDES}
+        requests: dict[str, Send] = dict(stack.enter_context(under_moorage(directory / "moorage")))
+        requests[SIDES[2]] = stack.enter_context(under_dockerd(rootfs))
+        requests[SIDES[3]] = stack.enter_context(under_podman(directory / "podman", for_podman))
+        return {side: measure(requests[side]) for side in SIDES}
 
 
 def table(measured: Mapping[str, Mapping[str, str]]) -> str:
@@ -180,12 +180,12 @@ def time_starts(rounds: int) -> dict[str, list[float]]:
     ):
         for number, policy in enumerate(policies.values()):
             house.create(f"p{number}")
-            house.ours("PUT", f"p{number}", "policy", policy)
+            house.request_own("PUT", f"p{number}", "policy", policy)
         for _ in range(rounds):
             for number, name in enumerate(policies):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 house.enable(f"p{number}")
-                taken[name].append(time.perf_counter() - begun)
+                taken[name].append(time.perf_counter() - started)
                 house.disable(f"p{number}")
         for number in range(len(policies)):
             house.remove(f"p{number}")

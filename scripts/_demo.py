@@ -1,4 +1,4 @@
-"""The demo's steps: `moorage run` on examples/hello-volume, every call of a volume driver, and a look for leftovers.
+"""The demo's steps: `moorage run` on examples/hello-volume, every call of a volume driver, and a check for leftovers.
 
 Called by scripts/demo. Usage: _demo.py [MOORAGE], where MOORAGE is the command to run, .venv/bin/moorage by default.
 """
@@ -26,10 +26,11 @@ EXAMPLE = CHECKOUT / "examples" / "hello-volume"
 VOLUME = "greetings"
 TEXT = "written by the host, read by the plugin\n"
 
-START_SECONDS = 30.0  # a first start on a cold disk
-CALL_SECONDS = 10.0
-STOP_SECONDS = 15.0  # more than the ten that a plugin is given before it is killed
-SETTLE_SECONDS = 2.0  # the kernel takes a moment to end a process or to free a mount
+# Only against a hang, also on a machine that is emulated.
+START_SECONDS = 300.0
+CALL_SECONDS = 100.0
+STOP_SECONDS = 150.0
+SETTLE_SECONDS = 20.0  # the kernel takes a moment to end a process or to free a mount
 
 MARK = secrets.token_hex(16)  # in the environment of all that we start
 
@@ -45,7 +46,7 @@ class Failed(Exception):
 
 class Process(NamedTuple):
     pid: int
-    started: str  # in ticks since boot: a pid alone may be somebody else's by now
+    started: str  # in ticks since boot: a pid alone may be another process's by now
     name: str
 
 
@@ -55,19 +56,19 @@ def living() -> dict[Process, tuple[int, bool]]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
-            is_ours = MARK.encode() in (entry / "environ").read_bytes()
+            is_marked = MARK.encode() in (entry / "environ").read_bytes()
         except OSError:
             continue  # ended in between
         state, parent, *others = rest.split()
         if state != "Z":
-            found[Process(int(entry.name), others[17], name)] = int(parent), is_ours
+            found[Process(int(entry.name), others[17], name)] = int(parent), is_marked
     return found
 
 
 def processes() -> set[Process]:
     """All that `moorage run` has started: the environment is inherited, except by the plugin, which has a parent."""
     alive = living()
-    pids = {process.pid for process, (_, is_ours) in alive.items() if is_ours}
+    pids = {process.pid for process, (_, is_marked) in alive.items() if is_marked}
     while below := {process.pid for process, (parent, _) in alive.items() if parent in pids} - pids:
         pids |= below
     return {process for process in alive if process.pid in pids}
@@ -86,7 +87,7 @@ def mounts() -> list[str]:
 
 
 def cgroups() -> set[Path]:
-    """Every cgroup directory of ours or below one, in each hierarchy of v1 and v2."""
+    """Every cgroup directory of the demo or below one, in each hierarchy of v1 and v2."""
     return {
         Path(above, name)
         for above, names, _ in os.walk("/sys/fs/cgroup")
@@ -95,12 +96,12 @@ def cgroups() -> set[Path]:
     }
 
 
-def places() -> set[Path]:
-    """What there is of ours in the usual places for run-time, lasting and throw-away files."""
+def directories() -> set[Path]:
+    """The demo's files in the usual directories for run-time, persistent and temporary files."""
     found = set()
     for base in {"/run", "/var/lib", "/var/tmp", "/tmp", os.environ.get("TMPDIR", "/tmp")}:
-        for ours in Path(base).glob("*moorage*"):
-            found |= {ours, *(ours.iterdir() if ours.is_dir() else ())}
+        for path_found in Path(base).glob("*moorage*"):
+            found |= {path_found, *(path_found.iterdir() if path_found.is_dir() else ())}
     return found
 
 
@@ -122,16 +123,16 @@ class Traces:
     processes: set[Process]
     mounts: list[str]
     cgroups: set[Path]
-    places: set[Path]
+    directories: set[Path]
     example: str
 
     @classmethod
-    def look(cls) -> "Traces":
-        return cls(processes(), mounts(), cgroups(), places(), fingerprint(EXAMPLE))
+    def take(cls) -> "Traces":
+        return cls(processes(), mounts(), cgroups(), directories(), fingerprint(EXAMPLE))
 
 
 def settled(left: Callable[[], list[str]]) -> list[str]:
-    """What is left when the kernel had its moment."""
+    """The leftovers after the kernel had its moment."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (found := left()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -142,7 +143,7 @@ def settled(left: Callable[[], list[str]]) -> list[str]:
 
 
 class Run:
-    """`moorage --json run` as a child of ours. `end` must be called, whatever happens."""
+    """`moorage --json run` as a child process. `end` must be called, whatever happens."""
 
     def __init__(self, moorage: Path) -> None:
         self.events: queue.Queue[Event | None] = queue.Queue()
@@ -182,12 +183,12 @@ class Run:
         try:
             event = self.events.get(timeout=seconds)
         except queue.Empty:
-            raise Failed(f"`moorage run` did not say {kind!r} within {seconds:.0f} s{self.why()}") from None
+            raise Failed(f"`moorage run` did not say {kind!r} within {seconds:.0f} s{self.reason()}") from None
         self.show_output()
         if event is None:
-            raise Failed(f"`moorage run` ended with status {self.child.wait()} before it said {kind!r}{self.why()}")
+            raise Failed(f"`moorage run` ended with status {self.child.wait()} before it said {kind!r}{self.reason()}")
         if event.get("event") != kind:
-            raise Failed(f"`moorage run` said {event} where {kind!r} was expected{self.why()}")
+            raise Failed(f"`moorage run` said {event} where {kind!r} was expected{self.reason()}")
         return event
 
     def show_output(self) -> None:
@@ -195,7 +196,7 @@ class Run:
         while not self.output.empty():
             show("", self.output.get())
 
-    def why(self) -> str:
+    def reason(self) -> str:
         return "".join(f"\n    {line}" for line in self.complaints[-10:])
 
     def end(self) -> None:
@@ -299,26 +300,29 @@ def use(run: Run, socket_path: str, root_in_plugin: Path, propagated: Path) -> N
 
 
 def stop(run: Run) -> None:
-    begun = time.monotonic()
+    started_at = time.monotonic()
     run.child.send_signal(signal.SIGINT)
-    ended = run.expect("exit", STOP_SECONDS)
+    exit_event = run.expect("exit", STOP_SECONDS)
     run.expect("gone", STOP_SECONDS)
     try:
         status = run.child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        raise Failed(f"`moorage run` said that all is gone, but does not end{run.why()}") from None
-    must(status == 130, f"after SIGINT the exit status of `moorage run` must be 130, but it is {status}{run.why()}")
-    must(ended.get("code") == 0, f"after SIGTERM the plugin must end with 0, but it is {ended}")
-    show("stop", f"SIGINT: the plugin ended with 0 and `moorage run` with 130, after {time.monotonic() - begun:.2f} s")
+        raise Failed(f"`moorage run` said that all is gone, but does not end{run.reason()}") from None
+    must(status == 130, f"after SIGINT the exit status of `moorage run` must be 130, but it is {status}{run.reason()}")
+    must(exit_event.get("code") == 0, f"after SIGTERM the plugin must end with 0, but it is {exit_event}")
+    show(
+        "stop",
+        f"SIGINT: the plugin exited with 0 and `moorage run` with 130, after {time.monotonic() - started_at:.2f} s",
+    )
 
 
-def look_for_leftovers(before: Traces, during: Traces, id_: str, own: list[Path]) -> None:
-    """Fail with the names of what is left. `during` is there to show that each look would have found something."""
+def check_leftovers(before: Traces, during: Traces, id_: str, own: list[Path]) -> None:
+    """Fail with the names of the leftovers. `during` shows that each check would have found something."""
 
     def none_left(step: str, there: int, what: str, left: Callable[[], list[str]]) -> None:
         must(there > 0, f"of {what} nothing was found while the plugin ran, so nothing can be said about them now")
         found = settled(left)
-        hint = " (or somebody else ran something meanwhile: then run the demo again)"
+        hint = " (or another process ran something meanwhile: then run the demo again)"
         must(not found, f"left behind of {what}{hint}:" + "".join(f"\n    {each}" for each in found))
         show(step, f"{there} {what} while it ran, none of them left")
 
@@ -332,7 +336,7 @@ def look_for_leftovers(before: Traces, during: Traces, id_: str, own: list[Path]
         ]
 
     def left_cgroups() -> list[str]:
-        """Ours, and what was made to hold it; not what other plugins, begun in the meantime, live in."""
+        """The demo's own, and what was created for it; not those of other plugins started in the meantime."""
         new = cgroups() - before.cgroups
         return [str(each) for each in new if id_ in str(each) or is_empty(each)]
 
@@ -343,18 +347,18 @@ def look_for_leftovers(before: Traces, during: Traces, id_: str, own: list[Path]
             return False  # another's, gone since it was listed
 
     def left_files() -> list[str]:
-        return [str(each) for each in {*(places() - before.places), *filter(os.path.lexists, own)}]
+        return [str(each) for each in {*(directories() - before.directories), *filter(os.path.lexists, own)}]
 
     none_left("processes", len(during.processes), "processes", left_processes)
     none_left("mounts", len(set(during.mounts) - set(before.mounts)), "mounts", left_mounts)
     none_left("cgroups", sum(id_ in str(each) for each in during.cgroups), "cgroups", left_cgroups)
-    none_left("files", len(during.places - before.places), "throw-away places", left_files)
+    none_left("files", len(during.directories - before.directories), "temporary directories", left_files)
     must(fingerprint(EXAMPLE) == before.example, f"{EXAMPLE} has changed")
     show("", "the hash of examples/hello-volume is as before")
 
 
 def demonstrate(moorage: Path) -> None:
-    before = Traces.look()
+    before = Traces.take()
     must(not before.processes, "a process carries our mark before anything is started")
     run = Run(moorage)
     try:
@@ -365,13 +369,13 @@ def demonstrate(moorage: Path) -> None:
         own = [Path(text_of(started, key)) for key in ("socket", "root", "propagated_mount")]
         show("start", f"the plugin is process {pid} on {socket_path}")
         show("", f"ready after {ready.get('seconds')} s, implements {ready.get('implements')}")
-        during = Traces.look()
+        during = Traces.take()
         show("", f"running: {', '.join(sorted(each.name for each in during.processes))}")
         use(run, socket_path, Path(f"/proc/{pid}/root"), own[2])
         stop(run)
     finally:
         run.end()
-    look_for_leftovers(before, during, id_, own)
+    check_leftovers(before, during, id_, own)
 
 
 def interrupted(number: int, _frame: FrameType | None) -> None:
@@ -379,8 +383,8 @@ def interrupted(number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    begun = float(os.environ.get("DEMO_STARTED_AT", str(time.time())).replace(",", "."))
-    set_up = time.time() - begun
+    started_at = float(os.environ.get("DEMO_STARTED_AT", str(time.time())).replace(",", "."))
+    set_up = time.time() - started_at
     moorage = Path(sys.argv[1]) if len(sys.argv) > 1 else CHECKOUT / ".venv/bin/moorage"
     signal.signal(signal.SIGTERM, interrupted)
     signal.signal(signal.SIGHUP, interrupted)
@@ -395,7 +399,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; the plugin is stopped.", file=sys.stderr)
         return 130
-    print(f"\nEvery step worked and nothing is left: {time.time() - begun:.2f} s, {set_up:.2f} s of it set-up.")
+    print(f"\nEvery step worked and nothing is left: {time.time() - started_at:.2f} s, {set_up:.2f} s of it set-up.")
     return 0
 
 

@@ -22,7 +22,7 @@ FILES = (
     ("/run/moorage/moorage.sock", "The socket of the engine's API."),
     ("/var/lib/moorage", "The data directory: plugins, their settings, their output."),
     ("/run/moorage", "Run-time files."),
-    ("/etc/default/moorage", "Environment of the service, one NAME=VALUE a line; it need not be there."),
+    ("/etc/default/moorage", "Environment of the service, one NAME=VALUE a line; optional."),
 )
 NEVER_A_MACRO = r"\&"
 CHARACTERS = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}

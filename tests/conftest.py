@@ -1,4 +1,4 @@
-"""What every test stands on: the peers it needs, its limit by marker, the machine's versions in the header."""
+"""What every test relies on: the peers it needs, its limit by marker, the machine's versions in the header."""
 
 import os
 import platform
@@ -12,14 +12,24 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.limits import limit
+
 FOLDER = Path(__file__).parent
 REAL_PEERS = ("root", "containerd", "runc")
-LIMITS = {"long": 400.0, "real": 240.0, "quick": 60.0}  # seconds, against hangs only; the first that a test bears holds
-# what takes long first, lest one process ends alone with it
-ORDER = ("peers", "faults", "attacks", "real", "fuzz", "contract", "unit")
+LIMITS = {
+    "machine": 300.0,
+    "long": 400.0,
+    "real": 240.0,
+    "quick": 60.0,
+}  # seconds, against hangs only; the first marker of a test applies
+# what takes long first, so that no process runs it alone at the end
+ORDER = ("machines", "peers", "faults", "attacks", "real", "fuzz", "contract", "unit")
 REAL_FOLDERS = ("real", "peers", "attacks")  # the tests in any other folder are quick where they are not marked real
 
-# A machine that is busy is no bug; the markers' limits hold. CI draws the same examples every time.
+# They drive a virtual machine; `scripts/vm test` starts it and says which.
+collect_ignore = [] if "MOORAGE_VM_NAME" in os.environ else ["machines"]
+
+# A machine that is busy is no bug; the markers' limits apply. CI draws the same examples every time.
 settings.register_profile(
     "moorage",
     deadline=None,
@@ -28,10 +38,13 @@ settings.register_profile(
 )
 settings.load_profile("moorage")
 
+# Not what an engine would choose on this machine: `MOORAGE_RUNTIME=crun scripts/test` repeats the suite with another.
+os.environ.setdefault("MOORAGE_RUNTIME", "runc")
+
 
 def first_line(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit(10), check=False)
     except (OSError, subprocess.TimeoutExpired):
         return "none"
     return (done.stdout.strip() or "none").splitlines()[0]
@@ -80,22 +93,29 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     required = config.getoption("--require") or "nothing"
     return [
-        f"containerd: {first_line('containerd', '--version')}; runc: {first_line('runc', '--version')}",
+        f"containerd: {first_line('containerd', '--version')}; runc: {first_line('runc', '--version')}; "
+        f"crun: {first_line('crun', '--version')}; containers by {os.environ['MOORAGE_RUNTIME']}",
         f"kernel: {platform.release()}; cgroup: {cgroup_mode()}; user id: {os.geteuid()}; required: {required}",
+        f"time limits: {limit(1):g} times the usual ones",
     ]
+
+
+def limit_of(item: pytest.Item) -> float:
+    return limit(next(seconds for name, seconds in LIMITS.items() if item.get_closest_marker(name)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test the marker of its folder where it bears none, its limit, and a skip where a peer is missing."""
     for item in items:
         group = item.path.relative_to(FOLDER).parts[0]
-        if not any(item.get_closest_marker(name) for name in ("quick", "real")):
+        if group == "machines":
+            item.add_marker("machine")
+        elif not any(item.get_closest_marker(name) for name in ("quick", "real")):
             item.add_marker("real" if group in REAL_FOLDERS else "quick")
         if group == "unit" and item.get_closest_marker("real"):
             raise pytest.UsageError(f"{item.nodeid}: a test in unit/ needs no peer, so it cannot be marked real")
         if item.get_closest_marker("timeout") is None and config.getoption("--timeout") is None:
-            limit = next(seconds for name, seconds in LIMITS.items() if item.get_closest_marker(name))
-            item.add_marker(pytest.mark.timeout(limit))
+            item.add_marker(pytest.mark.timeout(limit_of(item)))
         peers = [peer for mark in item.iter_markers("needs") for peer in mark.args]
         if item.get_closest_marker("real"):
             peers.extend(REAL_PEERS)

@@ -1,4 +1,4 @@
-"""Run one command in a container and wait for its end, with moorage's containerd client and nothing else of it.
+"""Run one command in a container and wait for its exit, with moorage's containerd client and nothing else of it.
 
 Usage (root): run.py SOCKET COMMAND [ARGUMENT...]; the container sees this machine's /usr, read-only, and nothing more.
 """

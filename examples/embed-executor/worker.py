@@ -1,8 +1,8 @@
 """Keep one container across restarts of this program: the first start creates it, every later one finds it again.
 
 Usage (root): worker.py SOCKET STATE_DIRECTORY COMMAND [ARGUMENT...]. Ctrl-C leaves the container running; the next
-start takes it over with everything that it wrote meanwhile (as much as its pipe holds). When it ends, so does this
-program, with its exit status.
+start takes it over with everything that it wrote meanwhile (as much as its pipe can contain). When it exits, so does
+this program, with its exit status.
 """
 
 import sys
@@ -31,7 +31,7 @@ def make_spec(root: Path, arguments: list[str]) -> dict[str, object]:
         ],
         "linux": {
             "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")],
-            "cgroupsPath": f"/moorage-example/{ID}",
+            "cgroupsPath": f"/moorage-example-{ID}",
         },
     }
 
@@ -49,31 +49,31 @@ class Output:
         print(f"[{self.label}] end of output", flush=True)
 
 
-class Ending:
-    """The exit handler: told exactly once how a run ended."""
+class ExitWaiter:
+    """The exit handler: called exactly once for each run that exited."""
 
     def __init__(self) -> None:
-        self.happened = anyio.Event()
+        self.exited = anyio.Event()
         self.code: int | None = None
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
         self.code = exit.code
-        self.happened.set()
+        self.exited.set()
 
 
 async def main(address: str, directory: str, arguments: list[str]) -> int:
-    ending = Ending()
-    async with open_executor(address, directory, ending, namespace="moorage-example") as executor:
+    waiter = ExitWaiter()
+    async with open_executor(address, directory, waiter, namespace="moorage-example") as executor:
         if await executor.restore(ID, Output("stdout"), Output("stderr")):
             print("found it running", flush=True)
         else:
             if (last := executor.last_exit(ID)) is not None:
-                print(f"it ended with {last.code} while we were away", flush=True)
+                print(f"it exited with {last.code} while this program was not running", flush=True)
             spec = make_spec(Path(directory, "root"), arguments)
             await executor.create(ID, spec, Output("stdout"), Output("stderr"))
             print("started it", flush=True)
-        await ending.happened.wait()
-    return 1 if ending.code is None else ending.code
+        await waiter.exited.wait()
+    return 1 if waiter.code is None else waiter.code
 
 
 if __name__ == "__main__":
@@ -84,4 +84,4 @@ if __name__ == "__main__":
     except errors.MoorageError as error:
         sys.exit(f"worker.py: {error}")
     except KeyboardInterrupt:
-        print("interrupted: a container that was started goes on running")
+        print("interrupted: a started container keeps running")

@@ -2,7 +2,16 @@
 
     from moorage import Exit, ExitHandler, Executor, open_executor
 
-The names are imported when they are first used.
+Names, imported when they are first used:
+
+    Executor: Containers of one containerd namespace; create, signal, and one exit per run.
+    Exit: The exit of one run of a container.
+    ExitHandler: Protocol of what receives each exit, exactly once.
+    PLUGIN_NAMESPACE: The containerd namespace of Docker's plugins.
+    open_executor: An executor for the containerd that listens on a unix socket.
+
+Packages: ``moorage.containerd`` (a client of containerd), ``moorage.executor`` (containers on any such client),
+``moorage.plugins`` (configs, privileges and OCI specs of plugins), ``moorage.errors`` (the kinds of failures).
 """
 
 import importlib
@@ -26,3 +35,7 @@ def __getattr__(name: str) -> Any:
     return getattr(
         importlib.import_module("moorage.embedding" if name == "open_executor" else "moorage.executor"), name
     )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,22 +10,26 @@ from typing import Literal
 from msgspec import Struct, field
 
 from moorage import errors
-from moorage._lib.groups import background_tasks
+from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
 from moorage.containerd.supervisor import PrivateContainerd, Report, supervise
 from moorage.engine.engine import Engine
-from moorage.engine.machinery import open_machinery
-from moorage.engine.network_refresh import keep_current
-from moorage.engine.packages import Registries
-from moorage.engine.runtime_directory import NETWORK_PART, RuntimeDirectory
-from moorage.engine.store import Choice, Store
-from moorage.host.network_files import NetworkFiles
-from moorage.host.process_identity import boot_id
-from moorage.logs.keeping import open_log_keeper
+from moorage.engine.installation import Registries
+from moorage.engine.runtime import open_runtime
+from moorage.engine.store import Store
+from moorage.engine.values import EngineIdentity
+from moorage.host.proc import boot_id
+from moorage.logs.keeper_client import open_keeper_client
+from moorage.oci_runtime.choice import AUTO, OciRuntime, check_runtime_name, choose_runtime
+from moorage.oci_runtime.trial import clear_trial
 from moorage.plugins import NO_CONFINEMENT, Confinement
+from moorage.runs.host_security import HostSecurity
+from moorage.runs.network_files import NETWORK_PART, NetworkFiles, refresh_periodically
+from moorage.runtime_directory import RuntimeDirectory
+from moorage.systemd.cgroup_driver import RequestedDriver, choose_driver
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("Ground", "ServeOptions", "open_engine", "open_plugins")
+__all__ = ("EngineSetup", "ServeOptions", "open_engine", "open_plugins")
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +50,13 @@ class ServeOptions(Struct, frozen=True):
     group: str | None = None
     """Whose members may use the API, besides root."""
     live_restore: bool = True
-    """Whether plugins go on running when the engine ends, however it ends, and are taken over by the next one."""
+    """Whether plugins continue to run when the engine exits, however it exits, and are taken over by the next one."""
     shim: Literal["each", "shared"] = "each"
     """A shim for each plugin, or one for all that are started from now on."""
+    cgroup_driver: RequestedDriver = "auto"
+    """Who creates the control groups of runs that begin from now on; ``auto`` is systemd where that is possible."""
+    runtime: str = AUTO
+    """For plugins that are started from now on: ``auto``, ``runc``, ``crun`` or an absolute path."""
     timeouts: Timeouts = DEFAULT
     registries: Registries = field(default_factory=Registries)
     confinement: Confinement = NO_CONFINEMENT
@@ -62,11 +70,11 @@ class ServeOptions(Struct, frozen=True):
         return self.socket or self.exec_root / "moorage.sock"
 
 
-class Ground(Struct, frozen=True):
-    """What one engine stands on, settled."""
+class EngineSetup(Struct, frozen=True):
+    """The resolved directories and options of one engine."""
 
     store: Store
-    choice: Choice
+    choice: EngineIdentity
     options: ServeOptions
 
     @property
@@ -81,24 +89,26 @@ class Ground(Struct, frozen=True):
 
     @property
     def private(self) -> PrivateContainerd:
+        """Its own containerd, which ``open_plugins`` starts."""
         return PrivateContainerd(
             self.options.root / "containerd", self.options.exec_root / "containerd", self.options.timeouts
         )
 
 
 @asynccontextmanager
-async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, Ground]]:
+async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, EngineSetup]]:
     """An engine that has the data directory to itself, with its records read."""
     if os.geteuid() != 0:
         raise errors.Denied("cannot run plugins: mounts and control groups need root; run this with sudo")
     for directory in (options.root, options.exec_root):
         if not directory.is_absolute():
             raise errors.Invalid(f"cannot use {directory}: it must be an absolute path")
+    check_runtime_name(options.runtime)
     store = Store(options.root)
     with ExitStack() as undo:
         undo.callback(os.close, await run_blocking(store.lock))
         choice = await run_blocking(lambda: store.settle(options.containerd, options.namespace))
-        ground = Ground(store, choice, options)
+        ground = EngineSetup(store, choice, options)
         _ = ground.private  # a path that is too long for its socket is refused now
         await run_blocking(lambda: _check_old_exec_root(choice, options))
         socket = options.api_socket
@@ -120,20 +130,35 @@ async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, Grou
                 live_restore=options.live_restore,
                 shares_shim=options.shim == "shared",
                 defaults=options.confinement,
+                cgroup_driver=await run_blocking(lambda: choose_driver(options.cgroup_driver)),
             )
             await run_blocking(engine.load)
+            await run_blocking(HostSecurity().refresh_apparmor_profiles)
             network = NetworkFiles(options.exec_root / NETWORK_PART)
-            tasks.start_soon(keep_current, network, options.timeouts.network_files)
+            tasks.start_soon(refresh_periodically, network, options.timeouts.network_files)
             yield engine, ground
 
 
 @asynccontextmanager
-async def open_plugins(engine: Engine, ground: Ground, *, start: bool) -> AsyncIterator[None]:
+async def open_plugins(engine: Engine, ground: EngineSetup, *, start: bool) -> AsyncIterator[None]:
+    """Plugins on the containerd that was chosen, until the block ends.
+
+    Without ``start`` nothing is started, also no plugin that should run, and a runtime that is missing is no obstacle.
+
+    Raises: Unsupported where the runtime, or a private containerd, is not on this machine; Unavailable.
+    """
     options, choice = ground.options, ground.choice
+    oci_runtime, systemd_cgroup = OciRuntime(), engine.info().cgroup_driver == "systemd"
+    await run_blocking(lambda: clear_trial(options.exec_root))  # of an engine that was killed
+    if start:
+        oci_runtime = await run_blocking(
+            lambda: choose_runtime(options.runtime, options.exec_root, systemd_cgroup=systemd_cgroup)
+        )
+        log.info("new containers are run by %s: %s", oci_runtime.version or oci_runtime.command, oci_runtime.reason)
     async with (
-        _containerd(ground, engine.without_machinery) as address,
-        open_log_keeper(ground.keeper, options.timeouts) as keeper,
-        open_machinery(
+        _containerd(ground, engine.set_problem) as address,
+        open_keeper_client(ground.keeper, options.timeouts) as keeper,
+        open_runtime(
             address,
             options.exec_root,
             choice.namespace,
@@ -141,22 +166,25 @@ async def open_plugins(engine: Engine, ground: Ground, *, start: bool) -> AsyncI
             keeper,
             options.timeouts,
             engine.ownership,
+            oci_runtime,
             engine.meter.called,
-        ) as machinery,
-        engine.working_on(machinery, address, start=start),
+            systemd_cgroup=systemd_cgroup,
+        ) as runtime,
+        engine.run_on(runtime, address, start=start),
     ):
         yield
 
 
 @asynccontextmanager
-async def _containerd(ground: Ground, report: Report) -> AsyncIterator[str]:
-    """The socket of the containerd that was chosen; a private one is started and kept running.
+async def _containerd(ground: EngineSetup, report: Report) -> AsyncIterator[str]:
+    """The socket of the containerd that was chosen; a private one is started, and started again when it exits.
 
     ``report`` is called with why it does not start again, and with an empty text when it serves again.
     """
     if ground.choice.containerd == "private":
-        private = ground.private
-        async with supervise(private.root, private.state, ground.options.timeouts, report) as containerd:
+        private, options = ground.private, ground.options
+        scope = f"Moorage, containerd and shims of {options.root}"
+        async with supervise(private.root, private.state, options.timeouts, report, scope=scope) as containerd:
             yield containerd.address
     elif ground.choice.containerd == "system":
         yield _SYSTEM_CONTAINERD
@@ -170,14 +198,14 @@ def _clear_unused(runtime: RuntimeDirectory) -> None:
         runtime.clear()
 
 
-def _check_old_exec_root(choice: Choice, options: ServeOptions) -> None:
+def _check_old_exec_root(choice: EngineIdentity, options: ServeOptions) -> None:
     """Raises: Conflict where plugins of this engine may run from another run-time directory than the one given."""
     if not choice.exec_root or Path(choice.exec_root) == options.exec_root:
         return
     before = RuntimeDirectory(Path(choice.exec_root))
     owner = before.find_owner()
-    is_ours = owner is not None and owner.engine_id == choice.engine_id and owner.boot_id == boot_id()
-    if is_ours and before.has_leftovers():
+    is_own = owner is not None and owner.engine_id == choice.engine_id and owner.boot_id == boot_id()
+    if is_own and before.has_leftovers():
         raise errors.Conflict(
             f"cannot use {options.exec_root} for run-time files: plugins of {options.root} may run from "
             f"{choice.exec_root}; leave --exec-root out, or stop them first: moorage down --root {options.root}"

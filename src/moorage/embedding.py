@@ -1,4 +1,4 @@
-"""An executor for somebody else's program: client, containers and executor put together."""
+"""An executor for another program: client, containers and executor put together."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from moorage.containerd.containers import BundledContainers
 from moorage.containerd.types import RuntimeOptions
 from moorage.executor import PLUGIN_NAMESPACE, Executor, ExitHandler
 from moorage.executor import open_executor as over_client
-from moorage.host.inheritance import make_directory
+from moorage.host.files import make_directory
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("open_executor", "runtime_below")

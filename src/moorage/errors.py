@@ -1,16 +1,18 @@
 """Every kind of failure, once. Callers decide by kind, never by text.
 
 A failure from outside (gRPC, the file system, a plugin) is translated into one of these kinds in the file that makes
-the foreign call, with the cause kept (``raise errors.NotFound(...) from error``). The HTTP status that belongs to a
-kind stands in its docstring; only the API room turns one into the other.
+the foreign call, with its cause (``raise errors.NotFound(...) from error``). The HTTP status that belongs to a
+kind is in its docstring; only the API room turns one into the other.
 
 Texts read "cannot <verb> <thing>: <why>", in the user's words.
 """
 
 __all__ = (
+    "Busy",
     "Conflict",
     "Denied",
     "Invalid",
+    "InvalidResponse",
     "MoorageError",
     "NotFound",
     "Unauthorized",
@@ -25,11 +27,11 @@ class MoorageError(Exception):
 
 
 class Invalid(MoorageError):
-    """The input is wrong and stays wrong until somebody changes it (HTTP 400)."""
+    """The input is wrong and stays wrong until the caller changes it (HTTP 400)."""
 
 
 class Unauthorized(MoorageError):
-    """Nobody said who is asking, or the credentials are wrong (HTTP 401)."""
+    """Credentials are missing or wrong (HTTP 401)."""
 
 
 class Denied(MoorageError):
@@ -37,19 +39,31 @@ class Denied(MoorageError):
 
 
 class NotFound(MoorageError):
-    """There is no such thing (HTTP 404). Whoever wanted it gone takes this for success."""
+    """There is no such object (HTTP 404). A removal takes this for success."""
 
 
 class Conflict(MoorageError):
-    """The thing is there, but in a state that does not allow this (HTTP 409)."""
+    """The object exists, but in a state that does not allow this (HTTP 409)."""
 
 
 class Unsupported(MoorageError):
     """This version, peer or machine cannot do this at all (HTTP 501)."""
 
 
+class InvalidResponse(MoorageError):
+    """A plugin or a registry answered, but with what cannot be used; neither the caller nor the engine is at fault
+    (HTTP 502)."""
+
+
 class Unavailable(MoorageError):
     """A peer cannot be reached or did not answer in time; the same call may succeed later (HTTP 503)."""
+
+
+class Busy(Unavailable):
+    """The peer answered that it cannot do this now: the connection to it works, but what it needs does not (HTTP 503).
+
+    A lock that another call has is one reason, a process that does not answer the peer is another.
+    """
 
 
 def is_disk_full(error: MoorageError) -> bool:

@@ -5,10 +5,10 @@ What was not given is what the engine recorded at its start. Standard library on
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from moorage import errors
 
@@ -20,8 +20,29 @@ DEFAULT_EXEC_ROOT = Path("/run/moorage")
 _RECORD = "engine.json"
 _SOCKET = "moorage.sock"
 
-Ask = Callable[[], Mapping[str, Any]]
-"""What the engine at a socket says of itself, as GET /info. Raises: MoorageError."""
+
+class LocationInformation(Protocol):
+    """The part of the answer to GET /info that locates an engine."""
+
+    @property
+    def docker_root_dir(self) -> str:
+        """The data directory."""
+
+    @property
+    def moorage(self) -> "EngineDirectories":
+        """What Moorage adds to Docker's answer."""
+
+
+class EngineDirectories(Protocol):
+    """The part of Moorage's own information that locates an engine."""
+
+    @property
+    def exec_root(self) -> str:
+        """The run-time directory; empty for an engine of an earlier version."""
+
+
+Query = Callable[[], LocationInformation]
+"""The answer of the engine at a socket to GET /info. Raises: MoorageError."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +68,28 @@ def locate(root: Path | None, exec_root: Path | None) -> Location:
     return Location(root, exec_root, _socket(exec_root, root))
 
 
-def locate_by_socket(socket: Path, ask: Ask) -> Location:
+def locate_by_socket(socket: Path, query: Query) -> Location:
     """The engine whose API listens there: what it says, or where it does not answer, what it has left beside it.
 
-    Raises: Denied where this user may not ask; Unavailable where nothing tells which engine that is.
+    Raises: Denied where this user has no access; Unavailable where nothing says which engine that is.
     """
     beside = _read(socket.parent)
     if beside.get("socket") == str(socket) and isinstance(beside.get("root"), str):
         return Location(Path(beside["root"]), socket.parent, socket)
     try:
-        info = ask()
+        info = query()
     except errors.Denied:
         raise
     except errors.MoorageError as error:
         raise errors.Unavailable(
-            f"cannot tell which engine unix://{socket} is: it does not answer, and nothing beside it names its data "
-            f"directory; give that with --root ({error})"
+            f"cannot determine which engine unix://{socket} is: it does not answer, and nothing beside it names its "
+            f"data directory; give that with --root ({error})"
         ) from error
-    ours = info.get("Moorage") or {}
-    root, exec_root = info.get("DockerRootDir"), ours.get("ExecRoot")
+    root, exec_root = info.docker_root_dir, info.moorage.exec_root
     if not root or not exec_root:
-        raise errors.Unavailable(f"cannot tell which engine unix://{socket} is: it is not of this version; give --root")
+        raise errors.Unavailable(
+            f"cannot determine which engine unix://{socket} is: it is not of this version; give --root"
+        )
     return Location(Path(root), Path(exec_root), socket)
 
 

@@ -1,6 +1,7 @@
 """The end of an engine and of all that it has left running: plugins first, then the log keeper and our containerd."""
 
 import logging
+import os
 import signal as signals
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,20 +12,24 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage._lib.unix_socket import accepts, is_socket
-from moorage.assembly import Ground, ServeOptions, open_engine, open_plugins
+from moorage.assembly import EngineSetup, ServeOptions, open_engine, open_plugins
 from moorage.containerd.supervisor import PrivateContainerd
 from moorage.engine.engine import Engine
-from moorage.engine.mounts import unmount_all_below
-from moorage.engine.remains import remove_group, remove_shim_directory
-from moorage.engine.runtime_directory import RUNTIME_PARTS, RuntimeDirectory, RuntimeOwner, check_mount_namespace
-from moorage.engine.shutdown import stop_without_containerd
-from moorage.engine.store import Choice, Store
-from moorage.host.beneath import remove_tree
-from moorage.logs.keeping import end_keeper
+from moorage.engine.store import Store
+from moorage.engine.values import EngineIdentity, PluginRecord
+from moorage.host.cgroups import find_groups, pids_in, remove_parent_group, thaw
+from moorage.host.directory_tree import remove_tree
+from moorage.host.leftovers import end_processes, remove_leftovers, remove_shim_directory
+from moorage.host.mounts import unmount_all_below
+from moorage.host.sockets import accepts_connections, is_socket
+from moorage.logs.keeper_client import stop_keeper
+from moorage.runtime_directory import RUNTIME_PARTS, RuntimeDirectory, RuntimeOwner, check_mount_namespace
 from moorage.timeouts import Timeouts
 
-__all__ = ("end_everything", "take_down")
+__all__ = (
+    "stop_all_plugins",
+    "stop_engine",
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ class _Stopped(Struct):
         return f"stopped {', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else f"stopped {parts[0]}"
 
 
-async def take_down(options: ServeOptions, report: Callable[[str], None] = log.info) -> int:
+async def stop_engine(options: ServeOptions, report: Callable[[str], None] = log.info) -> int:
     """Stop the engine of these directories and all its plugins, at once, then the log keeper and our containerd.
 
     Only the data stays, and in it which plugins are enabled, for the next start. Nothing of another engine is touched.
@@ -55,7 +60,7 @@ async def take_down(options: ServeOptions, report: Callable[[str], None] = log.i
     """
     store, runtime = Store(options.root), RuntimeDirectory(options.exec_root)
     owner = await run_blocking(runtime.find_owner)
-    choice = await run_blocking(store.find_choice)
+    choice = await run_blocking(store.find_identity)
     is_settled = (options.root / "engine.json").exists()
     if not is_settled and (owner is None or owner.root != str(options.root)):
         report(f"nothing to stop: no engine has worked on {options.root}")
@@ -82,51 +87,51 @@ async def take_down(options: ServeOptions, report: Callable[[str], None] = log.i
     return 0
 
 
-def _may_run(choice: Choice | None, runtime: RuntimeDirectory, stopped: _Stopped) -> bool:
-    """Whether something of the engine may run: another's containerd has to be asked, ours leaves files."""
+def _may_run(choice: EngineIdentity | None, runtime: RuntimeDirectory, stopped: _Stopped) -> bool:
+    """Whether something of the engine may run: the system's containerd is queried, a private one leaves files."""
     if choice is None or stopped.engine or runtime.has_leftovers():
         return True
     return choice.containerd != "private" and choice.is_claimed
 
 
-async def end_everything(options: ServeOptions, *, hurry: anyio.Event) -> None:
-    """Stop all that an engine has left running, which has detached; when ``hurry`` is set, plugins are killed.
+async def stop_all_plugins(options: ServeOptions, *, kill_now: anyio.Event) -> None:
+    """Stop all that an engine has left running, which has detached; when ``kill_now`` is set, plugins are killed.
 
     Raises: Conflict where another one works on it; Unavailable naming what could not be stopped.
     """
-    await _stop_all(options, _Stopped(), hurry)
+    await _stop_all(options, _Stopped(), kill_now)
 
 
-async def _stop_all(options: ServeOptions, stopped: _Stopped, hurry: anyio.Event) -> None:
+async def _stop_all(options: ServeOptions, stopped: _Stopped, kill_now: anyio.Event) -> None:
     async with open_engine(options) as (engine, ground):
         owner = await run_blocking(ground.runtime.find_owner)
-        problems = await _stop_plugins(engine, ground, stopped, hurry)
+        problems = await _stop_plugins(engine, ground, stopped, kill_now)
         if problems:
             raise errors.Unavailable("; ".join(problems))
-        await end_keeper(ground.keeper, options.timeouts)
+        await stop_keeper(ground.keeper, options.timeouts)
         if ground.choice.containerd == "private":
             await ground.private.stop()
             stopped.containerd = True
         await _remove_runtime(ground.runtime, owner)
 
 
-async def _stop_plugins(engine: Engine, ground: Ground, stopped: _Stopped, hurry: anyio.Event) -> Sequence[str]:
+async def _stop_plugins(engine: Engine, ground: EngineSetup, stopped: _Stopped, kill_now: anyio.Event) -> Sequence[str]:
     """Stop every plugin, without containerd where that cannot be used; what failed, as text.
 
     Raises: Conflict where another engine works on it.
     """
     timeouts = ground.options.timeouts
-    with anyio.move_on_after(timeouts.containerd_start + timeouts.rpc) as patience:
+    with anyio.move_on_after(timeouts.containerd_start + timeouts.rpc) as scope:
         try:
             async with open_plugins(engine, ground, start=False):
-                patience.deadline = float("inf")
+                scope.deadline = float("inf")
                 stopped.plugins = engine.running()
-                return await engine.stop_all(hurry)
+                return await engine.stop_all(kill_now)
         except errors.Conflict:
             raise
         except errors.MoorageError as error:
             log.warning("containerd cannot be used, the plugins are stopped without it: %s", error)
-    if patience.cancelled_caught:
+    if scope.cancelled_caught:
         log.warning("containerd does not come up, the plugins are stopped without it")
     private = ground.private
     if ground.choice.containerd == "private":
@@ -140,11 +145,15 @@ async def _stop_plugins(engine: Engine, ground: Ground, stopped: _Stopped, hurry
 async def _end_engine(store: Store, timeouts: Timeouts) -> None:
     """Let the engine that works on this directory detach, and wait for it. Raises: Unavailable."""
     with anyio.move_on_after(timeouts.cleanup):
-        asked = None
+        signalled_pid = None
         while await run_blocking(store.is_locked):
             owner = store.find_owner()
-            if owner is not None and owner != asked and await run_blocking(lambda: store.signal_owner(signals.SIGTERM)):
-                asked = owner
+            if (
+                owner is not None
+                and owner != signalled_pid
+                and await run_blocking(lambda: store.signal_owner(signals.SIGTERM))
+            ):
+                signalled_pid = owner
             await anyio.sleep(0.02)
         return
     raise errors.Unavailable(f"cannot end the engine on {store.root}: process {store.find_owner()} does not end")
@@ -152,7 +161,7 @@ async def _end_engine(store: Store, timeouts: Timeouts) -> None:
 
 async def _clear_without_data(options: ServeOptions, runtime: RuntimeDirectory) -> None:
     """Clear the run-time directory of an engine whose data directory is gone, and with it what its plugins were."""
-    await end_keeper(options.exec_root / "keeper", options.timeouts)
+    await stop_keeper(options.exec_root / "keeper", options.timeouts)
     await PrivateContainerd(options.root / "containerd", options.exec_root / "containerd", options.timeouts).stop()
     await _remove_runtime(runtime, await run_blocking(runtime.find_owner))
 
@@ -163,7 +172,7 @@ async def _remove_runtime(runtime: RuntimeDirectory, owner: RuntimeOwner | None)
     def remove_rest() -> None:
         if owner is not None:
             _remove_socket(Path(owner.socket))
-        remove_group()
+        remove_parent_group()
         remove_shim_directory()
         runtime.clear()
 
@@ -178,5 +187,81 @@ async def _remove_runtime(runtime: RuntimeDirectory, owner: RuntimeOwner | None)
 
 def _remove_socket(path: Path) -> None:
     """Remove the socket of an engine that was killed; one on which another program listens by now stays."""
-    if is_socket(path) and not accepts(path):
+    if is_socket(path) and not accepts_connections(path):
         path.unlink(missing_ok=True)
+
+
+_POLL = 0.02  # seconds; the kernel does not report when a control group of version 1 becomes empty
+
+
+async def stop_without_containerd(
+    store: Store, state: Path, address: str, namespace: str, timeouts: Timeouts
+) -> tuple[int, Sequence[str]]:
+    """Stop every plugin of a data directory, all at once, and unmount what was mounted for it.
+
+    How many ran, and what failed, as text.
+
+    ``state`` is the run-time directory of a private containerd, whose shims end as well; ``address`` is the socket.
+    """
+    problems: list[str] = []
+    running = 0
+
+    async def stop(record: PluginRecord) -> None:
+        nonlocal running
+        try:
+            running += await _stop_plugin(record, store, state, address, namespace, timeouts)
+        except (errors.MoorageError, OSError) as error:
+            problems.append(f"cannot stop plugin {record.name}: {error}")
+
+    loaded = await run_blocking(store.load)
+    async with anyio.create_task_group() as tasks:
+        for record in loaded.records:
+            tasks.start_soon(stop, record)
+    return running, problems
+
+
+async def _stop_plugin(
+    record: PluginRecord, store: Store, state: Path, address: str, namespace: str, timeouts: Timeouts
+) -> bool:
+    own = record.policy.stop_timeout
+    group = record.control_group
+    did_run = await end_group(group, timeouts.stop if own is None else own, timeouts.killed)
+    await run_blocking(lambda: end_processes(state, group, 0.0, timeouts.killed))
+    await run_blocking(lambda: remove_leftovers(address, namespace, record.container, group))
+    await run_blocking(lambda: unmount_all_below(store.propagated_mount(record.id)))
+    return did_run
+
+
+async def end_group(path: str, stop_timeout: float, within: float) -> bool:
+    """End all processes of a control group: TERM, then KILL after ``stop_timeout`` seconds; whether there were any.
+
+    Raises: Unavailable where one is still running ``within`` seconds after KILL.
+    """
+    left = await run_blocking(lambda: _pids(path))
+    if not left:
+        return False
+    for number, bound in ((signals.SIGTERM, stop_timeout), (signals.SIGKILL, within)):
+        signalled: set[int] = set()
+        with anyio.move_on_after(bound):
+            while left := await run_blocking(lambda: _pids(path)):
+                _signal(path, number, left - signalled)
+                signalled |= left
+                await anyio.sleep(_POLL)
+            return True
+        log.info("%d processes of %s still run %g s after %s", len(left), path, bound, signals.Signals(number).name)
+    raise errors.Unavailable(f"process {min(left)} is still running {within:g} s after SIGKILL")
+
+
+def _signal(path: str, number: int, pids: set[int]) -> None:
+    for directory in set(find_groups(path).values()) if pids else ():
+        thaw(directory)  # no signal arrives before
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def _pids(path: str) -> set[int]:
+    """The processes in a group and in the groups below it."""
+    return pids_in(find_groups(path).values())

@@ -1,4 +1,4 @@
-"""Every bound on waiting, in one place: float seconds. A constructor takes the whole and uses its own lines of it."""
+"""Every bound on waiting: float seconds. A constructor takes the whole and uses its own lines of it."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,9 @@ class Timeouts:
     task_rpc: float = 60.0
     """One call to containerd that runs a shim or a runtime (a missing FIFO reader alone makes containerd wait 30 s)."""
 
+    content_lock: float = 5.0
+    """Until containerd has released the lock of an upload whose write has ended, or was cancelled."""
+
     transfer: float = 1800.0
     """One call to containerd that takes as long as the data is large: unpacking, committing, collecting."""
 
@@ -25,10 +28,10 @@ class Timeouts:
     """From SIGKILL until the process is gone; after that it is reported as one that cannot be killed."""
 
     exit_drain: float = 2.0
-    """After an exit, until both streams have reached their end. Deleting the task earlier would lose output."""
+    """After an exit, until both streams are complete. Deleting the task earlier would lose output."""
 
     stream_wait: float = 5.0
-    """After the task is deleted, until both copies have ended; what is left then is cut off and logged."""
+    """After the task is deleted, until both copies have ended; the rest is cut off and logged."""
 
     reconnect_first: float = 0.05
     """First pause before containerd is tried again; grows with jitter up to ``reconnect_limit``."""
@@ -36,11 +39,17 @@ class Timeouts:
     reconnect_limit: float = 5.0
     """Longest pause between two tries to reach containerd."""
 
+    steady: float = 10.0
+    """How long a connection or a process must last before its next failure is the first of a new row of pauses."""
+
     reconcile: float = 120.0
-    """Pause between two comparisons of what we hold with what containerd says, when nothing else asks for one."""
+    """Pause between two comparisons of the executor's containers with containerd's, when nothing else requests one."""
 
     containerd_start: float = 75.0
     """From the start of our own containerd until it serves; it gives each shim that is slow to answer 60 s first."""
+
+    program_version: float = 10.0
+    """Until containerd's program has printed its version; 30 ms are usual."""
 
     containerd_wait: float = 15.0
     """How long a call that needs containerd waits for it, and until what runs of a plugin is known, after a start."""
@@ -51,6 +60,15 @@ class Timeouts:
     keeper: float = 10.0
     """Until the log keeper is up, takes the streams of a plugin, or has ended; one that does not is killed."""
 
+    added_process: float = 7 * 24 * 3600.0
+    """Longest life of a process that was added to a plugin, so that nothing waits without bound."""
+
+    added_process_exit: float = 5.0
+    """From SIGKILL to an added process until containerd reports its exit."""
+
+    added_process_removal: float = 10.0
+    """The removal of an added process when its caller has left; after that it continues in the background."""
+
     ready: float = 30.0
     """From the start of a plugin until its socket accepts a connection."""
 
@@ -58,36 +76,36 @@ class Timeouts:
     """From SIGTERM to a plugin until SIGKILL."""
 
     let_go: float = 5.0
-    """Until everybody who is attached to a plugin has let go of it, before a forced stop goes on without them."""
+    """Until all attached users of a plugin have released it, before a forced stop continues without them."""
 
     call: float = 60.0
     """One call to a plugin, where the caller gives no bound."""
 
     activate: float = 10.0
-    """One call to a plugin that is only asked what it implements."""
+    """One call to a plugin that only reports what it implements."""
 
     announce: float = 60.0
-    """From the start until the service manager is told READY at the latest, also where containerd is unavailable."""
+    """From the start until the service manager gets READY at the latest, also where containerd is unavailable."""
 
     notify: float = 5.0
-    """One message to the service manager; also from one look whether it knows how we are to the next."""
+    """One message to the service manager; also the pause between two checks whether it knows the present status."""
 
     registry_lookup: float = 5.0
     """Resolving a registry's name to decide whether it is insecure; without an answer it is not."""
 
     registry_connect: float = 15.0
-    """From the look-up of a registry's name until TCP and TLS stand, through a proxy also that one's."""
+    """From the lookup of a registry's name until TCP and TLS are connected, through a proxy also that one's."""
 
     registry_answer: float = 120.0
     """One request until its final answer begins: with redirects, with a token fetched and the log-in repeated."""
 
     registry_document: float = 60.0
     """Waiting for the bytes of a manifest, a token or an error text, all tries together. A blob has this long and one
-    second more for each ``AVERAGE_RATE`` bytes of it (see distribution)."""
+    second more for each ``AVERAGE_RATE`` bytes of it (see registry)."""
 
     registry_stall: float = 30.0
-    """Until a registry begins to answer, and the window in which its bytes, or ours to it, are counted (see
-    ``MINIMUM_RATE`` of distribution)."""
+    """Until a registry begins to answer, and the window in which its bytes, or those to it, are counted (see
+    ``MINIMUM_RATE`` of registry)."""
 
     registry_commit: float = 300.0
     """From the last byte of a blob that is pushed until the registry has checked and stored it."""
@@ -107,8 +125,100 @@ class Timeouts:
     registry_retry_after: float = 60.0
     """Longest pause that a registry may ask for (Retry-After); where it wants more, the operation fails at once."""
 
+    runtime_trial: float = 60.0
+    """One step of the trial of a runtime; ten milliseconds are usual, and ten seconds on an emulated machine."""
+
     credential_helper: float = 30.0
     """One run of a ``docker-credential-*`` program, which may ask a keyring that a person has to unlock."""
+    shim_answer: float = 1.0
+    """One answer of a shim that is queried for the exit of its task; a healthy one takes a millisecond."""
+
+    shim_reap: float = 0.1
+    """From the exit of a process until its shim has noticed it; 4 ms are usual."""
+
+    socket_close: float = 0.5
+    """From the exit of containerd's process until its sockets are closed."""
+
+    apparmor_check: float = 20.0
+    """One check of an AppArmor profile by its parser."""
+
+    apparmor_load: float = 20.0
+    """Loading one AppArmor profile into the kernel."""
+
+    disk_usage: float = 60.0
+    """Adding up the size of one directory; a larger one is reported as 0."""
+
+    garbage_collection: float = 60.0
+    """One garbage collection of containerd; a longer one continues without a waiting caller."""
+
+    path_answer: float = 5.0
+    """Until the file systems of paths that a plugin requests have answered."""
+
+    metrics_answer: float = 1.0
+    """Until containerd has answered for one scrape of the metrics."""
+
+    last_progress: float = 10.0
+    """Until a client has read the last lines of progress; a name is reserved until then."""
+
+    metrics_shutdown: float = 3.0
+    """Until scrapes have finished by themselves when their listener stops."""
+
+    metrics_client: float = 30.0
+    """Until a client has read its scrape."""
+
+    idle_connection: float = 2.0
+    """How long a connection is idle before it makes room for another, and how long that one waits otherwise."""
+
+    last_request: float = 0.05
+    """Until a connection has sent its request when the listener stops."""
+
+    release: float = 10.0
+    """How long the end of an attached use waits for other operations of the plugin."""
+
+    added_process_output: float = 2.0
+    """From the exit of an added process until its output counts as complete."""
+
+    request_body: float = 30.0
+    """Until the body of a request has come that is no stream."""
+
+    request_stall: float = 120.0
+    """How long the body of a request may stand still that is a stream."""
+
+    api_shutdown: float = 1.0
+    """Until requests have finished by themselves when the API stops."""
+
+    api_undo: float = 30.0
+    """Until requests have cleaned up that were cancelled because the API stops."""
+
+    engine_answer: float = 5.0
+    """Each step of the engine's answer to a command that only asks for its state."""
+
+    completion: float = 1.0
+    """The engine's answer to a shell that completes a word."""
+
+    engine_connect: float = 5.0
+    """Until the engine's queue has room for a connection of a client."""
+
+    mount_answer: float = 2.0
+    """Until a mounted file system has answered; one that has not counts as hung."""
+
+    mount_least_answer: float = 0.05
+    """The same for each one after others have used up the whole time."""
+
+    systemd_scope: float = 20.0
+    """Until systemd has created a scope, which takes some ten milliseconds; the program runs without one after that."""
+
+    cgroup_creation: float = 2.0
+    """How long a removal waits for the creation of a container by another engine."""
+
+    entrypoint_answer: float = 1.0
+    """Everything that explains why an entrypoint could not be started."""
+
+    shim_exit: float = 1.0
+    """From the deletion of a task in the foreground until its shim exits."""
+
+    last_report: float = 1.0
+    """How long a report of a run in the foreground may take after a signal."""
 
 
 DEFAULT = Timeouts()

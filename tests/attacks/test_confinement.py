@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from support.attempts import add_attempts, ask_at, attempt, attempts_tar, read_inside, status_inside, write_inside
+from moorage.runs.host_security import HostSecurity
+from support.attempts import add_attempts, attempt, attempts_tar, read_inside, sender_to, status_inside, write_inside
 from support.engines import EngineProcess, Refused, engine
 from support.foreground import wait_until
+from support.limits import limit
 
 pytestmark = [pytest.mark.needs("static-cc")]
 
@@ -46,13 +48,13 @@ def house(shared: EngineProcess) -> Iterator[EngineProcess]:
 
 def moorage(house: EngineProcess, *words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
-    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=limit(60))
 
 
 def restart(house: EngineProcess, name: str, policy: dict[str, Any]) -> None:
     """Change the policy of a plugin and start it with that."""
-    house.ours("PUT", name, "policy", policy)
-    house.ours("POST", name, "restart")
+    house.request_own("PUT", name, "policy", policy)
+    house.request_own("POST", name, "restart")
 
 
 def test_x01_x02_x03_the_default_is_confined(house: EngineProcess) -> None:
@@ -90,8 +92,8 @@ def test_x01_a_volume_plugin_with_fuse_mounts_below_its_propagated_mount(house: 
     assert attempt(house, "p", "fuse") == 0
     add_attempts(house, "q", propagatedmount="/mnt", linux=devices)
     assert attempt(house, "q", "fuse") == errno.EPERM
-    house.ours("PUT", "p", "policy", {"read_only": True, "init": True, "capabilities": "minimal"})
-    house.ours("POST", "p", "restart")
+    house.request_own("PUT", "p", "policy", {"read_only": True, "init": True, "capabilities": "minimal"})
+    house.request_own("POST", "p", "restart")
     assert attempt(house, "p", "fuse") == 0
 
 
@@ -109,10 +111,10 @@ def test_x01_x02_x04_a_run_in_the_foreground_is_confined_the_same_way(tmp_path: 
             if event["event"] == "ready":
                 break
         try:
-            ask = ask_at(Path(seen["started"]["socket"]))
-            status = ask("read/proc/self/status")
-            outcomes = {what: int(ask(f"try/{what}")) for what in REFUSED}
-            limits = ask("read/proc/self/limits")
+            send = sender_to(Path(seen["started"]["socket"]))
+            status = send("read/proc/self/status")
+            outcomes = {what: int(send(f"try/{what}")) for what in REFUSED}
+            limits = send("read/proc/self/limits")
         finally:
             child.terminate()
             child.stdout.read()
@@ -140,7 +142,7 @@ def test_x01_unconfined_is_a_widening_that_is_shown(house: EngineProcess) -> Non
     assert [each["Name"] for each in house.more("p")["Widenings"]] == ["seccomp"]
 
 
-def test_x02_new_privileges_are_allowed_where_that_is_asked_for(house: EngineProcess) -> None:
+def test_x02_new_privileges_are_allowed_where_that_is_requested(house: EngineProcess) -> None:
     add_attempts(house, "p", policy={"new_privileges": True})
     assert status_inside(house, "p")["NoNewPrivs"] == "0"
     assert [each["Name"] for each in house.more("p")["Widenings"]] == ["new privileges"]
@@ -169,32 +171,32 @@ def test_x03_minimal_capabilities_leave_out_three_and_keep_what_the_config_reque
 
 def test_x04_a_fork_bomb_stops_at_the_limit_which_changes_while_it_runs(house: EngineProcess) -> None:
     add_attempts(house, "p", policy={"pids": 64})
-    assert house.ours("GET", "p", "stats")["PidsLimit"] == 64
+    assert house.request_own("GET", "p", "stats")["PidsLimit"] == 64
     assert int(house.call("p", "fork/500")) == 63
     run = house.more("p")["Pid"]
-    house.ours("PUT", "p", "policy", {"pids": 100})
+    house.request_own("PUT", "p", "policy", {"pids": 100})
     assert int(house.call("p", "fork/500")) == 36
-    stats = house.ours("GET", "p", "stats")
+    stats = house.request_own("GET", "p", "stats")
     assert (stats["Pids"], stats["PidsLimit"]) == (100, 100)
     assert house.more("p")["Pid"] == run
-    house.ours("PUT", "p", "policy", {"pids": 0})
-    assert house.ours("GET", "p", "stats")["PidsLimit"] is None
+    house.request_own("PUT", "p", "policy", {"pids": 0})
+    assert house.request_own("GET", "p", "stats")["PidsLimit"] is None
 
 
 def test_x04_memory_and_processors_are_limited_while_it_runs_and_at_the_next_start(house: EngineProcess) -> None:
     add_attempts(house, "p")
-    before = house.ours("GET", "p", "stats")
+    before = house.request_own("GET", "p", "stats")
     assert (before["MemoryLimitBytes"], before["CpusLimit"], before["PidsLimit"]) == (None, None, 2048)
-    house.ours("PUT", "p", "policy", {"memory_bytes": 64 << 20, "cpus": 0.5})
+    house.request_own("PUT", "p", "policy", {"memory_bytes": 64 << 20, "cpus": 0.5})
     for _ in range(2):
-        stats = house.ours("GET", "p", "stats")
+        stats = house.request_own("GET", "p", "stats")
         assert (stats["MemoryLimitBytes"], stats["CpusLimit"]) == (64 << 20, 0.5)
-        house.ours("POST", "p", "restart")
+        house.request_own("POST", "p", "restart")
     _, metrics = house.request("GET", "/moorage/v1/metrics")
     assert b'moorage_plugin_memory_limit_bytes{plugin="p:latest"} 6.7108864e+07' in metrics
     assert b'moorage_plugin_cpus_limit{plugin="p:latest"} 0.5' in metrics
-    house.ours("PUT", "p", "policy", {"memory_bytes": 0, "cpus": 0})
-    stats = house.ours("GET", "p", "stats")
+    house.request_own("PUT", "p", "policy", {"memory_bytes": 0, "cpus": 0})
+    stats = house.request_own("GET", "p", "stats")
     assert (stats["MemoryLimitBytes"], stats["CpusLimit"]) == (None, None)
 
 
@@ -243,15 +245,15 @@ def test_case_215_limits_are_defined_and_not_the_starters(tmp_path: Path) -> Non
 def test_x05_an_init_program_reaps_orphans_and_without_one_they_are_counted(house: EngineProcess) -> None:
     add_attempts(house, "p")
     house.call("p", "orphan")
-    wait_until(lambda: house.ours("GET", "p", "stats")["Zombies"] == 1, "the zombie")
-    house.ours("PUT", "p", "policy", {"cpus": 0.5})
+    wait_until(lambda: house.request_own("GET", "p", "stats")["Zombies"] == 1, "the zombie")
+    house.request_own("PUT", "p", "policy", {"cpus": 0.5})
     row = moorage(house, "stats", "--once", "p").stdout.splitlines()[1]
     assert "2/2048 (1 zombie)" in row
     assert "/50 " in row
     add_attempts(house, "q", policy={"init": True})
     house.call("q", "orphan")
-    wait_until(lambda: house.ours("GET", "q", "stats")["Pids"] == 2, "the orphan to be reaped")
-    assert house.ours("GET", "q", "stats")["Zombies"] == 0
+    wait_until(lambda: house.request_own("GET", "q", "stats")["Pids"] == 2, "the orphan to be reaped")
+    assert house.request_own("GET", "q", "stats")["Zombies"] == 0
     assert read_inside(house, "q", "/proc/1/cmdline").split("\0")[0] == "/.moorage-init"
     (bound,) = [
         line for line in read_inside(house, "q", "/proc/self/mountinfo").splitlines() if " /.moorage-init " in line
@@ -279,7 +281,7 @@ def test_x07_a_read_only_root_has_what_programs_write_to(house: EngineProcess) -
     assert write_inside(house, "p", "/file") == 0
 
 
-def test_x08_root_inside_is_nobody_on_the_host(house: EngineProcess) -> None:
+def test_x08_root_inside_is_an_unprivileged_user_on_the_host(house: EngineProcess) -> None:
     add_attempts(house, "p", policy={"userns": "auto"}, linux={"capabilities": ["CAP_SYS_ADMIN"]})
     first, host, count = map(int, read_inside(house, "p", "/proc/self/uid_map").split())
     assert (first, count) == (0, 65536)
@@ -289,7 +291,7 @@ def test_x08_root_inside_is_nobody_on_the_host(house: EngineProcess) -> None:
     assert status_inside(house, "p")["Uid"].split() == ["0"] * 4
     assert write_inside(house, "p", "/file") == 0
     assert write_inside(house, "p", "/run/docker/plugins/file") == 0
-    assert os.stat(house.ours("GET", "p", "path?path=/file")["Path"]).st_uid == host
+    assert os.stat(house.request_own("GET", "p", "path?path=/file")["Path"]).st_uid == host
     assert attempt(house, "p", "mount") == 0, "root of its namespace mounts in it"
     for what in ("mknod", "settimeofday", "init-module"):
         assert attempt(house, "p", what) == errno.EPERM, what
@@ -343,7 +345,7 @@ def test_x08_files_keep_their_owners_over_every_change(house: EngineProcess) -> 
 def test_x08_a_crash_after_a_change_starts_it_with_the_new_namespace(house: EngineProcess) -> None:
     add_attempts(house, "p")
     for userns in ("auto", "host"):
-        house.ours("PUT", "p", "policy", {"userns": userns})
+        house.request_own("PUT", "p", "policy", {"userns": userns})
         restarts = house.more("p")["Restarts"]
         house.crash("p", 3)
         house.until_restarted("p", restarts + 1)
@@ -368,7 +370,7 @@ def test_x08_a_plugin_that_needs_the_host_is_refused_with_the_reason(
 ) -> None:
     add_attempts(house, "p", enable=False, **fields)
     with pytest.raises(Refused, match=f"400: cannot give the plugin a user namespace of its own: {reason}"):
-        house.ours("PUT", "p", "policy", {"userns": "auto"})
+        house.request_own("PUT", "p", "policy", {"userns": "auto"})
 
 
 def test_x03_x04_the_defaults_of_an_engine_apply_where_a_policy_says_nothing(tmp_path: Path) -> None:
@@ -376,32 +378,32 @@ def test_x03_x04_the_defaults_of_an_engine_apply_where_a_policy_says_nothing(tmp
     with engine(tmp_path, confinement=defaults) as house:
         add_attempts(house, "p")
         assert int(status_inside(house, "p")["CapBnd"], 16) == MINIMAL
-        stats = house.ours("GET", "p", "stats")
+        stats = house.request_own("GET", "p", "stats")
         assert (stats["PidsLimit"], stats["MemoryLimitBytes"], stats["CpusLimit"]) == (50, 128 << 20, 0.25)
         add_attempts(house, "q", policy={"capabilities": "docker", "pids": 0})
         assert int(status_inside(house, "q")["CapBnd"], 16) == DOCKER
-        assert house.ours("GET", "q", "stats")["PidsLimit"] is None
+        assert house.request_own("GET", "q", "stats")["PidsLimit"] is None
 
 
 def test_x01_x02_a_host_grants_nothing_unattended_that_its_policy_does_not_name(tmp_path: Path) -> None:
     with engine(tmp_path, policy={"seccomp": ["unconfined"]}) as house:
         add_attempts(house, "p", enable=False)
-        house.ours("PUT", "p", "policy", {"seccomp": "unconfined"})
+        house.request_own("PUT", "p", "policy", {"seccomp": "unconfined"})
         with pytest.raises(Refused, match=r"403: cannot grant unattended: .* new privileges \[true\]"):
-            house.ours("PUT", "p", "policy", {"new_privileges": True})
+            house.request_own("PUT", "p", "policy", {"new_privileges": True})
         with pytest.raises(Refused, match=r"403: .* apparmor \[unconfined\]"):
-            house.ours("PUT", "p", "policy", {"apparmor": "unconfined"})
+            house.request_own("PUT", "p", "policy", {"apparmor": "unconfined"})
         assert house.more("p")["Policy"]["NewPrivileges"] is False
-        house.ours("PUT", "p", "policy", {"new_privileges": True, "attended": True})
-        house.ours("PUT", "p", "policy", {"pids": 100})
+        house.request_own("PUT", "p", "policy", {"new_privileges": True, "attended": True})
+        house.request_own("PUT", "p", "policy", {"pids": 100})
         house.enable("p")
         house.disable("p")
         house.end()
-        house.wishes["policy"] = {}
+        house.serve_options["policy"] = {}
         house.start()
         with pytest.raises(Refused, match=r"403: .*does not allow seccomp \[unconfined\]$"):
             house.enable("p")
-        house.ours("PUT", "p", "policy", {"seccomp": "default"})
+        house.request_own("PUT", "p", "policy", {"seccomp": "default"})
         house.enable("p")
 
 
@@ -412,11 +414,11 @@ def test_x01_a_process_that_is_added_is_confined_like_the_first(house: EnginePro
     assert (done.returncode, done.stdout.strip()) == (0, str(errno.EPERM)), done.stderr
 
 
-def test_x01_x02_the_command_asks_before_it_widens_and_shows_it(house: EngineProcess) -> None:
+def test_x01_x02_the_command_prompts_before_it_widens_and_shows_it(house: EngineProcess) -> None:
     add_attempts(house, "p", enable=False)
     refused = moorage(house, "policy", "p", "--seccomp", "unconfined")
     assert refused.returncode == 1
-    assert "cannot ask, there is nobody to answer: give --grant-all-permissions" in refused.stderr
+    assert "standard input is not a terminal; give --grant-all-permissions" in refused.stderr
     assert moorage(house, "policy", "p", "--allow-new-privileges", given="n\n").returncode == 1
     assert house.more("p")["Widenings"] == []
     assert "WIDENED BY" not in moorage(house, "ls").stdout
@@ -433,7 +435,7 @@ def test_x01_x02_the_command_asks_before_it_widens_and_shows_it(house: EnginePro
     house.enable("p")
     assert moorage(house, "policy", "p", "--memory", "0", "--pids", "64").stderr == ""
     later = moorage(house, "policy", "p", "--nice", "3")
-    assert later.stderr == "moorage: applies from the next start on: moorage restart p\n"
+    assert later.stderr == "moorage: applies from the next start: moorage restart p\n"
     assert house.more("p")["Widenings"] == []
 
 
@@ -449,7 +451,7 @@ def test_x03_x04_x07_case_215_a_file_that_is_applied_has_the_whole_policy(house:
     assert "policy seccomp: default -> unconfined" in shown
     done = moorage(house, "apply", "-f", str(file))
     policy = house.more("p")["Policy"]
-    wanted = {
+    desired = {
         "MemoryBytes": 64 << 20,
         "Cpus": 0.5,
         "Pids": 64,
@@ -457,7 +459,7 @@ def test_x03_x04_x07_case_215_a_file_that_is_applied_has_the_whole_policy(house:
         "ReadOnly": True,
         "Init": True,
     }
-    assert {key: policy[key] for key in wanted} == wanted, done
+    assert {key: policy[key] for key in desired} == desired, done
     assert (policy["Nice"], policy["OomScoreAdj"]) == (-3, 5)
     assert (policy["Rlimits"]["nofile"], policy["Rlimits"]["core"]) == ([10, 20], [-1, -1])
     assert [each["Name"] for each in house.more("p")["Widenings"]] == ["seccomp", "new privileges"]
@@ -477,3 +479,13 @@ def test_x06_a_profile_of_apparmor_is_refused_where_there_is_no_apparmor(house: 
     assert [each["Name"] for each in house.more("p")["Widenings"]] == ["apparmor"]
     with pytest.raises(Refused, match=r"some-profile"):
         house.enable("p")
+
+
+@pytest.mark.skipif(
+    HostSecurity().has_apparmor(), reason="tests/machines/test_apparmor.py has what a kernel with AppArmor does"
+)
+def test_x06_unconfined_is_no_obstacle_where_there_is_no_apparmor(house: EngineProcess) -> None:
+    add_attempts(house, "p", enable=False, policy={"apparmor": "unconfined"})
+    house.enable("p")
+    assert attempt(house, "p", "thread") == 0
+    assert {each["AppArmor"] for each in house.more("p")["Processes"]} == {""}

@@ -17,23 +17,11 @@ from support import leftovers
 from support.engines import EngineProcess, Refused, actor, config, engine
 from support.layouts import Layout, layer_tar
 from support.packages import make, push
-from support.registries import Served, serve_registry
+from support.registries import Served
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
 
 BIND = {"name": "x", "settable": ["source"], "destination": "/x", "type": "bind", "options": ["rbind"]}
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +63,7 @@ def inside(house: EngineProcess, name: str, path: str) -> Path:
     return Path(f"/proc/{house.more(name)['Pid']}/root{path}")
 
 
-# -------------------------------------------------------------------------------- S03: what is asked for is what it is
+# -------------------------------------------------------------------------------- S03: what is requested is what it is
 
 TMPFS = {"source": "tmpfs", "destination": "/x", "type": "tmpfs"}
 FORMS: list[dict[str, Any]] = [
@@ -90,7 +78,7 @@ FORMS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: str(form.get("type", "bind")))
-def test_s03_another_kind_of_mount_behind_the_same_source_is_asked_again(
+def test_s03_another_kind_of_mount_behind_the_same_source_needs_a_new_grant(
     house: EngineProcess, registry: Served, form: dict[str, Any]
 ) -> None:
     path = f"t/form-{FORMS.index(form)}"
@@ -100,20 +88,20 @@ def test_s03_another_kind_of_mount_behind_the_same_source_is_asked_again(
     seen = house.privileges(f"{name}:v1")
     assert "mount: tmpfs" in values(seen), "Docker's list is in it"
     house.install(f"{name}:v1", "p", seen)
-    asked = house.privileges(f"{name}:v2")
-    text = "\n".join(values(asked))
+    requested = house.privileges(f"{name}:v2")
+    text = "\n".join(values(requested))
     for part in (form.get("type", ""), *form.get("options", []), form.get("source", ""), "/x"):
         assert part in text
     with pytest.raises(Refused, match=r"403: incorrect privileges: not granted: .*(file system|bind mount) \["):
         house.upgrade("p", f"{name}:v2", seen)
-    house.upgrade("p", f"{name}:v2", asked)
-    assert house.more("p")["Privileges"] == asked
+    house.upgrade("p", f"{name}:v2", requested)
+    assert house.more("p")["Privileges"] == requested
 
 
 @pytest.mark.parametrize(
     "change", [{"options": ["rbind"]}, {"options": ["rbind", "ro", "rshared"]}, {"destination": "/run/docker/plugins"}]
 )
-def test_s03_a_bind_that_becomes_writable_shared_or_is_elsewhere_is_asked_again(
+def test_s03_a_bind_that_becomes_writable_shared_or_is_elsewhere_needs_a_new_grant(
     house: EngineProcess, registry: Served, change: dict[str, Any]
 ) -> None:
     read_only = {"source": "/usr", "destination": "/x", "type": "bind", "options": ["rbind", "ro"]}
@@ -141,10 +129,10 @@ def test_s03_a_source_that_was_set_does_not_become_writable_by_an_upgrade(
     assert house.privileges(f"{name}:v2") == []
     with pytest.raises(Refused, match=r"403: .*not granted: .*bind mount \[/etc on /x, read-write \(rbind\)\]"):
         house.upgrade("p", f"{name}:v2", [])
-    asked = house.ask("POST", f"/moorage/v1/privileges?name=p&remote={name}:v2", {})
-    assert values(asked["New"]) == ["bind mount: /etc on /x, read-write (rbind)"]
-    house.change("p", f"{name}:v2", privileges=asked["Privileges"])
-    assert house.more("p")["Privileges"] == asked["Privileges"]
+    requested = house.request_json("POST", f"/moorage/v1/privileges?name=p&remote={name}:v2", {})
+    assert values(requested["New"]) == ["bind mount: /etc on /x, read-write (rbind)"]
+    house.change("p", f"{name}:v2", privileges=requested["Privileges"])
+    assert house.more("p")["Privileges"] == requested["Privileges"]
 
 
 def test_s03_a_file_system_that_a_set_switches_on_needs_a_grant(house: EngineProcess) -> None:
@@ -152,7 +140,7 @@ def test_s03_a_file_system_that_a_set_switches_on_needs_a_grant(house: EnginePro
     house.set("p", "x.source=anything")
     with pytest.raises(Refused, match=r"403: .*never granted file system \[mount of type proc from anything on /x\]"):
         house.enable("p")
-    house.ours("POST", "p", "grant", {"privileges": house.more("p")["Privileges"]})
+    house.request_own("POST", "p", "grant", {"privileges": house.more("p")["Privileges"]})
     house.enable("p")
     assert inside(house, "p", "/x/self").is_symlink()
 
@@ -201,7 +189,7 @@ def test_s05_a_setting_is_checked_like_the_config(guarded: EngineProcess, allowe
     assert inside(guarded, "p", "/x/file").read_text() == "here"
 
 
-def test_s05_what_a_create_brings_is_checked_at_enable(guarded: EngineProcess) -> None:
+def test_s05_the_config_of_a_create_is_checked_at_enable(guarded: EngineProcess) -> None:
     guarded.create("p", mounted(BIND | {"source": "/etc"}))
     with pytest.raises(Refused, match=r"403: .*does not allow bind mount \[/etc on /x, read-write \(rbind\)\]"):
         guarded.enable("p")
@@ -228,7 +216,7 @@ def test_s05_a_restart_after_a_crash_and_after_the_engine_checks_again(guarded: 
         lambda: "does not allow" in ((guarded.more("p")["LastExit"] or {}).get("Error") or ""), "the start was refused"
     )
     with pytest.raises(Refused, match="does not allow"):
-        guarded.ours("POST", "p", "restart")
+        guarded.request_own("POST", "p", "restart")
     data.unlink()
     data.mkdir()
     guarded.until("p", "ready")
@@ -297,8 +285,8 @@ def test_s05_pins_leave_nothing_behind_and_take_nothing_of_the_host_along(
     subprocess.run(["mount", "-t", "tmpfs", "none", deep], check=True)
     shared = {"source": f"{allowed}/tree", "destination": "/y", "type": "bind", "options": ["rbind", "rshared"]}
     guarded.create("p", mounted(BIND | {"source": f"{allowed}/file"}, shared))
-    places = (guarded.exec_root, guarded.root, allowed)  # others mount on this machine, too
-    before = sorted(leftovers.mounts_below(*places))
+    directories = (guarded.exec_root, guarded.root, allowed)  # others mount on this machine, too
+    before = sorted(leftovers.mounts_below(*directories))
     try:
         guarded.enable("p")
         assert inside(guarded, "p", "/y/inner/deep").is_dir()
@@ -306,7 +294,7 @@ def test_s05_pins_leave_nothing_behind_and_take_nothing_of_the_host_along(
         guarded.crash("p", 1)
         guarded.until_restarted("p", 1)
         guarded.disable("p")
-        assert sorted(leftovers.mounts_below(*places)) == before
+        assert sorted(leftovers.mounts_below(*directories)) == before
         assert inner.is_mount()
         assert deep.is_mount()
     finally:
@@ -314,9 +302,7 @@ def test_s05_pins_leave_nothing_behind_and_take_nothing_of_the_host_along(
     assert (allowed / "file").read_text() == "x"
 
 
-def test_s05_an_attended_grant_holds_for_what_was_shown_and_nothing_else(
-    guarded: EngineProcess, registry: Served
-) -> None:
+def test_s05_an_attended_grant_covers_what_was_shown_and_nothing_else(guarded: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/attended", "v1", make(mounted(BIND | {"source": "/opt"})))
     name = f"{registry.host}/t/attended:v1"
     guarded.ensure(name, "p", attended=True, privileges=guarded.privileges(name))
@@ -350,10 +336,10 @@ def archive(document: dict[str, Any], name: str) -> bytes:
 
 
 def load(house: EngineProcess, data: bytes) -> Any:
-    return house.ask("POST", "/moorage/v1/load", data, headers={"Content-Type": "application/x-tar"})
+    return house.request_json("POST", "/moorage/v1/load", data, headers={"Content-Type": "application/x-tar"})
 
 
-def test_s13_what_an_archive_brings_is_granted_by_nobody_until_it_was_seen(house: EngineProcess) -> None:
+def test_s13_what_an_archive_requests_is_not_granted_until_it_was_shown(house: EngineProcess) -> None:
     (loaded,) = load(house, archive(mounted(BIND | {"source": "/usr"}, network={"type": "host"}), "docker.io/t/p:1"))
     assert loaded["Ungranted"] == loaded["Privileges"]
     assert "bind mount: /usr on /x, read-write (rbind)" in values(loaded["Privileges"])
@@ -361,13 +347,13 @@ def test_s13_what_an_archive_brings_is_granted_by_nobody_until_it_was_seen(house
     with pytest.raises(Refused, match=r"403: .*never granted network \[host\], mount \[/usr\], bind mount"):
         house.enable(name)
     with pytest.raises(Refused, match="403: incorrect privileges"):
-        house.ours("POST", name, "grant", {"privileges": loaded["Privileges"][:1]})
-    house.ours("POST", name, "grant", {"privileges": loaded["Privileges"]})
+        house.request_own("POST", name, "grant", {"privileges": loaded["Privileges"][:1]})
+    house.request_own("POST", name, "grant", {"privileges": loaded["Privileges"]})
     assert house.more(name)["Ungranted"] == []
     house.enable(name)
 
 
-def test_s13_an_archive_that_asks_for_nothing_needs_no_grant(house: EngineProcess) -> None:
+def test_s13_an_archive_without_requests_needs_no_grant(house: EngineProcess) -> None:
     (loaded,) = load(house, archive(config(), "docker.io/t/q:1"))
     house.enable(loaded["Name"])
 

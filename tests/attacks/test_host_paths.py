@@ -21,22 +21,16 @@ import pytest
 from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine, kill, package
 from support.foreground import wait_until
-from support.hanging import hanging_file_system
-from support.unprivileged import USER, run_as_user
+from support.local_user import USER, run_as_user
+from support.unresponsive_fuse import hanging_file_system
 
 pytestmark = [pytest.mark.needs("static-cc")]
 
-WHO = """
+EFFECTIVE_USER = """
 #include <stdio.h>
 #include <unistd.h>
 int main(void) { printf("%d\\n", (int)geteuid()); return 0; }
 """
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
 
 
 @pytest.fixture
@@ -50,10 +44,10 @@ def own(tmp_path: Path) -> Iterator[EngineProcess]:
 
 
 @pytest.fixture(scope="module")
-def who(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def id_program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A static program that prints its effective user."""
     scratch = tmp_path_factory.mktemp("who")
-    (scratch / "who.c").write_text(WHO)
+    (scratch / "who.c").write_text(EFFECTIVE_USER)
     subprocess.run(["gcc", "-static", "-s", "-o", scratch / "who", scratch / "who.c"], check=True)
     return (scratch / "who").read_bytes()
 
@@ -73,13 +67,13 @@ def mount_options(point: Path, pid: int | str = "self") -> set[str]:
     return set(found[-1].split(","))
 
 
-def with_special_files(document: dict[str, Any], who: bytes) -> bytes:
+def with_special_files(document: dict[str, Any], id_program: bytes) -> bytes:
     """A package with a set-uid program and a device in its root."""
     made = io.BytesIO(package(document))
     with tarfile.open(fileobj=made, mode="a") as archive:
         program = tarfile.TarInfo("rootfs/who")
-        program.size, program.mode = len(who), 0o4755
-        archive.addfile(program, io.BytesIO(who))
+        program.size, program.mode = len(id_program), 0o4755
+        archive.addfile(program, io.BytesIO(id_program))
         device = tarfile.TarInfo("rootfs/zero")
         device.type, device.mode, device.devmajor, device.devminor = tarfile.CHRTYPE, 0o666, 1, 5
         archive.addfile(device)
@@ -87,9 +81,9 @@ def with_special_files(document: dict[str, Any], who: bytes) -> bytes:
 
 
 @pytest.fixture
-def special(house: EngineProcess, who: bytes) -> Iterator[str]:
-    body = with_special_files(config(propagatedMount="/data"), who)
-    house.ask("POST", "/plugins/create?name=special", body, headers={"Content-Type": "application/x-tar"})
+def special(house: EngineProcess, id_program: bytes) -> Iterator[str]:
+    body = with_special_files(config(propagatedMount="/data"), id_program)
+    house.request_json("POST", "/plugins/create?name=special", body, headers={"Content-Type": "application/x-tar"})
     house.enable("special")
     yield "special"
     house.remove("special", force=True)
@@ -119,7 +113,7 @@ def test_s01_set_uid_and_devices_have_no_effect_in_the_view_of_the_host(house: E
     with pytest.raises(PermissionError):
         (root / "zero").read_bytes()
     program = os.open(root / "who", os.O_PATH)
-    try:  # given the open file, whose path nobody else can reach
+    try:  # given the open file, whose path no other process can reach
         words = [f"/proc/self/fd/{program}"]
         ran = subprocess.run(words, pass_fds=[program], user=USER, group=USER, extra_groups=[], capture_output=True)
     finally:
@@ -164,7 +158,7 @@ def propagated_of_id(house: EngineProcess, runtime: Path) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A directory of somebody else."""
+    """A directory of another user."""
     made = tmp_path / "victim"
     made.mkdir(mode=0o755)
     yield made
@@ -173,7 +167,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("swap", ["directory", "whole"])
-def test_s02_a_link_in_the_place_of_its_socket_directory_gives_it_nothing(
+def test_s02_a_link_instead_of_its_socket_directory_gives_it_nothing(
     house: EngineProcess, victim: Path, swap: str
 ) -> None:
     house.create(
@@ -246,7 +240,7 @@ def test_s06_a_file_system_that_hangs_below_its_socket_directory_harms_only_itse
     with hanging_file_system(target):
         if where != "beside it":
             with pytest.raises(Refused, match="a link or a mount is in its way"):
-                own.ours("POST", "bad", "call?method=Plugin.Activate")
+                own.request_own("POST", "bad", "call?method=Plugin.Activate")
         assert "VolumeDriver" in own.call("good", "Plugin.Activate")
         kill([own.more("bad")["Pid"]])
         own.until_restarted("bad", 1)  # the mount is gone from our side
@@ -256,7 +250,7 @@ def test_s06_a_file_system_that_hangs_below_its_socket_directory_harms_only_itse
 
 
 @pytest.mark.parametrize("verb", ["disable", "rm", "restart", "down"])
-def test_s06_case_216_a_file_system_that_hangs_below_the_propagated_mount_delays_nobody(
+def test_s06_case_216_a_file_system_that_hangs_below_the_propagated_mount_delays_no_other_caller(
     own: EngineProcess, verb: str
 ) -> None:
     own.create("bad", config(propagatedMount="/data"))
@@ -278,7 +272,7 @@ def test_s06_case_216_a_file_system_that_hangs_below_the_propagated_mount_delays
             own.remove("bad", force=True)
             assert not propagated.exists()
         elif verb == "restart":
-            own.ours("POST", "bad", "restart")
+            own.request_own("POST", "bad", "restart")
             assert own.state("bad") == "ready"
         assert "VolumeDriver" in own.call("good", "Plugin.Activate")
         own.down()
@@ -290,7 +284,7 @@ def test_s06_case_216_a_file_system_that_hangs_over_the_whole_propagated_mount_i
     with hanging_file_system(propagated_of(own, "bad")):
         kill([own.more("bad")["Pid"]])
         own.until_restarted("bad", 1)
-        assert own.ask("GET", "/moorage/v1/df")
+        assert own.request_json("GET", "/moorage/v1/df")
         own.end()
         own.start()
         own.until("bad", "ready")
@@ -310,9 +304,7 @@ def test_s06_case_216_a_mount_source_that_hangs_is_named(own: EngineProcess, tmp
         own.enable("good")
 
 
-def test_s06_what_hangs_while_a_plugin_starts_does_not_keep_the_engine_from_ending(
-    own: EngineProcess, tmp_path: Path
-) -> None:
+def test_s06_a_hanging_start_does_not_keep_the_engine_from_stopping(own: EngineProcess, tmp_path: Path) -> None:
     source = tmp_path / "far"
     source.mkdir()
     mount = {"name": "far", "source": str(source), "destination": "/far", "type": "bind", "options": ["rbind"]}
@@ -379,9 +371,9 @@ def test_s09_3000_nested_directories_are_measured_and_removed(own: EngineProcess
     own.enable("good")
     for directory in (propagated_of(own, "deep"), runtime_of(own, "deep") / "root", runtime_of(own, "deep") / "s"):
         nest(directory, 3000)
-    usage = {each["Name"]: each for each in own.ask("GET", "/moorage/v1/df")["Plugins"]}
+    usage = {each["Name"]: each for each in own.request_json("GET", "/moorage/v1/df")["Plugins"]}
     assert usage["deep:latest"]["DataBytes"] >= 3000 * 4096
-    own.ask("POST", "/moorage/v1/prune")
+    own.request_json("POST", "/moorage/v1/prune")
     kill([own.more("deep")["Pid"]])
     own.until_restarted("deep", 1)
     own.remove("deep", force=True)
@@ -418,11 +410,11 @@ def test_s10_a_call_reaches_nothing_but_the_socket_of_the_plugin(own: EngineProc
         if how == "socket":
             (directory / name).symlink_to(own.socket)
         else:
-            with pytest.raises(OSError, match=r"cross-device|not permitted"):  # its mount is no part of ours
+            with pytest.raises(OSError, match=r"cross-device|not permitted"):  # its mount is not part of this one
                 os.link(own.socket, f"/proc/{own.more('p')['Pid']}/root/run/docker/plugins/a/{name}")
             return
     with pytest.raises(Refused, match=r"link or a mount is in its way|no socket"):
-        own.ours("POST", "p", "call?method=plugins/p/disable")
+        own.request_own("POST", "p", "call?method=plugins/p/disable")
     assert own.state("p") == "ready"
 
 
@@ -469,7 +461,7 @@ def test_s10_a_socket_that_is_swapped_during_calls_leads_nowhere(own: EngineProc
 
 
 @pytest.mark.needs("curl")
-def test_case_228_the_group_of_the_engine_reaches_a_plugin_through_the_api_and_nobody_reaches_its_socket(
+def test_case_228_the_group_of_the_engine_reaches_a_plugin_only_through_the_api(
     own: EngineProcess,
 ) -> None:
     """Whatever mode a plugin gives its socket: the directories above it are for root only (S01)."""
@@ -480,20 +472,20 @@ def test_case_228_the_group_of_the_engine_reaches_a_plugin_through_the_api_and_n
     own.exec_root.chmod(0o711)
     os.chown(own.socket, 0, USER)  # serve --group does this
 
-    def ask(path: Path, url: str, groups: tuple[int, ...]) -> str:
+    def send(path: Path, url: str, groups: tuple[int, ...]) -> str:
         done = run_as_user(
             "curl", "-s", "-X", "POST", "--unix-socket", str(path), f"http://x/{url}", uid=USER + 1, groups=groups
         )
         return done.stdout
 
     call = "moorage/v1/plugins/p/call?method=Plugin.Activate"
-    assert "VolumeDriver" in ask(own.socket, call, (USER,))
-    assert ask(own.socket, call, ()) == ""
-    assert ask(socket_of_plugin, "Plugin.Activate", (USER,)) == ""
+    assert "VolumeDriver" in send(own.socket, call, (USER,))
+    assert send(own.socket, call, ()) == ""
+    assert send(socket_of_plugin, "Plugin.Activate", (USER,)) == ""
 
 
 def test_s01_directories_that_an_operator_reaches_by_links_work_as_well(tmp_path: Path) -> None:
-    """As /var/run is one, and as whoever moves data to another disk makes one."""
+    """As /var/run is one, and as an operator who moves data to another disk makes one."""
     made = EngineProcess(tmp_path)
     (tmp_path / "data on another disk").mkdir()
     made.root.symlink_to(tmp_path / "data on another disk")

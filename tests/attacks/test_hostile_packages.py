@@ -1,4 +1,4 @@
-"""Tars that nobody packs by accident: refused with a clear text, or taken for what they are, and never a traceback."""
+"""Tars made by an attacker: refused with a clear text, or taken for what they are, and never a traceback."""
 
 import gzip
 import io
@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import pytest
 
-from support.contents import held_by, wait_for
-from support.engines import EngineProcess, Refused, actor, config, engine
+from support.contents import contents_of, wait_for
+from support.engines import EngineProcess, Refused, actor, config, engine, root_of
 from support.layouts import Layout, files_of, layer_tar
+from support.limits import limit
 from support.packages import Blob, digest_of, layer, make, push
-from support.registries import Served, serve_registry
+from support.registries import Served
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
 
@@ -27,7 +28,7 @@ BLOCK = 512
 @pytest.fixture(scope="module")
 def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     with engine(tmp_path_factory.mktemp("engine")) as made:
-        made.create("trial")  # so that what is made once is there
+        made.create("trial")  # so that what is made once exists
         made.remove("trial")
         yield made
 
@@ -35,18 +36,12 @@ def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginePro
 @pytest.fixture
 def house(shared_house: EngineProcess) -> Iterator[EngineProcess]:
     """An engine without plugins before and after, which has logged no traceback."""
-    before = held_by(shared_house)
+    before = contents_of(shared_house)
     yield shared_house
     for plugin in shared_house.plugins():
         shared_house.remove(plugin["Id"], force=True)
     wait_for(shared_house, before)
     assert "Traceback" not in shared_house.log.read_text()
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
 
 
 # ------------------------------------------------------------------------------------------------ headers, row S13
@@ -65,7 +60,7 @@ def entry(name: str, data: bytes = b"", form: Literal[0, 1, 2] = tarfile.PAX_FOR
 
 
 def pax(**records: str | bytes) -> bytes:
-    """A header that stands before an entry, with these records."""
+    """A header before an entry, with these records."""
     text = b""
     for key, value in records.items():
         raw = value if isinstance(value, bytes) else value.encode()
@@ -81,7 +76,7 @@ def raw_pax(text: bytes) -> bytes:
 
 
 def patched(block: bytes, at: int, data: bytes, *, checksum: bool = True) -> bytes:
-    """A header with other bytes at a place, and its checksum made right again."""
+    """A header with other bytes at an offset, and its checksum corrected."""
     header = bytearray(block[:BLOCK])
     header[at : at + len(data)] = data
     if checksum:
@@ -130,14 +125,14 @@ IGNORED = {
 """Records that are left out of account, as GNU tar does."""
 
 
-def ending(*parts: bytes) -> bytes:
+def trailer(*parts: bytes) -> bytes:
     return b"".join(parts) + bytes(2 * BLOCK)
 
 
 def package_with(middle: bytes) -> bytes:
     raw = json.dumps(config()).encode()
     begin = entry("config.json", raw) + entry("rootfs/actor", actor(), mode=0o755)
-    return ending(begin, middle)
+    return trailer(begin, middle)
 
 
 @pytest.mark.parametrize("kind", HEADERS)
@@ -146,7 +141,7 @@ def test_s13_a_hostile_header_in_a_package_is_400_with_a_text(
     house: EngineProcess, kind: str, pack: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(Refused) as refused:
-        house.ask("POST", "/plugins/create?name=hostile", pack(package_with(HEADERS[kind])), headers=TAR)
+        house.request_json("POST", "/plugins/create?name=hostile", pack(package_with(HEADERS[kind])), headers=TAR)
     assert refused.value.status == 400, refused.value
     assert refused.value.message.startswith(("cannot read the package: ", "cannot unpack layer "))
     assert refused.value.message.isprintable()
@@ -154,7 +149,7 @@ def test_s13_a_hostile_header_in_a_package_is_400_with_a_text(
 
 @pytest.mark.parametrize("kind", IGNORED)
 def test_s13_a_damaged_record_that_is_left_out_harms_nothing(house: EngineProcess, kind: str) -> None:
-    house.ask("POST", "/plugins/create?name=lenient", package_with(IGNORED[kind]), headers=TAR)
+    house.request_json("POST", "/plugins/create?name=lenient", package_with(IGNORED[kind]), headers=TAR)
     house.enable("lenient")
     assert (root_of(house, "lenient") / "victim").read_bytes() == b"v" * 10
 
@@ -167,18 +162,18 @@ def test_s13_a_hostile_header_in_an_archive_is_400_or_passed_over(house: EngineP
     whole = layout.tar(config_json=json.dumps(config()).encode())
     status, raw = house.request("POST", path, (HEADERS | IGNORED)[kind] + whole, headers=TAR)
     assert status in (200, 400), raw
-    assert b"did not foresee" not in raw
+    assert b"internal error" not in raw
 
 
 def test_s13_names_that_are_no_utf8_are_names(house: EngineProcess) -> None:
     name = b"\xff\xfe\x80".decode("utf-8", "surrogateescape")
     made = entry(f"rootfs/{name}", b"1", tarfile.GNU_FORMAT) + entry(f"rootfs/{name}2", b"2")
-    house.ask("POST", "/plugins/create?name=odd", package_with(made), headers=TAR)
+    house.request_json("POST", "/plugins/create?name=odd", package_with(made), headers=TAR)
     house.enable("odd")
     names = os.listdir(os.fsencode(root_of(house, "odd")))
     assert {b"\xff\xfe\x80", b"\xff\xfe\x802"} <= set(names)
     with pytest.raises(Refused) as refused:
-        house.ask("POST", "/moorage/v1/load", entry(f"{name}/x", b"1", tarfile.GNU_FORMAT), headers=TAR)
+        house.request_json("POST", "/moorage/v1/load", entry(f"{name}/x", b"1", tarfile.GNU_FORMAT), headers=TAR)
     assert refused.value.status == 400
     assert refused.value.message.isprintable()
 
@@ -186,21 +181,17 @@ def test_s13_names_that_are_no_utf8_are_names(house: EngineProcess) -> None:
 # -------------------------------------------------------------------------------------------- absolute names, case 237
 
 
-def root_of(house: EngineProcess, name: str) -> Path:
-    return Path(house.exec_root, "p", house.inspect(name)["Id"][:12], "root")
-
-
 @pytest.mark.parametrize("prefix", ["/", "./", "//", "/./"])
 def test_case_237_absolute_names_are_relative_to_the_package(house: EngineProcess, prefix: str) -> None:
     raw = json.dumps(config()).encode()
-    body = ending(
+    body = trailer(
         entry(f"{prefix}config.json", raw),
         entry(f"{prefix}rootfs/", type=tarfile.DIRTYPE, mode=0o755),
         entry(f"{prefix}rootfs/actor", actor(), mode=0o755),
         entry(f"{prefix}rootfs/hard", type=tarfile.LNKTYPE, linkname=f"{prefix}rootfs/actor", mode=0o755),
         entry(f"{prefix}rootfs/soft", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
     )
-    house.ask("POST", "/plugins/create?name=absolute", body, headers=TAR)
+    house.request_json("POST", "/plugins/create?name=absolute", body, headers=TAR)
     house.enable("absolute")
     root = root_of(house, "absolute")
     assert (root / "hard").stat().st_ino == (root / "actor").stat().st_ino
@@ -211,15 +202,15 @@ def test_case_237_absolute_names_are_relative_to_the_package(house: EngineProces
 def test_case_237_dots_are_refused_by_name(house: EngineProcess, name: str) -> None:
     for made in (entry(name, b"1"), entry("rootfs/l", type=tarfile.LNKTYPE, linkname=name)):
         with pytest.raises(Refused, match=r"^400: cannot read the package: entry .* leads out of it by \.\."):
-            house.ask("POST", "/plugins/create?name=dots", package_with(made), headers=TAR)
+            house.request_json("POST", "/plugins/create?name=dots", package_with(made), headers=TAR)
 
 
 def test_case_237_an_archive_with_absolute_names_loads(house: EngineProcess) -> None:
     house.create("whole")
     files = files_of(house.request("GET", "/moorage/v1/save?name=whole")[1])
     house.remove("whole")
-    body = ending(*(entry(f"/{name}", data) for name, data in files.items()))
-    house.ask("POST", "/moorage/v1/load?name=again", body, headers=TAR)
+    body = trailer(*(entry(f"/{name}", data) for name, data in files.items()))
+    house.request_json("POST", "/moorage/v1/load?name=again", body, headers=TAR)
     house.enable("again")
 
 
@@ -227,7 +218,7 @@ def test_case_237_an_archive_with_absolute_names_loads(house: EngineProcess) -> 
 
 
 def raw_layer(*parts: bytes) -> Blob:
-    return Blob(gzip.compress(ending(*parts), 1, mtime=0), "application/vnd.docker.image.rootfs.diff.tar.gzip")
+    return Blob(gzip.compress(trailer(*parts), 1, mtime=0), "application/vnd.docker.image.rootfs.diff.tar.gzip")
 
 
 ESCAPES: dict[str, bytes] = {
@@ -275,7 +266,7 @@ def test_withstood_a_layer_touches_nothing_outside_its_root(
 
 
 def entries_of(raw: bytes) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    with tarfile.open(fileobj=io.BytesIO(ending(raw))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(trailer(raw))) as archive:
         for each in archive:
             file = archive.extractfile(each) if each.isreg() else None
             yield each, file.read() if file is not None else b""
@@ -284,7 +275,7 @@ def entries_of(raw: bytes) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 def test_withstood_devices_of_a_package_open_nothing_on_the_host(house: EngineProcess) -> None:
     made = entry("rootfs/disk", type=tarfile.BLKTYPE, devmajor=7, devminor=0, mode=0o666)
     made += entry("rootfs/null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666)
-    house.ask("POST", "/plugins/create?name=devices", package_with(made), headers=TAR)
+    house.request_json("POST", "/plugins/create?name=devices", package_with(made), headers=TAR)
     house.enable("devices")
     root = root_of(house, "devices")
     assert stat.S_ISCHR(os.lstat(root / "null").st_mode)
@@ -312,7 +303,7 @@ def test_withstood_a_gzip_bomb_takes_no_memory_of_the_engine(house: EngineProces
             packed.write(bytes(1 << 20))
         packed.write(bytes(2 * BLOCK))
     assert len(stream.getvalue()) < 2 << 20
-    house.ask("POST", "/plugins/create?name=bomb", stream.getvalue(), headers=TAR, timeout=200)
+    house.request_json("POST", "/plugins/create?name=bomb", stream.getvalue(), headers=TAR, timeout=limit(200))
     assert peak() - before < 64 << 10, "KiB"
 
 
@@ -321,7 +312,7 @@ def test_withstood_a_sparse_file_becomes_what_it_says(house: EngineProcess, tmp_
         GNU__sparse__major="1", GNU__sparse__minor="0", GNU__sparse__name="rootfs/s", GNU__sparse__realsize="70000"
     )
     made += entry("rootfs/GNUSparseFile.0/s", padded(b"1\n69990\n10\n") + b"0123456789")
-    house.ask("POST", "/plugins/create?name=sparse", package_with(made), headers=TAR)
+    house.request_json("POST", "/plugins/create?name=sparse", package_with(made), headers=TAR)
     house.enable("sparse")
     assert (root_of(house, "sparse") / "s").read_bytes() == bytes(69990) + b"0123456789"
 
@@ -333,7 +324,7 @@ def test_withstood_a_foreign_layer_is_refused_before_anything_is_fetched(house: 
     here = layout.add(b"x", foreign, urls=["http://169.254.169.254/latest"])
     layout.list(layout.manifest(blob, [here]), "docker.io/withstood/foreign:1")
     with pytest.raises(Refused, match=r"400: .*a layer of type .*foreign.* cannot be unpacked"):
-        house.ask("POST", "/moorage/v1/load", layout.tar(), headers=TAR)
+        house.request_json("POST", "/moorage/v1/load", layout.tar(), headers=TAR)
 
 
 def test_withstood_squatted_temporary_directories_are_not_used(house: EngineProcess) -> None:

@@ -1,7 +1,8 @@
 """A registry that attacks its clients: with redirects, with answers that never end, with what it says of others.
 
-At 70b8c43 a manifest just above the least rate was read on and on, a chain of slow redirects held an operation for as
-long as it liked (S12), and a redirect from https to http was followed to loopback (S13). The rest was withstood then.
+At 70b8c43 a manifest just above the least rate was read on and on, a chain of slow redirects blocked an operation for
+as long as it liked (S12), and a redirect from https to http was followed to loopback (S13). The rest was withstood
+then.
 """
 
 import gzip
@@ -20,14 +21,14 @@ import pytest
 from aiohttp import web
 
 from moorage import errors
-from moorage.distribution._body import AVERAGE_RATE, MINIMUM_RATE, Allowance
-from moorage.distribution._retry import TRIES
-from moorage.distribution.auth import Credentials, credentials_for
-from moorage.distribution.manifest import read_plugin_manifest
-from moorage.distribution.pull import find
-from moorage.distribution.registry import MANIFEST_LIMIT
+from moorage.oci.limits import MANIFEST_BYTES
+from moorage.oci.manifest import check_plugin, parse_manifest
+from moorage.packages.pull import resolve_package
+from moorage.registry._body import AVERAGE_RATE, MINIMUM_RATE, TimeBudget
+from moorage.registry._retry import TRIES
+from moorage.registry.credentials import Credentials, credentials_for
 from moorage.timeouts import DEFAULT
-from support.fault_registry import FaultRegistry, always, cut, refuse, sends, serve_faults, trickles
+from support.fault_registry import FaultRegistry, always, cut, refuse, sends, sends_slowly, serve_faults
 from support.registries import Authority
 from support.registry_client import (
     BLOB,
@@ -54,18 +55,6 @@ HASTY = replace(QUICK, registry_connect=1, registry_document=1.5, registry_answe
 """Bounds as they are, only in seconds that a test can wait for."""
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[FaultRegistry]:
-    async with serve_faults() as registry:
-        yield registry
-
-
-@pytest.fixture
-async def other() -> AsyncIterator[FaultRegistry]:
-    async with serve_faults() as registry:
-        yield registry
-
-
 @pytest.fixture(scope="module")
 def server_context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     pair = Authority(tmp_path_factory.mktemp("ca") / "ca").issue("server", "IP:127.0.0.1,DNS:localhost")
@@ -79,19 +68,19 @@ def server_context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 
 def test_s12_the_bounds_of_a_download_are_seconds_and_not_hours() -> None:
     assert MINIMUM_RATE >= 1024
-    assert Allowance(DEFAULT).seconds <= 60
-    assert Allowance(DEFAULT, 100 << 20).seconds == Allowance(DEFAULT).seconds + (100 << 20) / AVERAGE_RATE
+    assert TimeBudget(DEFAULT).seconds <= 60
+    assert TimeBudget(DEFAULT, 100 << 20).seconds == TimeBudget(DEFAULT).seconds + (100 << 20) / AVERAGE_RATE
     assert DEFAULT.registry_answer <= 120
 
 
 async def test_s12_a_download_of_a_manifest_at_two_bytes_a_second_is_refused(server: FaultRegistry) -> None:
-    server.answers["GET", TAG] = trickles(None, 0.05, b" ")
+    server.answers["GET", TAG] = sends_slowly(None, 0.05, b" ")
     with pytest.raises(errors.Unavailable, match=r"sends less than 1024 bytes a second|does not send all of it within"):
         await resolve(server, timeouts=HASTY)
 
 
 async def test_s12_a_download_that_keeps_just_above_the_least_rate_ends_all_the_same(server: FaultRegistry) -> None:
-    server.answers["GET", TAG] = trickles(None, 0.02, b" " * 200)  # 10 KiB a second: 4 MiB would take seven minutes
+    server.answers["GET", TAG] = sends_slowly(None, 0.02, b" " * 200)  # 10 KiB a second: 4 MiB would take seven minutes
     with pytest.raises(errors.Unavailable, match=r"cannot read the manifest 1 .*does not send all of it within 2 s"):
         await resolve(server, timeouts=HASTY)
     assert len(server.seen) == 1
@@ -164,7 +153,7 @@ async def dribbling(line: bytes, pause: float) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("line", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 ", b"H"])
-async def test_s12_a_download_whose_headers_come_byte_by_byte_is_ended(line: bytes) -> None:
+async def test_s12_a_download_whose_headers_come_byte_by_byte_is_stopped(line: bytes) -> None:
     async with dribbling(line, 0.05) as port:
         with pytest.raises(errors.Unavailable, match=f"127.0.0.1:{port}"):
             await resolve(FaultRegistry(port=port), timeouts=HASTY)
@@ -286,9 +275,9 @@ async def test_the_urls_in_descriptors_are_not_followed(server: FaultRegistry, o
             if layer_type == foreign:
                 manifest = await registry.resolve(here(server))
                 with pytest.raises(errors.Invalid, match=r"foreign.* cannot be unpacked"):
-                    read_plugin_manifest(manifest, "it")
+                    check_plugin(parse_manifest(manifest, "it"), "it")
             else:
-                found = await find(registry, here(server))
+                found = await resolve_package(registry, here(server))
                 (layer_found,) = found.manifest.layers
                 async for _ in registry.read_blob(layer_found.digest, layer_found.size_bytes):
                     pass
@@ -304,7 +293,7 @@ def make_bomb() -> bytes:
 @pytest.mark.parametrize("path", [TAG, "/token", BLOB])
 async def test_a_gzip_bomb_in_an_answer_is_not_unpacked(server: FaultRegistry, path: str) -> None:
     bomb = make_bomb()
-    assert len(bomb) < MANIFEST_LIMIT
+    assert len(bomb) < MANIFEST_BYTES
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return web.Response(body=bomb, headers={"Content-Encoding": "gzip", "Content-Type": SCHEMA2})
@@ -315,7 +304,7 @@ async def test_a_gzip_bomb_in_an_answer_is_not_unpacked(server: FaultRegistry, p
     else:
         server.answers["GET", path] = answer
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises((errors.Invalid, errors.Unavailable)):
+    with pytest.raises((errors.InvalidResponse, errors.Unavailable)):
         await (read if path == BLOB else resolve)(server)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
@@ -325,7 +314,7 @@ async def test_a_small_answer_that_says_it_is_gzipped_is_taken_as_it_is(server: 
         return web.Response(body=gzip.compress(MANIFEST), headers={"Content-Encoding": "gzip", "Content-Type": SCHEMA2})
 
     server.answers["GET", TAG] = answer
-    with pytest.raises(errors.Invalid, match="it is not JSON"):
+    with pytest.raises(errors.InvalidResponse, match="it is not JSON"):
         await resolve(server)
 
 

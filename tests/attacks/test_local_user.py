@@ -1,4 +1,4 @@
-"""Row S08: a local user whose processes are called as ours are; each attack succeeded at 70b8c43."""
+"""Row S08: a local user whose processes are named like those of the engine; each attack succeeded at 70b8c43."""
 
 import os
 import signal
@@ -12,16 +12,18 @@ import anyio
 import pytest
 
 from moorage import errors
-from moorage.containerd._shims import find_shims
+from moorage.client import MoorageClient
+from moorage.containerd.shims.processes import find_shims
 from moorage.containerd.supervisor import PrivateContainerd
-from moorage.engine.doctor_engine import examine_engine
-from moorage.engine.remains import end_processes
-from moorage.host.process_identity import has_users, is_trusted
-from moorage.serving import ServeOptions, take_down
+from moorage.daemon import ServeOptions, stop_engine
+from moorage.doctor.check import CheckTarget, run_checks
+from moorage.doctor.dockerd import DOCKERD_CHECKS
+from moorage.host.leftovers import end_processes
+from moorage.host.processes import has_users, is_trusted
 from moorage.timeouts import DEFAULT
 from support.engines import EngineProcess, engine
 from support.foreground import wait_until
-from support.unprivileged import USER
+from support.local_user import USER
 
 pytestmark = [pytest.mark.needs("static-cc")]
 
@@ -31,7 +33,7 @@ STRANGER = 'name=$1; shift; exec -a "$0" bash -c \'echo "$0" > /proc/$$/comm; re
 
 @contextmanager
 def stranger(name: str, *words: str, uid: int = USER) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of a user without privileges that is called like one of ours."""
+    """A process of a user without privileges that is named like one of the engine's."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
         ["bash", "-c", f"exec 3<&{reading}; {STRANGER}", name, name[:15], *words],
@@ -56,7 +58,7 @@ def stranger(name: str, *words: str, uid: int = USER) -> Iterator[subprocess.Pop
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Iterator[PrivateContainerd]:
+def own(tmp_path: Path) -> Iterator[PrivateContainerd]:
     made = PrivateContainerd(tmp_path / "root", tmp_path / "state")
     yield made
     anyio.run(made.stop)
@@ -64,40 +66,40 @@ def ours(tmp_path: Path) -> Iterator[PrivateContainerd]:
 
 
 @pytest.mark.parametrize("uid", [USER, 0])
-def test_s08_a_stranger_is_never_taken_for_our_containerd(ours: PrivateContainerd, uid: int) -> None:
-    ours.state.mkdir()
-    with stranger("containerd", "--config", str(ours.state / "config.toml"), uid=uid) as theirs:
-        assert ours.find() is None
-        (ours.state / "pid").write_text(f"{theirs.pid}\n")  # of a boot before this one, say
-        assert ours.find() is None
-        pid = anyio.run(ours.ensure)
-        assert pid not in (0, theirs.pid)
-        assert ours.find() == pid
-        (ours.state / "pid").write_text(f"{theirs.pid}\n")
-        assert anyio.run(PrivateContainerd(ours.root, ours.state).ensure) == pid
+def test_s08_a_stranger_is_never_taken_for_our_containerd(own: PrivateContainerd, uid: int) -> None:
+    own.state.mkdir()
+    with stranger("containerd", "--config", str(own.state / "config.toml"), uid=uid) as foreign:
+        assert own.find() is None
+        (own.state / "pid").write_text(f"{foreign.pid}\n")  # of a boot before this one, say
+        assert own.find() is None
+        pid = anyio.run(own.ensure)
+        assert pid not in (0, foreign.pid)
+        assert own.find() == pid
+        (own.state / "pid").write_text(f"{foreign.pid}\n")
+        assert anyio.run(PrivateContainerd(own.root, own.state).ensure) == pid
         os.kill(pid, signal.SIGKILL)  # and it is started again
         os.waitpid(pid, 0)
-        again = anyio.run(ours.ensure)
-        assert again not in (pid, theirs.pid)
-        anyio.run(ours.stop)
-        assert ours.find() is None
+        again = anyio.run(own.ensure)
+        assert again not in (pid, foreign.pid)
+        anyio.run(own.stop)
+        assert own.find() is None
 
 
-def test_s08_our_containerd_is_known_without_its_pid_file_and_its_shims_are_not_it(ours: PrivateContainerd) -> None:
-    pid = anyio.run(ours.ensure)
-    (ours.state / "pid").unlink()
-    assert PrivateContainerd(ours.root, ours.state).find() == pid
+def test_s08_our_containerd_is_known_without_its_pid_file_and_its_shims_are_not_it(own: PrivateContainerd) -> None:
+    pid = anyio.run(own.ensure)
+    (own.state / "pid").unlink()
+    assert PrivateContainerd(own.root, own.state).find() == pid
     assert is_trusted(pid, ("containerd",))
-    with stranger("containerd", "x") as theirs:
-        assert not is_trusted(theirs.pid, ("containerd", "bash"))
-        assert has_users(theirs.pid, USER)
+    with stranger("containerd", "x") as foreign:
+        assert not is_trusted(foreign.pid, ("containerd", "bash"))
+        assert has_users(foreign.pid, USER)
 
 
-def test_s08_a_containerd_of_an_earlier_version_is_taken_over(ours: PrivateContainerd) -> None:
-    pid = anyio.run(ours.ensure)
-    (ours.state / "alive").rename(ours.state / "elsewhere")  # it locked nothing
-    assert PrivateContainerd(ours.root, ours.state).find() == pid
-    (ours.state / "elsewhere").rename(ours.state / "alive")
+def test_s08_a_containerd_of_an_earlier_version_is_taken_over(own: PrivateContainerd) -> None:
+    pid = anyio.run(own.ensure)
+    (own.state / "alive").rename(own.state / "elsewhere")  # it locked nothing
+    assert PrivateContainerd(own.root, own.state).find() == pid
+    (own.state / "elsewhere").rename(own.state / "alive")
 
 
 def test_s08_a_stranger_is_never_taken_for_a_shim() -> None:
@@ -115,18 +117,19 @@ def test_s08_a_stranger_is_not_killed_with_the_processes_of_a_run(tmp_path: Path
 
 
 def test_s08_down_signals_no_process_that_only_the_lock_file_names(tmp_path: Path) -> None:
-    with engine(tmp_path) as made, stranger("moorage", "serve") as theirs:
+    with engine(tmp_path) as made, stranger("moorage", "serve") as foreign:
         lock, pid = made.root / "lock", (made.root / "lock").read_text()
-        lock.write_text(f"{theirs.pid}\n")
+        lock.write_text(f"{foreign.pid}\n")
         options = ServeOptions(made.root, made.exec_root, timeouts=replace(DEFAULT, cleanup=1.0))
         with pytest.raises(errors.Unavailable, match="cannot end the engine"):
-            anyio.run(take_down, options)
+            anyio.run(stop_engine, options)
         assert made.info()["Moorage"]["Problem"] == ""
         lock.write_text(pid)
 
 
 def test_s08_a_stranger_is_no_dockerd_for_doctor(tmp_path: Path) -> None:
     made = EngineProcess(tmp_path)
-    with stranger("dockerd", "--containerd", "/run/containerd/containerd.sock") as theirs:
-        found = list(examine_engine(made.root, made.socket, dict))
-    assert not any(f"pid {theirs.pid}" in each.text for each in found)
+    with stranger("dockerd", "--containerd", "/run/containerd/containerd.sock") as foreign:
+        target = CheckTarget(made.root, made.exec_root, made.socket, MoorageClient(str(made.socket)).info)
+        found = list(run_checks(DOCKERD_CHECKS, target))
+    assert not any(f"pid {foreign.pid}" in each.text for each in found)

@@ -18,35 +18,21 @@ from typing import Any
 
 import pytest
 
-from support.engines import EngineProcess, Refused, actor, config, engine
+from support.engines import EngineProcess, Refused, actor, config
 from support.layouts import Layout, layer_tar
+from support.limits import limit
 from support.packages import make, push
-from support.registries import Served, serve_registry
+from support.registries import Served
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.needs("static-cc", "docker-registry"),
+    pytest.mark.usefixtures("nothing_else"),
+]
 
 HOSTILE = "x\x1b[1A\x1b[2K\x1b]0;t\x07\x9b2J\u202ey\u200b\x7fz"
 SHOWN = r"x\u001b[1A\u001b[2K\u001b]0;t\u0007\u009b2J\u202ey\u200b\u007fz"
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_else(house: EngineProcess) -> Iterator[None]:
-    yield
-    for plugin in house.plugins():
-        house.remove(plugin["Id"], force=True)
 
 
 def environment() -> dict[str, str]:
@@ -62,13 +48,13 @@ def moorage(house: EngineProcess, *words: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment(),
-        timeout=90,
+        timeout=limit(90),
     )
     return done.returncode, done.stdout.decode()
 
 
 def on_terminal(house: EngineProcess, words: Sequence[str], answer: str) -> tuple[int, str]:
-    """The same on a terminal, where a person types an answer once asked."""
+    """The same on a terminal, where a person types an answer when prompted."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
     child = subprocess.Popen(
@@ -88,7 +74,7 @@ def on_terminal(house: EngineProcess, words: Sequence[str], answer: str) -> tupl
             if b"[y/N]" in printed and not has_answered:
                 has_answered = True
                 os.write(master, answer.encode())
-        return child.wait(60), printed.decode()
+        return child.wait(limit(60)), printed.decode()
     finally:
         os.close(master)
         if child.poll() is None:
@@ -146,7 +132,7 @@ def test_s04_a_config_with_control_characters_is_refused_at_create_and_pull(
         assert_harmless(text)
 
 
-def test_s04_a_set_does_not_bring_control_characters_into_a_path(house: EngineProcess) -> None:
+def test_s04_a_set_does_not_put_control_characters_into_a_path(house: EngineProcess) -> None:
     house.create(
         "p", config(mounts=[{"name": "m", "settable": ["source"], "source": "", "destination": "/x", "type": "bind"}])
     )
@@ -178,7 +164,7 @@ def test_s04_logs_call_and_inspect_escape_what_a_plugin_says(house: EngineProces
     assert not ACTING.search(re.sub("\x1b\\[[0-9;]*m", "", raw))
 
 
-def test_s04_a_failed_enable_escapes_the_last_lines_and_none_passes_for_ours(house: EngineProcess) -> None:
+def test_s04_a_failed_enable_escapes_the_last_lines_and_marks_each_of_them(house: EngineProcess) -> None:
     talker(house, f"'err={HOSTILE}'", "end=3")
     status, text = moorage(house, "enable", "p")
     assert status == 1
@@ -210,7 +196,7 @@ def test_s04_run_escapes_the_output_of_a_plugin(tmp_path: Path) -> None:
     for options, colour in both:
         done = subprocess.run(
             [sys.executable, "-m", "moorage", "run", *options, directory, f"args='out=\x1b[31m{HOSTILE}'"],
-            stdin=subprocess.DEVNULL, capture_output=True, env=environment(), timeout=90, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, env=environment(), timeout=limit(90), check=False,
         )  # fmt: skip
         out = done.stdout.decode()
         assert f"{colour}{SHOWN}" in out, done.stderr
@@ -280,7 +266,7 @@ def test_s03_s04_the_question_of_an_install_shows_what_is_granted(house: EngineP
     assert house.more("p")["Privileges"][0]["Value"] == ["/"], "nothing has changed"
 
 
-def test_s13_create_shows_what_it_grants_and_asks_a_person(house: EngineProcess, tmp_path: Path) -> None:
+def test_s13_create_shows_what_it_grants_and_prompts_a_person(house: EngineProcess, tmp_path: Path) -> None:
     directory = tmp_path / "plugin"
     (directory / "rootfs").mkdir(parents=True)
     (directory / "rootfs/actor").write_bytes(actor())
@@ -298,7 +284,7 @@ def test_s13_create_shows_what_it_grants_and_asks_a_person(house: EngineProcess,
     house.enable("p")
 
 
-def test_s13_load_and_enable_show_and_ask(house: EngineProcess, tmp_path: Path) -> None:
+def test_s13_load_and_enable_show_and_prompt(house: EngineProcess, tmp_path: Path) -> None:
     layout = Layout()
     layout.list(layout.plugin(NEEDY, [layer_tar({"actor": (actor(), 0o755)})]), "docker.io/t/p:1")
     file = tmp_path / "p.tar"
@@ -306,7 +292,7 @@ def test_s13_load_and_enable_show_and_ask(house: EngineProcess, tmp_path: Path) 
     status, text = on_terminal(house, ["load", "-i", str(file)], "n\n")
     assert status == 0, text
     assert " + bind mount: / on /host, read-write (rbind)\r\n" in text
-    assert "is granted nothing yet: moorage enable t/p:1 asks" in text
+    assert "has no privileges yet: moorage enable t/p:1 asks for them" in text
     status, text = moorage(house, "enable", "t/p:1")
     assert status == 1
     assert "give --grant-all-permissions" in text
@@ -322,7 +308,7 @@ def test_s13_load_and_enable_show_and_ask(house: EngineProcess, tmp_path: Path) 
 # -------------------------------------------------------------------------------------------------- apply and docker
 
 
-def test_s03_apply_wants_what_the_settings_make_of_a_plugin(
+def test_s03_apply_requires_the_privileges_that_settings_add(
     house: EngineProcess, registry: Served, tmp_path: Path
 ) -> None:
     off = {"name": "m", "settable": ["source"], "source": "", "destination": "/x", "type": "bind", "options": ["rbind"]}
@@ -344,7 +330,7 @@ def test_s03_apply_wants_what_the_settings_make_of_a_plugin(
     for options in (["--dry-run"], []):
         status, text = apply(*options)
         assert status == 1
-        assert "asks for mount: /usr; bind mount: /usr on /x, read-write (rbind), and the file grants" in text
+        assert "requests mount: /usr; bind mount: /usr on /x, read-write (rbind), and the file grants" in text
     assert house.plugins() == []
     both = ("mount", "/usr"), ("bind mount", "/usr on /x, read-write (rbind)")
     write("v1", "/usr", *both)
@@ -368,7 +354,7 @@ def test_s03_the_docker_command_still_installs_upgrades_creates_and_enables(
 ) -> None:
     def docker(*words: str) -> str:
         home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{house.socket}"}
-        done = subprocess.run(["docker", "plugin", *words], capture_output=True, text=True, env=home, timeout=90)
+        done = subprocess.run(["docker", "plugin", *words], capture_output=True, text=True, env=home, timeout=limit(90))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

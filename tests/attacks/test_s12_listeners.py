@@ -1,4 +1,4 @@
-"""S12: clients that only hold connections. At commit 7a96af1 they took every descriptor of the engine."""
+"""S12: clients that only occupy connections. At commit 7a96af1 they took every descriptor of the engine."""
 
 import contextlib
 import http.client
@@ -15,6 +15,7 @@ import pytest
 
 from support.engines import EngineProcess, config, engine
 from support.foreground import wait_until
+from support.limits import limit
 
 DESCRIPTORS = 320  # of the engine; the attacks take 300 connections each
 
@@ -27,7 +28,7 @@ def house(tmp_path: Path) -> Iterator[EngineProcess]:
 
 def open_api(house: EngineProcess) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(30)
+    client.settimeout(limit(30))
     client.connect(str(house.socket))
     return client
 
@@ -39,12 +40,12 @@ def open_metrics(house: EngineProcess) -> socket.socket:
 
 @contextlib.contextmanager
 def attack(open_one: "object", house: EngineProcess, count: int, start: bytes) -> Iterator[None]:
-    """Hold connections that sent only this, and open each again that is closed, for the length of the block."""
+    """Occupy connections that sent only this, and open each again that is closed, for the length of the block."""
     assert callable(open_one)
     over = threading.Event()
-    begun = threading.Semaphore(0)
+    started = threading.Semaphore(0)
 
-    def hold() -> None:
+    def occupy() -> None:
         is_first = True
         while not over.is_set():
             with contextlib.suppress(OSError), contextlib.closing(open_one(house)) as client:
@@ -52,19 +53,19 @@ def attack(open_one: "object", house: EngineProcess, count: int, start: bytes) -
                 client.sendall(start)
                 if is_first:
                     is_first = False
-                    begun.release()
+                    started.release()
                 while not over.is_set():
                     with contextlib.suppress(TimeoutError):
                         if not client.recv(4096):
                             break
             over.wait(0.5)
 
-    threads = [threading.Thread(target=hold) for _ in range(count)]
+    threads = [threading.Thread(target=occupy) for _ in range(count)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(min(count, DESCRIPTORS // 8)):
-            assert begun.acquire(timeout=60)
+            assert started.acquire(timeout=limit(60))
         yield
     finally:
         over.set()
@@ -96,33 +97,31 @@ def limit_of_descriptors(house: EngineProcess) -> int:
     ],
     ids=["metrics-idle", "metrics-headers", "metrics-keep-alive", "api-idle", "api-headers", "api-bodies"],
 )  # fmt: skip
-def test_s12_300_connections_that_hold_still_stop_nothing(
-    house: EngineProcess, open_one: "object", start: bytes
-) -> None:
+def test_s12_300_idle_connections_block_nothing(house: EngineProcess, open_one: "object", start: bytes) -> None:
     house.create("p", config("serve"))
     follower = open_api(house)
     follower.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b" 200 OK" in follower.recv(4096)
     with attack(open_one, house, 300, start):
-        wait_until(lambda: patiently(lambda: house.enable("p")), "the plugin is enabled", 100.0)
+        wait_until(lambda: patiently(lambda: house.enable("p")), "the plugin is enabled", limit(100.0))
         assert house.state("p") == "ready"
         assert descriptors(house) < limit_of_descriptors(house) * 3 // 4
     events = b""
-    while b'"ready"' not in events:  # the stream was held through the attack, and not cut
+    while b'"ready"' not in events:  # the stream stayed open through the attack, and not cut
         piece = follower.recv(4096)
         assert piece
         events += piece
     follower.close()
-    wait_until(lambda: scrape(house).count("moorage_plugins{") > 0, "metrics are served", 60.0)
+    wait_until(lambda: scrape(house).count("moorage_plugins{") > 0, "metrics are served", limit(60.0))
     house.disable("p")
     assert "Too many open files" not in house.log.read_text()
 
 
-def patiently(ask: "object") -> bool:
-    """Whether the engine has done it; one that has no room for a client just now says so, and is asked again."""
-    assert callable(ask)
+def patiently(send_request: "object") -> bool:
+    """Whether the engine has done it; while it has no room for a client, the request is repeated."""
+    assert callable(send_request)
     try:
-        ask()
+        send_request()
     except (OSError, http.client.HTTPException):
         return False
     except Exception as error:
@@ -136,7 +135,7 @@ def patiently(ask: "object") -> bool:
 
 def scrape(house: EngineProcess) -> str:
     try:
-        with urllib.request.urlopen(house.metrics_url(), timeout=20) as answer:
+        with urllib.request.urlopen(house.metrics_url(), timeout=limit(20)) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""

@@ -14,7 +14,7 @@ from support.engines import EngineProcess, Refused, config, engine
 from support.fault_registry import Answer, FaultRegistry, always, claims, first, sends
 from support.packages import INDEX, OCI, Made, digest_of, layer, make
 from support.registry_faults import fault_registry, offer, requests_for
-from support.signing import (
+from support.signatures import (
     ARTIFACT,
     BUNDLE,
     SIMPLE,
@@ -35,7 +35,7 @@ MOST_SIGNATURES, MOST_ARTIFACTS = 256, 64
 
 
 @dataclass
-class Ground:
+class Setup:
     """An engine that requires signatures of everything, and a registry that does what a test says."""
 
     house: EngineProcess
@@ -76,7 +76,7 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def all_of_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def all_of_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     base = tmp_path_factory.mktemp("signatures")
     key, other = signer(base / "key"), signer(base / "other")
     made = make(config(), layer({"secret": b"x"}), media_type=OCI)
@@ -85,11 +85,11 @@ def all_of_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         policy = {"trusted_keys": {"*": [key.pem]}, "network": ["*"]}
         times = {"signatures": 3.0, "registry_retry_first": 0.01, "registry_retry_limit": 0.02}
         with engine(base / "engine", policy=policy, timeouts=times) as house:
-            yield Ground(house, registry, key, other, made)
+            yield Setup(house, registry, key, other, made)
 
 
 @pytest.fixture
-def ground(all_of_it: Ground) -> Iterator[Ground]:
+def setup(all_of_it: Setup) -> Iterator[Setup]:
     all_of_it.registry.answers.clear()
     all_of_it.registry.seen.clear()
     offer(all_of_it.registry, all_of_it.made)
@@ -98,15 +98,15 @@ def ground(all_of_it: Ground) -> Iterator[Ground]:
         all_of_it.house.remove(plugin["Id"], force=True)
 
 
-def test_what_is_attacked_here_is_installed_where_it_is_signed(ground: Ground) -> None:
-    ground.sign(ground.good())
-    ground.house.install(ground.name)
-    assert requests_for(ground.registry, ground.made.layers[-1].digest) == 1
+def test_what_is_attacked_here_is_installed_where_it_is_signed(setup: Setup) -> None:
+    setup.sign(setup.good())
+    setup.house.install(setup.name)
+    assert requests_for(setup.registry, setup.made.layers[-1].digest) == 1
 
 
-def test_a_package_is_refused_before_its_config_is_read(ground: Ground) -> None:
-    assert "it is not signed" in ground.refused()
-    assert requests_for(ground.registry, ground.made.config.digest) == 0
+def test_a_package_is_refused_before_its_config_is_read(setup: Setup) -> None:
+    assert "it is not signed" in setup.refused()
+    assert requests_for(setup.registry, setup.made.config.digest) == 0
 
 
 @pytest.mark.parametrize(
@@ -117,38 +117,38 @@ def test_a_package_is_refused_before_its_config_is_read(ground: Ground) -> None:
         lambda payload: b"{}",
     ],
 )
-def test_a_payload_that_was_changed_after_it_was_signed_does_not_count(ground: Ground, tamper: Any) -> None:
-    good = ground.good()
-    ground.sign(Document(tamper(good.data), SIMPLE, good.signature))
-    assert "signed by another key" in ground.refused()
+def test_a_payload_that_was_changed_after_it_was_signed_does_not_count(setup: Setup, tamper: Any) -> None:
+    good = setup.good()
+    setup.sign(Document(tamper(good.data), SIMPLE, good.signature))
+    assert "signed by another key" in setup.refused()
 
 
-def test_a_payload_with_another_digest_than_its_descriptor_does_not_count(ground: Ground) -> None:
-    good = ground.good()
-    ground.sign(good)
-    ground.answer(f"blobs/{digest_of(good.data)}", sends(good.data.replace(b"cosign", b"COSIGN")))
-    assert "digest" in ground.refused()
+def test_a_payload_with_another_digest_than_its_descriptor_does_not_count(setup: Setup) -> None:
+    good = setup.good()
+    setup.sign(good)
+    setup.answer(f"blobs/{digest_of(good.data)}", sends(good.data.replace(b"cosign", b"COSIGN")))
+    assert "digest" in setup.refused()
 
 
-def test_a_signature_by_another_key_that_brings_its_own_key_does_not_count(ground: Ground) -> None:
-    document = simple(ground.other, payload(ground.made.digest, f"{ground.registry.host}/t/p"))
+def test_a_signature_by_another_key_that_includes_its_own_key_does_not_count(setup: Setup) -> None:
+    document = simple(setup.other, payload(setup.made.digest, f"{setup.registry.host}/t/p"))
     made = artifact([document])
-    notes = {"dev.sigstore.cosign/certificate": ground.other.pem, "dev.cosignproject.cosign/pub": ground.other.pem}
+    notes = {"dev.sigstore.cosign/certificate": setup.other.pem, "dev.cosignproject.cosign/pub": setup.other.pem}
     made["layers"][0]["annotations"] |= notes
-    ground.answer(f"manifests/{tag_of(ground.made.digest)}.sig", sends(json.dumps(made).encode(), OCI))
-    ground.blob(document.data)
-    assert "signed by another key" in ground.refused()
+    setup.answer(f"manifests/{tag_of(setup.made.digest)}.sig", sends(json.dumps(made).encode(), OCI))
+    setup.blob(document.data)
+    assert "signed by another key" in setup.refused()
 
 
-def test_a_genuine_signature_over_another_kind_of_document_does_not_count(ground: Ground) -> None:
-    digest = ground.made.digest
-    ground.sign(
-        simple(ground.key, payload(digest, kind="atomic container signature")),
-        simple(ground.key, statement(digest)),
-        Document(bundle(ground.key, statement(digest, "https://slsa.dev/provenance/v1")), BUNDLE),
-        Document(bundle(ground.key, payload(digest), payload_type=SIMPLE), BUNDLE),
+def test_a_genuine_signature_over_another_kind_of_document_does_not_count(setup: Setup) -> None:
+    digest = setup.made.digest
+    setup.sign(
+        simple(setup.key, payload(digest, kind="atomic container signature")),
+        simple(setup.key, statement(digest)),
+        Document(bundle(setup.key, statement(digest, "https://slsa.dev/provenance/v1")), BUNDLE),
+        Document(bundle(setup.key, payload(digest), payload_type=SIMPLE), BUNDLE),
     )
-    ground.refused()
+    setup.refused()
 
 
 @pytest.mark.parametrize(
@@ -166,92 +166,90 @@ def test_a_genuine_signature_over_another_kind_of_document_does_not_count(ground
     ],
 )
 @pytest.mark.parametrize("where", ["tag", "referrers", "fallback"])
-def test_damaged_documents_refuse_the_package_and_hide_no_good_one(ground: Ground, raw: bytes, where: str) -> None:
-    digest = ground.made.digest
+def test_damaged_documents_refuse_the_package_and_hide_no_good_one(setup: Setup, raw: bytes, where: str) -> None:
+    digest = setup.made.digest
     tag = f"manifests/{tag_of(digest)}"
     part, kind = {"tag": (f"{tag}.sig", OCI), "referrers": (f"referrers/{digest}", INDEX), "fallback": (tag, INDEX)}[
         where
     ]
-    ground.answer(part, sends(raw, kind))
-    ground.refused()
+    setup.answer(part, sends(raw, kind))
+    setup.refused()
     if where == "tag":  # a good one that refers to it
-        _refer(ground, [Document(bundle(ground.key, statement(digest)), BUNDLE)])
+        _refer(setup, [Document(bundle(setup.key, statement(digest)), BUNDLE)])
     else:
-        ground.sign(ground.good())
-    ground.house.install(ground.name)
+        setup.sign(setup.good())
+    setup.house.install(setup.name)
 
 
-def _refer(ground: Ground, documents: list[Document], kind: str = BUNDLE) -> None:
+def _refer(setup: Setup, documents: list[Document], kind: str = BUNDLE) -> None:
     """Serve the list of referrers that the distribution specification has."""
-    raw = json.dumps(artifact(documents, ground.made.digest, kind)).encode()
+    raw = json.dumps(artifact(documents, setup.made.digest, kind)).encode()
     entry = {"mediaType": OCI, "digest": digest_of(raw), "size": len(raw), "artifactType": kind}
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).encode()
-    ground.answer(f"referrers/{ground.made.digest}", sends(index, INDEX))
-    ground.answer(f"manifests/{digest_of(raw)}", sends(raw, OCI))
+    setup.answer(f"referrers/{setup.made.digest}", sends(index, INDEX))
+    setup.answer(f"manifests/{digest_of(raw)}", sends(raw, OCI))
     for each in documents:
-        ground.blob(each.data)
+        setup.blob(each.data)
 
 
 @pytest.mark.parametrize("kind", [ARTIFACT, BUNDLE])
-def test_the_list_of_referrers_is_read_where_a_registry_has_it(ground: Ground, kind: str) -> None:
-    document = (
-        ground.good() if kind == ARTIFACT else Document(bundle(ground.key, statement(ground.made.digest)), BUNDLE)
-    )
-    _refer(ground, [document], kind)
-    ground.house.install(ground.name)
+def test_the_list_of_referrers_is_read_where_a_registry_has_it(setup: Setup, kind: str) -> None:
+    document = setup.good() if kind == ARTIFACT else Document(bundle(setup.key, statement(setup.made.digest)), BUNDLE)
+    _refer(setup, [document], kind)
+    setup.house.install(setup.name)
 
 
 @pytest.mark.parametrize("size", [0, -1, 1 << 20, 1 << 40, 1 << 63])
-def test_a_signature_of_an_impossible_size_is_not_read(ground: Ground, size: int) -> None:
-    good = ground.good()
+def test_a_signature_of_an_impossible_size_is_not_read(setup: Setup, size: int) -> None:
+    good = setup.good()
     made = artifact([good])
     made["layers"][0]["size"] = size
-    ground.answer(f"manifests/{tag_of(ground.made.digest)}.sig", sends(json.dumps(made).encode(), OCI))
-    ground.blob(good.data)
-    ground.refused()
-    assert requests_for(ground.registry, digest_of(good.data)) == 0
+    setup.answer(f"manifests/{tag_of(setup.made.digest)}.sig", sends(json.dumps(made).encode(), OCI))
+    setup.blob(good.data)
+    setup.refused()
+    assert requests_for(setup.registry, digest_of(good.data)) == 0
 
 
-def test_a_signature_that_sends_more_than_it_says_is_cut_off(ground: Ground) -> None:
-    good = ground.good()
-    ground.sign(good)
-    ground.answer(f"blobs/{digest_of(good.data)}", claims(None, good.data + bytes(1 << 20)))
-    ground.refused()
+def test_a_signature_that_sends_more_than_it_says_is_cut_off(setup: Setup) -> None:
+    good = setup.good()
+    setup.sign(good)
+    setup.answer(f"blobs/{digest_of(good.data)}", claims(None, good.data + bytes(1 << 20)))
+    setup.refused()
 
 
 @pytest.mark.parametrize("part", ["manifests/{}.sig", "referrers/{}"])
-def test_a_huge_document_is_not_read_to_its_end(ground: Ground, part: str) -> None:
-    digest = ground.made.digest
+def test_a_huge_document_is_not_read_to_its_end(setup: Setup, part: str) -> None:
+    digest = setup.made.digest
     target = part.format(tag_of(digest) if "sig" in part else digest)
-    ground.answer(target, sends(b'{"layers": []' + b" " * (8 << 20) + b"}", OCI if "sig" in part else INDEX))
-    assert "bytes" in ground.refused()
+    setup.answer(target, sends(b'{"layers": []' + b" " * (8 << 20) + b"}", OCI if "sig" in part else INDEX))
+    assert "bytes" in setup.refused()
 
 
-def test_of_very_many_signatures_a_bounded_number_is_checked(ground: Ground) -> None:
-    document = simple(ground.other, payload(ground.made.digest))
+def test_of_very_many_signatures_a_bounded_number_is_checked(setup: Setup) -> None:
+    document = simple(setup.other, payload(setup.made.digest))
     many = [
         Document(document.data + b" " * number, SIMPLE, document.signature) for number in range(2 * MOST_SIGNATURES)
     ]
-    ground.sign(*many, ground.good())
-    assert f"over {MOST_SIGNATURES} signatures" in ground.refused()
-    assert requests_for(ground.registry, "/blobs/") == MOST_SIGNATURES
-    ground.registry.seen.clear()
-    ground.sign(*many[: MOST_SIGNATURES - 1], ground.good())
-    ground.house.install(ground.name)
+    setup.sign(*many, setup.good())
+    assert f"over {MOST_SIGNATURES} signatures" in setup.refused()
+    assert requests_for(setup.registry, "/blobs/") == MOST_SIGNATURES
+    setup.registry.seen.clear()
+    setup.sign(*many[: MOST_SIGNATURES - 1], setup.good())
+    setup.house.install(setup.name)
 
 
-def test_of_very_many_referrers_a_bounded_number_is_read(ground: Ground) -> None:
+def test_of_very_many_referrers_a_bounded_number_is_read(setup: Setup) -> None:
     entries = [
         {"mediaType": OCI, "digest": digest_of(b"%d" % number), "size": 9, "artifactType": BUNDLE}
         for number in range(5000)
     ]
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
-    ground.answer(f"referrers/{ground.made.digest}", sends(index, INDEX))
-    assert f"over {MOST_ARTIFACTS} signatures refer to it" in ground.refused()
-    assert requests_for(ground.registry, "/manifests/") <= MOST_ARTIFACTS + 3
+    setup.answer(f"referrers/{setup.made.digest}", sends(index, INDEX))
+    assert f"over {MOST_ARTIFACTS} signatures refer to it" in setup.refused()
+    assert requests_for(setup.registry, "/manifests/") <= MOST_ARTIFACTS + 3
 
 
-def test_signatures_that_trickle_end_the_operation(ground: Ground) -> None:
+def test_signatures_that_trickle_end_the_operation(setup: Setup) -> None:
     async def trickle(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": OCI})
         await response.prepare(request)
@@ -259,69 +257,69 @@ def test_signatures_that_trickle_end_the_operation(ground: Ground) -> None:
             await response.write(b" " * 2048)
             await anyio.sleep(0.5)
 
-    ground.answer(f"manifests/{tag_of(ground.made.digest)}.sig", trickle)
-    assert "no signature within 3 s" in ground.refused(503)
+    setup.answer(f"manifests/{tag_of(setup.made.digest)}.sig", trickle)
+    assert "no signature within 3 s" in setup.refused(503)
 
 
 @pytest.mark.parametrize(
     ("status", "expected"), [(401, 403), (403, 403), (400, 403), (404, 403), (500, 503), (429, 503)]
 )
 def test_a_registry_that_does_not_give_its_signatures_gets_nothing_installed(
-    ground: Ground, status: int, expected: int
+    setup: Setup, status: int, expected: int
 ) -> None:
-    ground.answer(f"manifests/{tag_of(ground.made.digest)}.sig", always(status, "no"))
-    ground.refused(expected)
+    setup.answer(f"manifests/{tag_of(setup.made.digest)}.sig", always(status, "no"))
+    setup.refused(expected)
 
 
-def test_what_was_verified_is_what_is_installed_whatever_the_tag_means_next(ground: Ground) -> None:
-    ground.sign(ground.good())
+def test_what_was_verified_is_what_is_installed_whatever_the_tag_means_next(setup: Setup) -> None:
+    setup.sign(setup.good())
     evil = make(config(description="evil"), layer({"evil": b"x"}), media_type=OCI)
-    offer(ground.registry, evil, tag="evil")
-    both = first(sends(ground.made.manifest, OCI), sends(evil.manifest, OCI))
-    ground.answer("manifests/latest", both)
-    ground.house.install(ground.name)
-    assert ground.house.more(ground.name)["Digest"] == ground.made.digest
-    ground.house.remove(ground.name)
-    ground.registry.seen.clear()
-    ground.refused()
+    offer(setup.registry, evil, tag="evil")
+    both = first(sends(setup.made.manifest, OCI), sends(evil.manifest, OCI))
+    setup.answer("manifests/latest", both)
+    setup.house.install(setup.name)
+    assert setup.house.more(setup.name)["Digest"] == setup.made.digest
+    setup.house.remove(setup.name)
+    setup.registry.seen.clear()
+    setup.refused()
 
 
-def test_an_unsigned_index_with_a_signed_entry_for_another_platform_is_refused(ground: Ground) -> None:
-    ground.sign(ground.good())
+def test_an_unsigned_index_with_a_signed_entry_for_another_platform_is_refused(setup: Setup) -> None:
+    setup.sign(setup.good())
     evil = make(config(description="evil"), layer({"evil": b"x"}), media_type=OCI)
-    offer(ground.registry, evil, tag="evil")
+    offer(setup.registry, evil, tag="evil")
     entries = [
         {"mediaType": OCI, "digest": each.digest, "size": len(each.manifest),
          "platform": {"os": "linux", "architecture": architecture}}
-        for each, architecture in ((ground.made, "s390x"), (evil, "amd64"))
+        for each, architecture in ((setup.made, "s390x"), (evil, "amd64"))
     ]  # fmt: skip
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
-    ground.answer("manifests/latest", sends(index, INDEX))
-    ground.refused()
-    assert requests_for(ground.registry, evil.layers[-1].digest) == 0
+    setup.answer("manifests/latest", sends(index, INDEX))
+    setup.refused()
+    assert requests_for(setup.registry, evil.layers[-1].digest) == 0
 
 
-def test_the_reasons_in_an_error_are_few_and_have_no_control_characters(ground: Ground) -> None:
+def test_the_reasons_in_an_error_are_few_and_have_no_control_characters(setup: Setup) -> None:
     names = [f"\u001b[2J{number}" for number in range(20)]
-    ground.sign(*(simple(ground.key, payload(ground.made.digest, name)) for name in names))
-    text = ground.refused()
+    setup.sign(*(simple(setup.key, payload(setup.made.digest, name)) for name in names))
+    text = setup.refused()
     assert "more reasons" in text
     assert text.isprintable()
     assert len(text) < 2000
 
 
-def test_the_engine_has_its_memory_back(ground: Ground) -> None:
-    child = ground.house.child
+def test_the_engine_has_its_memory_back(setup: Setup) -> None:
+    child = setup.house.child
     assert child is not None
 
     def memory() -> int:
         lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
-    document = simple(ground.other, payload(ground.made.digest))
-    ground.sign(*(Document(document.data + b" " * number, SIMPLE, document.signature) for number in range(4000)))
-    ground.refused()
+    document = simple(setup.other, payload(setup.made.digest))
+    setup.sign(*(Document(document.data + b" " * number, SIMPLE, document.signature) for number in range(4000)))
+    setup.refused()
     before = memory()
     for _ in range(5):
-        ground.refused()
+        setup.refused()
     assert memory() - before < 30 * 1024  # KiB; one manifest of these is 1.2 MB

@@ -10,12 +10,13 @@ import anyio
 import pytest
 
 from moorage import errors
-from moorage.distribution.hosts import Options
-from moorage.distribution.registry import Registry
-from moorage.engine.calls import call
 from moorage.host.sockets import PluginSocket
 from moorage.plugins import parse_reference
+from moorage.registry.hosts import Options
+from moorage.registry.registry import Registry
+from moorage.runs.http_call import call
 from moorage.timeouts import Timeouts
+from support.limits import limit
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")]
 
@@ -24,7 +25,7 @@ QUICK = Timeouts(registry_connect=0.5, registry_stall=0.3, registry_retry_first=
 
 
 class Stalled:
-    """A server that lets an upload begin, and of everything else reads only the head, until it is told to."""
+    """A server that lets an upload begin, and of everything else reads only the head, until the test says so."""
 
     def __init__(self) -> None:
         self.readers: list[asyncio.StreamReader] = []
@@ -38,7 +39,7 @@ class Stalled:
             self.readers.append(reader)
 
     async def rest(self) -> list[int]:
-        """How many bytes still come on each connection until its end."""
+        """How many bytes still come on each connection until it is closed."""
         found = []
         for reader in self.readers:
             count = 0
@@ -73,7 +74,7 @@ async def test_a_call_that_is_given_up_ends_its_connection(tmp_path: Path) -> No
     async with stalled(tmp_path / "p.sock") as (server, _):
         with pytest.raises(errors.Unavailable, match="no answer within"):
             await call(PluginSocket(tmp_path, "p.sock"), "VolumeDriver.List", BODY, 0.3)
-        with anyio.fail_after(20):
+        with anyio.fail_after(limit(20)):
             assert [count < len(BODY) // 2 for count in await server.rest()] == [True]
 
 
@@ -90,6 +91,6 @@ async def test_a_push_that_is_given_up_ends_its_connections() -> None:
         with pytest.raises(errors.Unavailable):
             async with Registry(reference, "push", options=options, timeouts=QUICK) as registry:
                 await registry.push_blob("sha256:" + "0" * 64, 10**9, many)
-        with anyio.fail_after(20):
+        with anyio.fail_after(limit(20)):
             assert all(count < 10**8 for count in await server.rest())
         assert server.readers

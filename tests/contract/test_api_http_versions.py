@@ -10,6 +10,7 @@ from anyio import to_thread
 
 from moorage.api.server import serve_api
 from support.fake_backend import FakeBackend
+from support.limits import limit
 
 pytestmark = pytest.mark.anyio
 
@@ -20,10 +21,10 @@ async def path(tmp_path: Path) -> AsyncIterator[Path]:
         yield tmp_path / "m.sock"
 
 
-def ask(path: Path, request: bytes) -> bytes:
+def send(path: Path, request: bytes) -> bytes:
     """The whole answer, until the server closes."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(limit(20))
         client.connect(str(path))
         client.sendall(request)
         return b"".join(iter(lambda: client.recv(65536), b""))
@@ -31,8 +32,8 @@ def ask(path: Path, request: bytes) -> bytes:
 
 @pytest.mark.parametrize("target", ["/events?since=1&until=2", "/moorage/v1/plugins/a/logs"])
 async def test_fuzz_a_client_of_http_1_0_gets_answers_in_pieces_too(path: Path, target: str) -> None:
-    with anyio.fail_after(20):
-        answer = await to_thread.run_sync(ask, path, f"GET {target} HTTP/1.0\r\nHost: m\r\n\r\n".encode())
+    with anyio.fail_after(limit(20)):
+        answer = await to_thread.run_sync(send, path, f"GET {target} HTTP/1.0\r\nHost: m\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     if target.startswith("/events"):
         assert head.startswith(b"HTTP/1.0 200 OK")

@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,22 @@ import pytest
 
 from moorage import errors
 from moorage.api import request as request_module
-from moorage.api.connection import HEAD_BYTES, HEADER_BYTES, HEADERS, REQUEST_LINE_BYTES
-from moorage.api.listener import ListenerLimits, serve_http
+from moorage.api.http.connection import HEAD_BYTES, HEADER_BYTES, HEADERS, REQUEST_LINE_BYTES
+from moorage.api.http.listener import ListenerLimits, serve_http
 from moorage.api.server import serve_api
 from moorage.client import MoorageClient
-from support.api_client import CONFIG, ApiClient, api_client
+from support.api_client import CONFIG, ApiClient
+from support.conditions import eventually
 from support.fake_backend import FakeBackend
-from support.waiting import eventually
+from support.limits import limit
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def backend() -> FakeBackend:
-    return FakeBackend()
-
-
-@pytest.fixture
-async def api(backend: FakeBackend, tmp_path: Path) -> AsyncIterator[ApiClient]:
-    path = tmp_path / "m.sock"
-    async with serve_api(backend, path, None), api_client(path) as client:
-        yield client
 
 
 def exchange(path: Path, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send bytes as they are; status, headers and body of the answer, whose connection the server closes if it must."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(limit(20))
         client.connect(str(path))
         try:
             for piece in pieces:
@@ -62,7 +50,7 @@ GET = b"GET /_ping HTTP/1.1\r\n" + HOST
 @pytest.mark.parametrize("size", [9_000, 60_000])
 async def test_case_203_a_login_token_of_any_usual_size_is_accepted(api: ApiClient, size: int) -> None:
     token = "eyJ" + "a" * size
-    answer = await api.ask("GET", "/plugins/privileges?remote=vieux/sshfs", X_Registry_Auth=token)
+    answer = await api.request("GET", "/plugins/privileges?remote=vieux/sshfs", X_Registry_Auth=token)
     assert answer.status in (400, 404)  # what is in it is no concern here
     assert answer.headers["Content-Type"] == "application/json"
     assert "header" not in answer.message.lower() or "X-Registry-Auth" in answer.message
@@ -107,7 +95,7 @@ async def test_case_203_what_is_beyond_a_limit_is_refused_in_json_that_names_it(
     message = json.loads(body)["message"]
     assert text in message
     assert "aaaa" not in message  # it may be a password
-    assert (await api.ask("GET", "/_ping")).body == b"OK"
+    assert (await api.request("GET", "/_ping")).body == b"OK"
 
 
 async def test_case_203_headers_of_a_quarter_mib_in_all_are_read(api: ApiClient) -> None:
@@ -125,7 +113,7 @@ async def test_s12_a_request_that_comes_byte_by_byte_is_cut_off_and_streams_are_
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         async with serve_http(listener, _stream_or_answer, limits, {}, last_answers=1.0):
-            with anyio.fail_after(20):
+            with anyio.fail_after(limit(20)):
                 stream = await anyio.connect_unix(path)
                 await stream.send(b"GET /stream HTTP/1.0\r\n\r\n")
                 slow = await anyio.connect_unix(path)
@@ -145,12 +133,12 @@ async def test_s12_a_request_that_comes_byte_by_byte_is_cut_off_and_streams_are_
                     await each.aclose()
 
 
-async def test_s12_idle_connections_make_room_and_the_ones_in_use_are_kept(tmp_path: Path) -> None:
+async def test_s12_idle_connections_are_closed_before_the_ones_in_use(tmp_path: Path) -> None:
     path = tmp_path / "m.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         async with serve_http(listener, _stream_or_answer, ListenerLimits(4), {}, last_answers=1.0):
-            with anyio.fail_after(50):
+            with anyio.fail_after(limit(50)):
                 stream = await anyio.connect_unix(path)
                 await stream.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert b"200 OK" in await stream.receive()
@@ -173,7 +161,7 @@ async def test_s12_idle_connections_make_room_and_the_ones_in_use_are_kept(tmp_p
 
 
 async def test_s12_a_server_that_is_cancelled_ends(backend: FakeBackend, tmp_path: Path) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(limit(10)):
         async with anyio.create_task_group() as tasks:
 
             async def serve() -> None:
@@ -213,7 +201,7 @@ async def test_case_235_many_connections_at_the_same_moment_are_all_served(api: 
     failures: list[Exception] = []
     gate = threading.Barrier(100)
 
-    def ask() -> None:
+    def send_request() -> None:
         client = MoorageClient(f"unix://{api.socket}")
         gate.wait()
         try:
@@ -225,7 +213,7 @@ async def test_case_235_many_connections_at_the_same_moment_are_all_served(api: 
     async with anyio.create_task_group() as tasks:
         limiter = anyio.CapacityLimiter(100)
         for _ in range(100):
-            tasks.start_soon(lambda: anyio.to_thread.run_sync(ask, limiter=limiter))
+            tasks.start_soon(lambda: anyio.to_thread.run_sync(send_request, limiter=limiter))
     assert failures == []
 
 
@@ -240,7 +228,9 @@ async def test_case_235_the_client_waits_for_a_full_queue(tmp_path: Path) -> Non
         found: list[Any] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(
-                lambda: anyio.to_thread.run_sync(lambda: found.append(MoorageClient(f"unix://{path}").version()))
+                lambda: anyio.to_thread.run_sync(
+                    lambda: found.append(MoorageClient(f"unix://{path}").host_path("p", "/x"))
+                )
             )
             await anyio.sleep(0.2)
             assert found == []
@@ -249,12 +239,12 @@ async def test_case_235_the_client_waits_for_a_full_queue(tmp_path: Path) -> Non
                 listener.accept()[0].close()
                 client, _ = listener.accept()
                 client.recv(10_000)
-                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                client.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"Path": "/x"}')
                 client.close()
 
             await anyio.to_thread.run_sync(serve)
         first.close()
-    assert found == [{}]
+    assert found == ["/x"]
 
 
 @pytest.mark.parametrize("path", ["/events", "/moorage/v1/plugins/p/logs?follow=1", "/moorage/v1/plugins/p/logs"])
@@ -264,7 +254,7 @@ async def test_case_236_a_client_of_http_1_0_gets_streams_without_chunks(
     await api.create("p", CONFIG)
     backend.write("p", "a line")
     client = await anyio.connect_unix(api.socket)
-    with anyio.fail_after(10):
+    with anyio.fail_after(limit(10)):
         await client.send(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         received = b""
         while b"\r\n\r\n" not in received:
@@ -273,7 +263,7 @@ async def test_case_236_a_client_of_http_1_0_gets_streams_without_chunks(
         assert b"chunked" not in received.lower()
         if path == "/events":
             await eventually(lambda: backend.event_log.listeners == 1)
-            await api.ask("POST", "/plugins/p/enable")
+            await api.request("POST", "/plugins/p/enable")
         while b"}\n" not in received:
             received += await client.receive()
         json.loads(received.partition(b"\r\n\r\n")[2].splitlines()[0])
@@ -287,7 +277,7 @@ async def test_case_236_expect_is_answered_and_http_1_0_bodies_are_read(api: Api
     status, _, _ = await raw(api.socket, head % (0, len(body)) + b"\r\n" + body)
     assert status == 204
     client = await anyio.connect_unix(api.socket)
-    with anyio.fail_after(10):
+    with anyio.fail_after(limit(10)):
         await client.send(head % (1, len(body)) + b"Expect: 100-continue\r\n\r\n")
         assert await client.receive() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(body)

@@ -1,33 +1,23 @@
-"""Packages over the API: what clients see of an installation while it goes on, when it fails, and when they leave."""
+"""Packages over the API: what clients see of an installation while it runs, when it fails, and when they leave."""
 
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from moorage import errors
-from moorage.api.server import serve_api
 from moorage.plugins import parse_config
-from support.api_client import CONFIG, Answer, ApiClient, api_client
+from support.api_client import CONFIG, Answer, ApiClient
+from support.conditions import eventually
 from support.fake_backend import FakeBackend
-from support.waiting import eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
 REMOTE = "docker.io/a/b:latest"
 NEEDY = {**CONFIG, "network": {"type": "host"}}
-ASKED = [{"Name": "network", "Description": "permissions to access a network", "Value": ["host"]}]
+REQUESTED = [{"Name": "network", "Description": "permissions to access a network", "Value": ["host"]}]
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(autouse=True)
-def unblocked() -> Iterator[None]:
-    with blockbuster_ctx("moorage"):
-        yield
 
 
 @pytest.fixture
@@ -40,13 +30,6 @@ def backend() -> FakeBackend:
     return made
 
 
-@pytest.fixture
-async def api(backend: FakeBackend, tmp_path: Path) -> AsyncIterator[ApiClient]:
-    path = tmp_path / "m.sock"
-    async with serve_api(backend, path, None), api_client(path) as client:
-        yield client
-
-
 def lines(answer: Answer) -> list[dict[str, Any]]:
     assert answer.status == 200, answer.body
     assert answer.headers["Content-Type"] == "application/json"
@@ -56,19 +39,21 @@ def lines(answer: Answer) -> list[dict[str, Any]]:
 
 async def test_case_244_auth_checks_credentials(api: ApiClient) -> None:
     body = {"username": "me", "password": "secret", "serveraddress": "reg.lan"}
-    answer = await api.ask("POST", "/auth", body, **JSON)
+    answer = await api.request("POST", "/auth", body, **JSON)
     assert (answer.status, answer.json) == (200, {"IdentityToken": "token-of-me", "Status": "Login Succeeded"})
-    assert (await api.ask("POST", "/auth", {**body, "password": "wrong"}, **JSON)).status == 401
-    assert (await api.ask("POST", "/auth", {"Username": "me", "ServerAddress": ""}, **JSON)).json["IdentityToken"] == ""
+    assert (await api.request("POST", "/auth", {**body, "password": "wrong"}, **JSON)).status == 401
+    assert (await api.request("POST", "/auth", {"Username": "me", "ServerAddress": ""}, **JSON)).json[
+        "IdentityToken"
+    ] == ""
     bodies: tuple[Any, ...] = (b"", b"{", [], {"serveraddress": 1})
     for wrong in bodies:
-        assert (await api.ask("POST", "/auth", wrong, **JSON)).status == 400
+        assert (await api.request("POST", "/auth", wrong, **JSON)).status == 400
 
 
 @pytest.mark.parametrize("body", [None, [], b"null"], ids=["none", "empty", "null"])
 async def test_case_059_no_grants_are_said_in_three_ways(api: ApiClient, body: Any) -> None:
-    assert (await api.ask("GET", "/plugins/privileges?remote=a/b")).json == []
-    answer = await api.ask("POST", "/plugins/pull?remote=a/b&name=", body, **(JSON if body else {}))
+    assert (await api.request("GET", "/plugins/privileges?remote=a/b")).json == []
+    answer = await api.request("POST", "/plugins/pull?remote=a/b&name=", body, **(JSON if body else {}))
     assert lines(answer)[0] == {"status": "Pulling from a/b", "id": "latest"}
 
 
@@ -85,36 +70,38 @@ async def test_d08_a_client_that_leaves_ends_its_pull(api: ApiClient, backend: F
         await response.content.readline()
         assert backend.packages.under_way == 1
     await eventually(lambda: backend.packages.under_way == 0)
-    assert (await api.ask("GET", "/plugins")).json == []
+    assert (await api.request("GET", "/plugins")).json == []
 
 
 async def test_case_090_a_failure_after_the_first_byte_is_the_last_line(api: ApiClient, backend: FakeBackend) -> None:
     backend.packages.failure = errors.Unavailable("the line broke")
-    told = lines(await api.ask("POST", "/plugins/pull?remote=a/b", []))
-    assert told[-1] == {"errorDetail": {"code": 503, "message": "the line broke"}, "error": "the line broke"}
-    assert (await api.ask("GET", "/plugins")).json == []
+    progress = lines(await api.request("POST", "/plugins/pull?remote=a/b", []))
+    assert progress[-1] == {"errorDetail": {"code": 503, "message": "the line broke"}, "error": "the line broke"}
+    assert (await api.request("GET", "/plugins")).json == []
 
 
-async def test_case_090_a_fault_of_ours_is_told_without_its_traceback(api: ApiClient, backend: FakeBackend) -> None:
+async def test_case_090_an_internal_error_is_reported_without_its_traceback(
+    api: ApiClient, backend: FakeBackend
+) -> None:
     backend.packages.failure = ZeroDivisionError("inside")
-    told = lines(await api.ask("POST", "/plugins/pull?remote=a/b", []))
-    assert told[-1]["errorDetail"]["code"] == 500
-    assert "inside" not in told[-1]["error"]
+    progress = lines(await api.request("POST", "/plugins/pull?remote=a/b", []))
+    assert progress[-1]["errorDetail"]["code"] == 500
+    assert "inside" not in progress[-1]["error"]
 
 
 async def test_a04_a_failure_before_the_first_byte_has_its_status(api: ApiClient, backend: FakeBackend) -> None:
-    answer = await api.ask("POST", "/plugins/pull?remote=a/needy:1", [])
+    answer = await api.request("POST", "/plugins/pull?remote=a/needy:1", [])
     assert answer.status == 403
     assert answer.message.startswith("incorrect privileges")
     assert "Docker-Plugin-Name" not in answer.headers
 
 
 async def test_d08_of_a_thousand_counts_few_are_written(api: ApiClient) -> None:
-    told = lines(await api.ask("POST", "/plugins/pull?remote=a/needy:1", ASKED))
-    counts = [line["progressDetail"] for line in told if line["status"] == "Downloading"]
+    progress = lines(await api.request("POST", "/plugins/pull?remote=a/needy:1", REQUESTED))
+    counts = [line["progressDetail"] for line in progress if line["status"] == "Downloading"]
     assert 1 <= len(counts) < 10
     assert counts[-1] == {"current": 1000, "total": 1000}
-    assert told[-1] == {"status": "Complete", "progressDetail": {}, "id": "0123456789ab"}
+    assert progress[-1] == {"status": "Complete", "progressDetail": {}, "id": "0123456789ab"}
 
 
 async def test_d05_the_credentials_are_those_of_the_header(api: ApiClient, backend: FakeBackend) -> None:
@@ -127,32 +114,35 @@ async def test_d05_the_credentials_are_those_of_the_header(api: ApiClient, backe
         ("POST", "/moorage/v1/ensure?remote=a/b&name=d"),
         ("POST", "/moorage/v1/plugins/p/upgrade?remote=a/b"),
     ):
-        assert (await api.ask(method, path, X_Registry_Auth=header)).status == 200, path
-        assert (backend.packages.asked[-1][2].username, backend.packages.asked[-1][2].password) == ("me", "secret")
+        assert (await api.request(method, path, X_Registry_Auth=header)).status == 200, path
+        assert (backend.packages.requests[-1][2].username, backend.packages.requests[-1][2].password) == (
+            "me",
+            "secret",
+        )
 
 
-async def test_our_calls_take_settings_and_wishes(api: ApiClient, backend: FakeBackend) -> None:
+async def test_own_calls_take_settings_and_options(api: ApiClient, backend: FakeBackend) -> None:
     body = {"settings": ["A=1"], "secrets": ["B=2"], "attended": True}
-    lines(await api.ask("POST", "/moorage/v1/ensure?remote=a/b", body))
-    terms = backend.packages.asked[-1][1]
+    lines(await api.request("POST", "/moorage/v1/ensure?remote=a/b", body))
+    terms = backend.packages.requests[-1][1]
     assert terms is not None
     assert (terms.granted, terms.assignments, terms.secrets) == (None, ("A=1",), ("B=2",))
     assert terms.is_attended
     assert terms.once
-    lines(await api.ask("POST", "/moorage/v1/pull?remote=a/b&name=c", {"privileges": []}))
-    terms = backend.packages.asked[-1][1]
+    lines(await api.request("POST", "/moorage/v1/pull?remote=a/b&name=c", {"privileges": []}))
+    terms = backend.packages.requests[-1][1]
     assert terms is not None
     assert (terms.granted, terms.once, terms.is_attended) == ((), False, False)
 
 
 async def test_d07_upgrade_of_an_enabled_plugin_needs_the_restart(api: ApiClient) -> None:
     await api.create("p")
-    await api.ask("POST", "/plugins/p/enable")
-    answer = await api.ask("POST", "/plugins/p/upgrade?remote=a/b", [])
+    await api.request("POST", "/plugins/p/enable")
+    answer = await api.request("POST", "/plugins/p/upgrade?remote=a/b", [])
     assert (answer.status, answer.message) == (
         409,
         "plugin must be disabled before upgrading: plugin p:latest is enabled",
     )
-    answer = await api.ask("POST", "/moorage/v1/plugins/p/upgrade?remote=a/b&restart=1")
+    answer = await api.request("POST", "/moorage/v1/plugins/p/upgrade?remote=a/b&restart=1")
     assert answer.headers["Docker-Plugin-Name"] == "p:latest"
     lines(answer)

@@ -12,23 +12,23 @@ import pytest
 from moorage import errors
 from moorage.containerd.types import Event, Status, TaskExit, TaskStarted
 from moorage.executor import Attached, ContainerClient, Stdio
+from support.conditions import TIMEOUT_SECONDS
 from support.fake_containerd import RUNTIME_STATE, TASK_DIRECTORY
 from support.peers import FakePeer, Peer, RealPeer
-from support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
 def either(request: pytest.FixtureRequest) -> Peer:
-    return FakePeer() if request.param == "fake" else RealPeer(request.getfixturevalue("place"))
+    return FakePeer() if request.param == "fake" else RealPeer(request.getfixturevalue("workspace"))
 
 
 @pytest.fixture
 async def peer(either: Peer) -> AsyncIterator[Peer]:
     Keep.all.clear()
     yield either
-    for keep in Keep.all:  # whoever attached owns the readers
+    for keep in Keep.all:  # the caller that attached owns the readers
         with suppress(AttributeError):
             keep.stdio.close()
 
@@ -73,12 +73,12 @@ async def run(peer: Peer, client: ContainerClient, id: str, **what: object) -> K
     return keep
 
 
-async def next_event(client: ContainerClient, wanted: Callable[[Event], bool], do: Callable[[], object]) -> Event:
-    with anyio.fail_after(PATIENCE_SECONDS):
+async def next_event(client: ContainerClient, matches: Callable[[Event], bool], do: Callable[[], object]) -> Event:
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with client.events() as envelopes:
             await do()  # type: ignore[misc]  # every one is async
             async for envelope in envelopes:
-                if wanted(envelope.event):
+                if matches(envelope.event):
                     return envelope.event
     raise AssertionError("unreachable")
 
@@ -119,7 +119,7 @@ async def test_an_id_that_is_none_is_invalid_and_makes_nothing(peer: Peer, id: s
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", "../a", "a/b"])
-async def test_deleting_an_id_that_is_none_deletes_nobody_elses_directory(peer: Peer, id: str) -> None:
+async def test_deleting_an_invalid_id_deletes_no_other_directory(peer: Peer, id: str) -> None:
     async with peer.client() as client:
         await client.create("a", peer.spec("a"), peer.options)
         with pytest.raises(errors.Invalid):
@@ -128,7 +128,7 @@ async def test_deleting_an_id_that_is_none_deletes_nobody_elses_directory(peer: 
         await remove(client, "a")
 
 
-async def test_what_is_not_there_is_not_found_or_gone(peer: Peer) -> None:
+async def test_a_missing_container_is_not_found_or_none(peer: Peer) -> None:
     async with peer.client() as client:
         for call in (
             client.status("a"),
@@ -148,13 +148,13 @@ async def test_output_comes_whole_and_ends_with_the_process(peer: Peer) -> None:
     async with peer.client() as client:
         binary = bytes(range(256))
         keep = await run(peer, client, "a", out=binary, err=b"oh", code=3)
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             assert await keep.text() == (binary, b"oh")
         await remove(client, "a")
         assert not await peer.left()
 
 
-async def test_an_ended_task_keeps_its_code_and_time_until_it_is_deleted(peer: Peer) -> None:
+async def test_a_stopped_task_keeps_its_code_and_time_until_it_is_deleted(peer: Peer) -> None:
     async with peer.client() as client:
         before = datetime.now(UTC)
         exits = await next_event(client, lambda it: isinstance(it, TaskExit), lambda: run(peer, client, "a", code=3))
@@ -175,7 +175,7 @@ async def test_an_ended_task_keeps_its_code_and_time_until_it_is_deleted(peer: P
         assert not await peer.left()
 
 
-async def test_events_tell_start_and_exit_with_the_pid(peer: Peer) -> None:
+async def test_events_report_start_and_exit_with_the_pid(peer: Peer) -> None:
     async with peer.client() as client:
         started = await next_event(client, lambda it: isinstance(it, TaskStarted), lambda: run(peer, client, "a"))
         assert isinstance(started, TaskStarted)
@@ -198,10 +198,10 @@ async def test_a_command_that_is_missing_fails_by_name_every_time_and_leaves_not
 
 
 async def test_what_attach_raises_comes_out_and_the_readers_are_closed(peer: Peer) -> None:
-    kept: list[Stdio] = []
+    streams: list[Stdio] = []
 
     async def refuse(stdio: Stdio) -> Attached:
-        kept.append(stdio)
+        streams.append(stdio)
         raise LookupError("not me")
 
     async with peer.client() as client:
@@ -209,7 +209,7 @@ async def test_what_attach_raises_comes_out_and_the_readers_are_closed(peer: Pee
         with pytest.raises(LookupError, match="not me"):
             await client.start("a", "", False, refuse)
         with pytest.raises(anyio.ClosedResourceError):
-            await kept[0].stdout.read()
+            await streams[0].stdout.read()
         assert await client.status("a") is Status.CREATED
         await remove(client, "a")
         assert not await peer.left()
@@ -227,14 +227,14 @@ async def test_a_checkpoint_or_an_input_is_unsupported(peer: Peer) -> None:
 async def test_a_running_task_is_killed_by_delete_task_and_protected_from_delete(peer: Peer) -> None:
     async with peer.client() as client:
         keep = await run(peer, client, "a", out=b"hello")
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             assert await keep.first() == b"hello"
         with pytest.raises(errors.Conflict):
             await client.delete("a")
         assert await client.status("a") is Status.RUNNING
         code, _ = await client.delete_task("a")
         assert code == 137
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             assert await keep.text() == (b"", b"")
         await client.delete("a")
         assert not await peer.left()
@@ -267,14 +267,14 @@ async def test_the_next_process_restores_a_running_task_with_what_it_wrote(peer:
     async with peer.client() as client:
         keep = Keep()
         assert await client.restore("a", keep) == (True, pid)
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             assert await keep.stdio.stdout.read() == b"nobody read this"
         keep.stdio.close()
         await remove(client, "a")
         assert not await peer.left()
 
 
-async def test_restoring_an_ended_task_attaches_and_says_that_it_is_not_alive(peer: Peer) -> None:
+async def test_restoring_a_stopped_task_attaches_and_says_that_it_is_not_alive(peer: Peer) -> None:
     async with peer.client() as client:
         keep = Keep()
 
@@ -340,7 +340,7 @@ async def test_state_that_the_runtime_left_goes_with_the_task(peer: Peer) -> Non
         assert not await peer.left()
 
 
-async def test_a_task_whose_record_is_gone_is_still_seen_and_can_be_deleted(peer: Peer) -> None:
+async def test_a_task_whose_record_is_missing_is_still_seen_and_can_be_deleted(peer: Peer) -> None:
     async with peer.client() as client:
         await run(peer, client, "a")
         await peer.leave_task("a")
@@ -368,7 +368,9 @@ async def test_a_task_below_a_new_record_is_a_conflict_until_it_is_deleted(peer:
         assert not await peer.left()
 
 
-async def test_with_containerd_away_everything_is_unavailable_and_the_same_client_works_afterwards(peer: Peer) -> None:
+async def test_with_containerd_unavailable_everything_is_unavailable_and_the_same_client_works_afterwards(
+    peer: Peer,
+) -> None:
     async with peer.client() as client:
         keep = await run(peer, client, "a")
         async with client.events() as envelopes:
@@ -400,7 +402,7 @@ async def test_with_containerd_away_everything_is_unavailable_and_the_same_clien
 async def test_every_subscriber_hears_everything_from_the_moment_of_entering(peer: Peer) -> None:
     async with peer.client() as client, peer.client() as other, client.events() as first, other.events() as second:
         await run(peer, client, "a", code=0)
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             for envelopes in (first, second):
                 kinds: list[type[Event]] = []
                 while TaskExit not in kinds:

@@ -21,6 +21,7 @@ from moorage.engine.lifecycle import State
 from moorage.engine.values import LastExit, PluginView
 from moorage.plugins import NO_OVERRIDES, effective_settings, parse_config
 from support.fake_backend import FakeBackend
+from support.limits import limit
 
 HEAD = ["ID", "NAME", "STATE", "UPTIME", "RESTARTS", "LAST EXIT", "NEXT TRY", "DESCRIPTION"]
 
@@ -66,7 +67,7 @@ def command(host: Path, *words: str) -> list[str]:
 
 
 def run(host: Path, *words: str) -> str:
-    done = subprocess.run(command(host, *words), capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command(host, *words), capture_output=True, text=True, timeout=limit(30), check=True)
     return done.stdout
 
 
@@ -103,18 +104,18 @@ def test_l02_ls_and_inspect_give_the_same_as_json(host: Path) -> None:
 
 def test_l02_states_have_colours_on_a_terminal_only(host: Path) -> None:
     assert "\x1b" not in run(host, "ls")
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
-    with subprocess.Popen(command(host, "ls"), stdout=theirs, env=environment) as child:
-        os.close(theirs)
+    with subprocess.Popen(command(host, "ls"), stdout=terminal, env=environment) as child:
+        os.close(terminal)
         seen = b""
         try:
-            while data := os.read(ours, 65536):
+            while data := os.read(controller, 65536):
                 seen += data
         except OSError:
-            pass  # Linux's way to say that nobody has the other end any more
-        os.close(ours)
-        assert child.wait(30) == 0
+            pass  # Linux's way to say that the other end is closed
+        os.close(controller)
+        assert child.wait(limit(30)) == 0
     lines = seen.decode().splitlines()
     assert re.findall(r"\x1b\[(3\d)m", seen.decode()) == ["33", "31", "32"]
     plain = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in lines]

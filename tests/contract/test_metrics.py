@@ -3,12 +3,10 @@
 import json
 import logging
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-from blockbuster import blockbuster_ctx
 
 from moorage import errors
 from moorage.api.metrics import serve_metrics
@@ -16,32 +14,26 @@ from moorage.api.server import serve_api
 from support.api_client import api_client
 from support.fake_backend import FakeBackend
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
 LOCAL = "127.0.0.1:0"
 
 
-@pytest.fixture(autouse=True)
-def unblocked() -> Iterator[None]:
-    with blockbuster_ctx("moorage"):
-        yield
-
-
-async def ask(method: str, url: str, **headers: str) -> tuple[int, str, str]:
+async def send(method: str, url: str, **headers: str) -> tuple[int, str, str]:
     """Status, content type and body."""
     async with aiohttp.ClientSession() as session, session.request(method, url, headers=headers) as answer:
         return answer.status, answer.headers["Content-Type"], await answer.text()
 
 
 @pytest.mark.parametrize(("accept", "kind"), [("", "text/plain"), ("application/openmetrics-text", "application/open")])
-async def test_both_places_answer_in_the_format_that_is_accepted(tmp_path: Path, accept: str, kind: str) -> None:
+async def test_both_addresses_answer_in_the_format_that_is_accepted(tmp_path: Path, accept: str, kind: str) -> None:
     backend = FakeBackend()
     async with (
         serve_api(backend, tmp_path / "s", None),
         serve_metrics(backend, LOCAL) as url,
         api_client(tmp_path / "s") as api,
     ):
-        status, content_type, body = await ask("GET", url, Accept=accept)
+        status, content_type, body = await send("GET", url, Accept=accept)
         assert (status, content_type.startswith(kind)) == (200, True)
         assert 'moorage_plugins{state="ready"} 0.0' in body
         assert body.endswith("# EOF\n") is (kind != "text/plain")
@@ -53,9 +45,9 @@ async def test_both_places_answer_in_the_format_that_is_accepted(tmp_path: Path,
 async def test_the_listener_serves_nothing_but_get_of_metrics() -> None:
     async with serve_metrics(FakeBackend(), LOCAL) as url:
         for path in ("/", "/plugins", "/moorage/v1/metrics", "/metrics/x", "/_ping"):
-            assert (await ask("GET", url.replace("/metrics", path)))[0] == 404, path
+            assert (await send("GET", url.replace("/metrics", path)))[0] == 404, path
         for method in ("POST", "HEAD", "PUT", "DELETE", "OPTIONS"):
-            assert (await ask(method, url))[0] == 405, method
+            assert (await send(method, url))[0] == 405, method
 
 
 async def test_without_an_address_there_is_no_listener_and_after_the_block_neither() -> None:
@@ -63,9 +55,9 @@ async def test_without_an_address_there_is_no_listener_and_after_the_block_neith
         assert url == ""
     async with serve_metrics(FakeBackend(), "[::1]:0") as url:
         assert url.startswith("http://[::1]:")
-        assert (await ask("GET", url))[0] == 200
+        assert (await send("GET", url))[0] == 200
     with pytest.raises(aiohttp.ClientConnectorError):
-        await ask("GET", url)
+        await send("GET", url)
 
 
 async def test_a_port_that_is_taken_is_a_conflict_that_names_it() -> None:
@@ -77,7 +69,7 @@ async def test_a_port_that_is_taken_is_a_conflict_that_names_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "why"),
+    ("address", "reason"),
     [
         ("0:0", r"it is 0\.0\.0\.0, which other machines can reach"),
         ("no-such-host.invalid:0", "cannot serve metrics on no-such-host.invalid:0: "),
@@ -85,8 +77,8 @@ async def test_a_port_that_is_taken_is_a_conflict_that_names_it() -> None:
         ("a..b:0", "cannot serve metrics on"),
     ],
 )
-async def test_a_place_that_is_not_ours_or_not_meant_is_refused(address: str, why: str) -> None:
-    with pytest.raises(errors.Invalid, match=why):
+async def test_an_unusable_metrics_address_is_refused(address: str, reason: str) -> None:
+    with pytest.raises(errors.Invalid, match=reason):
         async with serve_metrics(FakeBackend(), address):
             raise AssertionError
 
@@ -97,13 +89,13 @@ async def test_an_address_that_others_reach_is_served_as_given_with_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING, "moorage"):
         async with serve_metrics(FakeBackend(), address) as url:
-            assert (await ask("GET", url))[0] == 200
+            assert (await send("GET", url))[0] == 200
     assert [each for each in caplog.messages if "without a password" in each] == (
         [f"other machines can read the metrics on {address}, without a password"] if is_open else []
     )
 
 
-async def test_a_failure_is_told_as_the_api_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_is_reported_as_the_api_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()
 
     async def fail() -> None:
@@ -111,5 +103,5 @@ async def test_a_failure_is_told_as_the_api_tells_it(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(backend, "metrics", fail)
     async with serve_metrics(backend, LOCAL) as url:
-        status, _, body = await ask("GET", url)
+        status, _, body = await send("GET", url)
         assert (status, json.loads(body)) == (503, {"message": "not now"})

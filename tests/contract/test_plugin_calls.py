@@ -8,9 +8,9 @@ import anyio.abc
 import pytest
 
 from moorage import errors
-from moorage.api.errors import status_of
-from moorage.engine.calls import call
+from moorage.api.http.errors import status_of
 from moorage.host.sockets import PluginSocket
+from moorage.runs.http_call import call
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
@@ -44,7 +44,7 @@ async def test_case_235_a_call_waits_for_a_plugin_whose_queue_is_full(tmp_path: 
         first.connect(str(tmp_path / "p.sock"))  # fills the queue
         answers = []
 
-        async def ask() -> None:
+        async def send_request() -> None:
             answers.append(await call(PluginSocket(tmp_path, "p.sock"), "Echo", b"{}", 20.0))
 
         def serve() -> None:
@@ -55,13 +55,13 @@ async def test_case_235_a_call_waits_for_a_plugin_whose_queue_is_full(tmp_path: 
             client.close()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask)
+            tasks.start_soon(send_request)
             await anyio.wait_all_tasks_blocked()
             await anyio.to_thread.run_sync(serve)
         assert [answer.body for answer in answers] == [b"{}"]
 
 
-async def test_an_answer_that_is_too_long_is_the_plugins_fault(tmp_path: Path) -> None:
+async def test_d14_an_answer_that_is_too_long_is_the_plugins_fault(tmp_path: Path) -> None:
     async def serve(stream: anyio.abc.SocketStream) -> None:
         async with stream:
             await stream.receive()
@@ -70,7 +70,8 @@ async def test_an_answer_that_is_too_long_is_the_plugins_fault(tmp_path: Path) -
     listener = await anyio.create_unix_listener(tmp_path / "p.sock")
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
-        with pytest.raises(errors.MoorageError, match="the plugin's answer has more than 1000 bytes") as raised:
-            await call(PluginSocket(tmp_path, "p.sock"), "Big", b"{}", 20.0, most_bytes=1000)
-        assert status_of(raised.value) == 500
+        words = "cannot call Big of plugin p:latest: the plugin's answer has more than 1000 bytes"
+        with pytest.raises(errors.InvalidResponse, match=words) as raised:
+            await call(PluginSocket(tmp_path, "p.sock"), "Big", b"{}", 20.0, plugin="p:latest", most_bytes=1000)
+        assert status_of(raised.value) == 502
         tasks.cancel_scope.cancel()

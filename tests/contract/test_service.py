@@ -23,10 +23,10 @@ from moorage._lib.notify import ServiceManager
 from moorage.engine.lifecycle import State
 from moorage.engine.values import EngineInfo, PluginView
 from moorage.plugins import NO_OVERRIDES, effective_settings, parse_config
-from moorage.service import kept_informed, status_line
+from moorage.service_manager import notify_service_manager, status_line
 from moorage.timeouts import Timeouts
 from support.fake_backend import FakeBackend
-from support.service_manager import Told, service_manager
+from support.service_manager import Notifications, service_manager
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def told(address: str) -> Iterator[Told]:
+def notifications(address: str) -> Iterator[Notifications]:
     with service_manager(address) as listening:
         yield listening
 
@@ -62,7 +62,7 @@ def with_plugins(*states: State) -> FakeBackend:
     return backend
 
 
-class Away(FakeBackend):
+class Disconnected(FakeBackend):
     """One that has lost its containerd."""
 
     def info(self) -> EngineInfo:
@@ -81,29 +81,33 @@ def test_a_status_counts_plugins_by_what_they_do() -> None:
     assert status_line(with_plugins(State.READY)) == "1 plugin: 1 ready"
     states = (State.FAILED, State.READY, State.DISABLED, State.READY)
     assert status_line(with_plugins(*states)) == "4 plugins: 1 disabled, 2 ready, 1 failed"
-    assert status_line(Away()) == "no plugins; containerd is away"
+    assert status_line(Disconnected()) == "no plugins; containerd is away"
 
 
-async def test_ready_then_what_changes_then_stopping(told: Told, address: str) -> None:
+async def test_ready_then_what_changes_then_stopping(notifications: Notifications, address: str) -> None:
     engine, manager = with_plugins(State.READY), ServiceManager({"NOTIFY_SOCKET": address})
     with strict():
-        async with kept_informed(manager, engine, QUICK):
+        async with notify_service_manager(manager, engine, QUICK):
             await anyio.wait_all_tasks_blocked()
-            assert told.next(0) == {"READY": "1", "STATUS": "1 plugin: 1 ready"}
+            assert notifications.next(0) == {"READY": "1", "STATUS": "1 plugin: 1 ready"}
             (id,) = engine.plugins
             engine.plugins[id] = replace(engine.plugins[id], state=State.FAILED)  # no event: it is looked for
             await anyio.sleep(4 * QUICK.notify)
-            assert told.waiting() == [{"STATUS": "1 plugin: 1 failed"}]
-        assert told.waiting() == [{"STOPPING": "1", "STATUS": "leaving the plugins running"}]
-    assert told.senders == {os.getpid()}
+            assert notifications.waiting() == [{"STATUS": "1 plugin: 1 failed"}]
+        assert notifications.waiting() == [
+            {"STOPPING": "1", "STATUS": "leaving the plugins to the next engine or to `moorage down`"}
+        ]
+    assert notifications.senders == {os.getpid()}
 
 
-async def test_m08_without_live_restore_its_last_words_are_that_plugins_end(told: Told, address: str) -> None:
+async def test_m08_without_live_restore_its_last_words_are_that_plugins_end(
+    notifications: Notifications, address: str
+) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": address})
-    async with kept_informed(manager, Bound(), QUICK):
+    async with notify_service_manager(manager, Bound(), QUICK):
         await anyio.wait_all_tasks_blocked()
-        assert told.next(0)["READY"] == "1"
-    assert told.waiting()[-1] == {"STOPPING": "1", "STATUS": "ending the plugins"}
+        assert notifications.next(0)["READY"] == "1"
+    assert notifications.waiting()[-1] == {"STOPPING": "1", "STATUS": "ending the plugins"}
 
 
 class Unsettled(FakeBackend):
@@ -117,51 +121,57 @@ class Unsettled(FakeBackend):
         await self.is_settled.wait()
 
 
-async def test_case_247_ready_waits_for_what_runs_and_stopping_comes_without_it(told: Told, address: str) -> None:
+async def test_case_247_ready_waits_for_what_runs_and_stopping_comes_without_it(
+    notifications: Notifications, address: str
+) -> None:
     engine, manager = Unsettled(), ServiceManager({"NOTIFY_SOCKET": address})
-    async with kept_informed(manager, engine, Timeouts()):
+    async with notify_service_manager(manager, engine, Timeouts()):
         await anyio.wait_all_tasks_blocked()
-        assert told.waiting() == []
+        assert notifications.waiting() == []
         engine.is_settled.set()
         await anyio.wait_all_tasks_blocked()
-        assert told.next(0)["READY"] == "1"
-    told.waiting()
-    async with kept_informed(manager, Unsettled(), Timeouts()):
+        assert notifications.next(0)["READY"] == "1"
+    notifications.waiting()
+    async with notify_service_manager(manager, Unsettled(), Timeouts()):
         await anyio.wait_all_tasks_blocked()
-    assert [set(each) for each in told.waiting()] == [{"STOPPING", "STATUS"}]
+    assert [set(each) for each in notifications.waiting()] == [{"STOPPING", "STATUS"}]
 
 
-async def test_case_247_ready_is_told_after_a_bound_where_containerd_does_not_come(told: Told, address: str) -> None:
-    async with kept_informed(ServiceManager({"NOTIFY_SOCKET": address}), Unsettled(), Timeouts(announce=0.01)):
-        while not (sent := told.waiting()):  # noqa: ASYNC110 - a socket that the loop does not know
+async def test_case_247_ready_is_reported_after_a_bound_where_containerd_does_not_come(
+    notifications: Notifications, address: str
+) -> None:
+    async with notify_service_manager(ServiceManager({"NOTIFY_SOCKET": address}), Unsettled(), Timeouts(announce=0.01)):
+        while not (sent := notifications.waiting()):  # noqa: ASYNC110 - a socket that the loop does not know
             await anyio.sleep(0.01)
         assert sent[0]["READY"] == "1"
 
 
-async def test_an_event_is_told_at_once(told: Told, address: str) -> None:
+async def test_an_event_is_reported_at_once(notifications: Notifications, address: str) -> None:
     engine, manager = with_plugins(State.READY), ServiceManager({"NOTIFY_SOCKET": address})
-    async with kept_informed(manager, engine, Timeouts()):
+    async with notify_service_manager(manager, engine, Timeouts()):
         await anyio.wait_all_tasks_blocked()
         engine.plugins.clear()
-        engine.event_log.tell("remove", "0", "p0:1")
+        engine.event_log.publish("remove", "0", "p0:1")
         await anyio.wait_all_tasks_blocked()
-        assert told.waiting()[-1] == {"STATUS": "no plugins"}
+        assert notifications.waiting()[-1] == {"STATUS": "no plugins"}
 
 
-async def test_the_watchdog_is_fed_twice_in_its_time_and_not_by_a_loop_that_hangs(told: Told, address: str) -> None:
+async def test_the_watchdog_is_fed_twice_in_its_time_and_not_by_a_loop_that_hangs(
+    notifications: Notifications, address: str
+) -> None:
     period = 0.4
     environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": f"{period * 1e6:.0f}", "WATCHDOG_PID": str(os.getpid())}
     manager = ServiceManager(environment)
     assert (manager.beat, environment) == (period / 2, {})
-    async with kept_informed(manager, with_plugins(), QUICK):
+    async with notify_service_manager(manager, with_plugins(), QUICK):
         await anyio.sleep(2.25 * period)
-        beats = [message for message in told.waiting() if "WATCHDOG" in message]
+        beats = [message for message in notifications.waiting() if "WATCHDOG" in message]
         assert 2 <= len(beats) <= 5
         time.sleep(2 * period)  # noqa: ASYNC251 - the loop hangs
-        assert told.waiting() == []
+        assert notifications.waiting() == []
 
 
-async def test_a_watchdog_of_another_process_is_not_ours(told: Told, address: str) -> None:
+async def test_a_watchdog_of_another_process_is_ignored(notifications: Notifications, address: str) -> None:
     environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
     assert ServiceManager(environment).beat == 0
     assert ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "soon"}).beat == 0
@@ -171,28 +181,28 @@ async def test_a_watchdog_of_another_process_is_not_ours(told: Told, address: st
 async def test_nothing_is_done_where_no_manager_listens(tmp_path: Path) -> None:
     for environment in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "relative"}, {"NOTIFY_SOCKET": f"{tmp_path}/no"}):
         manager = ServiceManager(environment)
-        assert not await manager.tell(1.0, READY=1)
-        async with kept_informed(manager, with_plugins(), QUICK):
+        assert not await manager.notify(1.0, READY=1)
+        async with notify_service_manager(manager, with_plugins(), QUICK):
             await anyio.wait_all_tasks_blocked()
 
 
-async def test_a_message_waits_for_room_as_long_as_it_may(told: Told, address: str) -> None:
+async def test_a_message_waits_for_room_as_long_as_it_may(notifications: Notifications, address: str) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": address})
     sent = 0
-    while await manager.tell(0.0, STATUS=sent):
+    while await manager.notify(0.0, STATUS=sent):
         sent += 1
     assert sent > 0  # the manager's queue is full
-    assert not await manager.tell(0.05, READY=1)
+    assert not await manager.notify(0.05, READY=1)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(manager.tell, 10.0, READY=1))
+        tasks.start_soon(partial(manager.notify, 10.0, READY=1))
         await anyio.wait_all_tasks_blocked()
-        told.waiting()
-    assert told.waiting() == [{"READY": "1"}]
+        notifications.waiting()
+    assert notifications.waiting() == [{"READY": "1"}]
 
 
-async def test_a_status_of_several_lines_is_told_as_one(told: Told, address: str) -> None:
-    await ServiceManager({"NOTIFY_SOCKET": address}).tell(1.0, STATUS="first\nREADY=0")
-    assert told.next() == {"STATUS": "first READY=0"}
+async def test_a_status_of_several_lines_is_reported_as_one(notifications: Notifications, address: str) -> None:
+    await ServiceManager({"NOTIFY_SOCKET": address}).notify(1.0, STATUS="first\nREADY=0")
+    assert notifications.next() == {"STATUS": "first READY=0"}
 
 
 def test_each_line_bears_its_priority() -> None:
@@ -211,14 +221,16 @@ def test_the_journal_is_known_by_device_and_inode(tmp_path: Path) -> None:
     assert not is_journal(987, "8:1")
 
 
-@pytest.mark.parametrize("is_ours", [True, False])
-def test_an_error_of_the_command_line_bears_its_priority_in_the_journal_only(tmp_path: Path, is_ours: bool) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        status = os.fstat(theirs.fileno())
-        stream = f"{status.st_dev}:{status.st_ino}" if is_ours else "1:2"
+@pytest.mark.parametrize("is_journal_stream", [True, False])
+def test_an_error_of_the_command_line_bears_its_priority_in_the_journal_only(
+    tmp_path: Path, is_journal_stream: bool
+) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        status = os.fstat(far.fileno())
+        stream = f"{status.st_dev}:{status.st_ino}" if is_journal_stream else "1:2"
         environment = {"JOURNAL_STREAM": stream, "PYTHONPATH": os.pathsep.join(sys.path)}
         words = ["--host", str(tmp_path / "none"), "enable", "x"]
-        subprocess.run([sys.executable, "-m", "moorage", *words], env=environment, stderr=theirs.fileno(), check=False)
-        said = ours.recv(10000).decode()
-    assert said.startswith("<3>moorage: cannot reach" if is_ours else "moorage: cannot reach")
+        subprocess.run([sys.executable, "-m", "moorage", *words], env=environment, stderr=far.fileno(), check=False)
+        said = near.recv(10000).decode()
+    assert said.startswith("<3>moorage: cannot reach" if is_journal_stream else "moorage: cannot reach")

@@ -1,3 +1,9 @@
-from support.fixtures import ground as ground
-from support.fixtures import place as place
+from support.engine_fixtures import house as house
+from support.engine_fixtures import machine as machine
+from support.engine_fixtures import nothing_else as nothing_else
+from support.engine_fixtures import other as other
+from support.engine_fixtures import registry as registry
+from support.engine_fixtures import server as server
 from support.fixtures import pytest_runtest_makereport as pytest_runtest_makereport
+from support.fixtures import session as session
+from support.fixtures import workspace as workspace

@@ -8,17 +8,17 @@ from contextlib import suppress
 import pytest
 
 from moorage import errors
+from support.conditions import eventually
 from support.kills import kill_task
-from support.places import Place
-from support.scenes import FULL, HARMS, ID, KILLED, Scene, broken, scene
+from support.scenario import FAULTS, FULL, ID, KILLED, Scenario, run_with_fault, scenario
 from support.sinks import Exits, Memory
-from support.waiting import eventually
+from support.workspace import Workspace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
-every_harm = pytest.mark.parametrize(("harm", "when"), HARMS)
-most_harms = pytest.mark.parametrize(  # the others differ in how the failure is told, which every_harm looks at
-    ("harm", "when"), HARMS if FULL else [(harm, when) for harm, when in HARMS if harm in ("cut", "killed")]
+every_harm = pytest.mark.parametrize(("fault", "when"), FAULTS)
+most_harms = pytest.mark.parametrize(  # the others differ in how the failure is reported, which every_harm covers
+    ("fault", "when"), FAULTS if FULL else [(fault, when) for fault, when in FAULTS if fault in ("cut", "killed")]
 )
 
 Points = Callable[[str, object], None]
@@ -30,36 +30,36 @@ EXIT = ["Tasks/Get", "Tasks/Metrics", "Tasks/Get", "Tasks/Delete", "Tasks/Get", 
 MISSING = "/missing/command"
 
 
-async def leave_running(place: Place) -> int:
-    """Start a container and let go of it; its pid."""
-    async with scene(place) as it:
+async def leave_running(workspace: Workspace) -> int:
+    """Start a container and release it; its pid."""
+    async with scenario(workspace) as it:
         await it.create()
         return await it.pid()
 
 
-async def clear_as_the_next_process(place: Place) -> None:
+async def clear_as_the_next_process(workspace: Workspace) -> None:
     exits = Exits()
-    async with place.executor(exits) as executor:
+    async with workspace.executor(exits) as executor:
         alive = await executor.restore(ID, Memory(), Memory())
         if alive:
             await executor.signal(ID, signal.SIGKILL)
             await eventually(lambda: exits.seen)
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
     assert len(exits.seen) == alive
 
 
 @every_harm
-async def test_create_is_whole_or_nothing(place: Place, harm: str, when: str, record_property: Points) -> None:
-    async with scene(place) as it:
+async def test_create_is_whole_or_nothing(workspace: Workspace, fault: str, when: str, record_property: Points) -> None:
+    async with scenario(workspace) as it:
         it.proxy.arm()
         await it.create()
         assert it.proxy.calls == CREATE
         await it.end()
         for number in range(len(CREATE)):
-            result = await broken(it, Scene.create, number, harm, when)
+            result = await run_with_fault(it, Scenario.create, number, fault, when)
             assert result.reached, f"call {number} was never made"
             if result.failure is not None:
-                await place.assert_nothing_left()
+                await workspace.assert_nothing_left()
                 await it.create()
             await it.end()
     it.assert_sinks_closed_once()
@@ -67,16 +67,18 @@ async def test_create_is_whole_or_nothing(place: Place, harm: str, when: str, re
 
 
 @most_harms
-async def test_a_failing_create_leaves_nothing(place: Place, harm: str, when: str, record_property: Points) -> None:
-    async def fail(it: Scene) -> None:
-        await it.executor.create(ID, place.command(ID, [MISSING]), *it.two_sinks())
+async def test_a_failing_create_leaves_nothing(
+    workspace: Workspace, fault: str, when: str, record_property: Points
+) -> None:
+    async def fail(it: Scenario) -> None:
+        await it.executor.create(ID, workspace.command(ID, [MISSING]), *it.two_sinks())
 
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         number, reached, failure = 0, True, ""
         while reached:
-            result = await broken(it, fail, number, harm, when)
+            result = await run_with_fault(it, fail, number, fault, when)
             assert result.failure is not None
-            await place.assert_nothing_left()
+            await workspace.assert_nothing_left()
             number, reached, failure = number + 1, result.reached, str(result.failure)
         assert MISSING in failure
         assert number > len(CREATE), "the undo makes calls too"
@@ -87,15 +89,15 @@ async def test_a_failing_create_leaves_nothing(place: Place, harm: str, when: st
 
 @most_harms
 async def test_a_restore_is_whole_or_can_be_repeated(
-    place: Place, harm: str, when: str, record_property: Points
+    workspace: Workspace, fault: str, when: str, record_property: Points
 ) -> None:
-    async def restore(it: Scene) -> None:
+    async def restore(it: Scenario) -> None:
         assert await it.restore()
 
     for number in range(len(RESTORE)):
-        pid = await leave_running(place)
-        async with scene(place) as it:
-            result = await broken(it, restore, number, harm, when)
+        pid = await leave_running(workspace)
+        async with scenario(workspace) as it:
+            result = await run_with_fault(it, restore, number, fault, when)
             assert result.reached, f"call {number} was never made"
             if result.failure is not None:
                 await restore(it)
@@ -105,23 +107,23 @@ async def test_a_restore_is_whole_or_can_be_repeated(
 
 
 @most_harms
-async def test_a_restore_of_an_ended_one_tells_its_exit_once(
-    place: Place, harm: str, when: str, record_property: Points
+async def test_a_restore_of_a_stopped_one_reports_its_exit_once(
+    workspace: Workspace, fault: str, when: str, record_property: Points
 ) -> None:
     number, reached = 0, True
     while reached:
-        await leave_running(place)
-        async with place.client() as client:
+        await leave_running(workspace)
+        async with workspace.client() as client:
             await kill_task(client, ID)
-        async with scene(place) as it:
-            result = await broken(it, Scene.restore, number, harm, when)
+        async with scenario(workspace) as it:
+            result = await run_with_fault(it, Scenario.restore, number, fault, when)
             if result.failure is not None:
                 assert not await it.restore()
             exit = it.executor.last_exit(ID)
             assert exit
             assert exit.code in (KILLED, None)
             assert exit.code == KILLED or result.failure, "without a failure the code is known"
-            await place.assert_nothing_left()
+            await workspace.assert_nothing_left()
             assert not it.exits.seen
         it.assert_sinks_closed_once()
         number, reached = number + 1, result.reached
@@ -130,19 +132,19 @@ async def test_a_restore_of_an_ended_one_tells_its_exit_once(
 
 
 @most_harms
-async def test_an_exit_is_told_once_and_everything_removed(
-    place: Place, harm: str, when: str, record_property: Points
+async def test_an_exit_is_reported_once_and_everything_removed(
+    workspace: Workspace, fault: str, when: str, record_property: Points
 ) -> None:
-    async def end(it: Scene) -> None:
+    async def end(it: Scenario) -> None:
         os.kill(await it.pid(), signal.SIGKILL)
         await eventually(lambda: it.exits.seen)
 
     number, reached = 0, True
     while reached:
-        async with scene(place) as it:
+        async with scenario(workspace) as it:
             await it.create()
-            result = await broken(it, end, number, harm, when)
-            await place.assert_nothing_left()
+            result = await run_with_fault(it, end, number, fault, when)
+            await workspace.assert_nothing_left()
             assert [exit.code for exit in it.exits.seen] == [KILLED]
             assert result.failure is None
             await it.create()
@@ -155,26 +157,26 @@ async def test_an_exit_is_told_once_and_everything_removed(
 
 @most_harms
 async def test_a_signal_fails_by_kind_and_is_no_exit(
-    place: Place, harm: str, when: str, record_property: Points
+    workspace: Workspace, fault: str, when: str, record_property: Points
 ) -> None:
-    async def interrupt(it: Scene) -> None:
+    async def interrupt(it: Scenario) -> None:
         await it.executor.signal(ID, signal.SIGCONT)
 
-    async def kill(it: Scene) -> None:
+    async def kill(it: Scenario) -> None:
         await it.executor.signal(ID, signal.SIGKILL)
 
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         await it.create()
-        result = await broken(it, interrupt, 0, harm, when)
+        result = await run_with_fault(it, interrupt, 0, fault, when)
         assert result.reached
         assert result.failure is not None
         assert not it.exits.seen
-        result = await broken(it, kill, 0, harm, when)
+        result = await run_with_fault(it, kill, 0, fault, when)
         assert result.reached
         with suppress(errors.NotFound):
             await kill(it)
         await eventually(lambda: it.exits.seen)
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
         assert [exit.code for exit in it.exits.seen] == [KILLED]
     it.assert_sinks_closed_once()
     record_property("points", 2)
@@ -182,11 +184,11 @@ async def test_a_signal_fails_by_kind_and_is_no_exit(
 
 @most_harms
 async def test_what_a_broken_create_left_is_found_by_the_next_process(
-    place: Place, harm: str, when: str, record_property: Points
+    workspace: Workspace, fault: str, when: str, record_property: Points
 ) -> None:
     for number in range(len(CREATE)):
-        async with scene(place) as it:
-            result = await broken(it, Scene.create, number, harm, when)
+        async with scenario(workspace) as it:
+            result = await run_with_fault(it, Scenario.create, number, fault, when)
             assert result.reached
-        await clear_as_the_next_process(place)
+        await clear_as_the_next_process(workspace)
     record_property("points", len(CREATE))

@@ -11,41 +11,42 @@ import pytest
 from moorage import errors
 from moorage.containerd.types import TaskExit
 from moorage.embedding import open_executor
+from support.conditions import eventually
 from support.kills import kill, kill_containerd, replace_containerd
-from support.places import Place
-from support.scenes import FULL, ID, KILLED, scene
+from support.limits import limit
+from support.scenario import FULL, ID, KILLED, scenario
 from support.sinks import Exits, Memory
-from support.waiting import eventually
+from support.workspace import Workspace
 
-pytestmark = [pytest.mark.anyio, pytest.mark.real, pytest.mark.timeout(600 if FULL else 120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.real, pytest.mark.timeout(limit(600 if FULL else 120))]
 
 
 @pytest.mark.parametrize("left", ["record", "stopped task", "directory"])
-async def test_case_016_what_a_crash_left_under_the_id_is_replaced(place: Place, left: str) -> None:
-    async with place.containers() as containers:
+async def test_case_016_what_a_crash_left_under_the_id_is_replaced(workspace: Workspace, left: str) -> None:
+    async with workspace.containers() as containers:
         if left == "directory":
-            (place.task_directories / ID).mkdir(parents=True)
+            (workspace.task_directories / ID).mkdir(parents=True)
         else:
-            await containers.create(ID, place.shell(ID, "exec sleep 1000000"), place.runtime)
+            await containers.create(ID, workspace.shell(ID, "exec sleep 1000000"), workspace.runtime)
     if left == "stopped task":
-        await place_stopped_task(place)
-    async with scene(place) as it:
+        await create_stopped_task(workspace)
+    async with scenario(workspace) as it:
         await it.create()
         await it.end()
 
 
-async def place_stopped_task(place: Place) -> None:
-    async with scene(place) as it:
+async def create_stopped_task(workspace: Workspace) -> None:
+    async with scenario(workspace) as it:
         await it.create()  # replaces the record
         pid = await it.pid()
     await kill(pid)
 
 
-async def test_case_016_a_running_task_under_the_id_is_not_killed_but_can_be_taken_over(place: Place) -> None:
-    async with scene(place) as it:
+async def test_case_016_a_running_task_under_the_id_is_not_killed_but_can_be_taken_over(workspace: Workspace) -> None:
+    async with scenario(workspace) as it:
         await it.create()
         pid = await it.pid()
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         with pytest.raises(errors.Conflict):
             await it.create()
         assert await it.pid() == pid
@@ -53,17 +54,17 @@ async def test_case_016_a_running_task_under_the_id_is_not_killed_but_can_be_tak
         await it.end()
 
 
-async def test_case_017_no_shim_stays_after_kills_of_containerd_at_any_moment(place: Place) -> None:
+async def test_case_017_no_shim_stays_after_kills_of_containerd_at_any_moment(workspace: Workspace) -> None:
     rounds = 200 if FULL else 12
     draw = random.Random(17)
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         for _ in range(rounds):
             before = len(it.exits.seen)
             async with anyio.create_task_group() as tasks:
 
                 async def kill_sometime() -> None:
                     await anyio.sleep(draw.uniform(0, 0.15))  # the moment is what is tried
-                    await replace_containerd(place.containerd)
+                    await replace_containerd(workspace.containerd)
 
                 tasks.start_soon(kill_sometime)
                 try:
@@ -72,32 +73,32 @@ async def test_case_017_no_shim_stays_after_kills_of_containerd_at_any_moment(pl
                     continue
             os.kill(await it.pid(), signal.SIGKILL)
             await eventually(lambda: len(it.exits.seen) == before + 1)  # noqa: B023 - awaited in this round
-        await eventually(lambda: not place.shims())
+        await eventually(lambda: not workspace.shims())
         # A containerd that is killed while it deletes a directory of its own leaves it; the next creates clear that.
         for _ in range(3):
             before = len(it.exits.seen)
             await it.create(ID, "exit 0")
             await eventually(lambda: len(it.exits.seen) == before + 1)  # noqa: B023 - awaited in this round
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
     it.assert_sinks_closed_once()
 
 
 async def test_case_017_a_directory_that_containerd_hid_and_never_removed_goes_with_the_next_creates(
-    place: Place,
+    workspace: Workspace,
 ) -> None:
-    hidden = place.task_directories / f".{ID}"
+    hidden = workspace.task_directories / f".{ID}"
     (hidden / "left").mkdir(parents=True)
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         for number in range(3):
             await it.create(ID, "exit 0")
             await eventually(lambda: len(it.exits.seen) == number + 1)  # noqa: B023 - awaited in this round
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
 
 
-async def test_case_018_an_old_runs_exit_and_shim_do_not_touch_the_new_run(place: Place) -> None:
-    async with scene(place) as it:
+async def test_case_018_an_old_runs_exit_and_shim_do_not_touch_the_new_run(workspace: Workspace) -> None:
+    async with scenario(workspace) as it:
         await it.create()
-        old_pid, old_shims = await it.pid(), place.shims(ID)
+        old_pid, old_shims = await it.pid(), workspace.shims(ID)
         old = await it.end()
         await it.create()
         pid = await it.pid()
@@ -111,9 +112,9 @@ async def test_case_018_an_old_runs_exit_and_shim_do_not_touch_the_new_run(place
         assert new.run != old.run
 
 
-async def test_case_019_the_end_of_an_added_process_is_not_the_end(place: Place) -> None:
+async def test_case_019_the_end_of_an_added_process_is_not_the_end(workspace: Workspace) -> None:
     rounds = 100 if FULL else 10
-    async with scene(place) as it, place.client() as client:
+    async with scenario(workspace) as it, workspace.client() as client:
         await it.create()
         pid = await it.pid()
 
@@ -121,7 +122,7 @@ async def test_case_019_the_end_of_an_added_process_is_not_the_end(place: Place)
             process = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
             await client.exec_process(ID, name, process)
             await client.start_process(ID, name)
-            await client.wait(ID, name, within=20)
+            await client.wait(ID, name, within=limit(20))
             await client.delete_process(ID, name)
 
         for number in range(0, rounds, 5):
@@ -133,14 +134,16 @@ async def test_case_019_the_end_of_an_added_process_is_not_the_end(place: Place)
         await it.end()
 
 
-async def test_case_031_a_plugin_writes_on_while_nobody_reads_and_its_output_goes_on_in_order(place: Place) -> None:
+async def test_case_031_a_plugin_continues_to_write_while_its_output_is_not_read_and_the_order_stays(
+    workspace: Workspace,
+) -> None:
     text = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.01; done"
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         await it.create(ID, text)
         pid = await it.pid()
         first = it.sinks[0]
         await eventually(lambda: first.data.count(b"\n") > 3)
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         assert await it.restore()
         assert await it.pid() == pid
         second = it.sinks[0]
@@ -150,11 +153,13 @@ async def test_case_031_a_plugin_writes_on_while_nobody_reads_and_its_output_goe
     assert [int(line) for line in lines] == list(range(1, len(lines) + 1))
 
 
-async def test_case_037_a_restart_of_ours_keeps_what_runs_and_every_operation_works_at_once(place: Place) -> None:
-    async with scene(place) as it:
+async def test_case_037_a_restart_of_our_process_keeps_what_runs_and_every_operation_works_at_once(
+    workspace: Workspace,
+) -> None:
+    async with scenario(workspace) as it:
         await it.create()
         pid = await it.pid()
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         assert await it.restore()
         assert await it.executor.is_running(ID)
         await it.executor.signal(ID, signal.SIGCONT)
@@ -163,38 +168,40 @@ async def test_case_037_a_restart_of_ours_keeps_what_runs_and_every_operation_wo
         await it.end()
 
 
-async def test_case_039_a_process_that_ends_at_once_is_a_success_and_one_exit(place: Place) -> None:
+async def test_case_039_a_process_that_ends_at_once_is_a_success_and_one_exit(workspace: Workspace) -> None:
     rounds = 200 if FULL else 20
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         for number in range(rounds):
-            await it.executor.create(ID, place.command(ID, ["/bin/true"]), *it.two_sinks())
+            await it.executor.create(ID, workspace.command(ID, ["/bin/true"]), *it.two_sinks())
             await eventually(lambda: len(it.exits.seen) == number + 1)  # noqa: B023 - awaited in this round
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
         assert [exit.code for exit in it.exits.seen] == [0] * rounds
     it.assert_sinks_closed_once()
 
 
-async def test_case_040_a_missing_command_fails_alike_twice_and_leaves_nothing(place: Place) -> None:
+async def test_case_040_a_missing_command_fails_alike_twice_and_leaves_nothing(workspace: Workspace) -> None:
     said = set()
-    async with scene(place) as it:
+    async with scenario(workspace) as it:
         for _ in range(2):
             with pytest.raises(errors.MoorageError, match="/no/such") as caught:
-                await it.executor.create(ID, place.command(ID, ["/no/such"]), *it.two_sinks())
+                await it.executor.create(ID, workspace.command(ID, ["/no/such"]), *it.two_sinks())
             said.add(str(caught.value))
-            await place.assert_nothing_left()
+            await workspace.assert_nothing_left()
         assert not it.exits.seen
     assert len(said) == 1
 
 
-async def test_case_098_an_executor_opened_before_containerd_fails_by_kind_and_later_opens(place: Place) -> None:
-    await kill_containerd(place.containerd)
+async def test_case_098_an_executor_opened_before_containerd_fails_by_kind_and_later_opens(
+    workspace: Workspace,
+) -> None:
+    await kill_containerd(workspace.containerd)
     with pytest.raises(errors.Unavailable, match="cannot create containerd exec client"):
-        async with place.executor(Exits()):
+        async with workspace.executor(Exits()):
             pytest.fail("nothing is there to be opened")
-    await place.containerd.ensure()
+    await workspace.containerd.ensure()
     exits = Exits()
-    async with place.executor(exits) as executor:
-        await executor.create(ID, place.command(ID, ["/bin/true"]), Memory(), Memory())
+    async with workspace.executor(exits) as executor:
+        await executor.create(ID, workspace.command(ID, ["/bin/true"]), Memory(), Memory())
         await eventually(lambda: exits.seen)
 
 

@@ -1,4 +1,4 @@
-"""Thirty plugins in any order of commands, crashes, kills of engine and containerd: in the end wish and state agree."""
+"""Commands, crashes, kills of engine and containerd in any order on thirty plugins; each reaches its desired state."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 
 from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine, kill, processes_below
+from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
 
@@ -38,13 +39,13 @@ def shims(house: EngineProcess) -> list[int]:
 
 
 def settle(house: EngineProcess) -> None:
-    """Wait until every plugin does what is wanted of it."""
+    """Wait until every plugin is in its desired state."""
     house.wait_until(
         lambda: all(
             plugin["Moorage"]["State"] == ("ready" if plugin["Enabled"] else "disabled") for plugin in house.plugins()
         ),
         "wish and state agree",
-        120,
+        limit(120),
     )
 
 
@@ -54,7 +55,7 @@ class Storm:
     def __init__(self, house: EngineProcess, seed: int) -> None:
         self.house = house
         self.random = random.Random(seed)
-        self.wanted = dict.fromkeys(names(), False)
+        self.desired = dict.fromkeys(names(), False)
         self.there = set(names())
 
     def step(self) -> None:
@@ -68,9 +69,9 @@ class Storm:
         elif name not in self.there:
             self.attempt(name, lambda: self.house.create(name, CONFIG), lambda: self.there.add(name))
         elif draw < 0.35:
-            self.attempt(name, lambda: self.house.enable(name), lambda: self.wanted.update({name: True}))
+            self.attempt(name, lambda: self.house.enable(name), lambda: self.desired.update({name: True}))
         elif draw < 0.6:
-            self.attempt(name, lambda: self.house.disable(name), lambda: self.wanted.update({name: False}))
+            self.attempt(name, lambda: self.house.disable(name), lambda: self.desired.update({name: False}))
         elif draw < 0.8:
             pid = self.house.more(name)["Pid"]
             if pid:
@@ -82,20 +83,20 @@ class Storm:
 
     def forget(self, name: str) -> None:
         self.there.discard(name)
-        self.wanted[name] = False
+        self.desired[name] = False
 
     def attempt(self, name: str, do: Callable[[], None], done: Callable[[], object]) -> None:
-        """A command: done, refused for a reason that the state gives, or tried again while containerd is away."""
-        deadline = time.monotonic() + 60
+        """A command: done, refused because of the state, or tried again while containerd is unavailable."""
+        deadline = time.monotonic() + limit(60)
         while (status := self.try_once(do)) not in (200, 404, 409):
             assert time.monotonic() < deadline, f"{name}: {status}"
             time.sleep(0.1)
         if status == 200:
             done()
-        elif status == 404:  # an earlier try was answered 503, and went on by itself
+        elif status == 404:  # an earlier try was answered 503, and continued by itself
             self.forget(name)
         else:
-            self.wanted[name] = self.house.inspect(name)["Enabled"]
+            self.desired[name] = self.house.inspect(name)["Enabled"]
 
     def try_once(self, do: Callable[[], None]) -> int:
         try:
@@ -106,7 +107,7 @@ class Storm:
         return 200
 
 
-def test_m08_case_107_a_storm_ends_with_wish_and_state_agreed(house: EngineProcess) -> None:
+def test_m08_case_107_after_a_storm_state_equals_desired_state(house: EngineProcess) -> None:
     seed = int(os.environ.get("MOORAGE_STORM_SEED", "1"))
     for name in names():
         house.create(name, CONFIG)
@@ -117,7 +118,7 @@ def test_m08_case_107_a_storm_ends_with_wish_and_state_agreed(house: EngineProce
     settle(house)
     found = {plugin["Name"].removesuffix(":latest"): plugin["Enabled"] for plugin in house.plugins()}
     assert set(found) == storm.there
-    assert found == {name: storm.wanted[name] for name in storm.there}, f"seed {seed}"
+    assert found == {name: storm.desired[name] for name in storm.there}, f"seed {seed}"
     running = [plugin for plugin in house.plugins() if plugin["Enabled"]]
     house.wait_until(lambda: len(shims(house)) == len(running), "a shim for each that runs")
     for name in storm.there:
@@ -156,13 +157,13 @@ def test_m11_a_dockerds_namespace_is_refused_with_the_way_out(tmp_path: Path, ho
     second = EngineProcess(tmp_path / "second", containerd=str(address), namespace="theirs")
     second.root.parent.mkdir()
     child = second._popen("serve")
-    assert child.wait(30) != 0
+    assert child.wait(limit(30)) != 0
     assert "--namespace" in second.log.read_text()
-    assert "is not ours but a dockerd's" in second.log.read_text()
+    assert "is a dockerd's and not this engine's" in second.log.read_text()
     subprocess.run([*ctr, "containers", "rm", "0" * 64], check=True)
     # the other namespace is that of another engine, which is alive
     second.namespace = "plugins.moby"
     child = second._popen("serve")
-    assert child.wait(30) != 0
+    assert child.wait(limit(30)) != 0
     assert f" on {house.root}, whether that runs or not" in second.log.read_text()
     assert processes_below(second.exec_root) == []

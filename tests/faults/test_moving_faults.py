@@ -18,7 +18,7 @@ from faults.test_engine_kills import KILLS, in_background, legal
 from support.engines import EngineProcess, Refused, UnixConnection, actor, config, engine
 from support.foreground import wait_until
 from support.layouts import Layout, layer_tar
-from support.registries import Served, serve_registry
+from support.registries import Served
 
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc", "docker-registry")]
 
@@ -26,18 +26,6 @@ ROUNDS = max(1, KILLS // 2)
 """Kills of a push; each is followed by a whole one."""
 
 TAR = {"Content-Type": "application/x-tar"}
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
 
 
 def archive(*names: str, bulk_bytes: int = 2_000_000) -> bytes:
@@ -51,11 +39,11 @@ def archive(*names: str, bulk_bytes: int = 2_000_000) -> bytes:
 
 
 def load(house: EngineProcess, body: bytes) -> None:
-    house.ask("POST", "/moorage/v1/load", body, headers=TAR)
+    house.request_json("POST", "/moorage/v1/load", body, headers=TAR)
 
 
 def push(house: EngineProcess, name: str) -> dict[str, Any]:
-    """A push to its end; the last that it says."""
+    """A complete push; its last line."""
     _, raw = house.request("POST", f"/plugins/{quote(name, safe='')}/push")
     last: dict[str, Any] = json.loads(raw.splitlines()[-1])
     return last
@@ -82,7 +70,7 @@ STEPS: dict[str, Callable[[EngineProcess], bool]] = {
     ),
     "one of three is there": lambda house: any((house.root / "plugins").glob("*/plugin.json")),
 }
-"""What can be seen of a load that goes on."""
+"""What can be seen of a running load."""
 
 
 def kill_in_a_load(house: EngineProcess, body: bytes, step: str, is_reached: Callable[[EngineProcess], bool]) -> None:
@@ -154,18 +142,18 @@ def test_d04_a_client_that_leaves_in_the_middle_of_a_push_harms_nothing(house: E
     assert b"The push refers to" in answer.readline()
     connection.sock.close()
     answer.close()
-    house.wait_until(lambda: house.ask("POST", "/moorage/v1/prune")["UnderWay"] == 0, "nothing is under way")
+    house.wait_until(lambda: house.request_json("POST", "/moorage/v1/prune")["UnderWay"] == 0, "nothing is under way")
     assert "aux" in push(house, name)
     remove_all(house)
 
 
-def test_d09_a_save_whose_reader_leaves_holds_nothing(house: EngineProcess) -> None:
+def test_d09_a_save_whose_reader_disconnects_leaves_no_lease(house: EngineProcess) -> None:
     house.create("a:1", None, bulk=os.urandom(8_000_000))
     connection = UnixConnection(house.socket, 20)
     connection.request("GET", "/moorage/v1/save?name=a:1")
     assert connection.getresponse().read(1000)
     connection.close()
-    house.wait_until(lambda: house.ask("POST", "/moorage/v1/prune")["UnderWay"] == 0, "nothing is under way")
+    house.wait_until(lambda: house.request_json("POST", "/moorage/v1/prune")["UnderWay"] == 0, "nothing is under way")
     remove_all(house)
     legal(house)
 
@@ -173,14 +161,14 @@ def test_d09_a_save_whose_reader_leaves_holds_nothing(house: EngineProcess) -> N
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that 8 MB fill."""
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], check=True)
-    yield place
-    subprocess.run(["umount", place], check=True)
+    workspace = tmp_path / "small"
+    workspace.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", workspace], check=True)
+    yield workspace
+    subprocess.run(["umount", workspace], check=True)
 
 
-def test_d09_case_096_a_load_that_fills_the_disk_is_told_and_leaves_room(small_disk: Path) -> None:
+def test_d09_case_096_a_load_that_fills_the_disk_is_reported_and_leaves_room(small_disk: Path) -> None:
     with engine(small_disk) as house:
         before = free_bytes(small_disk)
         for bulk in (9_000_000, 4_500_000):  # too large as it comes; too large when it is unpacked

@@ -15,9 +15,9 @@ import anyio
 import pytest
 from aiohttp import web
 
-from support.contents import Held, held_by, wait_for
+from support.contents import Contents, contents_of, wait_for
 from support.engines import EngineProcess, Refused, UnixConnection, config, engine
-from support.fault_registry import Answer, FaultRegistry, always, begin_of, claims, cut, sends, trickles
+from support.fault_registry import Answer, FaultRegistry, always, begin_of, claims, cut, sends, sends_slowly
 from support.foreground import wait_until
 from support.packages import GZIP, Blob, Made, layer, make
 from support.registry_faults import fault_registry, offer, requests_for
@@ -51,9 +51,9 @@ def house(shared_house: EngineProcess) -> Iterator[EngineProcess]:
 
 
 @pytest.fixture(scope="module")
-def empty(shared_house: EngineProcess) -> Held:
-    """What containerd holds when there is no plugin, and never was one."""
-    return held_by(shared_house)
+def empty(shared_house: EngineProcess) -> Contents:
+    """What containerd stores when there is no plugin, and never was one."""
+    return contents_of(shared_house)
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def registry(shared_registry: FaultRegistry) -> FaultRegistry:
     return shared_registry
 
 
-def drops(data: bytes, *places: int) -> Answer:
-    """Breaks off at each of these places once, the first request at the first one, and goes on where it is asked to."""
-    left = list(places)
+def drops(data: bytes, *offsets: int) -> Answer:
+    """Breaks off at each of these offsets once, in order, and continues from the requested offset."""
+    left = list(offsets)
 
     async def answer(request: web.Request) -> web.StreamResponse:
         begin = begin_of(request)
@@ -92,9 +92,9 @@ WRONG: dict[str, tuple[Made, dict[str, Answer], str]] = {
     "digest": (two(), {"layer1": sends(BIG.data[:-1] + b"\1")}, "digest"),
     "size": (two().with_layer(1, size=len(BIG.data) + 1), {}, "promised"),
     "truncated": (two(), {"layer1": claims(len(BIG.data), BIG.data[:1000])}, "received 1000 of"),
-    "endless": (two(), {"layer1": trickles(None, 0.0, b"x" * 100_000)}, "more than the promised"),
+    "endless": (two(), {"layer1": sends_slowly(None, 0.0, b"x" * 100_000)}, "more than the promised"),
     "10 GB": (two().with_layer(1, size=10 << 30), {}, "promised"),
-    "slow": (two(), {"layer1": trickles(len(BIG.data), 0.2)}, "bytes a second"),
+    "slow": (two(), {"layer1": sends_slowly(len(BIG.data), 0.2)}, "bytes a second"),
     "storm of 500": (two(), {"layer1": always(500, "internal words")}, "internal words"),
     "429": (two(), {"layer1": always(429, "slow down", Retry_After="3600")}, "slow down"),
     "gone": (two(), {"layer0": always(404, "no such blob")}, "no such blob"),
@@ -104,8 +104,8 @@ WRONG: dict[str, tuple[Made, dict[str, Answer], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_case_090_case_096_what_is_wrong_is_told_and_leaves_nothing(
-    house: EngineProcess, registry: FaultRegistry, empty: Held, name: str
+def test_case_090_case_096_what_is_wrong_is_reported_and_leaves_nothing(
+    house: EngineProcess, registry: FaultRegistry, empty: Contents, name: str
 ) -> None:
     made, instead, text = WRONG[name]
     remote = offer(registry, made, instead=instead)
@@ -117,9 +117,9 @@ def test_case_090_case_096_what_is_wrong_is_told_and_leaves_nothing(
     assert (list((house.root / "tmp").iterdir()), list((house.root / "plugins").iterdir())) == ([], [])
 
 
-def test_d03_a_line_that_breaks_again_and_again_is_gone_on_with(house: EngineProcess, registry: FaultRegistry) -> None:
-    places = sorted(random.Random(7).sample(range(1, len(BIG.data)), 4))
-    remote = offer(registry, two(), instead={"layer1": drops(BIG.data, *places)})
+def test_d03_a_connection_that_breaks_again_and_again_is_resumed(house: EngineProcess, registry: FaultRegistry) -> None:
+    offsets = sorted(random.Random(7).sample(range(1, len(BIG.data)), 4))
+    remote = offer(registry, two(), instead={"layer1": drops(BIG.data, *offsets)})
     house.install(remote, "p")
     begins = [each.range for each in registry.seen if BIG.digest in each.path]
     assert len(begins) >= 5
@@ -133,15 +133,15 @@ def test_d06_a_redirect_to_another_host_does_not_take_the_credentials_along(
     with fault_registry() as other:
         other.answers["GET", "elsewhere"] = sends(BIG.data)
 
-        async def away(request: web.Request) -> web.StreamResponse:
+        async def unavailable(request: web.Request) -> web.StreamResponse:
             raise web.HTTPTemporaryRedirect(f"{other.url}/v2/elsewhere")
 
-        remote = offer(registry, two(), instead={"layer1": away})
+        remote = offer(registry, two(), instead={"layer1": unavailable})
         house.install(remote, "p", **{"X-Registry-Auth": "eyJ1c2VybmFtZSI6Im1lIiwicGFzc3dvcmQiOiJzIn0="})
         assert [each.authorization for each in other.seen] == [None]
 
 
-def test_d06_case_104_a_mirror_is_asked_first_for_what_lies_on_docker_io(
+def test_d06_case_104_a_mirror_is_queried_first_for_content_of_docker_io(
     house: EngineProcess, registry: FaultRegistry
 ) -> None:
     offer(registry, two(), "vieux/sshfs")
@@ -152,7 +152,7 @@ def test_d06_case_104_a_mirror_is_asked_first_for_what_lies_on_docker_io(
 
 
 class Client:
-    """A docker CLI that can be taken away."""
+    """A docker CLI that can be removed."""
 
     def __init__(self, house: EngineProcess, remote: str, name: str) -> None:
         self._connection = UnixConnection(house.socket, 60)
@@ -172,7 +172,7 @@ class Client:
 
 def halting(data: bytes) -> Answer:
     """As slow as may be: it takes minutes, and is not given up."""
-    return trickles(len(data), 0.1, data[:2048])
+    return sends_slowly(len(data), 0.1, data[:2048])
 
 
 def slow_until(data: bytes, event: threading.Event) -> Answer:
@@ -194,7 +194,7 @@ def slow_until(data: bytes, event: threading.Event) -> Answer:
 
 
 def test_d08_a_client_that_leaves_ends_its_pull_and_locks_nothing(
-    house: EngineProcess, registry: FaultRegistry, empty: Held
+    house: EngineProcess, registry: FaultRegistry, empty: Contents
 ) -> None:
     client = Client(house, offer(registry, two(), instead={"layer1": halting(BIG.data)}), "p")
     client.until("Complete")  # the first layer is unpacked
@@ -240,7 +240,7 @@ STEPS: dict[str, dict[str, Callable[[bytes], Answer]]] = {
 
 @pytest.mark.parametrize("step", STEPS)
 def test_m10_case_107_killed_at_each_step_of_a_pull_nothing_is_left(
-    house: EngineProcess, registry: FaultRegistry, empty: Held, step: str
+    house: EngineProcess, registry: FaultRegistry, empty: Contents, step: str
 ) -> None:
     made = two()
     blobs = {"config": made.config, "layer0": made.layers[0], "layer1": made.layers[1]}
@@ -255,7 +255,9 @@ def test_m10_case_107_killed_at_each_step_of_a_pull_nothing_is_left(
     thread.start()
     wait_until(lambda: requests_for(registry, blobs[halts].digest) > 0, step)
     if step == "in the second layer":
-        wait_until(lambda: any(name.startswith("sha256:") for name in held_by(house).snapshots), "the first is there")
+        wait_until(
+            lambda: any(name.startswith("sha256:") for name in contents_of(house).snapshots), "the first is there"
+        )
     house.end(signal.SIGKILL)
     thread.join()
     house.start()
@@ -290,11 +292,11 @@ def test_case_096_a_disk_that_fills_up_is_as_before_after_the_failure(
     with engine(small_disk) as house:
         house.install(offer(registry, make(), "t/small"), "small")
         house.remove("small")
-        before, begun = held_by(house), used()
+        before, started = contents_of(house), used()
         for _ in range(2):
             with pytest.raises(Refused, match=r"no space left on device"):
                 house.install(offer(registry, make(config(), huge), "t/huge"), "p")
             wait_for(house, before)
-        assert used() < begun + 2_000_000, "the databases may have grown"
+        assert used() < started + 2_000_000, "the databases may have grown"
         house.install(offer(registry, make(), "t/small"), "small")
         house.remove("small")

@@ -16,10 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzz.surroundings import DIRECTORY
+from fuzz.environment import DIRECTORY
+from support.limits import limit
 
 HOUR = 3600
-HANG_SECONDS = 30
+HANG_SECONDS = int(limit(30))
 RSS_MB = 2000
 _STATS = re.compile(r"stat::(\w+):\s+(\d+)")
 _COVERAGE = re.compile(r"cov: (\d+)")

@@ -1,4 +1,4 @@
-"""Targets: what plugins answer and write, and what lies in the directories that they or others write to."""
+"""Targets: what plugins and engines answer, what plugins write, and what lies in the directories that they or others write to."""
 
 import os
 import selectors
@@ -11,20 +11,27 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from fuzz.environment import loop, scratch
 from fuzz.harness import CrashError, Target
 from fuzz.mutation import mutate_bytes, mutate_json, mutate_lines
-from fuzz.surroundings import loop, scratch
 from moorage import errors
-from moorage.engine.calls import call
-from moorage.engine.entrypoint import explain
-from moorage.engine.probe import Activation, activate
+from moorage.api.schema.base import to_document
+from moorage.api.schema.output import LogLine
+from moorage.api.schema.packages import LoadedPlugin, ProgressLine
+from moorage.api.schema.plugins import PluginDetails
+from moorage.api.schema.system import EventMessage, SystemInfo, SystemVersion
+from moorage.client.answers import decode_answer
 from moorage.host.sockets import PluginSocket
-from moorage.logs.files import PluginLog
 from moorage.logs.keeper import Keeper
-from moorage.logs.keeping import Kept, LogKeeper
-from moorage.logs.wire import GREETING, QUIT, pack
+from moorage.logs.keeper_client import KeeperClient, KeeperOutput
+from moorage.logs.keeper_protocol import GREETING, QUIT, pack
+from moorage.logs.reader import PluginLog
 from moorage.logs.writer import LineStream, LogWriter
+from moorage.runs.entrypoint import explain_start_failure
+from moorage.runs.http_call import call
+from moorage.runs.readiness import Activation, activate
 from moorage.timeouts import DEFAULT
+from support.limits import limit
 
 # ---------------------------------------------------------------------------------------------- a plugin's API
 
@@ -43,7 +50,7 @@ class Answering:
         while True:
             client, _ = self._listener.accept()
             with client:
-                client.settimeout(5)
+                client.settimeout(limit(5))
                 try:
                     client.recv(65536)
                     client.sendall(self.answer)
@@ -78,6 +85,32 @@ def read_activation(data: bytes) -> None:
     loop().run_until_complete(activate(PluginSocket(scratch(), "plugin.sock"), 2.0))
 
 
+# --------------------------------------------------------------------------------------------- an engine's API
+
+
+_KINDS: tuple[Any, ...] = (
+    list[PluginDetails],
+    SystemInfo,
+    SystemVersion,
+    ProgressLine,
+    EventMessage,
+    LogLine,
+    list[LoadedPlugin],
+)
+
+
+def read_engine_answer(data: bytes) -> None:
+    """The body of an answer of whatever server listens at the engine's socket."""
+    for kind in _KINDS:
+        try:
+            value = decode_answer(data, kind)
+        except errors.Unavailable as error:
+            if not str(error).startswith("cannot understand the answer of the engine: "):
+                raise CrashError("the error does not say that the answer is not an engine's") from error
+            continue
+        to_document(value)
+
+
 # ------------------------------------------------------------------------------------------------ an entrypoint
 
 
@@ -88,7 +121,9 @@ def read_program(data: bytes) -> None:
     program = root / "p"
     program.write_bytes(data)
     program.chmod(0o755)
-    if not explain({"process": {"args": ["/p"], "cwd": "/", "env": ["PATH=/"]}, "mounts": []}, str(root)).isprintable():
+    if not explain_start_failure(
+        {"process": {"args": ["/p"], "cwd": "/", "env": ["PATH=/"]}, "mounts": []}, str(root)
+    ).isprintable():
         raise CrashError("an explanation has control characters")
 
 
@@ -205,12 +240,12 @@ def talk_to_keeper(data: bytes) -> None:
 
 def hear_keeper(data: bytes) -> None:
     """Packets from a keeper."""
-    keeper = LogKeeper(scratch(), DEFAULT)
-    kept = Kept("k", PluginLog(scratch() / "log"), _no_streams())
-    keeper._kept["k"] = kept
+    keeper = KeeperClient(scratch(), DEFAULT)
+    taken_log = KeeperOutput("k", PluginLog(scratch() / "log"), _no_streams())
+    keeper._outputs["k"] = taken_log
     for packet in data.split(b"\n"):
         if packet:
-            keeper._hear(packet.replace(b"|", b"\0"))
+            keeper._receive(packet.replace(b"|", b"\0"))
 
 
 def _no_streams() -> Any:
@@ -259,6 +294,12 @@ TARGETS = (
         "activation", "a plugin's answer to Plugin.Activate", read_activation,
         (b'{"Implements":["VolumeDriver","x"]}', b"[]", b"null"), partial(mutate_json, keys=("Implements", "implements")),
         executions=250,
+    ),
+    Target(
+        "engine-answer", "an answer of the server at the engine's socket", read_engine_answer,
+        (b'[{"Id":"1","Name":"p","Enabled":true,"Config":{},"Settings":{},"Moorage":{"State":"ready"}}]', b'{"status":"x","id":"y"}',
+         b'{"at":"2026-01-01T00:00:00Z","stream":"stdout","text":"x"}', b'{"errorDetail":{"code":500,"message":"m"},"error":"m"}'),
+        partial(mutate_json, keys=("Moorage", "State", "aux", "progressDetail", "Actor")), executions=500,
     ),
     Target("program", "an entrypoint that is explained", read_program, (_small_elf(), b"#!/bin/sh -x\n", b"#! /p\n"), _mutate_elf, executions=600),
     Target("log-files", "files of a log", read_logs, _LOG, mutate_lines, executions=500),

@@ -11,10 +11,10 @@ from typing import Any
 
 from aiohttp.http import HttpProcessingError
 
+from fuzz.environment import loop, scratch
 from fuzz.harness import CrashError, Target
 from fuzz.mutation import mutate_bytes, mutate_json, mutate_lines
-from fuzz.surroundings import loop, scratch
-from moorage.api.query import boolean, instant, integer, json_body, parse_filters, seconds, truth
+from moorage.api.http.query import boolean, instant, integer, json_body, parse_filters, seconds, truth
 from moorage.api.routes import ROUTES
 from moorage.api.server import serve_api
 from moorage.plugins import parse_config, parse_reference
@@ -26,7 +26,7 @@ _BYTES = 1 << 20
 
 
 class Failures(logging.Handler):
-    """What the server logs of requests that it did not foresee."""
+    """What the server logs of requests that fail unexpectedly."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -92,7 +92,7 @@ async def _request(path: Path, data: bytes) -> bytes:
 _executions = 0
 
 
-def ask_api(data: bytes) -> None:
+def request_api(data: bytes) -> None:
     """One connection with these bytes."""
     global _executions
     _executions += 1
@@ -138,25 +138,26 @@ _VALUES = {
     "method": "Plugin.Activate", "to": "other", "path": "/x", "command": '%5B%22x%22%5D', "env": '%5B%22A=b%22%5D', "tty": "1", "rows": "24",
     "columns": "80", "filters": '%7B%22enabled%22:%7B%22true%22:true%7D%7D', "attached": "0", "restart": "1",
 }  # fmt: skip
-_OURS = {
+_OWN_BODIES = {
     "policy": b'{"restarts":"never","most":3,"stop_timeout":2}', "set": b'{"assignments":["DEBUG=1"],"secrets":["DEBUG=2"]}',
-    "holders": b'{"owner":"me"}', "pull": b'{"privileges":[],"settings":["DEBUG=1"],"secrets":[],"attended":true}',
+    "holders": b'{"owner":"me"}', "save": b'{"names":["on"]}', "pull": b'{"privileges":[],"settings":["DEBUG=1"],"secrets":[],"attended":true}',
 }  # fmt: skip
 
 
 def _seed(route: Any) -> bytes:
     path = route.template.replace("{name}", "off" if route.method != "GET" else "on").replace("{token}", "t")
     query = "&".join(f"{key}={_VALUES.get(key, '1')}" for key in route.query)
-    body = _BODIES[route.body]
-    if "/moorage/" in path and route.body == "json":
-        body = _OURS.get(path.rpartition("/")[2], _OURS["pull"])
+    kind = route.takes if route.takes in ("tar", "any") else "" if route.takes is None else "json"
+    body = _BODIES[kind]
+    if "/moorage/" in path and kind == "json":
+        body = _OWN_BODIES.get(path.rpartition("/")[2], _OWN_BODIES["pull"])
     elif path.endswith(("pull", "upgrade")):
         body = b"[]"
-    kind = {"json": "application/json", "tar": "application/x-tar"}.get(route.body, "")
+    media_type = {"json": "application/json", "tar": "application/x-tar"}.get(kind, "")
     head = [
         f"{route.method} {path}{'?' + query if query else ''} HTTP/1.1",
         "Host: m",
-        *([f"Content-Type: {kind}"] if kind else []),
+        *([f"Content-Type: {media_type}"] if media_type else []),
     ]
     return "\r\n".join([*head, f"Content-Length: {len(body)}"]).encode() + b"\r\n\r\n" + body
 
@@ -186,7 +187,7 @@ def _mutate_request(data: bytes, random: Random) -> bytes:
 
 
 TARGETS = (
-    Target("api", "requests to the API, every route", ask_api, tuple(map(_seed, ROUTES)), _mutate_request, executions=600),
+    Target("api", "requests to the API, every route", request_api, tuple(map(_seed, ROUTES)), _mutate_request, executions=600),
     Target(
         "query", "queries and JSON bodies of the API", read_query,
         (b"1", b"2026-01-01T00:00:00.5Z", b"1.7e9", b'{"enabled":{"true":true},"capability":["volumedriver"]}', b'["A=b"]'), mutate_json,

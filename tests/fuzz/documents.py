@@ -10,12 +10,13 @@ import yaml
 from fuzz.harness import CrashError, Target
 from fuzz.mutation import mutate_bytes, mutate_json, mutate_lines
 from moorage import errors
-from moorage.cli.wanted import read_wanted
-from moorage.engine.store import Choice, Record, _decode
+from moorage.cli.state_file import read_desired_state
+from moorage.engine.store import _decode
+from moorage.engine.values import EngineIdentity, PluginRecord
 from moorage.plugins import (
     NO_OVERRIDES,
     Config,
-    Places,
+    HostPaths,
     apply_settings,
     as_it_came,
     build_spec,
@@ -66,7 +67,7 @@ CONFIG_KEYS = (
     "capabilities", "allowAllDevices", "devices", "path", "types", "socket", "protocolScheme", "uid", "gid", "diff_ids",
 )  # fmt: skip
 
-_PLACES = Places(
+_PATHS = HostPaths(
     "/root", "/run/moorage/p/0/s", "/moorage/0", propagated_mount="/var/lib/moorage/plugins/0/propagated-mount"
 )
 
@@ -91,7 +92,7 @@ def _use(config: Config) -> None:
     json.dumps(settings_to_api(settings), ensure_ascii=False).encode()
     try:
         needs(settings)
-        spec = build_spec(config, settings, _PLACES)
+        spec = build_spec(config, settings, _PATHS)
     except errors.Invalid:
         return
     json.dumps(spec, ensure_ascii=False).encode()
@@ -115,7 +116,7 @@ def read_settings(data: bytes) -> None:
     if rebase(config, made).overrides != made:
         raise CrashError("settings do not apply to the config that they were made for")
     try:
-        build_spec(config, settings, _PLACES)
+        build_spec(config, settings, _PATHS)
     except errors.Invalid:
         return
 
@@ -150,13 +151,13 @@ def read_reference(data: bytes) -> None:
 
 def read_plugins_file(data: bytes) -> None:
     """A file of ``moorage apply``."""
-    for each in read_wanted(data, "plugins.yaml", Path("/etc")).plugins:
+    for each in read_desired_state(data, "plugins.yaml", Path("/etc")).plugins:
         repr(each).encode(errors="backslashreplace")
 
 
 def read_record(data: bytes) -> None:
     """A stored plugin; an engine that reads it starts from it."""
-    record = _decode(data, Record, Path("plugin.json"))
+    record = _decode(data, PluginRecord, Path("plugin.json"))
     try:
         config = parse_config(record.config.encode()).config
     except errors.Invalid:
@@ -166,7 +167,7 @@ def read_record(data: bytes) -> None:
 
 def read_choice(data: bytes) -> None:
     """What was settled at the first start."""
-    _decode(data, Choice, Path("engine.json"))
+    _decode(data, EngineIdentity, Path("engine.json"))
 
 
 RECORD = {

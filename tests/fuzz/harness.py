@@ -1,4 +1,4 @@
-"""What a fuzz target is, and what one execution may not do: fail in an unforeseen way, take long, or take much memory."""
+"""What a fuzz target is, and what one execution may not do: fail unexpectedly, take long, or take much memory."""
 
 import gc
 import resource
@@ -10,20 +10,21 @@ from random import Random
 
 from fuzz.mutation import mutate_bytes
 from moorage import errors
+from support.limits import limit
 
-SECONDS = 5.0
+SECONDS = limit(5.0)
 """Longest time for one input. A machine that is busy slows down everything, so it is processor time that counts."""
 
 MEMORY_BYTES = 300 * 1024 * 1024
 """Most memory for one input, beyond what the process had before."""
 
-_RESET_BYTES = 16 * 1024 * 1024  # growth of the peak after which it is measured anew
+_RESET_BYTES = 16 * 1024 * 1024  # growth of the peak after which it is measured again
 
 Mutate = Callable[[bytes, Random], bytes]
 
 
 class CrashError(Exception):
-    """An execution took too long or too much memory, or a promise about its result does not hold."""
+    """An execution took too long or too much memory, or a promise about its result is broken."""
 
 
 @dataclass(frozen=True)

@@ -261,8 +261,8 @@ def make_tar(files: dict[str, bytes | None], form: int = tarfile.PAX_FORMAT) -> 
 
 def mutate_lines(data: bytes, random: Random) -> bytes:
     """One change to a text of lines: to their order and number, or to the bytes of one."""
-    ending = b"\r\n" if b"\r\n" in data else b"\n"
-    lines = data.split(ending)
+    line_end = b"\r\n" if b"\r\n" in data else b"\n"
+    lines = data.split(line_end)
     at = random.randrange(len(lines))
     match random.randrange(6):
         case 0:
@@ -276,4 +276,4 @@ def mutate_lines(data: bytes, random: Random) -> bytes:
             lines[at] = lines[at] * random.choice((2, 3, 500))
         case _:
             lines[at] = mutate_bytes(lines[at], random)
-    return ending.join(lines)[:MOST_BYTES]
+    return line_end.join(lines)[:MOST_BYTES]

@@ -9,18 +9,22 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
+from fuzz.environment import loop
 from fuzz.harness import CrashError, Target
 from fuzz.mutation import make_tar, mutate_json, mutate_tar
-from fuzz.surroundings import loop
 from moorage import errors
-from moorage.containerd.types import Content, Descriptor
-from moorage.distribution import pull, stored
-from moorage.distribution._check import Manifest, check_digest, check_target
-from moorage.distribution._retar import CONFIG_LIMIT, Source, retar
-from moorage.distribution._untar import read_entries
-from moorage.distribution.image import _promised, find_image
-from moorage.distribution.layout import LayoutSource, list_packages, take_layout
-from moorage.distribution.manifest import Platform, choose_entry, is_index, read_plugin_manifest
+from moorage.containerd.types import Content
+from moorage.oci.digest import check_digest
+from moorage.oci.index import is_index, select_entry
+from moorage.oci.limits import CONFIG_BYTES
+from moorage.oci.manifest import RawManifest, check_plugin, media_type_of, parse_diff_ids, parse_manifest
+from moorage.oci.platforms import Platform
+from moorage.oci.reference import check_target
+from moorage.packages import pull
+from moorage.packages.archive_import import ArchiveSource, import_archive, list_packages
+from moorage.packages.create import repack_package
+from moorage.packages.image import resolve_image
+from moorage.packages.tar import ArchiveReader
 from moorage.plugins import parse_reference
 from support.layouts import OCI, OCI_INDEX, Layout, digest_of, layer_tar
 
@@ -57,7 +61,7 @@ def read_package(data: bytes) -> None:
     """A package of ``create``: what comes out of it is a layer that a strict reader takes."""
     chunks = iter([data[at : at + 7000] for at in range(0, len(data), 7000)])
     made: list[bytes] = []
-    if len(retar(Source(lambda: next(chunks, b"")), made.append)) > CONFIG_LIMIT:
+    if len(repack_package(lambda: next(chunks, b""), made.append)) > CONFIG_BYTES:
         raise CrashError("the config is larger than its limit")
     layer = gzip.decompress(b"".join(made))
 
@@ -79,15 +83,14 @@ async def _names_of(layer: bytes) -> AsyncIterator[str]:
 
 def read_archive(data: bytes) -> None:
     """Every entry of a tar stream."""
-
-    async def read() -> None:
-        async for entry in read_entries(pieces(data, 3000)):
-            if entry.name.startswith("/") or ".." in entry.name.split("/"):
-                raise CrashError(f"the entry {entry.name!r} leads out of the archive")
-            if entry.is_file and entry.size_bytes < 100:
-                await entry.read(50)
-
-    finish(read())
+    chunks = iter([data[at : at + 3000] for at in range(0, len(data), 3000)])
+    reader = ArchiveReader(lambda: next(chunks, b""))
+    while (entry := reader.next()) is not None:
+        name, size_bytes, is_file = entry
+        if name.startswith("/") or ".." in name.split("/"):
+            raise CrashError(f"the entry {name!r} leads out of the archive")
+        if is_file and size_bytes < 100 and len(reader.read()) != size_bytes:
+            raise CrashError(f"the entry {name!r} has another size than it says")
 
 
 # ---------------------------------------------------------------------------------------------------- layouts
@@ -131,13 +134,13 @@ def read_layout(data: bytes) -> None:
 
     async def read() -> None:
         storage = cast(Any, MemoryStorage())
-        layout = await take_layout(storage, pieces(data, 5000))
+        layout = await import_archive(storage, pieces(data, 5000))
         for listed in list_packages(layout):
-            source = LayoutSource(storage, layout, [listed])
+            source = ArchiveSource(storage, layout, [listed])
             try:
-                await pull.find(source, REFERENCE, HOST)
+                await pull.resolve_package(source, REFERENCE, HOST)
             except (errors.Invalid, errors.NotFound, errors.Unsupported):
-                await find_image(source, REFERENCE, json.dumps(CONFIG).encode(), HOST)
+                await resolve_image(source, REFERENCE, json.dumps(CONFIG).encode(), HOST)
 
     loop().run_until_complete(read())
 
@@ -156,13 +159,13 @@ def _layout(*, is_image: bool = False) -> bytes:
 class OneManifest:
     """A source whose manifest and blobs are the same foreign bytes."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: RawManifest) -> None:
         self._manifest = manifest
 
-    async def resolve(self, reference: object) -> Manifest:
+    async def resolve(self, reference: object) -> RawManifest:
         return self._manifest
 
-    async def read_manifest(self, target: str) -> Manifest:
+    async def read_manifest(self, target: str) -> RawManifest:
         check_target(target)
         return self._manifest
 
@@ -172,17 +175,16 @@ class OneManifest:
 
 def read_manifest(data: bytes) -> None:
     """A manifest or an index, of a plugin or an image, from a registry or an archive."""
-    kind = stored.media_type_of(data)
-    manifest = Manifest(data, kind, digest_of(data))
+    kind = media_type_of(data)
+    manifest = RawManifest(data, kind, digest_of(data))
     kinds = (errors.Invalid, errors.NotFound, errors.Unsupported)
     source = cast(Any, OneManifest(manifest))
     tries: tuple[Callable[[], object], ...] = (
-        lambda: check_digest(choose_entry(manifest, "a", HOST)) if is_index(manifest) else None,
-        lambda: read_plugin_manifest(manifest, "a"),
-        lambda: stored.read_manifest(Descriptor(kind, manifest.digest, len(data)), data),
-        lambda: finish(pull.find(source, REFERENCE, HOST)),
-        lambda: finish(find_image(source, REFERENCE, json.dumps(CONFIG).encode(), HOST)),
-        lambda: _promised(data),
+        lambda: check_digest(select_entry(manifest, "a", HOST)) if is_index(manifest) else None,
+        lambda: check_plugin(parse_manifest(manifest, "a"), "a"),
+        lambda: finish(pull.resolve_package(source, REFERENCE, HOST)),
+        lambda: finish(resolve_image(source, REFERENCE, json.dumps(CONFIG).encode(), HOST)),
+        lambda: parse_diff_ids(data, "a"),
     )
     for one in tries:
         try:

@@ -8,27 +8,19 @@ from dataclasses import replace
 from functools import cache, partial
 from random import Random
 
+from fuzz.environment import loop, scratch
 from fuzz.harness import CrashError, Target
 from fuzz.mutation import mutate_bytes, mutate_json, mutate_lines
-from fuzz.surroundings import loop, scratch
 from moorage import errors
-from moorage.distribution._challenges import Challenge, parse_challenges
-from moorage.distribution._retry import retry_after
-from moorage.distribution.auth import (
-    Authorizer,
-    Credentials,
-    Scope,
-    TokenReply,
-    TokenRequest,
-    credentials_for,
-    decode_registry_auth,
-)
-from moorage.distribution.credential_helper import read_reply
-from moorage.distribution.docker_config import DockerConfig
-from moorage.distribution.hosts import Options
-from moorage.distribution.registry import Registry
 from moorage.plugins import parse_reference
+from moorage.registry._authorization import Authorizer, Challenge, Scope, TokenReply, TokenRequest, parse_challenges
+from moorage.registry._retry import retry_after
+from moorage.registry.credentials import Credentials, credentials_for, decode_registry_auth
+from moorage.registry.docker_config import DockerConfig, read_reply
+from moorage.registry.hosts import Options
+from moorage.registry.registry import Registry
 from moorage.timeouts import DEFAULT
+from support.limits import limit
 
 SECRET = "a-very-secret-password"
 TOKEN = "a-token-for-the-registry-alone"
@@ -38,7 +30,7 @@ _TIMEOUTS = replace(
     registry_retry_after=0.01, cleanup=2.0,
 )  # fmt: skip
 _KINDS = (
-    errors.Invalid, errors.Unauthorized, errors.Denied, errors.NotFound, errors.Conflict, errors.Unsupported, errors.Unavailable,
+    errors.Invalid, errors.InvalidResponse, errors.Unauthorized, errors.Denied, errors.NotFound, errors.Conflict, errors.Unsupported, errors.Unavailable,
     errors.MoorageError,
 )  # fmt: skip
 
@@ -104,7 +96,7 @@ def _check(found: Credentials) -> None:
 
 
 class Scripted:
-    """Two servers: a registry that answers what it is given, and a stranger that notes what it gets."""
+    """Two servers: a registry that answers what it is given, and a second server that records what it gets."""
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
@@ -121,7 +113,7 @@ class Scripted:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             while self.answers:
                 if await reader.readexactly(1) == b"\x16":
-                    break  # TLS, which nobody speaks here
+                    break  # TLS, which is not spoken here
                 await reader.readuntil(b"\r\n\r\n")
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 for name, port in ((b"@REGISTRY@", self.port), (b"@STRANGER@", self.stranger)):
@@ -164,7 +156,7 @@ def talk_to_registry(data: bytes) -> None:
                 pass
 
     try:
-        loop().run_until_complete(asyncio.wait_for(read(), 10))  # noqa: TID251 - no test of ours may hang
+        loop().run_until_complete(asyncio.wait_for(read(), limit(10)))  # noqa: TID251 - no test may hang
     except TimeoutError as error:
         raise CrashError("the conversation does not end") from error
     except errors.MoorageError as error:

@@ -9,8 +9,16 @@ from random import Random
 from fuzz.harness import CrashError, Target
 from fuzz.mutation import mutate_bytes, mutate_json
 from moorage import errors
-from moorage.distribution._keys import PublicKey, read_public_key
-from moorage.distribution._signed import BUNDLE_TYPE, Signature, find_signer, read_bundle, read_claims, read_simple
+from moorage.oci.media_types import SIGSTORE_BUNDLE
+from moorage.packages.signature_documents import (
+    PublicKey,
+    Signature,
+    find_signer,
+    read_bundle,
+    read_claims,
+    read_public_key,
+    read_simple,
+)
 from moorage.plugins import parse_policy
 
 PEM = """-----BEGIN PUBLIC KEY-----
@@ -30,7 +38,7 @@ def _keys() -> tuple[PublicKey, ...]:
 
 
 def read_signature(data: bytes) -> None:
-    """A bundle, or a payload of simple signing with its signature in the first line; nobody has signed it."""
+    """A bundle, or a payload of simple signing with its signature in the first line; it is not signed."""
     first, _, rest = data.partition(b"\n")
     readers: tuple[Callable[[], Signature], ...] = (
         lambda: read_bundle(data),
@@ -72,7 +80,7 @@ _ENVELOPE = {
     "payloadType": "application/vnd.in-toto+json",
     "signatures": [{"sig": base64.b64encode(b"0" * 64).decode()}],
 }
-_BUNDLE = json.dumps({"mediaType": BUNDLE_TYPE, "verificationMaterial": {}, "dsseEnvelope": _ENVELOPE}).encode()
+_BUNDLE = json.dumps({"mediaType": SIGSTORE_BUNDLE, "verificationMaterial": {}, "dsseEnvelope": _ENVELOPE}).encode()
 _SIMPLE = (
     b"MDAw\n"
     + json.dumps(

@@ -1,4 +1,4 @@
-"""No input makes a reader fail in an unforeseen way: plugins' answers, logs and the keeper's wire. ``scripts/fuzz`` does the same for longer."""
+"""No input makes a reader fail unexpectedly: plugins' answers, logs and the keeper's wire. ``scripts/fuzz`` does the same for longer."""
 
 import os
 import secrets

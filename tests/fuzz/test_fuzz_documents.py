@@ -1,4 +1,4 @@
-"""No input makes a reader fail in an unforeseen way: documents. ``scripts/fuzz`` does the same for longer."""
+"""No input makes a reader fail unexpectedly: documents. ``scripts/fuzz`` does the same for longer."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""JSON documents drawn by hypothesis from the words of their formats: no reader fails in an unforeseen way."""
+"""JSON documents drawn by hypothesis from the words of their formats: no reader fails unexpectedly."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""No input makes a reader fail in an unforeseen way: packages and manifests. ``scripts/fuzz`` does the same for longer."""
+"""No input makes a reader fail unexpectedly: packages and manifests. ``scripts/fuzz`` does the same for longer."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""No input makes a reader fail in an unforeseen way: signatures and keys. ``scripts/fuzz`` does the same for longer."""
+"""No input makes a reader fail unexpectedly: signatures and keys. ``scripts/fuzz`` does the same for longer."""
 
 import os
 import secrets

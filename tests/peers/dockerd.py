@@ -1,7 +1,7 @@
 """A real dockerd to compare with: of its own directories, without network, gone with all its traces at the end.
 
 Talks to it over its API, so that no docker command is needed. One trace it makes whatever its options say is
-``/run/docker/plugins/<id>``; it is removed as well where it was not there before.
+``/run/docker/plugins/<id>``; it is removed as well where it did not exist before.
 """
 
 import http.client
@@ -25,9 +25,10 @@ import pytest
 from support import leftovers
 from support.engines import Refused as Refused
 from support.engines import UnixConnection
+from support.limits import limit
 
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+START_SECONDS = limit(60.0)
+STOP_SECONDS = limit(30.0)
 SOCKETS = Path("/run/docker/plugins")
 """Where dockerd puts the socket directories of its plugins, with any exec root."""
 
@@ -72,14 +73,14 @@ class Dockerd:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                self.ask("GET", "/_ping")
+                self.request("GET", "/_ping")
                 return
             except (OSError, http.client.HTTPException):
                 assert self.process.poll() is None, f"dockerd ended: {self.log.read_text()[-2000:]}"
                 assert time.monotonic() < deadline, f"dockerd does not serve: {self.log.read_text()[-2000:]}"
             time.sleep(0.05)
 
-    def ask(self, verb: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
+    def request(self, verb: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
         """One call. Raises: Refused."""
         connection = UnixConnection(self.address, START_SECONDS)
         try:
@@ -93,7 +94,7 @@ class Dockerd:
         return text
 
     def version(self) -> str:
-        return str(json.loads(self.ask("GET", "/version"))["Version"])
+        return str(json.loads(self.request("GET", "/version"))["Version"])
 
     def create_plugin(self, name: str, config: bytes, rootfs: Path) -> None:
         package = io.BytesIO()
@@ -102,24 +103,24 @@ class Dockerd:
             member.size = len(config)
             tar.addfile(member, io.BytesIO(config))
             tar.add(rootfs, "rootfs")
-        self.ask("POST", f"/plugins/create?name={quote(name)}", package.getvalue(), "application/x-tar")
+        self.request("POST", f"/plugins/create?name={quote(name)}", package.getvalue(), "application/x-tar")
 
     def set_plugin(self, name: str, assignments: Sequence[str]) -> None:
-        self.ask("POST", f"/plugins/{name}/set", json.dumps(list(assignments)).encode())
+        self.request("POST", f"/plugins/{name}/set", json.dumps(list(assignments)).encode())
 
     def enable_plugin(self, name: str) -> None:
-        self.ask("POST", f"/plugins/{name}/enable?timeout=30")
+        self.request("POST", f"/plugins/{name}/enable?timeout=30")
 
     def disable_plugin(self, name: str) -> None:
-        self.ask("POST", f"/plugins/{name}/disable")
+        self.request("POST", f"/plugins/{name}/disable")
 
     def inspect_plugin(self, name: str) -> dict[str, Any]:
-        answer = json.loads(self.ask("GET", f"/plugins/{name}/json"))
+        answer = json.loads(self.request("GET", f"/plugins/{name}/json"))
         assert isinstance(answer, dict)
         return answer
 
     def remove_plugin(self, name: str) -> None:
-        self.ask("DELETE", f"/plugins/{name}?force=1")
+        self.request("DELETE", f"/plugins/{name}?force=1")
 
     def spec_of(self, id: str) -> dict[str, Any]:
         """The OCI spec that a running plugin's runc was given."""
@@ -129,7 +130,7 @@ class Dockerd:
         return spec
 
     def stop(self) -> None:
-        """End dockerd, its containerd and its plugins, and remove what is left of them."""
+        """End dockerd, its containerd and its plugins, and remove their leftovers."""
         children = self._descendants()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.figures import LINES
+from bench.report import LINES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def test_a_quick_run_measures_every_line_and_says_on_what(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr[-4000:]
     (path,) = tmp_path.iterdir()
     result = json.loads(path.read_text())
-    assert [line.what for line in LINES if not result["figures"].get(line.ours)] == []
+    assert [line.what for line in LINES if not result["figures"].get(line.own)] == []
     assert [line.what for line in LINES if line.peer and not result["figures"].get(line.peer)] == []
     assert result["command"].startswith("scripts/bench all --rounds 1 --plugins 2 ")
     assert result["machine"]["cores"] == os.cpu_count()

@@ -1,5 +1,6 @@
 """Completion in real shells, against an API that is really served."""
 
+import importlib
 import os
 import re
 import socket
@@ -16,11 +17,12 @@ from msgspec.structs import replace
 
 import moorage
 from moorage.api.server import serve_api
-from moorage.cli.main import _COMMANDS
+from moorage.cli.main import COMMANDS
 from moorage.engine.lifecycle import State
 from moorage.engine.values import PluginView
 from moorage.plugins import NO_OVERRIDES, effective_settings, parse_config
 from support.fake_backend import FakeBackend
+from support.limits import limit
 from support.shells import PROMPT, Terminal, bash, terminal, zsh
 
 PLUGINS = ("hello:latest", "held:1.0", "volumes:2.1", "volumes:2.2", "example.org/team/logs:latest")
@@ -71,7 +73,7 @@ def source(shell: str, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-# What is typed before the tabulator, and the line after it, for shells that complete what is the only way to go on.
+# What is typed before the tabulator, and the line after it, for shells that complete what is the only completion.
 LINES = [
     ("moorage comp", "moorage completion "),
     ("moorage completion ba", "moorage completion bash "),
@@ -119,7 +121,7 @@ def test_zsh_completes(real_zsh: Terminal, typed: str, completed: str) -> None:
     assert real_zsh.completed(typed).rstrip() == completed.rstrip()
 
 
-def test_bash_completes_directories_only_where_one_is_wanted(environment: dict[str, str], tmp_path: Path) -> None:
+def test_bash_completes_directories_only_where_one_is_requested(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "some where").mkdir()
     (tmp_path / "some-file").touch()
     command = bash(tmp_path / "rc", source("bash", environment) + f"\ncd {tmp_path}")
@@ -133,7 +135,7 @@ def test_bash_shows_every_command(environment: dict[str, str], tmp_path: Path) -
     with terminal(command, environment) as shell:
         shell.until(PROMPT)
         shell.type("moorage \t")
-        assert set(_COMMANDS) <= set(shell.until(PROMPT).split())
+        assert set(COMMANDS) <= set(shell.until(PROMPT).split())
 
 
 def fish(environment: dict[str, str], line: str) -> dict[str, str]:
@@ -146,8 +148,8 @@ def fish(environment: dict[str, str], line: str) -> dict[str, str]:
 
 @pytest.mark.needs("fish")
 def test_fish_completes_with_a_description(environment: dict[str, str]) -> None:
-    assert set(fish(environment, "moorage ")) == set(_COMMANDS)
-    assert fish(environment, "moorage ls")["ls"].startswith("List plugins: what each really does and")
+    assert set(fish(environment, "moorage ")) == set(COMMANDS)
+    assert fish(environment, "moorage ls")["ls"].startswith("List plugins with their states")
     assert fish(environment, "moorage enable he") == {"hello": "disabled", "held:1.0": "ready"}
     assert fish(environment, "moorage rm hello vol") == {"volumes:2.1": "disabled", "volumes:2.2": "disabled"}
     assert set(fish(environment, "moorage policy x --restart ")) == {"always", "never", "on-failure"}
@@ -156,8 +158,8 @@ def test_fish_completes_with_a_description(environment: dict[str, str]) -> None:
 
 def test_where_no_engine_answers_nothing_is_said(environment: dict[str, str], tmp_path: Path) -> None:
     for host in (str(tmp_path / "none"), "no-socket", "tcp://1.2.3.4:5"):
-        asked = {"MOORAGE_HOST": host, "_MOORAGE_COMPLETE": "bash_complete", "COMP_HEAD": "moorage enable "}
-        done = subprocess.run(["moorage"], env=environment | asked, capture_output=True, text=True, check=True)
+        variables = {"MOORAGE_HOST": host, "_MOORAGE_COMPLETE": "bash_complete", "COMP_HEAD": "moorage enable "}
+        done = subprocess.run(["moorage"], env=environment | variables, capture_output=True, text=True, check=True)
         assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
@@ -169,21 +171,21 @@ def say(listener: socket.socket, answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[{'a': 1}", b"nonsense\r\n"])
-def test_an_engine_that_hangs_or_talks_nonsense_holds_no_key_up(
+def test_an_engine_that_hangs_or_talks_nonsense_delays_no_key(
     environment: dict[str, str], tmp_path: Path, answer: bytes
 ) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/m.sock")
         listener.listen()
-        if answer:  # else the kernel takes the connection and nobody answers
+        if answer:  # else the kernel takes the connection and there is no answer
             threading.Thread(target=lambda: say(listener, answer), daemon=True).start()
-        asked = {
+        variables = {
             "_MOORAGE_COMPLETE": "bash_complete",
             "COMP_HEAD": "moorage enable ",
             "MOORAGE_HOST": f"{tmp_path}/m.sock",
         }
         done = subprocess.run(
-            ["moorage"], env=environment | asked, capture_output=True, text=True, check=True, timeout=10
+            ["moorage"], env=environment | variables, capture_output=True, text=True, check=True, timeout=limit(10)
         )
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
@@ -196,7 +198,6 @@ def test_every_argument_that_is_a_plugin_completes() -> None:
         "set", "stats", "tag", "upgrade",
     }  # fmt: skip
     for name in with_plugins:
-        module, _, variable = _COMMANDS[name].partition(".")
-        command = getattr(__import__(f"moorage.cli.{module}", fromlist=[variable]), variable)
+        command = importlib.import_module(f"moorage.cli.cmd_{name}").command
         first = next(each for each in command.params if each.param_type_name == "argument")
         assert first._custom_shell_complete is not None, name

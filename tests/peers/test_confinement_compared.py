@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.limits import limit
+
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "podman", "static-cc")]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,17 +34,17 @@ def test_x01_x02_x03_x04_x08_the_table_is_measured_and_at_least_as_strict_as_pod
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=limit(200),
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     measured, documented = rows(done.stdout), rows(PAGE.partition("<!-- measured")[2])
     assert list(measured) == list(documented)
-    ours, mapped, dockerd, podman = range(4)
+    moorage, mapped, dockerd, podman = range(4)
     for name, values in measured.items():
-        assert values[ours : mapped + 1] == documented[name][ours : mapped + 1], name
+        assert values[moorage : mapped + 1] == documented[name][moorage : mapped + 1], name
         if is_refused(values[podman]) and name not in LOOSER_THAN_PODMAN:
-            assert is_refused(values[ours]), name
+            assert is_refused(values[moorage]), name
     assert measured["system call filter (`Seccomp`)"][dockerd] == "none"
     assert not is_refused(measured["`keyctl`"][dockerd])
     assert not list(Path("/sys/fs/cgroup").glob("*/moorage-confinement-*"))

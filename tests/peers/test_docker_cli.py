@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 
 from peers.dockerd import Dockerd
-from support.engines import EngineProcess, actor, config, engine
+from support.engines import EngineProcess, actor, config
+from support.limits import limit
 from support.pages import Reader
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
@@ -26,7 +26,7 @@ class Step:
     """One command, given to both."""
 
     words: str
-    ours: str = ""
+    own_output: str = ""
     """Where we differ on purpose: a pattern for all that our side prints; the reason is in the table of the docs."""
     key: str = ""
     """Which row of that table."""
@@ -37,7 +37,7 @@ STEPS = (
     Step(f"plugin create {A} DIR"),
     Step(f"plugin create {A} DIR"),
     Step(f"plugin create {B} DIR2"),
-    Step("plugin create UPPER/x DIR", "repository name must be lowercase", "texts"),  # 26 looks at the content first
+    Step("plugin create UPPER/x DIR", "repository name must be lowercase", "texts"),  # 26 checks the content first
     Step("plugin create --compress t/z:1 DIR2", "t/z:1", "compress"),
     Step("plugin rm t/z:1", "t/z:1", "compress"),
     Step("plugin ls"),
@@ -74,7 +74,7 @@ STEPS = (
     Step("plugin disable nope"),
     Step("plugin set nope A=1"),
     Step("plugin rm nope t/a:1"),
-    Step("plugin enable 127.0.0.1:5000/t/b", "cannot enable plugin .* exit status 3 .*boom", "enable"),
+    Step("plugin enable 127.0.0.1:5000/t/b", "cannot enable plugin .* exited with status 3 .*boom", "enable"),
     Step("plugin rm -f 127.0.0.1:5000/t/b"),
     Step("plugin ls"),
     Step("plugin push t/a:1"),
@@ -101,12 +101,6 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(make_directory(base / name, document)) for name, document in made.items()}
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
 def clis() -> list[str]:
     """Debian's docker command, and a newer one where there is one."""
     found = ["/usr/bin/docker", shutil.which("docker") or ""]
@@ -116,7 +110,9 @@ def clis() -> list[str]:
 def run(cli: str, host: Path, words: list[str]) -> tuple[int, str]:
     """The exit status of a command and all that it prints, ids and digests made alike."""
     home = {"HOME": "/nonexistent", "PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{host}"}
-    done = subprocess.run([cli, *words], capture_output=True, text=True, env=home, timeout=60, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [cli, *words], capture_output=True, text=True, env=home, timeout=limit(60), stdin=subprocess.DEVNULL
+    )
     text = re.sub(r"\b[0-9a-f]{64}\b", "ID64", done.stdout + done.stderr)
     text = re.sub(r"\b[0-9a-f]{12}\b", "ID12", text)
     # the command's own words on a tar that it could not finish come or not, as the daemon is quick to refuse
@@ -131,16 +127,16 @@ def test_a01_the_docker_command_gives_the_same_answers(
     wrong, page = [], DIFFERENCES.read_text()
     for step in STEPS:
         words = [directories.get(word, word.replace("{{json", "{{json ")) for word in step.words.split()]
-        theirs = run(cli, dockerd.address, words)
-        ours = run(cli, house.socket, words)
-        if step.ours:
-            same = re.search(step.ours, ours[1], re.DOTALL) is not None
+        docker_output = run(cli, dockerd.address, words)
+        own_output = run(cli, house.socket, words)
+        if step.own_output:
+            same = re.search(step.own_output, own_output[1], re.DOTALL) is not None
             if step.key:
                 assert f"`{step.key}`" in page
         else:
-            same = theirs == ours
+            same = docker_output == own_output
         if not same:
-            wrong.append(f"{step.words}\n  dockerd: {theirs}\n  ours:    {ours}")
+            wrong.append(f"{step.words}\n  dockerd: {docker_output}\n  ours:    {own_output}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -154,10 +150,10 @@ def test_a01_the_objects_are_the_same_but_for_what_the_table_says(
         document = json.loads(run(cli, host, ["plugin", "inspect", "t/same:1"])[1])[0]
         assert run(cli, host, ["plugin", "rm", "t/same:1"])[0] == 0
         found.append(document)
-    theirs, ours = found
-    del ours["Moorage"], theirs["Config"]["DockerVersion"]
-    del ours["Config"]["rootfs"]["diff_ids"], theirs["Config"]["rootfs"]["diff_ids"]
-    assert ours == no_nulls(theirs)
+    docker_output, own_output = found
+    del own_output["Moorage"], docker_output["Config"]["DockerVersion"]
+    del own_output["Config"]["rootfs"]["diff_ids"], docker_output["Config"]["rootfs"]["diff_ids"]
+    assert own_output == no_nulls(docker_output)
 
 
 def no_nulls(value: Any, key: str = "") -> Any:
@@ -170,7 +166,7 @@ def no_nulls(value: Any, key: str = "") -> Any:
     return [] if value is None and key in lists else value
 
 
-def test_a01_docker_events_tells_the_same_and_more(
+def test_a01_docker_events_reports_the_same_and_more(
     dockerd: Dockerd, house: EngineProcess, directories: dict[str, str]
 ) -> None:
     cli, seen = clis()[0], []
@@ -188,9 +184,9 @@ def test_a01_docker_events_tells_the_same_and_more(
         form = ["--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]
         _, text = run(cli, host, ["events", "--since", since, "--until", until, *filters, *form])
         seen.append(text.splitlines())
-    theirs, ours = seen
-    assert [line for line in ours if " ready " not in line] == theirs
-    assert "plugin ready e:1" in ours
+    docker_output, own_output = seen
+    assert [line for line in own_output if " ready " not in line] == docker_output
+    assert "plugin ready e:1" in own_output
 
 
 GUIDE = DIFFERENCES.parents[1] / "guide/migrate-from-docker.md"
@@ -206,10 +202,10 @@ def test_a01_a_plugin_moves_from_docker_as_the_guide_says(
         assert run(cli, dockerd.address, ["plugin", *words.split()])[0] == 0
     old = dockerd.data / "plugins" / dockerd.inspect_plugin(plugin)["Id"] / "propagated-mount"
     (old / "kept").write_text("by its users")
-    # The docker command without -H talks to the daemon, as on a machine where it is in its usual place.
-    places = {"/run/moorage": house.exec_root, "/var/lib/moorage": house.root}
+    # The docker command without -H talks to the daemon, as on a machine where it has its usual path.
+    roots = {"/run/moorage": house.exec_root, "/var/lib/moorage": house.root}
     environment = {"DOCKER_HOST": f"unix://{dockerd.address}", "MOORAGE_HOST": str(house.socket)}
-    reader = Reader(tmp_path / "reader", places, environment)
+    reader = Reader(tmp_path / "reader", roots, environment)
     reader.walk(re.sub(r"^   ", "", GUIDE.read_text(), flags=re.MULTILINE))  # out of the numbered list
     assert "DEBUG=1" in house.call(plugin, "env").splitlines()
     moved = house.root / "plugins" / house.inspect(plugin)["Id"] / "propagated-mount"

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from peers.dockerd import Dockerd
 from peers.test_docker_cli import clis
-from support.engines import EngineProcess, Refused, engine
+from support.engines import EngineProcess, Refused
 from support.fault_registry import Answer, FaultRegistry, always, refuse
+from support.limits import limit
 from support.registries import PASSWORD, USER, Authority, Served, htpasswd, serve_registry
 from support.registry_faults import fault_registry
 
@@ -68,18 +69,12 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registries]
         yield Registries(open_, basic, secure, token)
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
 def login(cli: str, socket: Path, home: Path, host: str, password: str = PASSWORD) -> tuple[int, str, Any]:
     """The exit status of the command, what it prints, and what it stores for the host."""
     home.mkdir(exist_ok=True)
     environment = {"HOME": str(home), "PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{socket}"}
     command = [cli, "login", "--username", USER, "--password-stdin", host]
-    done = subprocess.run(command, input=password, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(command, input=password, capture_output=True, text=True, env=environment, timeout=limit(60))
     path = home / ".docker/config.json"
     stored = json.loads(path.read_text())["auths"].get(host) if path.exists() else None
     return done.returncode, done.stdout + done.stderr, stored
@@ -91,12 +86,12 @@ def test_case_250_docker_login_works_as_with_dockerd(
     cli: str, kind: str, dockerd: Dockerd, house: EngineProcess, registries: Registries, tmp_path: Path
 ) -> None:
     host = getattr(registries, kind).host
-    ours = login(cli, house.socket, tmp_path / "ours", host)
-    theirs = login(cli, dockerd.address, tmp_path / "theirs", host)
-    assert ours[0] == theirs[0] == 0, (ours, theirs)
-    assert "Login Succeeded" in ours[1]
-    assert ours[2] == theirs[2]
-    assert (ours[2].get("identitytoken") == "identity") == (kind == "token")
+    moorage = login(cli, house.socket, tmp_path / "ours", host)
+    docker = login(cli, dockerd.address, tmp_path / "theirs", host)
+    assert moorage[0] == docker[0] == 0, (moorage, docker)
+    assert "Login Succeeded" in moorage[1]
+    assert moorage[2] == docker[2]
+    assert (moorage[2].get("identitytoken") == "identity") == (kind == "token")
 
 
 @pytest.mark.parametrize("cli", clis())
@@ -105,16 +100,16 @@ def test_case_250_docker_login_refuses_a_wrong_password_as_with_dockerd(
     cli: str, kind: str, dockerd: Dockerd, house: EngineProcess, registries: Registries, tmp_path: Path
 ) -> None:
     host = getattr(registries, kind).host
-    ours = login(cli, house.socket, tmp_path / "ours", host, "wrong")
-    theirs = login(cli, dockerd.address, tmp_path / "theirs", host, "wrong")
-    assert ours[0] == theirs[0] == 1, (ours, theirs)
-    assert ours[2] is theirs[2] is None
-    assert "401" in ours[1]
-    assert "nauthorized" in ours[1]
+    moorage = login(cli, house.socket, tmp_path / "ours", host, "wrong")
+    docker = login(cli, dockerd.address, tmp_path / "theirs", host, "wrong")
+    assert moorage[0] == docker[0] == 1, (moorage, docker)
+    assert moorage[2] is docker[2] is None
+    assert "401" in moorage[1]
+    assert "nauthorized" in moorage[1]
 
 
 @pytest.mark.parametrize("cli", clis())
-def test_case_250_what_was_logged_in_is_used_and_nothing_is_stored_for_a_registry_that_is_away(
+def test_case_250_a_login_is_used_and_nothing_is_stored_for_an_unavailable_registry(
     cli: str, dockerd: Dockerd, house: EngineProcess, registries: Registries, tmp_path: Path
 ) -> None:
     for socket in (house.socket, dockerd.address):
@@ -124,7 +119,7 @@ def test_case_250_what_was_logged_in_is_used_and_nothing_is_stored_for_a_registr
     remote = f"{registries.basic.host}/t/nothing:1"
     environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{house.socket}"}
     command = [cli, "plugin", "install", "--grant-all-permissions", remote]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit(60))
     assert "404" in done.stderr, "the credentials were accepted, and there is no such plugin"
 
 
@@ -133,11 +128,11 @@ def test_case_244_auth_answers_as_the_daemons_does(
 ) -> None:
     bodies = {"username": USER, "password": PASSWORD, "serveraddress": registries.basic.host}
     expected = {"IdentityToken": "", "Status": "Login Succeeded"}
-    assert house.ask("POST", "/auth", bodies) == house.ask("POST", "/v1.30/auth", bodies) == expected
+    assert house.request_json("POST", "/auth", bodies) == house.request_json("POST", "/v1.30/auth", bodies) == expected
     for address in (f"http://{registries.basic.host}/v2/", f"https://{registries.basic.host}"):
-        assert house.ask("POST", "/auth", {**bodies, "serveraddress": address}) == expected
+        assert house.request_json("POST", "/auth", {**bodies, "serveraddress": address}) == expected
     encoded = {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(), "serveraddress": registries.basic.host}
-    assert house.ask("POST", "/auth", encoded) == expected
+    assert house.request_json("POST", "/auth", encoded) == expected
     status, raw = house.request("POST", "/auth", json.dumps(bodies).encode())
     assert (status, json.loads(raw)) == (200, expected), "whatever the type of the body"
 
@@ -162,7 +157,7 @@ def test_case_244_auth_refuses_by_kind(
     body = {"serveraddress": registries.basic.host, **document} if isinstance(document, dict) else document
     raw = None if body is None else json.dumps(body).encode()
     with pytest.raises(Refused) as caught:
-        house.ask("POST", "/auth", raw, headers={"Content-Type": "application/json"})
+        house.request_json("POST", "/auth", raw, headers={"Content-Type": "application/json"})
     assert caught.value.status == status
     assert "wrong" not in caught.value.message
     assert "secret" not in caught.value.message or "me:secret@h" in caught.value.message
@@ -174,7 +169,7 @@ def test_case_244_an_engine_behind_a_registry_that_fails_says_so(house: EnginePr
     registries.token.answers["GET", "/token"] = always(403, "locked")
     try:
         with pytest.raises(Refused, match=r"token server .* answers 403 .* to a log-in: locked") as caught:
-            house.ask("POST", "/auth", body)
+            house.request_json("POST", "/auth", body)
     finally:
         registries.token.answers["GET", "/token"] = before
     assert caught.value.status == 403

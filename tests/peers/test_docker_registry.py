@@ -12,8 +12,9 @@ import pytest
 
 from peers.dockerd import Dockerd
 from peers.test_docker_cli import clis, make_directory, no_nulls, run
-from support.contents import held_by, wait_for
-from support.engines import EngineProcess, config, engine
+from support.contents import contents_of, wait_for
+from support.engines import EngineProcess, config
+from support.limits import limit
 from support.packages import IMAGE, make, push
 from support.registries import Served, serve_registry
 
@@ -43,12 +44,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def pushed(dockerd: Dockerd, registry: Served, tmp_path_factory: pytest.TempPathFactory) -> Pushed:
     base, name, cli = tmp_path_factory.mktemp("plugins"), f"{registry.host}/t/p", clis()[0]
     level = {"name": "DEBUG", "value": "0", "settable": ["value"]}
@@ -71,7 +66,7 @@ def pushed(dockerd: Dockerd, registry: Served, tmp_path_factory: pytest.TempPath
 
 def digest_of(host: str, path: str) -> str:
     """The digest of a manifest that a registry announces."""
-    connection = http.client.HTTPConnection(host, timeout=60)
+    connection = http.client.HTTPConnection(host, timeout=limit(60))
     try:
         connection.request("GET", path, headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"})
         answer = connection.getresponse()
@@ -83,13 +78,13 @@ def digest_of(host: str, path: str) -> str:
 
 def both(cli: str, dockerd: Dockerd, house: EngineProcess, *words: str) -> str:
     """The same command for both, with the same end: the exit status, and what is printed beside progress."""
-    theirs, ours = (run(cli, host, list(words)) for host in (dockerd.address, house.socket))
-    shown = said(ours[1])
-    if "requesting the following privileges" in ours[1]:  # a listed difference: what a mount is, beside its source
+    docker, moorage = (run(cli, host, list(words)) for host in (dockerd.address, house.socket))
+    shown = said(moorage[1])
+    if "requesting the following privileges" in moorage[1]:  # a listed difference: what a mount is, beside its source
         assert BOUND in shown, words
         shown = shown.replace(BOUND, "")
-    assert (ours[0], shown) == (theirs[0], said(theirs[1])), words
-    return ours[1]
+    assert (moorage[0], shown) == (docker[0], said(docker[1])), words
+    return moorage[1]
 
 
 def said(text: str) -> str:
@@ -109,24 +104,24 @@ def test_a01_case_089_the_docker_command_installs_and_upgrades_alike(
     cli: str, dockerd: Dockerd, house: EngineProcess, pushed: Pushed
 ) -> None:
     name = pushed.name
-    empty = held_by(house)
-    both(cli, dockerd, house, "plugin", "install", f"{name}:v1")  # nobody answers the question
+    empty = contents_of(house)
+    both(cli, dockerd, house, "plugin", "install", f"{name}:v1")  # the question is not answered
     text = both(cli, dockerd, house, "plugin", "install", GRANT, "--alias", "s", f"{name}:v1", "DEBUG=1")
     assert text.endswith(f"Installed plugin {name}:v1")
     assert re.search(r"^ID12: Complete$", text, re.MULTILINE)
     both(cli, dockerd, house, "plugin", "ls", "--format", "{{.Name}}|{{.Enabled}}")
     both(cli, dockerd, house, "plugin", "install", GRANT, "--alias", "s", f"{name}:v1")  # the name is taken
-    theirs, ours = (inspect(cli, host, "s") for host in (dockerd.address, house.socket))
-    assert plain(ours) == no_nulls(plain(theirs))
+    docker, moorage = (inspect(cli, host, "s") for host in (dockerd.address, house.socket))
+    assert plain(moorage) == no_nulls(plain(docker))
     both(cli, dockerd, house, "plugin", "upgrade", GRANT, "--skip-remote-check", "s", f"{name}:v2")  # it is enabled
     both(cli, dockerd, house, "plugin", "disable", "s")
     both(cli, dockerd, house, "plugin", "set", "s", "data.source=/tmp")
     both(cli, dockerd, house, "plugin", "upgrade", GRANT, "--skip-remote-check", "s", f"{name}:v2")
-    theirs, ours = (inspect(cli, host, "s") for host in (dockerd.address, house.socket))
-    assert ours["Config"]["Env"] == no_nulls(theirs["Config"]["Env"])
-    assert theirs["Settings"]["Env"] == ["DEBUG=1"]
-    assert ours["Settings"]["Env"] == ["DEBUG=1", "NEW=lorem"], "docs/reference/docker-differences.md, upgrade"
-    assert (ours["PluginReference"], ours["Settings"]["Mounts"][0]["Source"]) == (f"{name}:v2", "/tmp")
+    docker, moorage = (inspect(cli, host, "s") for host in (dockerd.address, house.socket))
+    assert moorage["Config"]["Env"] == no_nulls(docker["Config"]["Env"])
+    assert docker["Settings"]["Env"] == ["DEBUG=1"]
+    assert moorage["Settings"]["Env"] == ["DEBUG=1", "NEW=lorem"], "docs/reference/docker-differences.md, upgrade"
+    assert (moorage["PluginReference"], moorage["Settings"]["Mounts"][0]["Source"]) == (f"{name}:v2", "/tmp")
     both(cli, dockerd, house, "plugin", "enable", "s")
     both(cli, dockerd, house, "plugin", "install", GRANT, "--disable", f"{name}:v1")
     both(cli, dockerd, house, "plugin", "rm", f"{name}:v1")
@@ -157,7 +152,7 @@ def test_case_065_case_066_the_docker_command_installs_by_digest_and_no_images(
 
 
 @pytest.mark.parametrize("cli", clis())
-def test_case_054_a_wrong_setting_is_named_and_can_be_mended(cli: str, house: EngineProcess, pushed: Pushed) -> None:
+def test_case_054_a_wrong_setting_is_named_and_can_be_fixed(cli: str, house: EngineProcess, pushed: Pushed) -> None:
     status, text = run(cli, house.socket, ["plugin", "install", GRANT, "--alias", "b", f"{pushed.name}:v1", "BAD=1"])
     assert status == 1
     assert 'setting "BAD" not found in the plugin configuration; what can be set: DEBUG' in text

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from moorage.cli.main import _COMMANDS, _moorage
+from moorage.cli.main import COMMANDS, _moorage
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["moorage", *(f"moorage-{name}" for name in _COMMANDS)]
+NAMES = ["moorage", *(f"moorage-{name}" for name in COMMANDS)]
 
 
 def run(*command: str, **more: str) -> str:
@@ -33,8 +33,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(name: str) -> click.Command:
     if name == "moorage":
         return _moorage
-    module, _, variable = _COMMANDS[name.removeprefix("moorage-")].partition(".")
-    found = getattr(importlib.import_module(f"moorage.cli.{module}"), variable)
+    found = importlib.import_module(f"moorage.cli.cmd_{name.removeprefix('moorage-')}").command
     assert isinstance(found, click.Command)
     return found
 
@@ -65,7 +64,7 @@ def test_a_page_has_what_help_says_and_no_formatter_complains(pages: Path, name:
 @pytest.mark.needs("man")
 def test_the_programs_page_has_every_command_and_leads_to_its_page(pages: Path) -> None:
     shown = words(run("man", "-l", str(pages / "moorage.1")))
-    for name in _COMMANDS:
+    for name in COMMANDS:
         assert f"{name} {words(command(f'moorage-{name}').help or '')}" in shown
         assert f"moorage-{name}(1)" in shown
 

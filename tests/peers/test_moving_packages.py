@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,40 +13,26 @@ import pytest
 
 from peers.dockerd import Dockerd
 from peers.test_docker_cli import clis, make_directory, run
-from support.engines import EngineProcess, actor, config, engine
+from support.engines import EngineProcess, actor, config
 from support.layouts import OCI, Layout, layer_tar
+from support.limits import limit
 from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc", "docker-registry", "skopeo")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.needs("dockerd", "static-cc", "docker-registry", "skopeo"),
+    pytest.mark.usefixtures("nothing_else"),
+]
 
 SCHEMA2 = "application/vnd.docker.distribution.manifest.v2+json"
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
-
-
-@pytest.fixture(autouse=True)
-def nothing_else(house: EngineProcess) -> Iterator[None]:
-    yield
-    for plugin in house.plugins():
-        house.remove(plugin["Id"], force=True)
-
-
 def digest_in(registry: Served, path: str, tag: str) -> str:
-    """The digest of a manifest, as the registry tells it."""
-    asked = urllib.request.Request(
+    """The digest of a manifest, as the registry reports it."""
+    manifest_request = urllib.request.Request(
         f"http://{registry.host}/v2/{path}/manifests/{tag}", headers={"Accept": f"{SCHEMA2}, {OCI}"}, method="HEAD"
     )
-    with urllib.request.urlopen(asked, timeout=20) as answer:
+    with urllib.request.urlopen(manifest_request, timeout=limit(20)) as answer:
         return str(answer.headers["Docker-Content-Digest"])
 
 
@@ -60,7 +45,7 @@ def ok(cli: str, host: Path, *words: str) -> str:
 def moorage(house: EngineProcess, *words: str, **environment: str) -> Any:
     """Our own command; what it prints as JSON."""
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60), env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -70,12 +55,12 @@ def test_d04_the_docker_command_pushes_by_us_what_dockerd_installs_and_pushes_ag
     cli: str, house: EngineProcess, dockerd: Dockerd, registry: Served, tmp_path: Path
 ) -> None:
     kind = Path(cli).parent.name  # of two commands, each has its own repository
-    ours, back = f"{registry.host}/{kind}/ours:1", f"{registry.host}/{kind}/back:1"
-    ok(cli, house.socket, "plugin", "create", ours, str(make_directory(tmp_path / f"by-{kind}", config())))
-    text = ok(cli, house.socket, "plugin", "push", ours)
+    pushed, back = f"{registry.host}/{kind}/ours:1", f"{registry.host}/{kind}/back:1"
+    ok(cli, house.socket, "plugin", "create", pushed, str(make_directory(tmp_path / f"by-{kind}", config())))
+    text = ok(cli, house.socket, "plugin", "push", pushed)
     assert text.splitlines()[0] == f"The push refers to repository [{registry.host}/{kind}/ours]"
-    assert house.more(quote(ours, safe=""))["Digest"] == digest_in(registry, f"{kind}/ours", "1")
-    ok(cli, dockerd.address, "plugin", "install", "--grant-all-permissions", "--alias", back, ours)
+    assert house.more(quote(pushed, safe=""))["Digest"] == digest_in(registry, f"{kind}/ours", "1")
+    ok(cli, dockerd.address, "plugin", "install", "--grant-all-permissions", "--alias", back, pushed)
     try:
         assert dockerd.inspect_plugin(back)["Enabled"] is True
         ok(cli, dockerd.address, "plugin", "push", back)
@@ -87,16 +72,16 @@ def test_d04_the_docker_command_pushes_by_us_what_dockerd_installs_and_pushes_ag
 def test_d04_what_dockerd_pushed_we_install_and_push_again_byte_for_byte(
     house: EngineProcess, dockerd: Dockerd, registry: Served, tmp_path: Path
 ) -> None:
-    cli, theirs, again = clis()[0], f"{registry.host}/d/theirs:1", f"{registry.host}/d/again:1"
-    ok(cli, dockerd.address, "plugin", "create", theirs, str(make_directory(tmp_path / "theirs", config())))
+    cli, docker_reference, again = clis()[0], f"{registry.host}/d/theirs:1", f"{registry.host}/d/again:1"
+    ok(cli, dockerd.address, "plugin", "create", docker_reference, str(make_directory(tmp_path / "theirs", config())))
     try:
-        theirs_said = ok(cli, dockerd.address, "plugin", "push", theirs).splitlines()
+        docker_output = ok(cli, dockerd.address, "plugin", "push", docker_reference).splitlines()
     finally:
-        dockerd.remove_plugin(theirs)
-    ok(cli, house.socket, "plugin", "install", "--grant-all-permissions", "--alias", again, theirs)
-    ours_said = ok(cli, house.socket, "plugin", "push", again).splitlines()
+        dockerd.remove_plugin(docker_reference)
+    ok(cli, house.socket, "plugin", "install", "--grant-all-permissions", "--alias", again, docker_reference)
+    moorage_output = ok(cli, house.socket, "plugin", "push", again).splitlines()
     assert digest_in(registry, "d/again", "1") == digest_in(registry, "d/theirs", "1")
-    assert ours_said[0] == theirs_said[0].replace("theirs", "again")
+    assert moorage_output[0] == docker_output[0].replace("theirs", "again")
     house.disable(quote(again, safe=""))
 
 
@@ -117,40 +102,42 @@ def test_d04_pushes_that_cannot_be_end_alike(house: EngineProcess, dockerd: Dock
 def skopeo(*words: str) -> None:
     tls = ["--src-tls-verify=false"] if words[0].startswith("docker:") else ["--dest-tls-verify=false"]
     done = subprocess.run(
-        ["skopeo", "--insecure-policy", "copy", *tls, *words], capture_output=True, text=True, timeout=60
+        ["skopeo", "--insecure-policy", "copy", *tls, *words], capture_output=True, text=True, timeout=limit(60)
     )
     assert done.returncode == 0, done.stderr
 
 
 def upload(registry: Served, path: str, layout: Layout, target: dict[str, Any]) -> None:
-    """Bring blobs and a manifest to a registry without any of our code."""
+    """Push blobs and a manifest to a registry without any of Moorage's code."""
     base = f"http://{registry.host}/v2/{path}"
     for digest, data in layout.blobs.items():
         if digest != target["digest"]:
-            begun = urllib.request.urlopen(urllib.request.Request(f"{base}/blobs/uploads/", method="POST"), timeout=20)
-            send(f"{begun.headers['Location']}&digest={digest}", data, "application/octet-stream")
+            started_upload = urllib.request.urlopen(
+                urllib.request.Request(f"{base}/blobs/uploads/", method="POST"), timeout=limit(20)
+            )
+            send(f"{started_upload.headers['Location']}&digest={digest}", data, "application/octet-stream")
     send(f"{base}/manifests/1", layout.blobs[target["digest"]], target["mediaType"])
 
 
 def send(url: str, data: bytes, media_type: str) -> None:
-    asked = urllib.request.Request(url, data, {"Content-Type": media_type}, method="PUT")
-    urllib.request.urlopen(asked, timeout=20).close()
+    manifest_request = urllib.request.Request(url, data, {"Content-Type": media_type}, method="PUT")
+    urllib.request.urlopen(manifest_request, timeout=limit(20)).close()
 
 
-def test_d09_an_archive_that_skopeo_made_loads_and_skopeo_copies_ours(
+def test_d09_an_archive_of_skopeo_loads_and_skopeo_copies_a_saved_one(
     house: EngineProcess, registry: Served, tmp_path: Path
 ) -> None:
     layout = Layout()
     target = layout.plugin(config(), [layer_tar({"actor": (actor(), 0o755)}), layer_tar({"more": (b"x", 0o644)})])
     upload(registry, "t/plugin", layout, target)
-    theirs, ours = tmp_path / "theirs.tar", tmp_path / "ours.tar"
-    skopeo(f"docker://{registry.host}/t/plugin:1", f"oci-archive:{theirs}:t/plugin:1")
-    moorage(house, "load", "-i", str(theirs))
+    docker_reference, pushed = tmp_path / "theirs.tar", tmp_path / "ours.tar"
+    skopeo(f"docker://{registry.host}/t/plugin:1", f"oci-archive:{docker_reference}:t/plugin:1")
+    moorage(house, "load", "-i", str(docker_reference))
     assert house.more("t/plugin:1")["Digest"] == target["digest"]
     house.enable("t/plugin:1")
     house.disable("t/plugin:1")
-    moorage(house, "save", "-o", str(ours), "t/plugin:1")
-    skopeo(f"oci-archive:{ours}", f"docker://{registry.host}/t/copied:1")
+    moorage(house, "save", "-o", str(pushed), "t/plugin:1")
+    skopeo(f"oci-archive:{pushed}", f"docker://{registry.host}/t/copied:1")
     assert digest_in(registry, "t/copied", "1") == target["digest"]
 
 

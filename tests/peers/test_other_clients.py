@@ -1,4 +1,4 @@
-"""What other projects' tests of plugins look at, asked of a real dockerd and of us: assertions made anew, no code."""
+"""What other projects' tests of plugins check, compared on a real dockerd and on Moorage: own assertions, no code."""
 
 import json
 import subprocess
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from peers.dockerd import Dockerd
-from peers.test_docker_cli import clis, directories, house, run
+from peers.test_docker_cli import clis, directories, run
 from support.engines import EngineProcess, config
 from support.foreground import wait_until
 
-__all__ = ("directories", "house")  # fixtures
+__all__ = ("directories",)  # fixtures
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 
@@ -32,13 +32,13 @@ def test_case_248_226_docker_events_shows_what_is_buffered(
         for words in (f"plugin create {name} {directories['DIR']}", f"plugin rm {name}"):
             assert run(cli, host, words.split())[0] == 0
 
-        def tells_both(host: Path = host) -> bool:  # the command cuts "now" to a whole second
+        def shows_both(host: Path = host) -> bool:  # the command cuts "now" to a whole second
             status, text = run(cli, host, ["events", *bounds, "--filter", f"plugin={name}", *EVENTS])
             assert status == 0
             seen[host] = text.splitlines()[-2:]
             return len(seen[host]) == 2
 
-        wait_until(tells_both, "both events are in the past")
+        wait_until(shows_both, "both events are in the past")
         assert seen[host] == [f"plugin create {name}", f"plugin remove {name}"]
 
 
@@ -52,8 +52,8 @@ def test_case_251_docker_info_shows_us_without_an_error(house: EngineProcess, cl
 
 
 def test_case_251_info_has_the_fields_that_a_daemons_info_has(dockerd: Dockerd, house: EngineProcess) -> None:
-    ours = house.info()
-    theirs = json.loads(
+    moorage = house.info()
+    docker = json.loads(
         subprocess.run(
             ["docker", "-H", f"unix://{dockerd.address}", "info", "--format", "{{json .}}"],
             capture_output=True,
@@ -61,13 +61,13 @@ def test_case_251_info_has_the_fields_that_a_daemons_info_has(dockerd: Dockerd, 
         ).stdout
     )
     later = {"CDISpecDirs", "Containerd"}  # of a daemon that is newer than the one here
-    gone = {  # of an older one, and taken out since (the history of the API says when), or of the client
+    removed = {  # of an older one, and taken out since (the history of the API says when), or of the client
         "BridgeNfIptables", "BridgeNfIp6tables", "KernelMemory", "KernelMemoryTCP", "ClusterStore", "ClusterAdvertise",
         "HttpProxy", "ClientInfo", "SystemStatus", "DefaultAddressPools", "CpuCfsPeriod", "CpuCfsQuota",
     }  # fmt: skip
-    assert set(theirs) - gone - set(ours) <= {"ServerErrors"}
-    for key in set(theirs) & set(ours) - later:
-        assert isinstance(ours[key], type(theirs[key])) or None in (ours[key], theirs[key]), key
+    assert set(docker) - removed - set(moorage) <= {"ServerErrors"}
+    for key in set(docker) & set(moorage) - later:
+        assert isinstance(moorage[key], type(docker[key])) or None in (moorage[key], docker[key]), key
 
 
 @pytest.mark.parametrize("path", ["/plugins/foobar/set", "/plugins/foobar/upgrade", "/plugins/pull"])
@@ -97,17 +97,17 @@ def test_case_234_both_spellings_and_both_forms_of_the_filter_are_known(
 ) -> None:
     house.create("filtered", config())
     house.enable("filtered")
-    found = house.ask("GET", "/plugins?filters=" + (form % key).replace('"', "%22"))
+    found = house.request_json("GET", "/plugins?filters=" + (form % key).replace('"', "%22"))
     assert [each["Name"] for each in found if each["Name"] == "filtered:latest"] == ["filtered:latest"]
     house.disable("filtered")
-    found = house.ask("GET", "/plugins?filters=" + (form % key).replace('"', "%22"))
+    found = house.request_json("GET", "/plugins?filters=" + (form % key).replace('"', "%22"))
     assert [each["Name"] for each in found if each["Name"] == "filtered:latest"] == []
     house.remove("filtered")
 
 
 @pytest.mark.parametrize("version", ["1.24", "1.41", "1.47", "1.48", "1.52", "1.55"])
 def test_case_252_every_published_version_is_spoken(house: EngineProcess, version: str) -> None:
-    assert house.ask("GET", f"/v{version}/version")["ApiVersion"] == "1.55"
+    assert house.request_json("GET", f"/v{version}/version")["ApiVersion"] == "1.55"
     if version == "1.24":
         return  # the command has no plugins before 1.25
     environment = {"DOCKER_API_VERSION": version, "PATH": "/usr/local/bin:/usr/bin:/bin"}

@@ -17,6 +17,7 @@ import pytest
 
 from support.engines import EngineProcess, config, engine
 from support.foreground import wait_until
+from support.limits import limit
 from support.metrics import fetch
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "prometheus", "promtool")]
@@ -49,10 +50,10 @@ def prometheus(directory: Path, target: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         child.terminate()
-        child.wait(30)
+        child.wait(limit(30))
 
 
-def ask(url: str, query: str) -> dict[str, float]:
+def run_query(url: str, query: str) -> dict[str, float]:
     """What a query is now, by the values of its labels, those of the scrape apart."""
     try:
         answer = json.loads(fetch(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"))
@@ -85,21 +86,23 @@ def test_prometheus_scrapes_an_engine_and_answers_what_its_plugins_do(tmp_path: 
 
 def follow(house: EngineProcess, url: str) -> None:
     ready = {"a:latest": 1.0, "b:latest": 0.0}
-    wait_until(lambda: ask(url, "moorage_plugin_ready") == ready, "the first scrape")
-    assert ask(url, 'up{job="moorage"}') == {"": 1}
-    assert ask(url, "moorage_containerd_up") == {"": 1}
-    assert ask(url, "moorage_plugins > 0") == {"disabled": 1, "ready": 1}
-    wait_until(lambda: ask(url, "moorage_plugin_memory_bytes > bool 16*1024*1024") == {"a:latest": 1}, "its memory")
-    assert ask(url, "moorage_plugin_log_bytes_total > 0") == {"a:latest stdout": 6}
-    assert 0 < ask(url, "histogram_quantile(0.9, moorage_plugin_start_seconds_bucket)")[""] < 30
+    wait_until(lambda: run_query(url, "moorage_plugin_ready") == ready, "the first scrape")
+    assert run_query(url, 'up{job="moorage"}') == {"": 1}
+    assert run_query(url, "moorage_containerd_up") == {"": 1}
+    assert run_query(url, "moorage_plugins > 0") == {"disabled": 1, "ready": 1}
+    wait_until(
+        lambda: run_query(url, "moorage_plugin_memory_bytes > bool 16*1024*1024") == {"a:latest": 1}, "its memory"
+    )
+    assert run_query(url, "moorage_plugin_log_bytes_total > 0") == {"a:latest stdout": 6}
+    assert 0 < run_query(url, "histogram_quantile(0.9, moorage_plugin_start_seconds_bucket)")[""] < 30
     house.crash("a", 3)
     exits = {"3 false a:latest": 1.0}
-    wait_until(lambda: ask(url, "moorage_plugin_exits_total") == exits, "the end of a run")
-    wait_until(lambda: ask(url, "moorage_plugin_restarts_total") == {"a:latest": 1, "b:latest": 0}, "the restart")
+    wait_until(lambda: run_query(url, "moorage_plugin_exits_total") == exits, "the end of a run")
+    wait_until(lambda: run_query(url, "moorage_plugin_restarts_total") == {"a:latest": 1, "b:latest": 0}, "the restart")
     wait_until(lambda: all(it["health"] == "ok" for it in fetch_rules(url)), "every rule of the guide evaluated")
     assert len(fetch_rules(url)) == len(re.findall("- alert:", FILES["moorage.rules.yml"]))
     house.remove("a", force=True)
-    wait_until(lambda: ask(url, "moorage_plugin_ready") == {"b:latest": 0}, "a removed plugin's series gone")
+    wait_until(lambda: run_query(url, "moorage_plugin_ready") == {"b:latest": 0}, "a removed plugin's series gone")
 
 
 def fetch_rules(url: str) -> list[dict[str, str]]:
@@ -115,7 +118,7 @@ def test_the_guide_has_the_command_and_the_setting() -> None:
 
 def test_each_command_of_the_guide_works_on_the_engine_that_it_starts(tmp_path: Path) -> None:
     house, address = EngineProcess(tmp_path), f"127.0.0.1:{free_port()}"
-    places = {"MOORAGE_ROOT": str(house.root), "MOORAGE_EXEC_ROOT": str(house.exec_root)}
+    roots = {"MOORAGE_ROOT": str(house.root), "MOORAGE_EXEC_ROOT": str(house.exec_root)}
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     try:
@@ -123,7 +126,7 @@ def test_each_command_of_the_guide_works_on_the_engine_that_it_starts(tmp_path: 
         with house.log.open("ab") as output:
             house.child = subprocess.Popen(
                 [sys.executable, "-m", *words],
-                env={**os.environ, **places},
+                env={**os.environ, **roots},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -136,7 +139,11 @@ def test_each_command_of_the_guide_works_on_the_engine_that_it_starts(tmp_path: 
         for line in COMMANDS:
             moved = line.replace("127.0.0.1:9469", address).replace("/run/moorage/moorage.sock", str(house.socket))
             done = subprocess.run(
-                ["bash", "-o", "pipefail", "-ec", moved], cwd=tmp_path, capture_output=True, text=True, timeout=60
+                ["bash", "-o", "pipefail", "-ec", moved],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=limit(60),
             )
             # promtool ends with 3 and words on standard error where the linter finds anything
             assert (done.returncode, done.stderr) == (0, ""), f"{line}: {done.stdout}{done.stderr}"

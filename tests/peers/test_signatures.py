@@ -18,9 +18,10 @@ from moorage.plugins import parse_policy
 from peers.test_docker_cli import clis, run
 from support.engines import EngineProcess, Refused, config, engine, package
 from support.layouts import Layout, layer_tar, tar_of
+from support.limits import limit
 from support.packages import IMAGE, OCI, Blob, Made, digest_of, index_of, layer, make, push, push_manifest
 from support.registries import Served, serve_registry
-from support.signing import (
+from support.signatures import (
     ARTIFACT,
     BUNDLE,
     Document,
@@ -42,7 +43,7 @@ HERE = {"os": "linux", "architecture": "amd64"}
 
 
 @dataclass(frozen=True)
-class Ground:
+class Setup:
     """An engine whose policy wants signatures below ``signed/`` of a registry, ``*`` apart."""
 
     house: EngineProcess
@@ -66,13 +67,13 @@ class Ground:
         push_tag(self.host, path, digest, [simple(self.keys[kind], payload(digest, named))])
 
     def layers_read(self, made: Made) -> bool:
-        """Whether the registry was asked for the last layer, which no other package has."""
+        """Whether the last layer was requested from the registry, which no other package has."""
         text = self.registry.text()
         return f"/blobs/{made.layers[-1].digest}" in text
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     base = tmp_path_factory.mktemp("signatures")
     keys = {kind: signer(base / "keys" / kind, kind) for kind in KINDS}
     keys["other"] = signer(base / "keys" / "other")
@@ -87,18 +88,18 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         policy = {"trusted_keys": trusted, "network": ["*"], "mounts": ["*"]}
         (base / "engine").mkdir()
         with engine(base / "engine", policy=policy) as house:
-            yield Ground(house, registry, keys)
+            yield Setup(house, registry, keys)
 
 
 @pytest.fixture(autouse=True)
-def nothing_else(ground: Ground) -> Iterator[None]:
+def nothing_else(setup: Setup) -> Iterator[None]:
     yield
-    for plugin in ground.house.plugins():
-        ground.house.remove(plugin["Id"], force=True)
+    for plugin in setup.house.plugins():
+        setup.house.remove(plugin["Id"], force=True)
 
 
-def names(ground: Ground) -> list[str]:
-    return [each["Name"] for each in ground.house.plugins()]
+def names(setup: Setup) -> list[str]:
+    return [each["Name"] for each in setup.house.plugins()]
 
 
 def refused(call: Callable[[], Any]) -> str:
@@ -109,91 +110,93 @@ def refused(call: Callable[[], Any]) -> str:
     return refusal.value.message
 
 
-def moorage(ground: Ground, *words: str, input: bytes | None = None) -> tuple[int, str]:
-    command = [sys.executable, "-m", "moorage", "--host", f"unix://{ground.house.socket}", *words]
-    done = subprocess.run(command, input=input, capture_output=True, timeout=60, env=dict(os.environ), check=False)
+def moorage(setup: Setup, *words: str, input: bytes | None = None) -> tuple[int, str]:
+    command = [sys.executable, "-m", "moorage", "--host", f"unix://{setup.house.socket}", *words]
+    done = subprocess.run(
+        command, input=input, capture_output=True, timeout=limit(60), env=dict(os.environ), check=False
+    )
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_package_signed_by_each_kind_of_key_is_installed(ground: Ground, kind: str) -> None:
+def test_a_package_signed_by_each_kind_of_key_is_installed(setup: Setup, kind: str) -> None:
     path = f"kinds/{kind}"
     made = make(config(description=kind), layer({"only": kind.encode()}))
-    digest = push(ground.host, path, "1", made)
-    text = refused(lambda: ground.house.install(ground.name(f"{path}:1")))
-    assert f"cannot use {ground.name(path)}:1: it is not signed, and this host's policy requires a signature" in text
+    digest = push(setup.host, path, "1", made)
+    text = refused(lambda: setup.house.install(setup.name(f"{path}:1")))
+    assert f"cannot use {setup.name(path)}:1: it is not signed, and this host's policy requires a signature" in text
     assert digest in text
-    assert not ground.layers_read(made)
-    ground.sign(path, digest, kind)
-    ground.house.install(ground.name(f"{path}:1"))
-    assert names(ground) == [ground.name(f"{path}:1")]
-    assert ground.layers_read(made)
+    assert not setup.layers_read(made)
+    setup.sign(path, digest, kind)
+    setup.house.install(setup.name(f"{path}:1"))
+    assert names(setup) == [setup.name(f"{path}:1")]
+    assert setup.layers_read(made)
 
 
 @pytest.mark.parametrize("where", ["tag", "referrer", "bundle"])
-def test_signatures_are_found_wherever_cosign_stores_them(ground: Ground, where: str) -> None:
-    path, key = f"signed/{where}", ground.keys["p256"]
-    digest = ground.push(path)
-    document = simple(key, payload(digest, ground.name(path)))
+def test_signatures_are_found_wherever_cosign_stores_them(setup: Setup, where: str) -> None:
+    path, key = f"signed/{where}", setup.keys["p256"]
+    digest = setup.push(path)
+    document = simple(key, payload(digest, setup.name(path)))
     if where == "tag":
-        push_tag(ground.host, path, digest, [document])
+        push_tag(setup.host, path, digest, [document])
     elif where == "referrer":
-        push_referrer(ground.host, path, digest, [document], ARTIFACT)
+        push_referrer(setup.host, path, digest, [document], ARTIFACT)
     else:
-        push_referrer(ground.host, path, digest, [Document(bundle(key, statement(digest)), BUNDLE)], BUNDLE)
-    ground.house.install(ground.name(f"{path}:1"))
+        push_referrer(setup.host, path, digest, [Document(bundle(key, statement(digest)), BUNDLE)], BUNDLE)
+    setup.house.install(setup.name(f"{path}:1"))
 
 
-def test_one_signature_by_a_trusted_key_is_enough_among_those_of_others(ground: Ground) -> None:
+def test_one_signature_by_a_trusted_key_is_enough_among_those_of_others(setup: Setup) -> None:
     path = "both/many"
-    digest = ground.push(path)
-    others = [simple(ground.keys["other"], payload(digest, ground.name(path))) for _ in range(3)]
-    push_tag(ground.host, path, digest, [*others, simple(ground.keys["p256"], payload(digest, ground.name(path)))])
-    ground.house.install(ground.name(f"{path}:1"))
+    digest = setup.push(path)
+    others = [simple(setup.keys["other"], payload(digest, setup.name(path))) for _ in range(3)]
+    push_tag(setup.host, path, digest, [*others, simple(setup.keys["p256"], payload(digest, setup.name(path)))])
+    setup.house.install(setup.name(f"{path}:1"))
 
 
 @pytest.mark.parametrize("what", ["index", "manifest"])
-def test_a_signature_over_the_index_or_over_the_manifest_counts(ground: Ground, what: str) -> None:
+def test_a_signature_over_the_index_or_over_the_manifest_counts(setup: Setup, what: str) -> None:
     path = f"signed/{what}"
     made = make(config(description=what), media_type=OCI)
-    push(ground.host, path, "only", made)
+    push(setup.host, path, "only", made)
     foreign = make(config(description="foreign"), media_type=OCI)
-    push(ground.host, path, "foreign", foreign)
+    push(setup.host, path, "foreign", foreign)
     entries = [(made, {"platform": HERE}), (foreign, {"platform": {**HERE, "architecture": "s390x"}})]
     raw = index_of(entries, "application/vnd.oci.image.index.v1+json")
-    digest = push_manifest(ground.host, path, "1", raw, "application/vnd.oci.image.index.v1+json")
-    ground.sign(path, foreign.digest)
-    refused(lambda: ground.house.install(ground.name(f"{path}:1")))  # of another platform
-    ground.sign(path, digest if what == "index" else made.digest)
-    ground.house.install(ground.name(f"{path}:1"))
-    assert ground.house.more(ground.name(f"{path}:1"))["Digest"] == made.digest
+    digest = push_manifest(setup.host, path, "1", raw, "application/vnd.oci.image.index.v1+json")
+    setup.sign(path, foreign.digest)
+    refused(lambda: setup.house.install(setup.name(f"{path}:1")))  # of another platform
+    setup.sign(path, digest if what == "index" else made.digest)
+    setup.house.install(setup.name(f"{path}:1"))
+    assert setup.house.more(setup.name(f"{path}:1"))["Digest"] == made.digest
 
 
-def test_a_repository_without_a_rule_or_exempt_needs_no_signature(ground: Ground) -> None:
+def test_a_repository_without_a_rule_or_exempt_needs_no_signature(setup: Setup) -> None:
     for path in ("free/a", "signed/trial/a"):
-        ground.push(path)
-        ground.house.install(ground.name(f"{path}:1"))
-    assert len(names(ground)) == 2
+        setup.push(path)
+        setup.house.install(setup.name(f"{path}:1"))
+    assert len(names(setup)) == 2
 
 
-def test_a_rule_without_keys_refuses_everything(ground: Ground) -> None:
-    ground.sign("none/a", ground.push("none/a"))
-    assert "one of 0 trusted keys" in refused(lambda: ground.house.install(ground.name("none/a:1")))
+def test_a_rule_without_keys_refuses_everything(setup: Setup) -> None:
+    setup.sign("none/a", setup.push("none/a"))
+    assert "one of 0 trusted keys" in refused(lambda: setup.house.install(setup.name("none/a:1")))
 
 
-def test_every_way_from_a_registry_wants_the_signature(ground: Ground, tmp_path: Path) -> None:
-    path, house = "signed/ways", ground.house
-    reference = ground.name(f"{path}:1")
-    first = ground.push(path, text="first")
+def test_every_way_from_a_registry_requires_the_signature(setup: Setup, tmp_path: Path) -> None:
+    path, house = "signed/ways", setup.house
+    reference = setup.name(f"{path}:1")
+    first = setup.push(path, text="first")
     for call in (
         lambda: house.privileges(reference),
         lambda: house.install(reference, granted=[]),
         lambda: house.ensure(reference, "ways"),
     ):
         refused(call)
-    wanted = tmp_path / "plugins.yaml"
-    wanted.write_text(f"plugins:\n- reference: {reference}\n  name: ways\n  enabled: no\n  privileges: all\n")
-    status, text = moorage(ground, "apply", "-f", str(wanted))
+    desired = tmp_path / "plugins.yaml"
+    desired.write_text(f"plugins:\n- reference: {reference}\n  name: ways\n  enabled: no\n  privileges: all\n")
+    status, text = moorage(setup, "apply", "-f", str(desired))
     assert status == 1
     assert "it is not signed" in text
     for words in (
@@ -201,89 +204,89 @@ def test_every_way_from_a_registry_wants_the_signature(ground: Ground, tmp_path:
         ["install", "--disable", "--grant-all-permissions", "--ensure", "--alias", "ways", reference],
         ["privileges", reference],
     ):
-        status, text = moorage(ground, *words)
-        assert (status, names(ground)) == (1, []), text
+        status, text = moorage(setup, *words)
+        assert (status, names(setup)) == (1, []), text
         assert "it is not signed" in text
-    ground.sign(path, first)
-    status, text = moorage(ground, "apply", "-f", str(wanted))
-    assert (status, names(ground)) == (0, ["ways:latest"]), text
-    second = ground.push(path, "2", text="second")
-    newer = ground.name(f"{path}:2")
+    setup.sign(path, first)
+    status, text = moorage(setup, "apply", "-f", str(desired))
+    assert (status, names(setup)) == (0, ["ways:latest"]), text
+    second = setup.push(path, "2", text="second")
+    newer = setup.name(f"{path}:2")
     for call in (
         lambda: house.upgrade("ways", newer, granted=[]),
         lambda: house.change("ways", newer),
     ):
         refused(call)
-    assert "it is not signed" in moorage(ground, "upgrade", "--grant-all-permissions", "ways", newer)[1]
-    wanted.write_text(wanted.read_text().replace(":1", ":2"))
-    assert moorage(ground, "apply", "-f", str(wanted))[0] == 1
+    assert "it is not signed" in moorage(setup, "upgrade", "--grant-all-permissions", "ways", newer)[1]
+    desired.write_text(desired.read_text().replace(":1", ":2"))
+    assert moorage(setup, "apply", "-f", str(desired))[0] == 1
     assert house.more("ways")["Digest"] == first
-    ground.sign(path, second)
+    setup.sign(path, second)
     house.upgrade("ways", newer)
     assert house.more("ways")["Digest"] == second
 
 
 @pytest.mark.parametrize("cli", clis())
-def test_the_docker_command_is_refused_with_the_same_words(ground: Ground, cli: str) -> None:
+def test_the_docker_command_is_refused_with_the_same_words(setup: Setup, cli: str) -> None:
     path = f"signed/docker{clis().index(cli)}"
-    reference, digest = ground.name(f"{path}:1"), ground.push(path)
+    reference, digest = setup.name(f"{path}:1"), setup.push(path)
     words = ["plugin", "install", "--disable", "--grant-all-permissions", reference]
-    status, text = run(cli, ground.house.socket, words)
-    assert (status, names(ground)) == (1, [])
+    status, text = run(cli, setup.house.socket, words)
+    assert (status, names(setup)) == (1, [])
     assert "it is not signed, and this host's policy requires a signature" in text
-    ground.sign(path, digest)
-    status, text = run(cli, ground.house.socket, words)
+    setup.sign(path, digest)
+    status, text = run(cli, setup.house.socket, words)
     assert status == 0, text
 
 
 # replays, with what a real tool copies
 
 
-def skopeo_copy(ground: Ground, source: str, target: str) -> None:
+def skopeo_copy(setup: Setup, source: str, target: str) -> None:
     done = subprocess.run(
         ["skopeo", "copy", "--all", "--src-tls-verify=false", "--dest-tls-verify=false",
-         f"docker://{ground.name(source)}", f"docker://{ground.name(target)}"],
+         f"docker://{setup.name(source)}", f"docker://{setup.name(target)}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
-def test_a_signature_of_another_repository_does_not_count(ground: Ground) -> None:
-    digest = ground.push("signed/good", media_type=OCI)
-    ground.sign("signed/good", digest)
-    skopeo_copy(ground, "signed/good:1", "signed/copy:1")
-    skopeo_copy(ground, f"signed/good:{tag_of(digest)}.sig", f"signed/copy:{tag_of(digest)}.sig")
-    text = refused(lambda: ground.house.install(ground.name("signed/copy:1")))
-    assert f"a trusted key signed it as {ground.name('signed/good')}, not as {ground.name('signed/copy')}:1" in text
-    ground.house.install(ground.name("signed/good:1"))
+def test_a_signature_of_another_repository_does_not_count(setup: Setup) -> None:
+    digest = setup.push("signed/good", media_type=OCI)
+    setup.sign("signed/good", digest)
+    skopeo_copy(setup, "signed/good:1", "signed/copy:1")
+    skopeo_copy(setup, f"signed/good:{tag_of(digest)}.sig", f"signed/copy:{tag_of(digest)}.sig")
+    text = refused(lambda: setup.house.install(setup.name("signed/copy:1")))
+    assert f"a trusted key signed it as {setup.name('signed/good')}, not as {setup.name('signed/copy')}:1" in text
+    setup.house.install(setup.name("signed/good:1"))
 
 
-def test_a_mirror_may_have_the_signatures_of_its_originals(ground: Ground) -> None:
-    digest = ground.push("mirror/a")
-    ground.sign("mirror/a", digest, name="example.org/others/a")
-    assert "signed it as example.org/others/a" in refused(lambda: ground.house.install(ground.name("mirror/a:1")))
-    ground.sign("mirror/a", digest, name="example.org/team/a")
-    ground.house.install(ground.name("mirror/a:1"))
+def test_a_mirror_may_have_the_signatures_of_its_originals(setup: Setup) -> None:
+    digest = setup.push("mirror/a")
+    setup.sign("mirror/a", digest, name="example.org/others/a")
+    assert "signed it as example.org/others/a" in refused(lambda: setup.house.install(setup.name("mirror/a:1")))
+    setup.sign("mirror/a", digest, name="example.org/team/a")
+    setup.house.install(setup.name("mirror/a:1"))
 
 
-def test_a_signature_of_another_version_does_not_count(ground: Ground) -> None:
-    old, new = ground.push("signed/v", "1", "old"), ground.push("signed/v", "2", "new")
-    document = simple(ground.keys["p256"], payload(old, ground.name("signed/v")))
-    push_tag(ground.host, "signed/v", new, [document])
-    text = refused(lambda: ground.house.install(ground.name("signed/v:2")))
+def test_a_signature_of_another_version_does_not_count(setup: Setup) -> None:
+    old, new = setup.push("signed/v", "1", "old"), setup.push("signed/v", "2", "new")
+    document = simple(setup.keys["p256"], payload(old, setup.name("signed/v")))
+    push_tag(setup.host, "signed/v", new, [document])
+    text = refused(lambda: setup.house.install(setup.name("signed/v:2")))
     assert f"a trusted key signed {old}, which is another package" in text
 
 
 @pytest.mark.parametrize(("named", "is_accepted"), [("", True), (":1", True), (":2", False), (":latest", False)])
-def test_a_signature_that_names_a_tag_is_for_that_tag(ground: Ground, named: str, is_accepted: bool) -> None:
+def test_a_signature_that_names_a_tag_is_for_that_tag(setup: Setup, named: str, is_accepted: bool) -> None:
     path = f"signed/tag{len(named)}{named[-1:].strip('t')}"
-    digest = ground.push(path)
-    ground.sign(path, digest, name=f"{ground.name(path)}{named}")
+    digest = setup.push(path)
+    setup.sign(path, digest, name=f"{setup.name(path)}{named}")
     if not is_accepted:
-        refused(lambda: ground.house.install(ground.name(f"{path}:1")))
-        ground.house.install(ground.name(f"{path}@{digest}"))  # no tag is asked for, so none can be wrong
+        refused(lambda: setup.house.install(setup.name(f"{path}:1")))
+        setup.house.install(setup.name(f"{path}@{digest}"))  # no tag is requested, so none can be wrong
     else:
-        ground.house.install(ground.name(f"{path}:1"))
+        setup.house.install(setup.name(f"{path}:1"))
 
 
 # what comes from elsewhere
@@ -314,23 +317,23 @@ def archive(
     return layout.tar()
 
 
-def load(ground: Ground, body: bytes, name: str = "") -> Any:
-    return ground.house.ask("POST", f"/moorage/v1/load?name={name}", body)
+def load(setup: Setup, body: bytes, name: str = "") -> Any:
+    return setup.house.request_json("POST", f"/moorage/v1/load?name={name}", body)
 
 
 @pytest.mark.parametrize("mark", ["tag", "cosign", "artifact"])
-def test_an_archive_is_loaded_with_its_signatures_only(ground: Ground, mark: str) -> None:
-    name = ground.name("signed/load:1")
-    text = refused(lambda: load(ground, archive(name, lambda _: [])))
+def test_an_archive_is_loaded_with_its_signatures_only(setup: Setup, mark: str) -> None:
+    name = setup.name("signed/load:1")
+    text = refused(lambda: load(setup, archive(name, lambda _: [])))
     assert "it is not signed" in text
-    by_other = archive(name, lambda digest: [simple(ground.keys["other"], payload(digest, name))], mark=mark)
-    assert "signed by another key" in refused(lambda: load(ground, by_other))
-    load(ground, archive(name, lambda digest: [simple(ground.keys["p256"], payload(digest, name))], mark=mark))
-    assert names(ground) == [name]
+    by_other = archive(name, lambda digest: [simple(setup.keys["other"], payload(digest, name))], mark=mark)
+    assert "signed by another key" in refused(lambda: load(setup, by_other))
+    load(setup, archive(name, lambda digest: [simple(setup.keys["p256"], payload(digest, name))], mark=mark))
+    assert names(setup) == [name]
 
 
-def test_an_archive_cannot_claim_another_origin_or_another_name(ground: Ground) -> None:
-    signed, free = ground.name("signed/load:1"), ground.name("free/load:1")
+def test_an_archive_cannot_claim_another_origin_or_another_name(setup: Setup) -> None:
+    signed, free = setup.name("signed/load:1"), setup.name("free/load:1")
     for body, name in (
         (archive(signed, lambda _: [], reference=free), ""),
         (archive(free, lambda _: [], reference=signed), ""),
@@ -338,43 +341,43 @@ def test_an_archive_cannot_claim_another_origin_or_another_name(ground: Ground) 
         (archive(free, lambda _: []), signed),
         (archive(signed, lambda _: []), "alias"),
     ):
-        refused(lambda body=body, name=name: load(ground, body, name))  # type: ignore[misc]
-    assert names(ground) == []
-    load(ground, archive(free, lambda _: []))
+        refused(lambda body=body, name=name: load(setup, body, name))  # type: ignore[misc]
+    assert names(setup) == []
+    load(setup, archive(free, lambda _: []))
 
 
-def test_a_plugin_that_is_made_here_may_not_have_a_name_that_must_be_signed(ground: Ground, tmp_path: Path) -> None:
-    name, house = ground.name("signed/made:1"), ground.house
+def test_a_plugin_that_is_made_here_may_not_have_a_name_that_must_be_signed(setup: Setup, tmp_path: Path) -> None:
+    name, house = setup.name("signed/made:1"), setup.house
     assert f"cannot create {name}: it would not be signed" in refused(lambda: house.create(name))
-    push(ground.host, "free/image", "1", make(config_type=IMAGE))
-    remote = ground.name("free/image:1")
+    push(setup.host, "free/image", "1", make(config_type=IMAGE))
+    remote = setup.name("free/image:1")
 
     def create_from(name: str, remote: str) -> Any:
         return house.request("POST", f"/moorage/v1/create?name={name}&remote={remote}", package(config()))
 
     status, raw = create_from(name, remote)
     assert (status, b"it would not be signed" in raw) == (403, True), raw
-    house.create(ground.name("free/made:1"))
-    assert names(ground) == [ground.name("free/made:1")]
+    house.create(setup.name("free/made:1"))
+    assert names(setup) == [setup.name("free/made:1")]
 
 
-def test_an_image_that_must_be_signed_makes_no_plugin_without(ground: Ground) -> None:
+def test_an_image_that_must_be_signed_makes_no_plugin_without(setup: Setup) -> None:
     base = layer({"x": b"1"})
     diff_ids = [digest_of(gzip.decompress(base.data))]
     image = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     made = Made(Blob(json.dumps(image).encode(), IMAGE), (base,))
-    digest = push(ground.host, "signed/image", "1", made)
+    digest = push(setup.host, "signed/image", "1", made)
     body = tar_of({"config.json": json.dumps(config()).encode()})
 
     def create() -> Any:
-        remote = ground.name("signed/image:1")
-        return ground.house._streamed(f"/moorage/v1/create?name=made&remote={remote}", body, {})
+        remote = setup.name("signed/image:1")
+        return setup.house._streamed(f"/moorage/v1/create?name=made&remote={remote}", body, {})
 
     assert "it is not signed" in refused(create)
-    assert not ground.layers_read(made)
-    ground.sign("signed/image", digest)
+    assert not setup.layers_read(made)
+    setup.sign("signed/image", digest)
     create()
-    assert names(ground) == ["made:latest"]
+    assert names(setup) == ["made:latest"]
 
 
 def test_an_engine_does_not_start_with_a_key_that_cannot_be_used(tmp_path: Path) -> None:
@@ -384,7 +387,7 @@ def test_an_engine_does_not_start_with_a_key_that_cannot_be_used(tmp_path: Path)
     done = subprocess.run(
         ["env", f"MOORAGE_ROOT={tmp_path}/root", f"MOORAGE_EXEC_ROOT={base}",
          sys.executable, "-m", "moorage", "serve", "--policy", str(policy)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=limit(60), check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert f"cannot read trusted key {tmp_path}/none.pub: there is no such file" in done.stderr
@@ -412,8 +415,8 @@ def test_the_commands_of_the_guide_work_as_they_stand(tmp_path: Path, tmp_path_f
         usual = {"/etc/moorage": str(etc), "registry.lan": registry.host, "team.key": str(tmp_path / "team.key")}
 
         def here(text: str) -> str:
-            for name, place in usual.items():
-                text = text.replace(name, place)
+            for name, workspace in usual.items():
+                text = text.replace(name, workspace)
             return text
 
         for command in commands[:2]:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from moorage import errors
-from moorage.engine.host_security import HostSecurity
 from moorage.plugins import (
     BUILT_IN,
     NO_OVERRIDES,
@@ -26,11 +25,13 @@ from moorage.plugins import (
     needs,
     parse_config,
 )
+from moorage.plugins.apparmor import profile_for
 from moorage.plugins.confinement import RLIMITS
 from moorage.plugins.seccomp import Caller, build_filter
+from moorage.runs.host_security import HostSecurity
 from peers.dockerd import Dockerd, Refused
-from peers.sides import HERE, HOST, Spec, View, Workshop, on_dockerd, point_of, with_us, without_points
-from support.places import Place
+from peers.probe_plugin import HERE, HOST, Spec, View, Workshop, on_dockerd, point_of, with_us, without_points
+from support.workspace import Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 
@@ -48,9 +49,9 @@ ASSIGNMENTS: dict[str, tuple[str, ...]] = {
     "mount-sources-set": (f"state.source={HOST}/two", f"log-dir.source={HOST}/log", "control.path=/dev/loop-control"),
     "device": ("control=/dev/full",),
 }
-"""What is set before the plugin is enabled, in words that both understand."""
+"""What is set before the plugin is enabled, as text that both understand."""
 
-OURS_ONLY = {"mount-sources-set": (f"needed.source={HOST}/one",)}
+MOORAGE_ONLY = {"mount-sources-set": (f"needed.source={HOST}/one",)}
 """What only we can set: dockerd has no way to give a source that is null. Its config gets it as a default."""
 
 
@@ -79,16 +80,16 @@ def user_honoured(spec: Spec, case: Case) -> None:
         spec["process"]["capabilities"]["ambient"] = list(case.config.linux.capabilities)
 
 
-def mounts_below_dev_kept(spec: Spec, case: Case) -> None:
-    asked = [
+def mounts_below_dev_stay(spec: Spec, case: Case) -> None:
+    requested = [
         {"destination": each.destination, "type": each.type, "source": each.source, "options": list(each.options)}
         for each in case.settings.mounts
     ]
-    taken = [each["destination"] for each in asked if str(each["destination"]).startswith("/dev/")]
+    taken = [each["destination"] for each in requested if str(each["destination"]).startswith("/dev/")]
     if taken:
-        rest = [each for each in spec["mounts"] if each not in asked and each["destination"] not in taken]
+        rest = [each for each in spec["mounts"] if each not in requested and each["destination"] not in taken]
         first = [each["destination"] for each in rest].index("/run/docker/plugins")
-        spec["mounts"] = [*rest[:first], *asked, *rest[first:]]
+        spec["mounts"] = [*rest[:first], *requested, *rest[first:]]
 
 
 def empty_source_off(spec: Spec, case: Case) -> None:
@@ -114,15 +115,20 @@ def env_in_config_order(spec: Spec, case: Case) -> None:
 
 def capabilities_once(spec: Spec, _: Case) -> None:
     sets = spec["process"]["capabilities"]
-    for kind, held in sets.items():
-        sets[kind] = list(dict.fromkeys(held))
+    for kind, capability_names in sets.items():
+        sets[kind] = list(dict.fromkeys(capability_names))
 
 
 def seccomp_filter(spec: Spec, case: Case) -> None:
-    held = frozenset(spec["process"]["capabilities"]["bounding"])
+    capability_names = frozenset(spec["process"]["capabilities"]["bounding"])
     host = HostSecurity().features()
-    caller = Caller(held, host.architecture, host.kernel, case.config.pid_host)
+    caller = Caller(capability_names, host.architecture, host.kernel, case.config.pid_host)
     spec["linux"]["seccomp"] = json.loads(json.dumps(build_filter(caller, host.seccomp_profile)))
+
+
+def apparmor_profile(spec: Spec, case: Case) -> None:
+    if profile := HostSecurity().features(profile_for(case.config, case.settings)).apparmor_profile:
+        spec["process"]["apparmorProfile"] = profile
 
 
 def no_new_privileges(spec: Spec, _: Case) -> None:
@@ -146,7 +152,7 @@ DIFFERENCES: dict[str, Callable[[Spec, Case], None]] = {
     "own-cgroup": own_cgroup,
     "powercap-masked": powercap_masked,
     "user-honoured": user_honoured,
-    "mounts-below-dev-kept": mounts_below_dev_kept,
+    "mounts-below-dev-kept": mounts_below_dev_stay,
     "empty-source-off": empty_source_off,
     "no-name-files-without-network": no_name_files_without_network,
     "env-once": env_once,
@@ -154,6 +160,7 @@ DIFFERENCES: dict[str, Callable[[Spec, Case], None]] = {
     "capabilities-once": capabilities_once,
     "seccomp-filter": seccomp_filter,
     "no-new-privileges": no_new_privileges,
+    "apparmor-profile": apparmor_profile,
     "limits-defined": limits_defined,
 }
 
@@ -169,9 +176,10 @@ WITNESSES = {
     "capabilities-once": "capabilities",
     "seccomp-filter": "minimal",
     "no-new-privileges": "minimal",
+    "apparmor-profile": "minimal",
     "limits-defined": "minimal",
 }
-"""For each difference a config whose spec would not be ours without it."""
+"""For each difference a config whose spec would differ from Moorage's without it."""
 
 
 # --- the comparison
@@ -185,22 +193,22 @@ def workshop() -> Iterator[Workshop]:
         made.close()
 
 
-def unlike(docker: Any, ours: Any, path: str = "") -> list[str]:
+def unlike(docker: Any, own: Any, path: str = "") -> list[str]:
     """Every field in which two values differ, by its path."""
-    if isinstance(docker, dict) and isinstance(ours, dict):
-        keys = dict.fromkeys([*docker, *ours])
-        return [line for key in keys for line in unlike(docker.get(key), ours.get(key), f"{path}.{key}")]
-    if isinstance(docker, list) and isinstance(ours, list) and len(docker) == len(ours):
-        pairs = enumerate(zip(docker, ours, strict=True))
+    if isinstance(docker, dict) and isinstance(own, dict):
+        keys = dict.fromkeys([*docker, *own])
+        return [line for key in keys for line in unlike(docker.get(key), own.get(key), f"{path}.{key}")]
+    if isinstance(docker, list) and isinstance(own, list) and len(docker) == len(own):
+        pairs = enumerate(zip(docker, own, strict=True))
         return [line for index, pair in pairs for line in unlike(*pair, f"{path}[{index}]")]
-    return [] if docker == ours else [f"{path}: dockerd {docker}, we {ours}"]
+    return [] if docker == own else [f"{path}: dockerd {docker}, we {own}"]
 
 
 @pytest.fixture
 def case(workshop: Workshop, name: str) -> tuple[str, Case]:
     raw = workshop.fill((HERE / "configs" / f"{name}.json").read_text())
     config = parse_config(raw.encode()).config
-    assignments = [workshop.fill(each) for each in ASSIGNMENTS.get(name, ()) + OURS_ONLY.get(name, ())]
+    assignments = [workshop.fill(each) for each in ASSIGNMENTS.get(name, ()) + MOORAGE_ONLY.get(name, ())]
     overrides = apply_settings(config, NO_OVERRIDES, assignments)
     return raw, Case(config, effective_settings(config, overrides))
 
@@ -216,34 +224,36 @@ def expected_spec(docker: Spec, case: Case, *, without: str = "") -> Spec:
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", CONFIGS)
 async def test_c08_the_same_spec_and_the_same_view_as_with_dockerd(
-    name: str, case: tuple[str, Case], dockerd: Dockerd, place: Place, workshop: Workshop
+    name: str, case: tuple[str, Case], dockerd: Dockerd, workspace: Workspace, workshop: Workshop
 ) -> None:
     raw, made = case
-    for default in OURS_ONLY.get(name, ()):
+    for default in MOORAGE_ONLY.get(name, ()):
         raw = with_default(raw, workshop.fill(default))
     assignments = [workshop.fill(each) for each in ASSIGNMENTS.get(name, ())]
     docker = on_dockerd(dockerd, workshop, name, raw, made.config, assignments)
-    ours = await with_us(place, workshop, made.config, made.settings)
-    assert unlike(expected_spec(docker.spec, made), ours.spec) == []
+    own = await with_us(workspace, workshop, made.config, made.settings)
+    assert unlike(expected_spec(docker.spec, made), own.spec) == []
     for difference in (each for each, witness in WITNESSES.items() if witness == name):
         if difference == "powercap-masked" and POWERCAP in docker.spec["linux"]["maskedPaths"]:
             continue  # a later dockerd, which does as we do
-        assert unlike(expected_spec(docker.spec, made, without=difference), ours.spec) != []
-    hidden = points_that_differ(docker.spec, ours.spec) | {POWERCAP}
+        if difference == "apparmor-profile" and not HostSecurity().has_apparmor():
+            continue
+        assert unlike(expected_spec(docker.spec, made, without=difference), own.spec) != []
+    hidden = points_that_differ(docker.spec, own.spec) | {POWERCAP}
     if made.config.user.uid:
-        assert_the_user_is_honoured(ours.view, made.config)
+        assert_the_user_is_honoured(own.view, made.config)
         for kind in ("status", "rule", "open"):
             docker.view.pop(kind)
-            ours.view.pop(kind)
-            docker.view[kind] = ours.view[kind] = []
+            own.view.pop(kind)
+            docker.view[kind] = own.view[kind] = []
     confined = [each for each in docker.view["status"] if each.split(":")[0] not in CONFINED] + list(CONFINED.values())
-    docker.view["status"] = sorted(confined) if ours.view["status"] else []
-    ours.view["status"].sort()
+    docker.view["status"] = sorted(confined) if own.view["status"] else []
+    own.view["status"].sort()
     docker.view["oom"] = ["0"]  # 1 for dockerd's, as its shim has it
-    docker.view["limit"] = ours.view["limit"]  # ours are compared in tests/attacks, dockerd's are its starter's
-    assert unlike(without_points(docker.view, hidden), without_points(ours.view, hidden)) == []
-    there = {point_of(each) for each in ours.view["mount"]}
-    assert {each["destination"] for each in ours.spec["mounts"]} <= there
+    docker.view["limit"] = own.view["limit"]  # Moorage's are compared in tests/attacks, dockerd's are its starter's
+    assert unlike(without_points(docker.view, hidden), without_points(own.view, hidden)) == []
+    there = {point_of(each) for each in own.view["mount"]}
+    assert {each["destination"] for each in own.spec["mounts"]} <= there
 
 
 def with_default(raw: str, assignment: str) -> str:
@@ -254,14 +264,14 @@ def with_default(raw: str, assignment: str) -> str:
     return json.dumps(document)
 
 
-def points_that_differ(docker: Spec, ours: Spec) -> set[str]:
+def points_that_differ(docker: Spec, own: Spec) -> set[str]:
     """Where the two specs do not mount the same."""
 
     def at(spec: Spec, point: str) -> list[Any]:
         return [each for each in spec["mounts"] if each["destination"] == point]
 
-    points = {each["destination"] for each in docker["mounts"] + ours["mounts"]}
-    return {point for point in points if at(docker, point) != at(ours, point)}
+    points = {each["destination"] for each in docker["mounts"] + own["mounts"]}
+    return {point for point in points if at(docker, point) != at(own, point)}
 
 
 def assert_the_user_is_honoured(view: View, config: Config) -> None:
@@ -281,15 +291,15 @@ def test_c08_every_difference_is_in_the_one_table_of_the_docs() -> None:
 
 @pytest.mark.anyio
 async def test_case_080_every_device_can_be_made_and_opened_in_a_cgroup_of_the_plugins_own(
-    place: Place, workshop: Workshop
+    workspace: Workspace, workshop: Workshop
 ) -> None:
     _, config = probe_config(workshop, linux={"allowAllDevices": True})
-    ours = await with_us(place, workshop, config, effective_settings(config, NO_OVERRIDES))
-    assert [each for each in ours.view["rule"] if " made" not in each] == []
-    assert "c 1:7 made open" in ours.view["rule"]
-    groups = [each.split(":", 2)[2] for each in ours.view["cgroup"]]
+    own = await with_us(workspace, workshop, config, effective_settings(config, NO_OVERRIDES))
+    assert [each for each in own.view["rule"] if " made" not in each] == []
+    assert "c 1:7 made open" in own.view["rule"]
+    groups = [each.split(":", 2)[2] for each in own.view["cgroup"]]
     assert groups
-    assert set(groups) == {place.cgroup("probe")}
+    assert set(groups) == {workspace.cgroup("probe")}
 
 
 # --- differences in what starts at all
@@ -310,15 +320,15 @@ def probe_config(workshop: Workshop, **fields: Any) -> tuple[str, Config]:
     ],
 )
 async def test_c08_what_dockerd_cannot_start_or_give_starts_with_us(
-    name: str, fields: dict[str, Any], dockerd: Dockerd, place: Place, workshop: Workshop
+    name: str, fields: dict[str, Any], dockerd: Dockerd, workspace: Workspace, workshop: Workshop
 ) -> None:
     raw, config = probe_config(workshop, **fields)
     try:
         docker = on_dockerd(dockerd, workshop, name, raw, config).view["status"]
     except Refused as refused:
         docker = [refused.message]
-    ours = await with_us(place, workshop, config, effective_settings(config, NO_OVERRIDES))
-    assert ours.view["status"] != docker
+    own = await with_us(workspace, workshop, config, effective_settings(config, NO_OVERRIDES))
+    assert own.view["status"] != docker
 
 
 def test_c06_case_048_a_source_that_is_null_is_refused_by_both(dockerd: Dockerd, workshop: Workshop) -> None:

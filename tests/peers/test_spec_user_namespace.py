@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from moorage.engine.devices import locked_flags
-from moorage.engine.host_security import HostSecurity
-from moorage.plugins import BUILT_IN, NO_OVERRIDES, Places, confined_spec, effective_settings, parse_config
+from moorage.plugins import BUILT_IN, NO_OVERRIDES, HostPaths, confined_spec, effective_settings, parse_config
+from moorage.runs.devices import locked_flags
+from moorage.runs.host_security import HostSecurity
+from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("unshare", "static-cc")]
 
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = limit(20.0)
 HERE = Path(__file__).parent
 
 
@@ -44,14 +45,14 @@ def write_spec(bundle: Path, fields: dict[str, Any], *, in_user_namespace: bool 
     document = {"entrypoint": ["/probe"], "interface": {"socket": "p.sock"}, "mounts": mounts} | fields
     config = parse_config(json.dumps(document).encode()).config
     sources = [str(bundle / "flagged"), str(bundle / "sockets"), "/etc/hosts", "/etc/resolv.conf"]
-    places = Places(
+    paths = HostPaths(
         rootfs=str(bundle / "rootfs"),
         socket_directory=str(bundle / "sockets"),
         cgroup_path=f"/moorage-test-{bundle.name}",
         in_user_namespace=in_user_namespace,
         locked_flags=locked_flags(sources) if in_user_namespace else {},
     )
-    spec = confined_spec(config, effective_settings(config, NO_OVERRIDES), places, BUILT_IN, HostSecurity().features())
+    spec = confined_spec(config, effective_settings(config, NO_OVERRIDES), paths, BUILT_IN, HostSecurity().features())
     (bundle / "config.json").write_text(json.dumps(spec))
 
 
@@ -62,16 +63,16 @@ def run(bundle: Path) -> str | None:
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             with socket.socket(socket.AF_UNIX) as probe:
                 if probe.connect_ex(str(bundle / "sockets/p.sock")) == 0:
                     process.terminate()
-                    process.communicate(timeout=PATIENCE_SECONDS)
+                    process.communicate(timeout=TIMEOUT_SECONDS)
                     return None
             time.sleep(0.01)
         process.terminate()
-        return process.communicate(timeout=PATIENCE_SECONDS)[1]
+        return process.communicate(timeout=TIMEOUT_SECONDS)[1]
 
 
 @pytest.mark.parametrize(

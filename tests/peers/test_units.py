@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "packaging"
-UNITS = ("moorage.service", "moorage-down.service")
+UNITS = ("moorage.service", "moorage-down.service", "moorage.slice")
 
 
 def read(name: str) -> configparser.ConfigParser:
@@ -24,7 +24,7 @@ def test_systemd_has_nothing_to_say(tmp_path: Path) -> None:
     program.symlink_to(sys.executable)
     for name in UNITS:
         text = (FOLDER / name).read_text()
-        assert text.count("=/usr/bin/moorage ") + text.count("=-/usr/bin/moorage ") == 1
+        assert text.count("=/usr/bin/moorage ") + text.count("=-/usr/bin/moorage ") == name.endswith(".service")
         (tmp_path / name).write_text(text.replace("/usr/bin/moorage", str(program)))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *(tmp_path / name for name in UNITS)],
@@ -61,6 +61,12 @@ def test_a_restart_leaves_what_the_engine_keeps() -> None:
     assert int(service["WatchdogSec"]) >= 10
     # In a mount namespace of its own the host would not see what plugins mount.
     assert not {"PrivateMounts", "PrivateTmp", "ProtectSystem", "ProtectHome", "DynamicUser"} & set(service)
+
+
+def test_a_shutdown_stops_the_slice_after_the_plugins_were_stopped() -> None:
+    unit = read("moorage.slice")["Unit"]
+    assert unit["DefaultDependencies"] == "no"
+    assert not {"Conflicts", "PartOf", "BindsTo"} & set(unit)
 
 
 def test_only_the_end_of_the_host_takes_plugins_down() -> None:

@@ -15,27 +15,28 @@ from urllib.parse import quote
 import pytest
 
 from moorage._version import __version__
-from moorage.api.openapi import make_document
 from moorage.api.routes import ROUTES
+from moorage.api.schema.openapi import make_document
 from support.engines import EngineProcess, Refused, actor, config, engine, package
 from support.foreground import wait_until
+from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
 JSON = {"Content-Type": "application/json"}
-OURS = "/moorage/v1/plugins"
+OWN = "/moorage/v1/plugins"
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    """An engine with two plugins: ``on`` is enabled, ``off`` is not, and ``held`` is enabled and held by v1."""
+    """An engine with two plugins: ``on`` is enabled, ``off`` is not, and ``held`` is enabled and in use by v1."""
     with engine(tmp_path_factory.mktemp("engine")) as made:
         env = [{"name": "A", "settable": ["value"]}, {"name": "B", "value": "1"}]
         for name in ("on", "off", "held"):
             made.create(name, config(env=env))
         made.enable("on")
         made.enable("held")
-        made.ours("POST", "held", "holders", {"owner": "v1"})
+        made.request_own("POST", "held", "holders", {"owner": "v1"})
         yield made
         for name in ("on", "off", "held"):
             made.remove(name, force=True)
@@ -114,26 +115,26 @@ WRONG: tuple[Wrong, ...] = (
     ("POST", "/plugins/off/push?to=UPPER", None, {}, 400, "must be lowercase"),
     ("GET", "/moorage/v1/save", None, {}, 400, "cannot save nothing"),
     ("POST", "/moorage/v1/load", b"nonsense" * 100, TAR, 400, "it is no tar"),
-    ("GET", f"{OURS}/nope/logs", None, {}, 404, "not found"),
-    ("GET", f"{OURS}/on/logs?tail=x", None, {}, 400, "invalid syntax"),
-    ("GET", f"{OURS}/on/logs?tail=-1", None, {}, 400, "cannot show -1 lines"),
-    ("GET", f"{OURS}/on/logs?since=x", None, {}, 400, "cannot read since"),
-    ("POST", f"{OURS}/off/call?method=x", None, {}, 409, "cannot call plugin off:latest: it is disabled"),
-    ("POST", f"{OURS}/on/call", None, {}, 400, "without a method"),
-    ("POST", f"{OURS}/on/call?method=x&timeout=y", None, {}, 400, "no number of seconds"),
-    ("POST", f"{OURS}/nope/call?method=x", None, {}, 404, "not found"),
-    ("POST", f"{OURS}/off/restart", None, {}, 409, "cannot restart plugin off:latest: it is disabled"),
-    ("PUT", f"{OURS}/off/policy", {"restarts": "sometimes"}, {}, 400, "one of always, on-failure, never"),
-    ("PUT", f"{OURS}/off/policy", {"most": -1}, {}, 400, "cannot restart -1 times"),
-    ("PUT", f"{OURS}/off/policy", {"stop_timeout": 1e9}, {}, 400, "0 to 3600 are possible"),
-    ("PUT", f"{OURS}/off/policy", {"stop": 1}, {}, 400, "there is no field 'stop' here"),
-    ("PUT", f"{OURS}/off/policy", {"most": "3"}, {}, 400, "the field 'most' is of a wrong type"),
-    ("PUT", f"{OURS}/off/policy", [1], {}, 400, "the body must be an object"),
-    ("POST", f"{OURS}/off/set", {"assignments": [1]}, {}, 400, "lists of texts"),
-    ("POST", f"{OURS}/off/holders", {"owner": "x"}, {}, 409, "cannot hold plugin off:latest: it is disabled"),
-    ("POST", f"{OURS}/on/holders", {"owner": " "}, {}, 400, "give the owner"),
-    ("POST", f"{OURS}/nope/holders", {"owner": "x"}, {}, 404, "not found"),
-    ("DELETE", f"{OURS}/on/holders/nope", None, {}, 404, "has no holder with this token"),
+    ("GET", f"{OWN}/nope/logs", None, {}, 404, "not found"),
+    ("GET", f"{OWN}/on/logs?tail=x", None, {}, 400, "invalid syntax"),
+    ("GET", f"{OWN}/on/logs?tail=-1", None, {}, 400, "cannot show -1 lines"),
+    ("GET", f"{OWN}/on/logs?since=x", None, {}, 400, "cannot read since"),
+    ("POST", f"{OWN}/off/call?method=x", None, {}, 409, "cannot call plugin off:latest: it is disabled"),
+    ("POST", f"{OWN}/on/call", None, {}, 400, "without a method"),
+    ("POST", f"{OWN}/on/call?method=x&timeout=y", None, {}, 400, "no number of seconds"),
+    ("POST", f"{OWN}/nope/call?method=x", None, {}, 404, "not found"),
+    ("POST", f"{OWN}/off/restart", None, {}, 409, "cannot restart plugin off:latest: it is disabled"),
+    ("PUT", f"{OWN}/off/policy", {"restarts": "sometimes"}, {}, 400, "one of always, on-failure, never"),
+    ("PUT", f"{OWN}/off/policy", {"most": -1}, {}, 400, "cannot restart -1 times"),
+    ("PUT", f"{OWN}/off/policy", {"stop_timeout": 1e9}, {}, 400, "0 to 3600 are possible"),
+    ("PUT", f"{OWN}/off/policy", {"stop": 1}, {}, 400, "there is no field 'stop' here"),
+    ("PUT", f"{OWN}/off/policy", {"most": "3"}, {}, 400, "the field 'most' is of a wrong type"),
+    ("PUT", f"{OWN}/off/policy", [1], {}, 400, "the body must be an object"),
+    ("POST", f"{OWN}/off/set", {"assignments": [1]}, {}, 400, "the field 'assignments' is of a wrong type"),
+    ("POST", f"{OWN}/off/holders", {"owner": "x"}, {}, 409, "cannot add a holder to plugin off:latest: it is disabled"),
+    ("POST", f"{OWN}/on/holders", {"owner": " "}, {}, 400, "missing field 'owner'"),
+    ("POST", f"{OWN}/nope/holders", {"owner": "x"}, {}, 404, "not found"),
+    ("DELETE", f"{OWN}/on/holders/nope", None, {}, 404, "has no holder with this token"),
 )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def test_the_socket_is_for_root_and_its_group(house: EngineProcess) -> None:
     assert house.socket.stat().st_mode & 0o777 == 0o660
 
 
-def test_a03_case_091_names_that_look_like_routes(house: EngineProcess) -> None:
+def test_a03_case_091_names_that_resemble_routes(house: EngineProcess) -> None:
     names = ("localhost:5000/a/json:v1", "x/enable:latest", "deadbeef:latest")
     for name in names:
         house.create(name)
@@ -196,8 +197,8 @@ def test_a03_case_091_names_that_look_like_routes(house: EngineProcess) -> None:
             id = house.inspect(name)["Id"]
             for form in (name, quote(name, safe=""), id, id[:12], name.removesuffix(":latest")):
                 assert house.inspect(form)["Name"] == name
-            house.ask("POST", f"/v1.30/plugins/{name}/set", [])
-            assert house.ours("GET", name, "policy")["Restarts"] == "always"
+            house.request_json("POST", f"/v1.30/plugins/{name}/set", [])
+            assert house.request_own("GET", name, "policy")["Restarts"] == "always"
     finally:
         for name in names:
             house.remove(name)
@@ -217,7 +218,7 @@ def test_a04_case_093_no_list_is_null(house: EngineProcess) -> None:
         assert isinstance(value, list)
 
 
-def test_a02_case_007_a_client_that_goes_away_while_it_creates_leaves_nothing(house: EngineProcess) -> None:
+def test_a02_case_007_a_client_that_disconnects_while_it_creates_leaves_nothing(house: EngineProcess) -> None:
     body = package(config())
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(house.socket))
@@ -232,9 +233,9 @@ def test_m17_an_attached_holder_goes_with_its_connection(house: EngineProcess) -
     owner = b'{"owner": "attached"}'
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(house.socket))
-        head = f"POST {OURS}/on/holders?attached=1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {OWN}/on/holders?attached=1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(owner)}\r\n\r\n".encode() + owner)
-        client.settimeout(10)
+        client.settimeout(limit(10))
         seen = b""
         while b'"Token"' not in seen:
             seen += client.recv(65536)
@@ -247,21 +248,21 @@ def test_logs_can_be_followed(house: EngineProcess) -> None:
     house.create("talks", config("flood=20000"))
     house.enable("talks")
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(limit(10))
         client.connect(str(house.socket))
-        client.sendall(f"GET {OURS}/talks/logs?follow=1&tail=0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.sendall(f"GET {OWN}/talks/logs?follow=1&tail=0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         seen = b""
         while seen.count(b'"stream": "stdout"') < 20:
             seen += client.recv(65536)
     house.remove("talks", force=True)
 
 
-def test_events_are_told_as_they_come(house: EngineProcess) -> None:
+def test_events_are_sent_as_they_come(house: EngineProcess) -> None:
     seen: list[bytes] = []
 
     def listen() -> None:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
+            client.settimeout(limit(20))
             client.connect(str(house.socket))
             filters = quote('{"type":{"plugin":true},"event":{"create":true,"remove":true}}')
             client.sendall(f"GET /v1.41/events?filters={filters} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -273,13 +274,13 @@ def test_events_are_told_as_they_come(house: EngineProcess) -> None:
     time.sleep(0.3)
     house.create("seen")
     house.remove("seen")
-    listener.join(20)
+    listener.join(limit(20))
     actions = re.findall(rb'"Action": "(\w+)"', b"".join(seen))
     assert actions == [b"create", b"remove"]
 
 
 def test_a05_the_document_has_every_route_and_no_other(house: EngineProcess) -> None:
-    document = house.ask("GET", "/moorage/v1/openapi.json")
+    document = house.request_json("GET", "/moorage/v1/openapi.json")
     assert document == make_document(ROUTES)
     rows = {(route.method.lower(), route.template) for route in ROUTES}
     assert {(method, path) for path, item in document["paths"].items() for method in item} == rows
@@ -288,7 +289,7 @@ def test_a05_the_document_has_every_route_and_no_other(house: EngineProcess) -> 
 def test_the_command_line_does_what_the_api_does(house: EngineProcess, tmp_path: Path) -> None:
     def moorage(*words: str, status: int = 0) -> str:
         command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60))
         assert done.returncode == status, done.stderr
         return done.stdout if status == 0 else done.stderr
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from moorage.api.schema.output import ExecRequest
 from moorage.client import MoorageClient
 from support.engines import EngineProcess, config, engine
+from support.limits import limit
 
 HOST = [
     {"name": each.strip("/"), "source": each, "destination": each, "type": "bind", "options": ["rbind", "ro"]}
@@ -30,7 +32,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
 
 def moorage(house: EngineProcess, *words: str, **more: Any) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
-    return subprocess.run(command, capture_output=True, check=False, timeout=120, **more)
+    return subprocess.run(command, capture_output=True, check=False, timeout=limit(120), **more)
 
 
 def write(house: EngineProcess, name: str, script: str) -> None:
@@ -58,12 +60,12 @@ def test_case_204_what_the_kernel_does_not_take_is_refused_by_name(house: Engine
         "/moorage/v1/plugins/p/exec?command=%5B%22echo%22%2C%22old%22%5D",
         {},
         b"",
-    ) as answer:  # the form of before goes on
+    ) as answer:  # the previous form still works
         assert b"old" in answer.read()
     client = MoorageClient(f"unix://{house.socket}")
     with (
         pytest.raises(Exception, match="text 2 of command: it has 131072 bytes, the kernel takes 131071"),
-        client.execute("p", {"command": ["echo", "x" * 131072], "env": []}),
+        client.execute("p", ExecRequest(["echo", "x" * 131072], [])),
     ):
         pass
 
@@ -71,7 +73,7 @@ def test_case_204_what_the_kernel_does_not_take_is_refused_by_name(house: Engine
 def test_case_204_any_number_of_plugins_is_saved(house: EngineProcess, tmp_path: Path) -> None:
     names = [f"registry.example/a/rather/long/name/of/a/plugin/number-{number}:latest" for number in range(200)]
     for name in names:
-        house.ours("POST", "p", f"tag?to={name}")
+        house.request_own("POST", "p", f"tag?to={name}")
     archive = tmp_path / "all.tar"
     done = moorage(house, "save", "-o", str(archive), *names)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -89,7 +91,7 @@ def test_case_221_what_is_followed_ends_when_the_plugin_is_removed(house: Engine
         write(house, "f", "echo before")
         while b"before" not in (line := follower.stdout.readline()):
             assert line
-        house.ours("POST", "f", "restart")
+        house.request_own("POST", "f", "restart")
         house.disable("f")
         house.enable("f")
         write(house, "f", "echo after")
@@ -100,7 +102,7 @@ def test_case_221_what_is_followed_ends_when_the_plugin_is_removed(house: Engine
         if is_again:
             house.create("f", config(mounts=HOST))
         assert b"last" in follower.stdout.read()
-        assert follower.wait(60) == 0
+        assert follower.wait(limit(60)) == 0
     finally:
         follower.kill()
         follower.wait()
@@ -153,14 +155,14 @@ def test_case_235_200_commands_of_our_client_at_the_same_moment_are_served(house
     failures: list[BaseException] = []
     gate = threading.Barrier(200)
 
-    def ask() -> None:
+    def send() -> None:
         gate.wait()
         try:
             MoorageClient(f"unix://{house.socket}").plugins()
         except BaseException as error:  # noqa: BLE001 - shown by the test
             failures.append(error)
 
-    threads = [threading.Thread(target=ask) for _ in range(200)]
+    threads = [threading.Thread(target=send) for _ in range(200)]
     for thread in threads:
         thread.start()
     for thread in threads:

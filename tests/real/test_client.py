@@ -26,10 +26,11 @@ from moorage.containerd.types import (
     TaskStarted,
 )
 from support import leftovers
+from support.conditions import TIMEOUT_SECONDS, eventually, settled
 from support.kills import kill_containerd, stopped
-from support.places import TIMEOUTS, Place
+from support.limits import limit
 from support.specs import FOREVER
-from support.waiting import PATIENCE_SECONDS, eventually, settled
+from support.workspace import TIMEOUTS, Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
@@ -37,14 +38,14 @@ TRUE = {"args": ["/bin/sh", "-c", "exit 4"], "cwd": "/", "env": ["PATH=/usr/bin:
 
 
 @pytest.fixture
-async def client(place: Place) -> AsyncIterator[Client]:
-    async with place.client() as client:
+async def client(workspace: Workspace) -> AsyncIterator[Client]:
+    async with workspace.client() as client:
         yield client
 
 
-async def run(place: Place, client: Client, text: str = FOREVER, id: str = "a") -> int:
+async def run(workspace: Workspace, client: Client, text: str = FOREVER, id: str = "a") -> int:
     """A container without output, running; its pid."""
-    await client.create_container(id, place.shell(id, text), place.runtime, labels={"who": id})
+    await client.create_container(id, workspace.shell(id, text), workspace.runtime, labels={"who": id})
     created = await client.create_task(id)
     assert await client.start_task(id) == created
     return created
@@ -52,12 +53,12 @@ async def run(place: Place, client: Client, text: str = FOREVER, id: str = "a") 
 
 async def remove(client: Client, id: str = "a") -> None:
     await client.kill(id, signal.SIGKILL, all_processes=True)
-    await client.wait(id, within=PATIENCE_SECONDS)
+    await client.wait(id, within=TIMEOUT_SECONDS)
     await client.delete_task(id)
     await client.delete_container(id)
 
 
-async def test_version_plugins_and_namespaces(place: Place, client: Client) -> None:
+async def test_version_plugins_and_namespaces(workspace: Workspace, client: Client) -> None:
     version = await client.version()
     assert version.version
     assert version.revision
@@ -66,7 +67,7 @@ async def test_version_plugins_and_namespaces(place: Place, client: Client) -> N
     assert {plugin.type for plugin in runtimes} == {"io.containerd.runtime.v2"}
     assert "task" in {plugin.id for plugin in runtimes}
     assert {"task", "overlayfs"} <= everything
-    name = f"{place.namespace}-x"
+    name = f"{workspace.namespace}-x"
     await client.create_namespace(name, {"who": "me"})
     assert (await client.namespaces())[name] == {"who": "me"}
     with pytest.raises(errors.Conflict):
@@ -76,9 +77,9 @@ async def test_version_plugins_and_namespaces(place: Place, client: Client) -> N
         await client.delete_namespace(name)
 
 
-async def test_a_record_comes_back_as_it_was_written(place: Place, client: Client) -> None:
+async def test_a_record_comes_back_as_it_was_written(workspace: Workspace, client: Client) -> None:
     before = datetime.now(UTC)
-    spec = {**place.shell("a", FOREVER), "annotations": {"x": "\N{SNOWMAN}"}}
+    spec = {**workspace.shell("a", FOREVER), "annotations": {"x": "\N{SNOWMAN}"}}
     await client.create_container("a", spec, RuntimeOptions(root="/x"), labels={"who": "me"}, snapshotter="overlayfs")
     record = await client.get_container("a")
     assert (record.id, record.spec, record.labels) == ("a", spec, {"who": "me"})
@@ -92,8 +93,8 @@ async def test_a_record_comes_back_as_it_was_written(place: Place, client: Clien
         await client.delete_container(id)
 
 
-async def test_a_task_from_creation_to_deletion(place: Place, client: Client) -> None:
-    await client.create_container("a", place.shell("a", FOREVER), place.runtime)
+async def test_a_task_from_creation_to_deletion(workspace: Workspace, client: Client) -> None:
+    await client.create_container("a", workspace.shell("a", FOREVER), workspace.runtime)
     pid = await client.create_task("a")
     created = await client.get_task("a")
     assert (created.status, created.pid, created.container_id) == (Status.CREATED, pid, "a")
@@ -111,7 +112,7 @@ async def test_a_task_from_creation_to_deletion(place: Place, client: Client) ->
         await client.delete_task("a")
     await client.kill("a", 0)
     await client.kill("a", signal.SIGKILL)
-    waited = await client.wait("a", within=PATIENCE_SECONDS)
+    waited = await client.wait("a", within=TIMEOUT_SECONDS)
     stopped_task = await client.get_task("a")
     assert (stopped_task.status, stopped_task.exit_code) == (Status.STOPPED, 137)
     assert await client.oom_kills("a") == 0
@@ -121,14 +122,14 @@ async def test_a_task_from_creation_to_deletion(place: Place, client: Client) ->
     await client.delete_container("a")
 
 
-async def test_an_added_process_has_an_id_and_an_exit_of_its_own(place: Place, client: Client) -> None:
-    pid = await run(place, client)
+async def test_an_added_process_has_an_id_and_an_exit_of_its_own(workspace: Workspace, client: Client) -> None:
+    pid = await run(workspace, client)
     async with subscribe(client) as envelopes:
         await client.exec_process("a", "e1", TRUE)
         assert (await client.get_task("a", "e1")).status is Status.CREATED
         added = await client.start_process("a", "e1")
         assert added != pid
-        assert (await client.wait("a", "e1", within=PATIENCE_SECONDS)).code == 4
+        assert (await client.wait("a", "e1", within=TIMEOUT_SECONDS)).code == 4
         process = await client.get_task("a", "e1")
         assert (process.id, process.status, process.exit_code) == ("e1", Status.STOPPED, 4)
         exited = await seen(envelopes, TaskExit)
@@ -143,29 +144,34 @@ async def test_an_added_process_has_an_id_and_an_exit_of_its_own(place: Place, c
 
 
 async def seen(envelopes: AsyncIterator[Envelope], kind: type) -> TaskExit:
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         while not isinstance(event := (await anext(envelopes)).event, kind):
             pass
     assert isinstance(event, TaskExit)
     return event
 
 
-async def test_a_subscription_hears_everything_of_its_namespace_and_nothing_else(place: Place, client: Client) -> None:
-    async with connect(place.containerd.address, f"{place.namespace}-other") as other, subscribe(client) as envelopes:
+async def test_a_subscription_hears_everything_of_its_namespace_and_nothing_else(
+    workspace: Workspace, client: Client
+) -> None:
+    async with (
+        connect(workspace.containerd.address, f"{workspace.namespace}-other") as other,
+        subscribe(client) as envelopes,
+    ):
         await other.publish("/tasks/exit")
         await client.publish("/elsewhere")
-        await run(place, client, "exit 3")
-        await client.wait("a", within=PATIENCE_SECONDS)
+        await run(workspace, client, "exit 3")
+        await client.wait("a", within=TIMEOUT_SECONDS)
         await client.delete_task("a")
-        heard: list[Envelope] = []
-        with anyio.fail_after(PATIENCE_SECONDS):
-            while not heard or not isinstance(heard[-1].event, TaskDeleted):
-                heard.append(await anext(envelopes))
-    assert {envelope.namespace for envelope in heard} == {place.namespace}
-    assert all(envelope.topic.startswith("/tasks/") for envelope in heard)
-    assert all(envelope.published_at for envelope in heard)
-    assert [type(envelope.event) for envelope in heard] == [OtherEvent, TaskStarted, TaskExit, TaskDeleted]
-    assert [envelope.event.container_id for envelope in heard] == ["a"] * 4
+        received: list[Envelope] = []
+        with anyio.fail_after(TIMEOUT_SECONDS):
+            while not received or not isinstance(received[-1].event, TaskDeleted):
+                received.append(await anext(envelopes))
+    assert {envelope.namespace for envelope in received} == {workspace.namespace}
+    assert all(envelope.topic.startswith("/tasks/") for envelope in received)
+    assert all(envelope.published_at for envelope in received)
+    assert [type(envelope.event) for envelope in received] == [OtherEvent, TaskStarted, TaskExit, TaskDeleted]
+    assert [envelope.event.container_id for envelope in received] == ["a"] * 4
     await client.delete_container("a")
 
 
@@ -183,7 +189,7 @@ async def test_a_subscription_to_other_topics(client: Client) -> None:
         (lambda it: it.get_task("b"), errors.NotFound),
         (lambda it: it.start_task("b"), errors.NotFound),
         (lambda it: it.kill("b", 9), errors.NotFound),
-        (lambda it: it.wait("b", within=5), errors.NotFound),
+        (lambda it: it.wait("b", within=limit(5)), errors.NotFound),
         (lambda it: it.delete_task("b"), errors.NotFound),
         (lambda it: it.pids("b"), errors.NotFound),
         (lambda it: it.pause("b"), errors.NotFound),
@@ -196,26 +202,28 @@ async def test_a_subscription_to_other_topics(client: Client) -> None:
         (lambda it: it.list_containers("==="), errors.Invalid),
     ],
 )
-async def test_each_failure_has_its_kind(place: Place, client: Client, call: object, kind: type[Exception]) -> None:
-    await run(place, client)
+async def test_each_failure_has_its_kind(
+    workspace: Workspace, client: Client, call: object, kind: type[Exception]
+) -> None:
+    await run(workspace, client)
     with pytest.raises(kind) as caught:
         await call(client)  # type: ignore[operator]  # every one is a call
     assert "unknown" not in str(caught.value)
     await remove(client)
 
 
-async def test_waiting_is_bounded(place: Place, client: Client) -> None:
-    await run(place, client)
+async def test_waiting_is_bounded(workspace: Workspace, client: Client) -> None:
+    await run(workspace, client)
     with pytest.raises(errors.Unavailable, match=r"within 0\.05 s"):
         await client.wait("a", within=0.05)
     assert (await client.get_task("a")).status is Status.RUNNING
     await remove(client)
 
 
-async def test_a_containerd_that_stands_still_is_unavailable_in_time(place: Place) -> None:
-    containerd = place.containerd.find()
+async def test_a_containerd_that_stands_still_is_unavailable_in_time(workspace: Workspace) -> None:
+    containerd = workspace.containerd.find()
     assert containerd
-    async with place.client(replace(TIMEOUTS, rpc=0.2)) as client:
+    async with workspace.client(replace(TIMEOUTS, rpc=0.2)) as client:
         await client.version()
         with stopped(containerd):
             with pytest.raises(errors.Unavailable, match=r"did not answer Version\.Version within 0\.2 s"):
@@ -225,26 +233,26 @@ async def test_a_containerd_that_stands_still_is_unavailable_in_time(place: Plac
         assert (await client.version()).version
 
 
-async def test_where_nobody_listens_is_unavailable_and_a_closed_client_too(place: Place) -> None:
-    async with connect(str(place.root / "no.sock"), "test") as nobody:
+async def test_a_socket_without_listener_is_unavailable_and_a_closed_client_too(workspace: Workspace) -> None:
+    async with connect(str(workspace.root / "no.sock"), "test") as unreachable:
         with pytest.raises(errors.Unavailable, match="No such file"):
-            await nobody.version()
-    async with connect(f"unix://{place.containerd.address}", "test") as closed:
+            await unreachable.version()
+    async with connect(f"unix://{workspace.containerd.address}", "test") as closed:
         assert (await closed.version()).version
     with pytest.raises(errors.Unavailable, match="closed"):
         await closed.version()
 
 
-async def test_a_lost_connection_leaves_cancel_scopes_working(place: Place, client: Client) -> None:
-    # grpclib wakes whoever waits by Task.cancel(); a count that stays raised would break every later scope.
-    await run(place, client)
+async def test_a_lost_connection_leaves_cancel_scopes_working(workspace: Workspace, client: Client) -> None:
+    # grpclib wakes the waiting task by Task.cancel(); a count that stays raised would break every later scope.
+    await run(workspace, client)
     task = asyncio.current_task()
     assert task
     async with subscribe(client) as envelopes:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(kill_containerd, place.containerd)
+            tasks.start_soon(kill_containerd, workspace.containerd)
             with pytest.raises(errors.Unavailable):
-                await client.wait("a", within=PATIENCE_SECONDS)
+                await client.wait("a", within=TIMEOUT_SECONDS)
         with pytest.raises(errors.Unavailable):
             await anext(envelopes)
     assert task.cancelling() == 0
@@ -255,18 +263,18 @@ async def test_a_lost_connection_leaves_cancel_scopes_working(place: Place, clie
         inner.cancel()
         await anyio.sleep_forever()
     assert (inner.cancelled_caught, outer.cancelled_caught) == (True, False)
-    async with asyncio.timeout(5):
-        await place.containerd.ensure()
+    async with asyncio.timeout(limit(5)):
+        await workspace.containerd.ensure()
     assert (await client.get_task("a")).status is Status.RUNNING
     await remove(client)
 
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_scope_that_is_cancelled_while_the_connection_is_lost_ends_clean(
-    place: Place, client: Client, turns: int
+    workspace: Workspace, client: Client, turns: int
 ) -> None:
-    await run(place, client)
-    containerd = place.containerd.find()
+    await run(workspace, client)
+    containerd = workspace.containerd.find()
     assert containerd
     scope = anyio.CancelScope()
     counts: list[int] = []
@@ -275,7 +283,7 @@ async def test_a_scope_that_is_cancelled_while_the_connection_is_lost_ends_clean
         task = asyncio.current_task()
         assert task
         with scope, suppress(errors.Unavailable):
-            await client.wait("a", within=PATIENCE_SECONDS)
+            await client.wait("a", within=TIMEOUT_SECONDS)
         counts.append(task.cancelling())
         with anyio.move_on_after(0.01) as later:
             await anyio.sleep_forever()
@@ -290,8 +298,8 @@ async def test_a_scope_that_is_cancelled_while_the_connection_is_lost_ends_clean
             await anyio.lowlevel.checkpoint()
         scope.cancel()
     assert counts == [0]
-    await eventually(lambda: place.containerd.find() is None)
-    await place.containerd.ensure()
+    await eventually(lambda: workspace.containerd.find() is None)
+    await workspace.containerd.ensure()
     await remove(client)
 
 
@@ -304,7 +312,7 @@ async def test_a_server_that_hangs_up_on_every_connection_is_unavailable(tmp_pat
 
     failures: list[errors.Unavailable] = []
 
-    async def ask(client: Client) -> None:
+    async def request(client: Client) -> None:
         for _ in range(10):
             try:
                 await client.get_task("a")
@@ -318,19 +326,19 @@ async def test_a_server_that_hangs_up_on_every_connection_is_unavailable(tmp_pat
         server.start()
         async with connect(str(tmp_path / "socket"), "x", TIMEOUTS) as client, anyio.create_task_group() as tasks:
             for _ in range(20):
-                tasks.start_soon(ask, client)
+                tasks.start_soon(request, client)
         listener.shutdown(socket.SHUT_RDWR)
         server.join()
     assert len(failures) == 200
 
 
 async def test_every_call_under_way_when_containerd_is_killed_fails_as_unavailable(
-    place: Place, client: Client
+    workspace: Workspace, client: Client
 ) -> None:
-    await run(place, client)
+    await run(workspace, client)
     failures: list[BaseException] = []
 
-    async def ask() -> None:
+    async def request() -> None:
         try:
             while True:
                 await client.get_task("a")
@@ -339,18 +347,18 @@ async def test_every_call_under_way_when_containerd_is_killed_fails_as_unavailab
 
     async def wait() -> None:
         try:
-            await client.wait("a", within=PATIENCE_SECONDS)
+            await client.wait("a", within=TIMEOUT_SECONDS)
         except errors.Unavailable as error:
             failures.append(error)
 
     for _ in range(3):
         failures.clear()
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             async with anyio.create_task_group() as tasks:
                 for _ in range(20):
-                    tasks.start_soon(ask)
+                    tasks.start_soon(request)
                     tasks.start_soon(wait)
-                await kill_containerd(place.containerd)
+                await kill_containerd(workspace.containerd)
         assert len(failures) == 40
-        await place.containerd.ensure()
+        await workspace.containerd.ensure()
     await remove(client)

@@ -7,31 +7,18 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.engines import EngineProcess, Refused, config, engine, package
+from support.engines import EngineProcess, Refused, config, package
 from support.packages import make, push
-from support.registries import Served, serve_registry
+from support.registries import Served
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
 
 TAR = {"Content-Type": "application/x-tar"}
 ID = "0123456789abcdef" * 4
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
 
 
 def moorage(house: EngineProcess, *words: str) -> tuple[int, str]:
@@ -88,7 +75,7 @@ def test_create_from_and_load_name_what_an_archive_is_and_what_to_do(
     assert re.search(text, said), said
     assert "cannot run" not in said
     with pytest.raises(Refused, match=f"400: .*{text}"):
-        house.ask("POST", "/moorage/v1/load", data, headers=TAR)
+        house.request_json("POST", "/moorage/v1/load", data, headers=TAR)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +90,7 @@ def test_create_from_and_load_name_what_an_archive_is_and_what_to_do(
         ("oci:/tmp/x:latest", "give the path of the OCI layout alone: /tmp/x"),
     ],
 )
-def test_names_of_other_programs_are_told_how_they_are_written_here(
+def test_options_of_other_programs_are_reported_with_the_name_here(
     house: EngineProcess, tmp_path: Path, given: str, text: str
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config()))
@@ -153,7 +140,7 @@ def test_an_upgrade_to_the_same_digest_does_not_restart(house: EngineProcess, re
 
 
 def test_case_243_create_takes_an_incomplete_config_and_enable_says_what_is_missing(house: EngineProcess) -> None:
-    house.ask("POST", "/plugins/create?name=bare", package({"description": "nothing else"}), headers=TAR)
+    house.request_json("POST", "/plugins/create?name=bare", package({"description": "nothing else"}), headers=TAR)
     assert house.inspect("bare")["Config"]["Description"] == "nothing else"
     assert any(each.startswith("entrypoint: is missing") for each in house.more("bare")["Warnings"])
     with pytest.raises(Refused, match=r"400: cannot enable plugin bare:latest: config.json is not complete: entry"):
@@ -179,9 +166,9 @@ def test_case_238_a_capability_that_linux_does_not_have_is_refused_at_create_and
     with pytest.raises(Refused, match=r"400: .*linux.capabilities\[0\]: CAP_BOGUS: Linux has none of this name"):
         house.create("bogus", bogus)
     push(registry.host, "c238/p", "1", make(bogus))
-    for ask in (house.install, house.privileges):
+    for operation in (house.install, house.privileges):
         with pytest.raises(Refused, match=r"400: .*CAP_BOGUS: Linux has none of this name"):
-            ask(f"{registry.host}/c238/p:1")
+            operation(f"{registry.host}/c238/p:1")
     near = config(linux={"capabilities": ["SYS_ADMN"]})
     with pytest.raises(Refused, match="did you mean CAP_SYS_ADMIN"):
         house.create("near", near)

@@ -14,22 +14,16 @@ import pytest
 
 from moorage.containerd import connect
 from support import packages
-from support.contents import held_by
-from support.damage import DAMAGES, blob
-from support.engines import EngineProcess, Refused, actor, config, engine
+from support.contents import contents_of
+from support.corruption import DAMAGES, blob
+from support.engines import EngineProcess, Refused, actor, config, engine, root_of
 from support.layouts import Layout, files_of, layer_tar
 from support.packages import Made, layer, make, push
-from support.registries import Served, serve_registry
+from support.registries import Served
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
 
 TAR = {"Content-Type": "application/x-tar"}
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +46,6 @@ def house(shared_house: EngineProcess) -> Iterator[EngineProcess]:
 
 def names(path: Path) -> set[str]:
     return set(os.listdir(path))
-
-
-def root_of(house: EngineProcess, name: str) -> Path:
-    return Path(house.exec_root, "p", house.inspect(name)["Id"][:12], "root")
 
 
 def while_down(house: EngineProcess, damage: str, *digests: str) -> None:
@@ -127,10 +117,10 @@ def test_case_217_an_upgrade_to_the_own_reference_repairs_every_part_and_removes
     house: EngineProcess, registry: Served
 ) -> None:
     found = install_all(house, registry, "c217/own")
-    before = held_by(house)
+    before = contents_of(house)
     for name, _ in found.values():
         house.upgrade(name)
-    assert held_by(house).blobs == before.blobs, "nothing of it was collected"
+    assert contents_of(house).blobs == before.blobs, "nothing of it was collected"
     for name, made in found.values():
         assert is_whole(house, *digests_of(made, "everything"))
         house.enable(name)
@@ -150,13 +140,13 @@ def test_case_218_save_and_push_name_the_blob_and_the_way_out_and_change_nothing
     house: EngineProcess, registry: Served
 ) -> None:
     for (part, _), (name, made) in install_all(house, registry, "c218/way").items():
-        asked: tuple[Callable[[], Any], ...] = (
-            lambda name=name: house.ask("GET", f"/moorage/v1/save?name={quote(name, safe='')}"),  # type: ignore[misc]
-            lambda name=name: house.ask("POST", f"/plugins/{quote(name, safe='')}/push"),  # type: ignore[misc]
+        operations: tuple[Callable[[], Any], ...] = (
+            lambda name=name: house.request_json("GET", f"/moorage/v1/save?name={quote(name, safe='')}"),  # type: ignore[misc]
+            lambda name=name: house.request_json("POST", f"/plugins/{quote(name, safe='')}/push"),  # type: ignore[misc]
         )
-        for ask in asked:
+        for operation in operations:
             with pytest.raises(Refused) as refused:
-                ask()
+                operation()
             assert refused.value.status == 409
             digest = digests_of(made, part)[0]
             assert f"blob {digest} in containerd's content store is damaged" in refused.value.message
@@ -168,7 +158,7 @@ def test_case_218_save_and_push_name_the_blob_and_the_way_out_and_change_nothing
 @pytest.mark.parametrize("damage", ["emptied", "deleted"])
 def test_case_218_create_of_the_same_files_replaces_a_damaged_layer(house: EngineProcess, damage: str) -> None:
     house.create("one", config(description="one"), kept=b"k" * 4_000)
-    before = held_by(house).blobs
+    before = contents_of(house).blobs
     sizes = {digest: blob(house.root, digest).stat().st_size for digest in before}
     biggest = max(sizes, key=lambda digest: sizes[digest])  # the layer
     while_down(house, damage, biggest)
@@ -186,13 +176,13 @@ def test_case_218_a_load_repairs_what_is_here(house: EngineProcess, kind: str, d
     layout = Layout()
     entry = layout.plugin(config(), [layer_tar({"actor": (actor(), 0o755), "kept": (os.urandom(999), 0o644)})])
     layout.list(entry, "docker.io/c218/loaded:1")
-    house.ask("POST", "/moorage/v1/load", layout.tar(), headers=TAR)
+    house.request_json("POST", "/moorage/v1/load", layout.tar(), headers=TAR)
     manifest = json.loads(layout.blobs[entry["digest"]])
     parts = {"all of it": list(layout.blobs), "manifest": [entry["digest"]], "layer": [manifest["layers"][0]["digest"]]}
     while_down(house, damage, *parts[kind])
-    house.ask("POST", "/moorage/v1/load", layout.tar(), headers=TAR)
+    house.request_json("POST", "/moorage/v1/load", layout.tar(), headers=TAR)
     assert is_whole(house, *layout.blobs)
-    house.ask("POST", "/moorage/v1/load?name=second", layout.tar(), headers=TAR)
+    house.request_json("POST", "/moorage/v1/load?name=second", layout.tar(), headers=TAR)
     house.enable("second")
     assert {"kept", "actor"} <= names(root_of(house, "second"))
     house.remove("second", force=True)

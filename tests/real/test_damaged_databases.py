@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from moorage.containerd.database import DamagedDatabase, check_database, check_databases
-from support.damage import METADATA, SNAPSHOTS
+from support.corruption import METADATA, SNAPSHOTS
 from support.engines import EngineProcess, Refused, config, engine, package
 from support.foreground import wait_until
+from support.limits import limit
 from support.packages import layer, make, push
 from support.registries import serve_registry
 
@@ -84,11 +85,11 @@ def assert_named(house: EngineProcess, path: Path) -> None:
     house.wait_until(lambda: str(path) in house.info()["Moorage"]["Problem"], "the problem is named")
     texts = [house.info()["Moorage"]["Problem"], house.log.read_text()]
     calls: tuple[Callable[[], Any], ...] = (
-        lambda: house.ask("POST", "/plugins/create?name=q", package(config()), headers=TAR),
-        lambda: house.ask("GET", "/moorage/v1/df"),
-        lambda: house.ask("POST", "/moorage/v1/prune"),
-        lambda: house.ask("GET", "/moorage/v1/save?name=p"),
-        lambda: house.ask("POST", "/moorage/v1/load", package(config()), headers=TAR),
+        lambda: house.request_json("POST", "/plugins/create?name=q", package(config()), headers=TAR),
+        lambda: house.request_json("GET", "/moorage/v1/df"),
+        lambda: house.request_json("POST", "/moorage/v1/prune"),
+        lambda: house.request_json("GET", "/moorage/v1/save?name=p"),
+        lambda: house.request_json("POST", "/moorage/v1/load", package(config()), headers=TAR),
     )
     for call in calls:
         with pytest.raises(Refused) as refused:
@@ -102,7 +103,7 @@ def assert_named(house: EngineProcess, path: Path) -> None:
     texts += [findings["engine"]["text"], f"{found['text']} {found['advice']}"]
     for text in texts:
         assert f"{path} is damaged" in text
-        assert f"run moorage down, move {house.root / 'containerd'} away" in text
+        assert f"run moorage down, rename {house.root / 'containerd'}," in text
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -181,7 +182,7 @@ def test_case_219_one_that_is_damaged_under_a_running_engine_is_named_and_down_s
     house.until("p", "ready")
 
 
-def test_case_219_a_broken_containerd_that_serves_is_named_and_ended_by_down(
+def test_case_219_a_broken_containerd_that_serves_is_named_and_stopped_by_down(
     house: EngineProcess, tmp_path: Path
 ) -> None:
     if house.child is None:
@@ -201,7 +202,7 @@ def test_case_219_a_broken_containerd_that_serves_is_named_and_ended_by_down(
         house.start(wait=False)
         house.wait_until(lambda: str(path) in house.info()["Moorage"]["Problem"], "the problem is named")
         house.down()
-        assert child.wait(20) is not None
+        assert child.wait(limit(20)) is not None
         assert house.left() == []
     finally:
         with suppress(ProcessLookupError):
@@ -232,10 +233,10 @@ def test_case_219_after_the_way_out_create_install_and_load_give_packages_back_t
         with pytest.raises(Refused, match=rf"not in containerd any more .*moorage install {name}, moorage load"):
             house.enable(name)
         with pytest.raises(Refused, match=r"409: cannot read the package .*not in containerd any more.*moorage create"):
-            house.ask("GET", "/moorage/v1/save?name=p")
+            house.request_json("GET", "/moorage/v1/save?name=p")
         house.create("p", config(propagatedMount="/data", **SETTABLE))
         house.install(name)
-        house.ask("POST", "/moorage/v1/load", archive, headers=TAR)
+        house.request_json("POST", "/moorage/v1/load", archive, headers=TAR)
         house.until("p", "ready")
         assert {each["Name"]: each["Id"] for each in house.plugins()} == ids
         assert "LEVEL=7" in house.inspect("p")["Settings"]["Env"]
@@ -262,7 +263,7 @@ def test_case_219_a_missing_content_directory_is_found_by_doctor_and_repaired_by
         assert "is missing" in doctor(house)["containerd's databases"]["text"]
         house.start()
         with pytest.raises(Refused, match=r"409: .*its file is missing.*moorage upgrade"):
-            house.ask("GET", f"/moorage/v1/save?name={name}")
+            house.request_json("GET", f"/moorage/v1/save?name={name}")
         house.upgrade(name)
         house.enable(name)
         assert house.request("GET", f"/moorage/v1/save?name={name}")[0] == 200
@@ -290,7 +291,7 @@ def test_case_219_a_database_is_whole_while_it_is_written(house: EngineProcess) 
     assert checks
 
 
-def test_case_219_any_damage_is_found_or_harmless_and_never_an_error_of_ours(
+def test_case_219_any_damage_is_found_or_harmless_and_never_an_internal_error(
     house: EngineProcess, tmp_path: Path
 ) -> None:
     whole = (house.root / METADATA).read_bytes()

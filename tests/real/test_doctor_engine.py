@@ -1,10 +1,13 @@
 """Row L03: what `moorage doctor` finds of an engine that does not work, and of a dockerd beside it."""
 
+import http.server
 import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,21 +15,25 @@ from pathlib import Path
 import pytest
 
 from moorage.client import MoorageClient
-from moorage.engine.doctor_engine import examine_engine, judge_dockerd, read_dockerd
-from moorage.engine.findings import Finding, Verdict
+from moorage.doctor.check import CheckTarget, run_checks
+from moorage.doctor.dockerd import DOCKERD_CHECKS, compare_dockerd, read_dockerd
+from moorage.doctor.engine import ENGINE_CHECKS
+from moorage.doctor.findings import Finding, Verdict
 from moorage.engine.store import Store
 from support.engines import EngineProcess
 from support.foreground import wait_until
 from support.kills import stop
+from support.limits import limit
 
 pytestmark = pytest.mark.real
 
-PATIENCE = 30.0
+TIMEOUT = limit(30.0)
 
 
-def examine(data: Path, path: Path, within: float = PATIENCE) -> dict[str, Finding]:
+def examine(data: Path, path: Path, within: float = TIMEOUT) -> dict[str, Finding]:
     """Each finding by its subject."""
-    return {each.subject: each for each in examine_engine(data, path, MoorageClient(str(path), within).info)}
+    target = CheckTarget(data, data, path, MoorageClient(str(path), within).info)
+    return {each.subject: each for each in run_checks((*ENGINE_CHECKS, *DOCKERD_CHECKS), target)}
 
 
 def shown(finding: Finding) -> tuple[str, str, str]:
@@ -39,7 +46,7 @@ def test_l03_an_engine_without_containerd_then_killed_then_not_there(tmp_path: P
     try:
         engine.wait_until(lambda: "no.sock" in engine.info()["Moorage"]["Problem"], "it says what it lacks")
         found = examine(engine.root, engine.socket)["engine"]
-        assert found.verdict is Verdict.BAD
+        assert found.verdict is Verdict.WRONG
         assert found.text.startswith("answers, but cannot run plugins: cannot ")
         assert "systemctl status containerd" in found.advice
 
@@ -47,7 +54,7 @@ def test_l03_an_engine_without_containerd_then_killed_then_not_there(tmp_path: P
         stop(engine.child.pid)
         found = examine(engine.root, engine.socket, within=0.2)["engine"]
         engine.child.send_signal(signal.SIGCONT)
-        assert found.verdict is Verdict.BAD
+        assert found.verdict is Verdict.WRONG
         assert f"process {engine.child.pid} works on {engine.root} but does not answer on" in found.text
         assert "journalctl -u moorage" in found.advice
 
@@ -63,13 +70,13 @@ def test_l03_an_engine_without_containerd_then_killed_then_not_there(tmp_path: P
         engine.end(signal.SIGKILL)
         found = examine(engine.root, engine.socket)["engine"]
         assert (found.verdict, found.text) == (
-            Verdict.BAD,
+            Verdict.WRONG,
             f"does not run, and has left {engine.socket}: it was killed",
         )
         assert "moorage serve" in found.advice
         engine.socket.unlink()
         found = examine(engine.root, engine.socket)["engine"]
-        assert (found.verdict, found.text) == (Verdict.DOUBTFUL, f"does not run; its plugins are in {engine.root}")
+        assert (found.verdict, found.text) == (Verdict.WARNING, f"does not run; its plugins are in {engine.root}")
         assert "moorage serve" in found.advice
     finally:
         if engine.child is not None:
@@ -78,12 +85,12 @@ def test_l03_an_engine_without_containerd_then_killed_then_not_there(tmp_path: P
         shutil.rmtree(engine.exec_root)
 
 
-def test_l03_who_may_use_the_socket(tmp_path: Path) -> None:
+def test_l03_the_users_of_the_socket_are_named(tmp_path: Path) -> None:
     path = tmp_path / "m.sock"
     found = examine(tmp_path, path)
     assert [shown(found[each])[::2] for each in ("engine", "engine socket")] == [("ok", "")] * 2
     path.touch()
-    assert shown(examine(tmp_path, path)["engine socket"])[:2] == ("wrong", f"{path} is no socket")
+    assert shown(examine(tmp_path, path)["engine socket"])[:2] == ("wrong", f"{path} is not a socket")
     path.unlink()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -92,7 +99,7 @@ def test_l03_who_may_use_the_socket(tmp_path: Path) -> None:
         assert shown(examine(tmp_path, path)["engine socket"]) == ("ok", f"root and group lp may use {path}", "")
         path.chmod(0o666)
         verdict, text, advice = shown(examine(tmp_path, path)["engine socket"])
-        assert (verdict, text) == ("wrong", f"everybody may use {path}, which is as good as root")
+        assert (verdict, text) == ("wrong", f"all users may use {path}, which is as good as root")
         assert f"chmod 660 {path}" in advice
         path.chmod(0o600)
         os.chown(path, 65534, 0)
@@ -100,7 +107,7 @@ def test_l03_who_may_use_the_socket(tmp_path: Path) -> None:
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
+def unprivileged() -> Iterator[None]:
     """This process with no right of root's, for the length of the block."""
     groups = os.getgroups()
     os.setgroups([])
@@ -117,7 +124,7 @@ def as_nobody() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("group", "words"), [(0, "start the engine with --group NAME"), (7, "sudo usermod -aG lp nobody")]
 )
-def test_l03_a_user_who_may_not_use_the_engine_is_told_how_he_may(tmp_path: Path, group: int, words: str) -> None:
+def test_l03_a_user_without_access_to_the_engine_gets_advice(tmp_path: Path, group: int, words: str) -> None:
     path = Path("/run") / f"m-doctor-{os.getpid()}.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -125,17 +132,17 @@ def test_l03_a_user_who_may_not_use_the_engine_is_told_how_he_may(tmp_path: Path
             path.chmod(0o660)
             os.chown(path, 0, group)
             listener.listen()
-            with as_nobody():
+            with unprivileged():
                 found = examine(tmp_path, path)["engine"]
         finally:
             path.unlink()
-    assert (found.verdict, found.text) == (Verdict.BAD, f"user nobody may not use {path}")
+    assert (found.verdict, found.text) == (Verdict.WRONG, f"user nobody may not use {path}")
     assert words in found.advice
 
 
 @contextmanager
 def a_dockerd(directory: Path, *options: str) -> Iterator[int]:
-    """What has its name and its words: a real one is asked in tests/peers/test_dockerd_namespace.py."""
+    """A program with its name and arguments: a real one is checked in tests/peers/test_dockerd_namespace.py."""
     shutil.copy("/bin/sh", directory / "dockerd")
     command: list[str | Path] = [directory / "dockerd", "-c", "read line", "dockerd", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as daemon:
@@ -147,13 +154,13 @@ def a_dockerd(directory: Path, *options: str) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("containerd", "options", "verdict"),
     [
-        ("private", ["--containerd", "{0}/c.sock"], Verdict.GOOD),
-        ("{0}/c.sock", ["--containerd={0}/other.sock"], Verdict.GOOD),
-        ("{0}/c.sock", ["--containerd={0}/c.sock"], Verdict.BAD),
-        ("unix://{0}/c.sock", ["--containerd", "{0}/link.sock"], Verdict.BAD),
-        ("{0}/c.sock", ["--config-file={0}/daemon.json"], Verdict.BAD),
-        ("{0}/c.sock", ["--containerd={0}/c.sock", "--containerd-plugins-namespace=theirs"], Verdict.GOOD),
-        ("{0}/c.sock", ["--containerd={0}/c.sock", "--containerd-namespace=plugins.moby"], Verdict.BAD),
+        ("private", ["--containerd", "{0}/c.sock"], Verdict.OK),
+        ("{0}/c.sock", ["--containerd={0}/other.sock"], Verdict.OK),
+        ("{0}/c.sock", ["--containerd={0}/c.sock"], Verdict.WRONG),
+        ("unix://{0}/c.sock", ["--containerd", "{0}/link.sock"], Verdict.WRONG),
+        ("{0}/c.sock", ["--config-file={0}/daemon.json"], Verdict.WRONG),
+        ("{0}/c.sock", ["--containerd={0}/c.sock", "--containerd-plugins-namespace=theirs"], Verdict.OK),
+        ("{0}/c.sock", ["--containerd={0}/c.sock", "--containerd-namespace=plugins.moby"], Verdict.WRONG),
     ],
 )
 def test_l03_m11_a_dockerd_is_wrong_where_it_shares_containerd_and_namespace(
@@ -164,7 +171,40 @@ def test_l03_m11_a_dockerd_is_wrong_where_it_shares_containerd_and_namespace(
     (tmp_path / "daemon.json").write_text(f'{{"containerd": "{tmp_path}/c.sock"}}')
     Store(tmp_path).settle(containerd.format(tmp_path), "plugins.moby")
     with a_dockerd(tmp_path, *(each.format(tmp_path) for each in options)) as pid:
-        seen = judge_dockerd(read_dockerd(str(pid)), Store(tmp_path).find_choice())
+        seen = compare_dockerd(read_dockerd(pid), Store(tmp_path).find_identity())
         worst = examine(tmp_path, tmp_path / "m.sock")["dockerd"]  # others may run here
-    assert worst.verdict is verdict or verdict is Verdict.GOOD
-    assert (seen.subject, seen.verdict, bool(seen.advice)) == ("dockerd", verdict, verdict is Verdict.BAD)
+    assert worst.verdict is verdict or verdict is Verdict.OK
+    assert (seen.subject, seen.verdict, bool(seen.advice)) == ("dockerd", verdict, verdict is Verdict.WRONG)
+
+
+def test_l03_another_server_at_the_socket_is_called_one(tmp_path: Path) -> None:
+    """A dockerd, or anything else that listens there: nothing was killed, and no start would help."""
+    path = tmp_path / "moorage.sock"
+    with socketserver.UnixStreamServer(str(path), Foreign) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            found = examine(tmp_path / "data", path)["engine"]
+        finally:
+            server.shutdown()
+            thread.join()
+    assert found.verdict is Verdict.WRONG
+    assert found.text.startswith(f"does not run; another program answers on {path}: cannot understand the answer")
+    assert "--host or MOORAGE_HOST" in found.advice
+
+
+class Foreign(http.server.BaseHTTPRequestHandler):
+    """Answers as dockerd does: with an object that has nothing of Moorage."""
+
+    def do_GET(self) -> None:
+        data = b'{"ID":"x","Containers":0,"ServerVersion":"27.0.1"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing."""

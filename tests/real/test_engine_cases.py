@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.engines import EngineProcess, Refused, config, engine
+from support.engines import EngineProcess, Refused, config
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -24,33 +24,27 @@ open(f"{sys.argv[2]}/file", "w").write("from inside")
 """Mounts at a path inside the mount namespace of a process; its program is loaded before it goes there."""
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
 def test_case_006_a_hundred_holders_that_fail_leave_none(house: EngineProcess) -> None:
     house.create("p")
     house.enable("p")
     for number in range(100):
         if number % 2:
             with pytest.raises(Refused, match="400"):
-                house.ours("POST", "p", "holders", {"owner": ""})
+                house.request_own("POST", "p", "holders", {"owner": ""})
         else:  # one who asks for it and is gone before it has the answer
-            ask_and_hang_up(house, b'{"owner": "gone"}')
+            request_and_disconnect(house, b'{"owner": "gone"}')
     house.wait_until(lambda: house.more("p")["Holders"] == [], "none of them holds it")
-    token = house.ours("POST", "p", "holders", {"owner": "alive"})["Token"]
+    token = house.request_own("POST", "p", "holders", {"owner": "alive"})["Token"]
     with pytest.raises(Refused, match="409: plugin p:latest is in use by alive"):
         house.disable("p")
-    house.ours("DELETE", "p", f"holders/{token}")
+    house.request_own("DELETE", "p", f"holders/{token}")
     house.disable("p")
     house.enable("p")
-    house.ours("POST", "p", "holders", {"owner": "alive"})
+    house.request_own("POST", "p", "holders", {"owner": "alive"})
     house.remove("p", force=True)
 
 
-def ask_and_hang_up(house: EngineProcess, owner: bytes) -> None:
+def request_and_disconnect(house: EngineProcess, owner: bytes) -> None:
     head = f"POST /moorage/v1/plugins/p/holders?attached=1 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(owner)}\r\n"
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(house.socket))
@@ -74,7 +68,7 @@ def test_case_043_a_new_plugin_of_an_old_name_is_found_by_the_name(house: Engine
 
 @contextmanager
 def on_a_disk(base: Path, point: Path, *options: str) -> Iterator[EngineProcess]:
-    """An engine below ``base``, with a file system of its own at a directory there, whose mounts pass to nobody."""
+    """An engine below ``base``, with a file system of its own at a directory there, whose mounts do not propagate."""
     made = EngineProcess(base)
     point.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(("mode=0755", *options)), "none", point], check=True)
@@ -97,13 +91,13 @@ def test_case_046_a_mount_made_inside_is_seen_outside_on_any_data_directory(tmp_
         house.enable("p")
         pid = str(house.more("p")["Pid"])
         subprocess.run([sys.executable, "-c", MOUNT_INSIDE, pid, "/mnt/volumes/v"], check=True)
-        outside = Path(house.ours("GET", "p", "path?path=/mnt/volumes/v/file")["Path"])
+        outside = Path(house.request_own("GET", "p", "path?path=/mnt/volumes/v/file")["Path"])
         assert outside.read_text() == "from inside"
         house.disable("p")
         assert not outside.exists()
 
 
-def test_case_025_a_data_directory_without_exec_is_told_at_the_start_and_plugins_run(tmp_path: Path) -> None:
+def test_case_025_a_data_directory_without_exec_is_reported_at_the_start_and_plugins_run(tmp_path: Path) -> None:
     base = tmp_path / "base"
     with on_a_disk(base, base / "data", "noexec") as house:
         assert "mounted noexec" in house.log.read_text()

@@ -1,7 +1,7 @@
 """The examples by themselves: hello-static's build, and hello-volume's driver as a process on a unix socket.
 
-The driver mounts, so it runs in a mount namespace of its own, held open by a sleeping process: what it leaves can be
-seen there after its end, and never reaches the machine.
+The driver mounts, so it runs in a mount namespace of its own, which a sleeping process keeps open: what it leaves can
+be seen there after its exit, and never reaches the machine.
 """
 
 import json
@@ -20,16 +20,17 @@ from pathlib import Path
 import pytest
 
 from support.engines import UnixConnection
+from support.limits import limit
 
 pytestmark = pytest.mark.real
 needs_compiler = pytest.mark.needs("static-cc")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = limit(20.0)
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not true():
         assert process.poll() is None, f"the plugin ended with {process.returncode}"
         assert time.monotonic() < deadline
@@ -45,9 +46,9 @@ class Connection(UnixConnection):
     """Calls of a plugin over one connection."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, PATIENCE_SECONDS)
+        super().__init__(path, TIMEOUT_SECONDS)
 
-    def ask(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, object]]:
+    def exchange(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, object]]:
         self.request(verb, path, body, {"Accept": "application/vnd.docker.plugins.v1.2+json"})
         response = self.getresponse()
         answer = json.loads(response.read())
@@ -74,7 +75,7 @@ def hello_static(short: Path) -> Path:
 
 @pytest.fixture
 def hello(hello_static: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """hello-static in a root that holds nothing else, where only a static program can run."""
+    """hello-static in a root that contains nothing else, where only a static program can run."""
     sockets = hello_static / "rootfs/run/docker/plugins"
     sockets.mkdir(parents=True)
     (sockets / "hello.sock").touch()  # of a killed predecessor
@@ -93,7 +94,7 @@ def test_hello_static_is_built_into_one_static_binary_that_answers(
 ) -> None:
     for path, expected in (("/Plugin.Activate", {"Implements": ["hello"]}), ("/Any.Thing", {"Hello": "world"})):
         with closing(Connection(hello[1])) as connection:
-            assert connection.ask(path, b"{}") == (200, expected)
+            assert connection.exchange(path, b"{}") == (200, expected)
 
 
 @needs_compiler
@@ -113,7 +114,7 @@ def test_hello_static_ends_on_sigterm_with_0_and_removes_its_socket(
 ) -> None:
     process, path = hello
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_SECONDS) == 0
+    assert process.wait(TIMEOUT_SECONDS) == 0
     assert not path.exists()
 
 
@@ -157,13 +158,13 @@ class Driver:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(PATIENCE_SECONDS)
+        code = self.process.wait(TIMEOUT_SECONDS)
         self.process = None
         return code
 
     def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, object]]:
         with closing(Connection(self.socket)) as connection:
-            return connection.ask(path, body, verb)
+            return connection.exchange(path, body, verb)
 
     def call(self, method: str, **arguments: object) -> dict[str, object]:
         """Call a method that must succeed."""
@@ -203,8 +204,8 @@ def stopped(short: Path) -> Iterator[Driver]:
     with subprocess.Popen(command) as holder:
         driver = Driver(short, holder.pid)
         try:
-            ours = os.readlink("/proc/self/ns/mnt")
-            wait_until(lambda: os.readlink(f"/proc/{holder.pid}/ns/mnt") != ours, holder)
+            own_namespace = os.readlink("/proc/self/ns/mnt")
+            wait_until(lambda: os.readlink(f"/proc/{holder.pid}/ns/mnt") != own_namespace, holder)
             wait_until(lambda: Path(f"/proc/{holder.pid}/comm").read_text() == "sleep\n", holder)
             yield driver
         finally:
@@ -334,8 +335,8 @@ def test_a_get_and_a_body_without_end_are_refused_in_json_too(driver: Driver) ->
 def test_several_calls_go_over_one_connection_also_after_a_refusal(driver: Driver) -> None:
     with closing(Connection(driver.socket)) as connection:
         for _ in range(3):
-            assert connection.ask("/VolumeDriver.Get", b'{"Name": "a"}') == (500, {"Err": "no such volume: a"})
-            assert connection.ask("/VolumeDriver.List", b"{}") == (200, {"Volumes": []})
+            assert connection.exchange("/VolumeDriver.Get", b'{"Name": "a"}') == (500, {"Err": "no such volume: a"})
+            assert connection.exchange("/VolumeDriver.List", b"{}") == (200, {"Volumes": []})
 
 
 def test_volumes_survive_a_restart_and_mounts_do_not(driver: Driver) -> None:

@@ -1,4 +1,4 @@
-"""What README.md and the guides tell a reader to do is done here, and `moorage run` is what its reference says."""
+"""The steps of README.md and the guides are done here, and `moorage run` is what its reference says."""
 
 import ast
 import re
@@ -13,7 +13,8 @@ import pytest
 
 from support.engines import EngineProcess, config, engine
 from support.foreground import ANSWER, Machine, environment, make_plugin, wait_until
-from support.places import Ground
+from support.limits import limit
+from support.workspace import Session
 
 pytestmark = pytest.mark.real
 
@@ -39,18 +40,12 @@ ELSEWHERE = {
 IN_CHECKOUT = ["sh", "-c", 'cd "$0" && exec "$@"', str(ROOT)]
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine() as made:
-        yield made
-
-
 PROGRAMS = {"python", "pip", "moorage", "docker", "curl"}
 
 
 def commands(page: Path) -> list[str]:
     """The lines of indented blocks that begin like a command."""
-    text = page.read_text().replace("\\\n    ", "")  # a command that goes on in the next line
+    text = page.read_text().replace("\\\n    ", "")  # a command that continues in the next line
     lines = re.findall(r"^    (\S.*?)(?:\s{2,}#.*)?$", text, re.MULTILINE)
     return [line for line in lines if line.split()[0] in PROGRAMS or "/" in line.split()[0]]
 
@@ -59,8 +54,8 @@ def is_for_an_engine(command: str) -> bool:
     """Whether a command of the pages talks to an engine, is one, or makes what is given to one."""
     program, *words = command.split()
     alone = {"run", "doctor", "version"}
-    is_ours = program.endswith("moorage") and words[0] not in alone
-    return is_ours or program in ("examples/hello-static/build", "docker", "curl")
+    is_moorage = program.endswith("moorage") and words[0] not in alone
+    return is_moorage or program in ("examples/hello-static/build", "docker", "curl")
 
 
 # Pages with tests of their own: the guide to the service is for installed programs and a host of one's own.
@@ -141,7 +136,7 @@ def test_the_commands_for_an_engine_work_one_after_another(page: Path, house: En
         type_it(house, command)
         if command.endswith("moorage down"):
             assert house.child is not None
-            assert house.child.wait(30) == 0
+            assert house.child.wait(limit(30)) == 0
             house.start()
     remove_hello(house)
 
@@ -189,9 +184,9 @@ def type_it(house: EngineProcess, command: str) -> None:
 
 
 def check(line: list[str], surroundings: dict[str, str], *, is_endless: bool) -> None:
-    """A command succeeds; one that does not end by itself says something, and ends by Ctrl-C."""
+    """A command succeeds; one that does not exit by itself prints something, and is stopped by Ctrl-C."""
     if not is_endless:
-        done = subprocess.run(line, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(line, env=surroundings, cwd=ROOT, capture_output=True, text=True, timeout=limit(60))
         assert done.returncode == 0, f"{line}: {done.stderr}"
         assert '"message"' not in done.stdout, f"{line}: {done.stdout}"  # curl ends with 0 whatever it is answered
         return
@@ -200,7 +195,7 @@ def check(line: list[str], surroundings: dict[str, str], *, is_endless: bool) ->
     assert child.stdout.readline()
     child.send_signal(signal.SIGINT)
     with child.stdout:
-        assert child.wait(30) == 130
+        assert child.wait(limit(30)) == 130
 
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs/reference").glob("*.md"))], ids=lambda page: page.name)
@@ -221,11 +216,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if "//" not in target and not (page.parent / target).exists()] == []
 
 
-def test_the_clients_first_program_runs(ground: Ground) -> None:
+def test_the_clients_first_program_runs(session: Session) -> None:
     page = (ROOT / "docs/guide/containerd.md").read_text()
     program = page.partition("```python\n")[2].partition("```")[0]
     assert "/run/containerd/containerd.sock" in program
-    program = program.replace("/run/containerd/containerd.sock", ground.containerd.address)
+    program = program.replace("/run/containerd/containerd.sock", session.containerd.address)
     done = subprocess.run([sys.executable, "-c", program], env=environment(None), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Version(" in done.stdout
@@ -234,9 +229,9 @@ def test_the_clients_first_program_runs(ground: Ground) -> None:
 def test_a_program_can_keep_a_containerd_of_its_own_as_the_guide_says(tmp_path: Path) -> None:
     page = (ROOT / "docs/guide/containerd.md").read_text()
     program = next(block for block in page.split("```python\n") if "containerd.supervise(" in block).partition("```")[0]
-    for name, place in (("/var/lib/my-program", tmp_path / "lib"), ("/run/my-program", tmp_path / "run")):
+    for name, workspace in (("/var/lib/my-program", tmp_path / "lib"), ("/run/my-program", tmp_path / "run")):
         assert name in program
-        program = program.replace(name, str(place))
+        program = program.replace(name, str(workspace))
     program += "\nimport anyio\nanyio.run(main)\n"
     done = subprocess.run([sys.executable, "-c", program], env=environment(None), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -244,14 +239,14 @@ def test_a_program_can_keep_a_containerd_of_its_own_as_the_guide_says(tmp_path: 
     assert not (tmp_path / "run/c.sock").exists()
 
 
-def test_the_clients_example_runs_a_command(ground: Ground) -> None:
+def test_the_clients_example_runs_a_command(session: Session) -> None:
     program = ROOT / "examples/containerd-client/run.py"
     done = subprocess.run(
-        [sys.executable, program, ground.containerd.address, "sh", "-c", "echo hi; exit 3"],
+        [sys.executable, program, session.containerd.address, "sh", "-c", "echo hi; exit 3"],
         env=environment(None),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=limit(60),
     )
     assert (done.returncode, done.stdout) == (3, "hi\n"), done.stderr
     assert re.fullmatch(r"containerd \S+\n", done.stderr)
@@ -260,12 +255,12 @@ def test_the_clients_example_runs_a_command(ground: Ground) -> None:
 class Worker:
     """The executor's example as a child."""
 
-    def __init__(self, ground: Ground, state: Path, *words: str) -> None:
+    def __init__(self, session: Session, state: Path, *words: str) -> None:
         program = ROOT / "examples/embed-executor/worker.py"
         self.log = state.with_suffix(".log")
         with self.log.open("w") as output:
             self.child = subprocess.Popen(
-                [sys.executable, program, ground.containerd.address, str(state), *words],
+                [sys.executable, program, session.containerd.address, str(state), *words],
                 env=environment(None),
                 stdout=output,
                 stderr=output,
@@ -281,27 +276,28 @@ class Worker:
             self.child.wait()
 
 
-def test_the_executors_example_leaves_its_container_and_finds_it_again(ground: Ground, tmp_path: Path) -> None:
+def test_the_executors_example_leaves_its_container_and_finds_it_again(session: Session, tmp_path: Path) -> None:
     state = tmp_path / "state"
     words = ("sh", "-c", "echo begun; while ! test -e /go; do sleep 0.05; done; echo done; exit 5")
     workers = []
     try:
-        workers.append(first := Worker(ground, state, *words))
+        workers.append(first := Worker(session, state, *words))
         first.until("[stdout] begun")
         first.until("started it")  # output may come before create returns, and an interrupt then undoes it
         first.child.send_signal(signal.SIGINT)
-        assert first.child.wait(30) == 0
-        assert "goes on running" in first.log.read_text()
-        workers.append(second := Worker(ground, state, *words))
+        assert first.child.wait(limit(30)) == 0
+        assert "keeps running" in first.log.read_text()
+        workers.append(second := Worker(session, state, *words))
         second.until("found it running")
         (state / "root/go").touch()
-        assert second.child.wait(30) == 5
+        assert second.child.wait(limit(30)) == 5
     finally:
         (state / "root/go").touch()
         for worker in workers:
             worker.end()
     assert "[stdout] done" in second.log.read_text()
     assert "Traceback" not in second.log.read_text()
+    assert not [*Path("/sys/fs/cgroup").glob("moorage-example*"), *Path("/sys/fs/cgroup").glob("*/moorage-example*")]
 
 
 def test_hello_volume_runs_as_the_readme_says(machine: Machine) -> None:
@@ -330,4 +326,4 @@ def test_the_reference_names_every_event_and_field_of_a_run(machine: Machine, tm
 def test_the_reference_names_every_option(machine: Machine) -> None:
     page = (ROOT / "docs/reference/run.md").read_text()
     options = set(re.findall(r"--[a-z-]+", machine.moorage("run", "--help").stdout)) - {"--help"}
-    assert options == {each for each in re.findall(r"`(--[a-z-]+)", page) if each != "--json"}
+    assert options == set(re.findall(r"^\| `(--[a-z-]+)", page, re.MULTILINE))

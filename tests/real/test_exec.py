@@ -20,6 +20,7 @@ import pytest
 from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine, kill
 from support.foreground import wait_until
+from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -46,7 +47,7 @@ def command(house: EngineProcess, *words: str) -> list[str]:
 
 
 def run(house: EngineProcess, *words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command(house, *words), input=given, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command(house, *words), input=given, capture_output=True, text=True, timeout=limit(60))
 
 
 def processes(house: EngineProcess) -> list[str]:
@@ -69,7 +70,7 @@ def test_streams_are_apart_and_the_status_is_the_commands(house: EngineProcess) 
     assert (done.returncode, done.stdout, done.stderr) == (7, "out\nfrom the config\n", "err\n")
 
 
-def test_input_is_passed_on_only_when_asked_for(house: EngineProcess) -> None:
+def test_input_is_passed_on_only_when_requested(house: EngineProcess) -> None:
     assert run(house, "-i", "p", "cat", given="one\ntwo\n").stdout == "one\ntwo\n"
     assert run(house, "p", "cat", given="one\n").stdout == ""
     big = "x" * 3_000_000
@@ -90,7 +91,7 @@ def test_options_of_the_command_are_its_own_and_variables_are_set(house: EngineP
         (("nobody", "true"), r'plugin "nobody" not found'),
     ],
 )
-def test_what_cannot_be_run_is_told(house: EngineProcess, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_run_is_reported(house: EngineProcess, words: tuple[str, ...], said: str) -> None:
     done = run(house, *words)
     assert done.returncode == 1
     assert re.fullmatch(rf"moorage: .*{said}.*\n", done.stderr)
@@ -106,9 +107,9 @@ def test_a02_wrong_calls(house: EngineProcess) -> None:
         ('command=["x"]&tty=1&rows=x', "400"),
     ):
         with pytest.raises(Refused, match=re.escape(said)):
-            house.ask("POST", "/moorage/v1/plugins/p/exec?" + query.replace('"', "%22"))
+            house.request_json("POST", "/moorage/v1/plugins/p/exec?" + query.replace('"', "%22"))
     with pytest.raises(Refused, match="404: plugin p:latest has no added process x"):
-        house.ask("POST", "/moorage/v1/plugins/p/exec/x/resize?rows=1&columns=1")
+        house.request_json("POST", "/moorage/v1/plugins/p/exec/x/resize?rows=1&columns=1")
 
 
 def test_a_terminal_without_input(house: EngineProcess) -> None:
@@ -138,7 +139,7 @@ def test_ctrl_c_goes_to_the_command_and_not_to_us(house: EngineProcess) -> None:
         terminal.end()
 
 
-def test_a_command_whose_client_is_killed_is_ended(house: EngineProcess) -> None:
+def test_a_command_whose_client_is_killed_is_stopped(house: EngineProcess) -> None:
     with subprocess.Popen(command(house, "p", "sleep", "1000"), stdout=subprocess.PIPE) as client:
         wait_until(lambda: "sleep 1000" in processes(house), "the sleep")
         client.kill()
@@ -146,22 +147,22 @@ def test_a_command_whose_client_is_killed_is_ended(house: EngineProcess) -> None
 
 
 def test_a_child_that_keeps_the_output_open_does_not_keep_the_call(house: EngineProcess) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     done = run(house, "p", "sh", "-c", "sleep 1000 & echo before; exit 7")
     assert (done.returncode, done.stdout) == (7, "before\n")
-    assert time.monotonic() - begun < 50
+    assert time.monotonic() - started < limit(50)
     assert "sleep 1000" in processes(house)
     restarts = house.more("p")["Restarts"]
     house.crash("p", 0)  # what goes with it is not left as a zombie, which the actor would never reap
     house.until_restarted("p", restarts + 1)
 
 
-def test_m08_a_command_of_an_engine_that_is_killed_is_ended_by_the_next_one(house: EngineProcess) -> None:
+def test_m08_a_command_of_an_engine_that_is_killed_is_stopped_by_the_next_one(house: EngineProcess) -> None:
     with subprocess.Popen(command(house, "p", "sleep", "1000"), stderr=subprocess.PIPE) as client:
         wait_until(lambda: "sleep 1000" in processes(house), "the command runs")
         pid = house.more("p")["Pid"]
         house.end(signal.SIGKILL)
-        assert client.wait(30) == 1
+        assert client.wait(limit(30)) == 1
         house.start()
         house.until("p", "ready")
         wait_until(lambda: processes(house) == ["/actor"], "the plugin's own process alone")
@@ -174,18 +175,18 @@ def test_many_at_once(house: EngineProcess) -> None:
         for n in range(6)
     ]
     for number, client in enumerate(clients):
-        assert client.communicate(timeout=60)[0] == f"{number}\n".encode()
+        assert client.communicate(timeout=limit(60))[0] == f"{number}\n".encode()
         assert client.returncode == number
 
 
-def test_a_plugin_that_dies_takes_the_command_along_and_says_so(house: EngineProcess) -> None:
+def test_a_plugin_that_exits_ends_the_command_and_says_so(house: EngineProcess) -> None:
     with subprocess.Popen(command(house, "p", "sleep", "1000"), stderr=subprocess.PIPE, text=True) as client:
         wait_until(lambda: "sleep 1000" in processes(house), "the sleep")
         before = house.more("p")
         kill([before["Pid"]])
-        _, said = client.communicate(timeout=60)
+        _, said = client.communicate(timeout=limit(60))
     assert client.returncode in (1, 137)
-    assert said == "" or "the plugin ended" in said
+    assert said == "" or "the plugin exited" in said
     house.until_restarted("p", before["Restarts"] + 1)
     assert run(house, "p", "echo", "again").stdout == "again\n"
 
@@ -230,13 +231,13 @@ class Terminal:
         except AssertionError as error:
             raise AssertionError(f"{error}; there was {self.seen!r}") from None
 
-    def answers(self, text: str, wanted: str) -> bool:
+    def answers(self, text: str, expected: str) -> bool:
         """Whether the answer to this, typed now, is soon the wanted one."""
         self.type(text)
         time.sleep(0.3)
         with suppress(BlockingIOError):
             self.seen += os.read(self._master, 65536).decode(errors="replace")
-        return wanted in self.seen
+        return expected in self.seen
 
     def end(self) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])

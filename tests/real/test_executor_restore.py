@@ -11,20 +11,20 @@ from moorage import errors
 from moorage.containerd.types import RuntimeOptions, Status
 from moorage.executor import RUN_LABEL
 from support import leftovers
-from support.holder import holder
+from support.conditions import TIMEOUT_SECONDS, eventually
+from support.executor_process import executor_process
+from support.harness import Harness, harness
 from support.kills import kill, kill_task, stop
-from support.places import Place
-from support.rig import Rig, rig
 from support.sinks import Memory
 from support.specs import FOREVER
-from support.waiting import PATIENCE_SECONDS, eventually
+from support.workspace import Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
 COUNTS_ON_USR1 = "trap 'n=$((n + 1)); echo $n' USR1; n=0; echo ready; while :; do sleep 1000000 & wait $!; done"
 
 
-async def told(place: Place, pid: int, sink: Memory, text: str) -> None:
+async def printed(workspace: Workspace, pid: int, sink: Memory, text: str) -> None:
     """Make the process say its next number."""
     os.kill(pid, signal.SIGUSR1)
     await eventually(lambda: text in sink.text)
@@ -32,17 +32,17 @@ async def told(place: Place, pid: int, sink: Memory, text: str) -> None:
 
 @pytest.mark.parametrize("paused", [False, True])
 async def test_e20_e50_a_container_outlives_its_executor_and_is_taken_over_by_the_next(
-    place: Place, paused: bool
+    workspace: Workspace, paused: bool
 ) -> None:
-    async with rig(place) as it:
+    async with harness(workspace) as it:
         out, err = it.pair()
-        await it.executor.create("a", place.shell("a", COUNTS_ON_USR1), out, err)
+        await it.executor.create("a", workspace.shell("a", COUNTS_ON_USR1), out, err)
         pid = await it.pid()
         await eventually(lambda: out.text == "ready\n")
         run = (await it.client.get_container("a")).labels[RUN_LABEL]
     assert leftovers.is_alive(pid)
-    os.kill(pid, signal.SIGUSR1)  # what it says while nobody reads waits in the pipe
-    async with rig(place) as it:
+    os.kill(pid, signal.SIGUSR1)  # what it prints while there is no reader waits in the pipe
+    async with harness(workspace) as it:
         if paused:
             await it.client.pause("a")
         out, err = it.pair()
@@ -50,20 +50,20 @@ async def test_e20_e50_a_container_outlives_its_executor_and_is_taken_over_by_th
         if paused:
             await it.client.resume("a")
         await eventually(lambda: out.text == "1\n")
-        await told(place, pid, out, "2\n")
+        await printed(workspace, pid, out, "2\n")
         assert await it.pid() == pid
         await it.executor.signal("a", signal.SIGKILL)
         exit = await it.one_exit(137)
         assert (exit.run, exit.pid, exit.signal) == (run, pid, "SIGKILL")
         assert (out.text, err.text) == ("1\n2\n", "")
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
 
 
-async def make(it: Rig, state: str) -> None:
-    """A container as an earlier process, or somebody who meddles, may have left it."""
+async def make(it: Harness, state: str) -> None:
+    """A container as an earlier process, or a meddling user, may have left it."""
     if state == "nothing":
         return
-    async with rig(it.place) as before:
+    async with harness(it.workspace) as before:
         pid = await before.create("exec sleep 1000000")
     match state:
         case "stopped":
@@ -77,15 +77,15 @@ async def make(it: Rig, state: str) -> None:
             await it.client.delete_container("a")
         case "no fifos":
             for name in ("stdout", "stderr"):
-                (it.place.bundles / "a" / name).unlink()
+                (it.workspace.bundles / "a" / name).unlink()
         case "one fifo":
-            (it.place.bundles / "a" / "stderr").unlink()
+            (it.workspace.bundles / "a" / "stderr").unlink()
         case "no directory":
-            shutil.rmtree(it.place.bundles / "a")
+            shutil.rmtree(it.workspace.bundles / "a")
         case "no record":
             await it.client.delete_container("a")
         case "shim killed":
-            for shim in it.place.shims("a"):
+            for shim in it.workspace.shims("a"):
                 await kill(shim)
             await eventually(lambda: not leftovers.is_alive(pid))
         case _:
@@ -107,12 +107,12 @@ async def make(it: Rig, state: str) -> None:
     ],
 )
 async def test_e21_what_does_not_live_is_removed_without_a_handler_and_its_exit_remembered(
-    place: Place, state: str, code: int | None
+    workspace: Workspace, state: str, code: int | None
 ) -> None:
-    async with rig(place) as it:
+    async with harness(workspace) as it:
         await make(it, state)
         assert not await it.restore()
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
         exit = it.executor.last_exit("a")
         assert (exit.code if exit else None) == code
         await it.create()
@@ -121,31 +121,31 @@ async def test_e21_what_does_not_live_is_removed_without_a_handler_and_its_exit_
         await it.one_exit(137)
 
 
-async def test_e21_one_that_was_created_and_never_started_is_removed_and_has_no_exit(place: Place) -> None:
-    async with place.containers() as containers:
-        await containers.create("a", place.spec("a"), place.runtime, labels={RUN_LABEL: "x"})
+async def test_e21_one_that_was_created_and_never_started_is_removed_and_has_no_exit(workspace: Workspace) -> None:
+    async with workspace.containers() as containers:
+        await containers.create("a", workspace.spec("a"), workspace.runtime, labels={RUN_LABEL: "x"})
 
         async def refuse(stdio: object) -> object:
             raise LookupError
 
         with pytest.raises(LookupError):
             await containers.start("a", "", False, refuse)  # type: ignore[arg-type]  # it never returns
-    async with rig(place) as it:
+    async with harness(workspace) as it:
         assert (await it.client.get_task("a")).status is Status.CREATED
         assert not await it.restore()
         assert it.executor.last_exit("a") is None
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()
 
 
-async def test_e21_a_shim_that_does_not_answer_is_an_error_and_the_container_stays(place: Place) -> None:
-    async with rig(place) as it:
+async def test_e21_a_shim_that_does_not_answer_is_an_error_and_the_container_stays(workspace: Workspace) -> None:
+    async with harness(workspace) as it:
         pid = await it.create()
-    async with rig(place) as it:
-        for shim in place.shims("a"):
+    async with harness(workspace) as it:
+        for shim in workspace.shims("a"):
             stop(shim)
         with pytest.raises(errors.Unavailable, match="shim"):
             await it.restore()
-        for shim in place.shims("a"):
+        for shim in workspace.shims("a"):
             os.kill(shim, signal.SIGCONT)
         assert leftovers.is_alive(pid)
         assert await it.restore()
@@ -153,25 +153,25 @@ async def test_e21_a_shim_that_does_not_answer_is_an_error_and_the_container_sta
         await it.one_exit(137)
 
 
-async def test_e22_a_fifo_without_a_writer_does_not_block_a_restore(place: Place) -> None:
-    async with rig(place) as it:
+async def test_e22_a_fifo_without_a_writer_does_not_block_a_restore(workspace: Workspace) -> None:
+    async with harness(workspace) as it:
         await it.create()
     for name in ("stdout", "stderr"):
-        (place.bundles / "a" / name).unlink()
-        os.mkfifo(place.bundles / "a" / name)
-    async with rig(place) as it:
-        with anyio.fail_after(PATIENCE_SECONDS):
+        (workspace.bundles / "a" / name).unlink()
+        os.mkfifo(workspace.bundles / "a" / name)
+    async with harness(workspace) as it:
+        with anyio.fail_after(TIMEOUT_SECONDS):
             assert await it.restore()
         await it.kill()
         await it.one_exit(137)
 
 
-async def test_e23_dying_at_any_time_of_a_restore_is_false_or_one_exit(place: Place) -> None:
+async def test_e23_dying_at_any_time_of_a_restore_is_false_or_one_exit(workspace: Workspace) -> None:
     alive_and_dead = set()
     for tenths in range(12):
-        async with rig(place) as it:
+        async with harness(workspace) as it:
             pid = await it.create()
-        async with rig(place) as it:
+        async with harness(workspace) as it:
 
             async def die(milliseconds: float, pid: int) -> None:
                 await anyio.sleep(milliseconds / 1000)
@@ -182,7 +182,7 @@ async def test_e23_dying_at_any_time_of_a_restore_is_false_or_one_exit(place: Pl
                 alive = await it.restore()
             if alive:
                 await it.one_exit(137)
-            await place.assert_nothing_left()
+            await workspace.assert_nothing_left()
             assert len(it.exits.seen) == alive
             exit = it.executor.last_exit("a")
             assert exit
@@ -191,10 +191,10 @@ async def test_e23_dying_at_any_time_of_a_restore_is_false_or_one_exit(place: Pl
     assert alive_and_dead
 
 
-async def test_e24_a_held_id_is_a_conflict_and_keeps_its_only_reader(place: Place) -> None:
-    async with rig(place) as it:
+async def test_e24_an_id_in_use_is_a_conflict_and_keeps_its_only_reader(workspace: Workspace) -> None:
+    async with harness(workspace) as it:
         out, err = it.pair()
-        await it.executor.create("a", place.shell("a", COUNTS_ON_USR1), out, err)
+        await it.executor.create("a", workspace.shell("a", COUNTS_ON_USR1), out, err)
         pid = await it.pid()
         await eventually(lambda: out.text)
         with pytest.raises(errors.Conflict):
@@ -202,13 +202,13 @@ async def test_e24_a_held_id_is_a_conflict_and_keeps_its_only_reader(place: Plac
         with pytest.raises(errors.Conflict):
             await it.restore()
         for number in range(1, 11):
-            await told(place, pid, out, f"{number}\n")
+            await printed(workspace, pid, out, f"{number}\n")
         await it.kill()
         await it.one_exit(137)
 
 
-async def test_e24_two_executors_do_not_make_the_same_container(place: Place) -> None:
-    async with rig(place) as it, rig(place) as other:
+async def test_e24_two_executors_do_not_make_the_same_container(workspace: Workspace) -> None:
+    async with harness(workspace) as it, harness(workspace) as other:
         await it.create()
         with pytest.raises(errors.Conflict):
             await other.create()
@@ -217,8 +217,8 @@ async def test_e24_two_executors_do_not_make_the_same_container(place: Place) ->
         assert not other.exits.seen
 
 
-async def test_e30_running_is_what_containerd_calls_running(place: Place) -> None:
-    async with rig(place) as it, rig(place) as other:
+async def test_e30_running_is_what_containerd_calls_running(workspace: Workspace) -> None:
+    async with harness(workspace) as it, harness(workspace) as other:
         for rigged in (it, other):
             with pytest.raises(errors.NotFound):
                 await rigged.executor.is_running("a")
@@ -235,12 +235,12 @@ async def test_e30_running_is_what_containerd_calls_running(place: Place) -> Non
             await it.executor.is_running("a")
 
 
-async def test_e31_a_signal_goes_to_init_only_and_to_the_dead_is_not_found(place: Place) -> None:
+async def test_e31_a_signal_goes_to_init_only_and_to_the_dead_is_not_found(workspace: Workspace) -> None:
     grandchild = "(trap 'echo grandchild' TERM; echo ready; while :; do sleep 0.01; done)"
     text = f"trap 'echo child' TERM; {grandchild} & wait; sleep 0.2; exit 9"
-    async with rig(place) as it:
+    async with harness(workspace) as it:
         out, err = it.pair()
-        await it.executor.create("a", place.shell("a", text), out, err)
+        await it.executor.create("a", workspace.shell("a", text), out, err)
         await eventually(lambda: out.text == "ready\n")
         await it.executor.signal("a", 0)
         await it.executor.signal("a", signal.SIGTERM)
@@ -252,8 +252,8 @@ async def test_e31_a_signal_goes_to_init_only_and_to_the_dead_is_not_found(place
 
 
 @pytest.mark.parametrize("number", [-1, 65, 4096])
-async def test_e31_a_number_that_is_no_signal_is_invalid(place: Place, number: int) -> None:
-    async with rig(place) as it:
+async def test_e31_a_number_that_is_no_signal_is_invalid(workspace: Workspace, number: int) -> None:
+    async with harness(workspace) as it:
         await it.create()
         with pytest.raises(errors.Invalid):
             await it.executor.signal("a", number)
@@ -262,44 +262,48 @@ async def test_e31_a_number_that_is_no_signal_is_invalid(place: Place, number: i
         await it.one_exit(137)
 
 
-async def test_e48_a_container_of_somebody_else_is_not_taken_over(place: Place) -> None:
-    async with rig(place) as it:
-        await it.client.create_container("a", place.shell("a", FOREVER), RuntimeOptions(root=place.runtime.root))
+async def test_e48_a_container_of_another_owner_is_not_taken_over(workspace: Workspace) -> None:
+    async with harness(workspace) as it:
+        await it.client.create_container(
+            "a", workspace.shell("a", FOREVER), RuntimeOptions(root=workspace.runtime.root)
+        )
         await it.client.create_task("a")
         pid = await it.client.start_task("a")
-        with pytest.raises(errors.Conflict, match="not made by Moorage"):
+        with pytest.raises(errors.Conflict, match="not created by Moorage"):
             await it.restore()
         with pytest.raises(errors.Conflict):
             await it.create()
         await kill(pid)
         await eventually(lambda: it.client.get_task("a"))
-        await it.client.wait("a", within=PATIENCE_SECONDS)
+        await it.client.wait("a", within=TIMEOUT_SECONDS)
         assert (await it.client.get_task("a")).status is Status.STOPPED
         assert not it.exits.seen
         await it.client.delete_task("a")
         await it.client.delete_container("a")
 
 
-async def test_e51_after_a_kill_of_our_process_the_next_one_takes_the_container_over(place: Place) -> None:
-    async with holder(place, place.shell("a", COUNTS_ON_USR1)) as held:
-        assert await held.hear("output") == "ready\n"
-        await kill(held.pid)
-    async with rig(place) as it:
+async def test_e51_after_a_kill_of_our_process_the_next_one_takes_the_container_over(workspace: Workspace) -> None:
+    async with executor_process(workspace, workspace.shell("a", COUNTS_ON_USR1)) as child:
+        assert await child.hear("output") == "ready\n"
+        await kill(child.pid)
+    async with harness(workspace) as it:
         pid = await it.pid()
         out, err = it.pair()
         assert await it.executor.restore("a", out, err)
-        await told(place, pid, out, "1\n")
+        await printed(workspace, pid, out, "1\n")
         await it.kill()
         await it.one_exit(137)
 
 
-async def test_e51_e43_an_exit_after_a_kill_of_our_process_is_told_by_the_next_restore(place: Place) -> None:
-    async with holder(
-        place, place.shell("a", "trap 'echo bye; exit 6' TERM; echo ready; sleep 1000000 & wait")
-    ) as held:
-        await held.hear("output")
-        await kill(held.pid)
-    async with rig(place) as it:
+async def test_e51_e43_an_exit_after_a_kill_of_our_process_is_reported_by_the_next_restore(
+    workspace: Workspace,
+) -> None:
+    async with executor_process(
+        workspace, workspace.shell("a", "trap 'echo bye; exit 6' TERM; echo ready; sleep 1000000 & wait")
+    ) as child:
+        await child.hear("output")
+        await kill(child.pid)
+    async with harness(workspace) as it:
         os.kill(pid := await it.pid(), signal.SIGTERM)
         await eventually(lambda: not leftovers.is_alive(pid))
         out, err = it.pair()
@@ -308,4 +312,4 @@ async def test_e51_e43_an_exit_after_a_kill_of_our_process_is_told_by_the_next_r
         assert exit
         assert exit.code == 6
         assert not it.exits.seen
-        await place.assert_nothing_left()
+        await workspace.assert_nothing_left()

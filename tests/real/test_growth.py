@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moorage.containerd._growing_logs import LOG_LIMIT, RUNTIME_LOG_LIMIT, cut_log
+from moorage.containerd.containerd_process import LOG_LIMIT, RUNTIME_LOG_LIMIT, truncate_log
 from support.engines import EngineProcess, Refused, config, engine
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -36,8 +36,8 @@ def run_time_bytes(house: EngineProcess) -> int:
 
 
 def fail_to_execute(house: EngineProcess, rounds: int) -> None:
-    wanted = json.dumps({"command": ["/no/such/program"], "env": [], "tty": False}).encode()
-    body = struct.pack(">BI", 0, len(wanted)) + wanted
+    exec_request = json.dumps({"command": ["/no/such/program"], "env": [], "tty": False}).encode()
+    body = struct.pack(">BI", 0, len(exec_request)) + exec_request
     for _ in range(rounds):
         status, answer = house.request(
             "POST", "/moorage/v1/plugins/p/exec", body, headers={"Content-Type": "application/vnd.moorage.exec"}
@@ -80,11 +80,11 @@ def test_case_220_the_log_of_containerd_is_cut_while_it_runs(tmp_path: Path) -> 
     with path.open("ab") as writer:
         writer.write(b"x" * (LOG_LIMIT + 1))
         writer.flush()
-        cut_log(path)
+        truncate_log(path)
         assert path.stat().st_size == 0
         assert (tmp_path / "containerd.log.1").stat().st_size == LOG_LIMIT + 1
         writer.write(b"new")
         writer.flush()
         assert path.read_bytes() == b"new"
-        cut_log(path)
+        truncate_log(path)
         assert path.read_bytes() == b"new"

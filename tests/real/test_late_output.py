@@ -1,4 +1,4 @@
-"""Output that another process goes on writing after the plugin's own has exited."""
+"""Output that another process continues to write after the plugin's own has exited."""
 
 import os
 import signal
@@ -13,17 +13,11 @@ from support.foreground import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
-CUT_OFF = "moorage: the output was cut off here: a process kept it open after the plugin's own had exited"
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
+CUT_OFF = "moorage: the output was cut off here: another process had it open after the plugin exited"
 
 
 @contextmanager
-def kept_open(pid: int, stream: int) -> Iterator[int]:
+def opened_stream(pid: int, stream: int) -> Iterator[int]:
     """A descriptor of a process's output that outlives it, as a child outside its control group has it."""
     descriptor = os.open(f"/proc/{pid}/fd/{stream}", os.O_WRONLY)
     try:
@@ -41,7 +35,7 @@ def test_case_241_output_that_is_cut_off_says_so(house: EngineProcess, stream: i
     name = f"p{stream}"
     house.create(name, config("out=begun"))
     house.enable(name)
-    with kept_open(house.more(name)["Pid"], stream) as descriptor:
+    with opened_stream(house.more(name)["Pid"], stream) as descriptor:
         os.write(descriptor, b"before\n")
         house.crash(name, 3)
         os.write(descriptor, b"late\n")
@@ -63,12 +57,12 @@ def test_case_241_a_whole_output_says_nothing(house: EngineProcess) -> None:
     house.remove("whole", force=True)
 
 
-def test_case_241_while_the_engine_is_away(tmp_path: Path) -> None:
+def test_case_241_while_the_engine_is_not_running(tmp_path: Path) -> None:
     with engine(tmp_path) as own:
         own.create("p")
         own.enable("p")
         pid = own.more("p")["Pid"]
-        with kept_open(pid, 1):
+        with opened_stream(pid, 1):
             own.end()
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: not is_alive(pid), "it has exited")

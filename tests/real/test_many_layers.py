@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from support.engines import EngineProcess, Refused, actor, config, engine
+from support.engines import EngineProcess, Refused, actor, config, engine, root_of
 from support.layouts import Layout, layer_tar
 from support.packages import layer, make, push
 from support.registries import serve_registry
@@ -24,10 +24,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     deep.mkdir(parents=True)
     with engine(deep) as made:
         yield made
-
-
-def root_of(house: EngineProcess, name: str) -> Path:
-    return Path(house.exec_root, "p", house.inspect(name)["Id"][:12], "root")
 
 
 def assert_runs_with(house: EngineProcess, name: str, count: int) -> None:
@@ -73,7 +69,7 @@ def test_case_201_a_plugin_of_an_image_of_many_layers_can_be_enabled_saved_and_l
     assert b'"error"' not in raw, raw
     assert_runs_with(house, "of-image", count)
     archive = house.request("GET", "/moorage/v1/save?name=of-image")[1]
-    house.ask("POST", f"/moorage/v1/load?name={quote('again:1')}", archive, headers=TAR)
+    house.request_json("POST", f"/moorage/v1/load?name={quote('again:1')}", archive, headers=TAR)
     assert_runs_with(house, "again:1", count)
     for name in ("of-image", "again:1"):
         house.remove(name)
@@ -84,5 +80,5 @@ def test_case_201_more_layers_than_a_package_may_have_are_refused_before_anythin
 ) -> None:
     body = many(128).tar(config_json=json.dumps(config()).encode())
     with pytest.raises(Refused, match=r"400: .*128 layers; 1 to 127"):
-        house.ask("POST", "/moorage/v1/create?name=too-many", body, headers=TAR)
+        house.request_json("POST", "/moorage/v1/create?name=too-many", body, headers=TAR)
     assert house.plugins() == []

@@ -15,6 +15,7 @@ from moorage import __version__
 from support.engines import EngineProcess, config, engine, kill
 from support.foreground import wait_until
 from support.kills import stop
+from support.limits import limit
 from support.metrics import families, fetch, read, sample
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -107,7 +108,7 @@ def test_scrapes_go_on_while_plugins_restart_come_and_go(house: EngineProcess) -
                 seen = scrape(house)
                 assert sum(seen[sample("moorage_plugins", state=state)] for state in STATES) >= len(names)
                 counts.append(seen[sample("moorage_plugin_restarts_total", plugin="c1:latest")])
-            except Exception as error:  # noqa: BLE001 - told by the test
+            except Exception as error:  # noqa: BLE001 - reported by the test
                 failures.append(error)
 
     scrapers = [threading.Thread(target=scrape_on) for _ in range(2)]
@@ -155,7 +156,7 @@ def test_a_port_that_is_taken_ends_the_command_with_words_and_leaves_nothing(
         env={**os.environ, "MOORAGE_METRICS_ADDRESS": address},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=limit(60),
         check=False,
     )
     assert done.returncode == 1
@@ -169,7 +170,7 @@ def test_the_reference_has_every_metric_with_its_type_and_labels(house: EnginePr
     house.enable("d")
     house.crash("d", 1)
     house.until_restarted("d", 1)
-    house.ours(
+    house.request_own(
         "PUT", "d", "policy", {"memory_bytes": 64 << 20, "cpus": 1}
     )  # a limit has a series only where there is one
     page = (ROOT / "docs/reference/metrics.md").read_text()

@@ -1,4 +1,4 @@
-"""The mounts of `engine/mounts.py`, made by the real kernel in a mount namespace of their own."""
+"""The mounts of `host/mounts.py`, made by the real kernel in a mount namespace of their own."""
 
 import os
 import stat
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.foreground import Machine, environment
+from support.limits import limit
 
 pytestmark = pytest.mark.real
 
@@ -26,14 +27,14 @@ def machine() -> Iterator[Machine]:
 
 def run(machine: Machine, program: str, *words: str) -> str:
     """Run Python on the machine, with our mounts imported; what it prints."""
-    begin = "import sys; from pathlib import Path; from moorage import errors; from moorage.engine.mounts import *\n"
+    begin = "import sys; from pathlib import Path; from moorage import errors; from moorage.host.mounts import *\n"
     done = subprocess.run(
         machine.command(sys.executable, "-c", begin + program, *words),
         env=environment(None),
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=limit(30),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -147,7 +148,7 @@ def test_what_is_not_mounted_needs_no_unmounting(machine: Machine) -> None:
 
 def test_m07_case_010_a_removal_never_crosses_a_mount_point(machine: Machine) -> None:
     program = """
-from moorage.host.beneath import remove_tree_now
+from moorage.host.directory_tree import remove_tree_now
 import subprocess
 top = Path("/var/tmp/w/top"); inner = top / "a/host"; inner.mkdir(parents=True)
 subprocess.run(["mount", "-t", "tmpfs", "none", inner], check=True)

@@ -1,15 +1,13 @@
 """Case 240: plugins on the host's network see its /etc/resolv.conf and /etc/hosts as they are now."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.foreground import LISTEN, Machine, environment, make_plugin, wait_until
+from support.foreground import LISTEN, Machine, make_plugin, wait_until
+from support.machine_engine import MachineEngine
 
 pytestmark = pytest.mark.real
 
@@ -80,53 +78,13 @@ def test_case_240_a_run_notes_a_missing_file_and_sees_it_when_it_comes(machine: 
     assert run.end(signal.SIGINT) == 130
 
 
-class Serving:
-    """An engine on the machine."""
-
-    def __init__(self, machine: Machine, log: Path) -> None:
-        self.machine, self.log = machine, log
-        self.child: subprocess.Popen[bytes] | None = None
-
-    def words(self, *words: str | Path) -> list[str]:
-        directories = ["MOORAGE_ROOT=/var/tmp/moorage", "MOORAGE_EXEC_ROOT=/run/moorage"]
-        return ["env", *directories, sys.executable, "-m", "moorage", *map(str, words)]
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.child = subprocess.Popen(
-                self.machine.command(*self.words("serve")), stdout=log, stderr=log, env=environment(None)
-            )
-        wait_until(lambda: self.ask("ls").returncode == 0, "the engine answers", 60)
-
-    def kill(self) -> None:
-        assert self.child is not None
-        self.child.kill()
-        self.child.wait()
-
-    def ask(self, *words: str | Path) -> Any:
-        return subprocess.run(
-            self.machine.command(*self.words("--host", "unix:///run/moorage/moorage.sock", *words)),
-            capture_output=True, text=True, timeout=60, env=environment(None), check=False,
-        )  # fmt: skip
-
-    def ok(self, *words: str | Path) -> str:
-        done = self.ask(*words)
-        assert done.returncode == 0, f"{words}: {done.stderr} {self.log.read_text()[-3000:]}"
-        return str(done.stdout)
-
-    def lines(self) -> list[str]:
-        return [line.rpartition(" | ")[2] for line in self.ok("logs", "watch").splitlines()]
-
-
 def test_case_240_plugins_of_an_engine_see_them_too_also_after_its_restart(machine: Machine, tmp_path: Path) -> None:
-    engine = Serving(machine, tmp_path / "log")
-    engine.start()
-    try:
+    with MachineEngine(machine, tmp_path / "log") as engine:
         engine.ok("create", "watch", plugin(tmp_path / "it"))
         engine.ok("enable", "watch")
 
         def said() -> list[str]:
-            return engine.lines()
+            return engine.lines("watch")
 
         check_replacements(machine, said)
         engine.kill()
@@ -137,9 +95,3 @@ def test_case_240_plugins_of_an_engine_see_them_too_also_after_its_restart(machi
         wait_until(lambda: "hosts=192.0.2.78 after" in str(said()), "the next change", WITHIN)
         machine.do("rm /etc/resolv.conf")
         wait_until(lambda: "there is no /etc/resolv.conf on this host" in engine.log.read_text(), "the note", WITHIN)
-    finally:
-        down = engine.ask("down")
-        if engine.child is not None:
-            engine.child.wait(60)
-    assert down.returncode == 0, down.stderr
-    machine.do("rm -rf /var/tmp/moorage")

@@ -1,4 +1,4 @@
-"""What an operator is told of a plugin that dies: events, last exit, restarts, uptime, output; on a real engine."""
+"""What an operator sees of a plugin that exits: events, last exit, restarts, uptime, output; on a real engine."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from typing import Any
 import pytest
 
 from moorage.cli.cmd_create import package
-from moorage.engine.figures import UNIFIED, find_groups
-from moorage.logs.files import PluginLog
-from support.engines import EngineProcess, Refused, config, engine
+from moorage.host.cgroups import UNIFIED, find_groups
+from moorage.logs.reader import PluginLog
+from support.engines import EngineProcess, Refused, config
 from support.foreground import LISTEN, make_plugin
+from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -34,16 +34,10 @@ while True:
 """
 )
 LIMIT = 32 << 20
-FIFO_BYTES = 1 << 20  # what one read of the log keeper brings at most; stamps come to it
+FIFO_BYTES = 1 << 20  # the largest read of the log keeper; stamps come to it
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
-def happened(house: EngineProcess, since: float) -> list[dict[str, Any]]:
+def events_since(house: EngineProcess, since: float) -> list[dict[str, Any]]:
     """Events of plugins since an instant."""
     _, raw = house.request("GET", f"/events?since={since:.6f}&until={time.time():.6f}")
     return [json.loads(line) for line in raw.splitlines()]
@@ -52,7 +46,7 @@ def happened(house: EngineProcess, since: float) -> list[dict[str, Any]]:
 def moorage(house: EngineProcess, *words: str) -> list[str]:
     """The lines that a command prints."""
     command = [sys.executable, "-m", "moorage", "--host", str(house.socket), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit(60), check=True).stdout.splitlines()
 
 
 def ls(house: EngineProcess, name: str) -> str:
@@ -73,11 +67,11 @@ def limit_memory(group: str) -> None:
             (directory / name).write_text(str(value))
 
 
-def test_case_099_a_kill_for_want_of_memory_is_told_as_one(house: EngineProcess, tmp_path: Path) -> None:
+def test_case_099_a_kill_by_the_oom_killer_is_reported_as_one(house: EngineProcess, tmp_path: Path) -> None:
     body = b"".join(package(make_plugin(tmp_path / "it", HUNGRY)))
-    house.ask("POST", "/plugins/create?name=hungry", body, headers={"Content-Type": "application/x-tar"})
+    house.request_json("POST", "/plugins/create?name=hungry", body, headers={"Content-Type": "application/x-tar"})
     house.enable("hungry")
-    begun = time.time()
+    started = time.time()
     limit_memory(f"/moorage/{house.inspect('hungry')['Id']}")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(house.more("hungry")["Socket"])
@@ -85,20 +79,20 @@ def test_case_099_a_kill_for_want_of_memory_is_told_as_one(house: EngineProcess,
     house.wait_until(lambda: house.more("hungry")["Restarts"] >= 1, "the restart")
     last = house.more("hungry")["LastExit"]
     assert (last["Code"], last["Signal"], last["OOM"]) == (137, "SIGKILL", True)
-    die = next(each["Actor"] for each in happened(house, begun) if each["Action"] == "die")
+    die = next(each["Actor"] for each in events_since(house, started) if each["Action"] == "die")
     assert (die["Attributes"]["code"], die["Attributes"]["oom"]) == ("137", "true")
     assert "out of memory, " in ls(house, "hungry")
     house.remove("hungry", force=True)
 
 
-def test_case_103_a_killed_plugin_is_told_with_id_name_and_code(house: EngineProcess) -> None:
+def test_case_103_a_killed_plugin_is_reported_with_id_name_and_code(house: EngineProcess) -> None:
     house.create("p", config())
     house.enable("p")
     plugin = house.inspect("p")
-    begun = time.time()
+    started = time.time()
     os.kill(plugin["Moorage"]["Pid"], signal.SIGKILL)
-    house.wait_until(lambda: [each["Action"] for each in happened(house, begun)][-1:] == ["ready"], "ready again")
-    events = happened(house, begun)
+    house.wait_until(lambda: [each["Action"] for each in events_since(house, started)][-1:] == ["ready"], "ready again")
+    events = events_since(house, started)
     assert [each["Action"] for each in events] == ["die", "restart", "ready"]
     assert {each["Actor"]["ID"] for each in events} == {plugin["Id"]}
     assert {each["Actor"]["Attributes"]["name"] for each in events} == {"p:latest"}
@@ -110,16 +104,16 @@ def test_case_103_a_killed_plugin_is_told_with_id_name_and_code(house: EnginePro
 
 
 def test_case_103_a_plugin_that_goes_on_dying_waits_and_says_so(house: EngineProcess) -> None:
-    begun = time.time()
+    started = time.time()
     house.create("dies")
     house.enable("dies")
 
     def waits() -> bool:
         house.crash("dies", 4)  # refused as long as it does not run
-        return "backoff" in [each["Action"] for each in happened(house, begun)]
+        return "backoff" in [each["Action"] for each in events_since(house, started)]
 
     house.wait_until(waits, "the first pause")
-    pause = next(each["Actor"] for each in happened(house, begun) if each["Action"] == "backoff")
+    pause = next(each["Actor"] for each in events_since(house, started) if each["Action"] == "backoff")
     assert pause["Attributes"]["name"] == "dies:latest"
     assert float(pause["Attributes"]["seconds"]) > 0
     house.disable("dies")
@@ -131,18 +125,20 @@ def test_case_030_a_log_has_a_bound_whatever_is_written(house: EngineProcess) ->
     house.create("floods", config("flood=20000000"))
     house.enable("floods")
     log = PluginLog(house.root / "logs" / house.inspect("floods")["Id"])
-    house.wait_until(lambda: log.totals().bytes["stdout"] > 4 * log.most_bytes, "four times the bound is written", 60)
+    house.wait_until(
+        lambda: log.totals().bytes["stdout"] > 4 * log.most_bytes, "four times the bound is written", limit(60)
+    )
     house.disable("floods")
-    kept = sum(path.stat().st_size for path in log.directory.iterdir())
+    stored_bytes = sum(path.stat().st_size for path in log.directory.iterdir())
     assert (
-        log.most_bytes / 2 < kept < log.most_bytes + log.files * FIFO_BYTES * 2
+        log.most_bytes / 2 < stored_bytes < log.most_bytes + log.files * FIFO_BYTES * 2
     )  # each file may end with a write more
     house.remove("floods")
 
 
 def test_l02_m05_case_030_a_later_engine_has_the_uptime_and_the_output(house: EngineProcess) -> None:
     house.create("fails", config("out=a", "err=b", "end=1"))
-    with pytest.raises(Refused, match="exit status 1"):
+    with pytest.raises(Refused, match="exited with status 1"):
         house.enable("fails")
     house.create("p", config())
     house.enable("p")

@@ -17,9 +17,12 @@ from moorage import errors
 from moorage.containerd import connect
 from moorage.containerd.storage import Storage
 from moorage.containerd.types import Image
-from moorage.distribution.package import CONFIG_TYPE, LAYER_TYPE, Package, create_package
-from moorage.engine.mounts import mount_all, unmount_all_below
-from support.places import Place
+from moorage.host.mounts import mount_all, unmount_all_below
+from moorage.oci.media_types import DOCKER_LAYER_GZIP, PLUGIN_CONFIG
+from moorage.packages.content import ImportContext, Package
+from moorage.packages.create import create_package
+from support.limits import limit
+from support.workspace import Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
@@ -48,9 +51,9 @@ async def pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def storage_of(place: Place) -> AsyncIterator[Storage]:
+async def storage_of(workspace: Workspace) -> AsyncIterator[Storage]:
     """The storage of the test's namespace, under the lease "test"; empty when that and all images are gone."""
-    async with connect(place.ground.containerd.address, place.namespace) as client:
+    async with connect(workspace.session.containerd.address, workspace.namespace) as client:
         await client.storage.create_lease("test")
         try:
             yield client.storage.under("test")
@@ -65,7 +68,7 @@ async def storage_of(place: Place) -> AsyncIterator[Storage]:
 
 
 async def create(storage: Storage, data: bytes, key: str = "scratch") -> Package:
-    return await create_package(storage, "test", SNAPSHOTTER, pieces(data), scratch_key=key)
+    return await create_package(ImportContext(storage, "test", SNAPSHOTTER, key), pieces(data))
 
 
 @asynccontextmanager
@@ -80,7 +83,7 @@ async def mounted(storage: Storage, package: Package, target: Path) -> AsyncIter
         await storage.remove_snapshot(SNAPSHOTTER, "seen")
 
 
-async def test_d02_every_kind_of_file_comes_out_as_it_went_in(place: Place, tmp_path: Path) -> None:
+async def test_d02_every_kind_of_file_comes_out_as_it_went_in(workspace: Workspace, tmp_path: Path) -> None:
     long = "d" * 90 + "/" + "f" * 150
     owned: dict[str, object] = {"mode": 0o4755, "uid": 7, "gid": 8, "mtime": 1_000_000_000}
     data = tar(
@@ -95,7 +98,7 @@ async def test_d02_every_kind_of_file_comes_out_as_it_went_in(place: Place, tmp_
             ("README", b"ignored, as Docker does", {}),
         ]
     )
-    async with storage_of(place) as storage:
+    async with storage_of(workspace) as storage:
         package = await create(storage, data)
         async with mounted(storage, package, tmp_path / "m") as root:
             program = os.stat(root / "p")
@@ -112,13 +115,13 @@ async def test_d02_every_kind_of_file_comes_out_as_it_went_in(place: Place, tmp_
         assert "typo" in " ".join(package.warnings)
 
 
-async def test_d01_the_documents_are_those_of_a_plugin_and_hold_each_other(place: Place) -> None:
-    async with storage_of(place) as storage:
+async def test_d01_the_documents_are_those_of_a_plugin_and_reference_each_other(workspace: Workspace) -> None:
+    async with storage_of(workspace) as storage:
         package = await create(storage, tar([("rootfs/p", b"x", {})]))
         async with storage.read_content(package.manifest.digest) as chunks:
             manifest = json.loads(b"".join([chunk async for chunk in chunks]))
-        assert manifest["config"]["mediaType"] == CONFIG_TYPE
-        assert [layer["mediaType"] for layer in manifest["layers"]] == [LAYER_TYPE]
+        assert manifest["config"]["mediaType"] == PLUGIN_CONFIG
+        assert [layer["mediaType"] for layer in manifest["layers"]] == [DOCKER_LAYER_GZIP]
         assert package.config.rootfs is not None
         assert package.config.rootfs.diff_ids == (package.chain,)
         await storage.create_image(
@@ -131,20 +134,20 @@ async def test_d01_the_documents_are_those_of_a_plugin_and_hold_each_other(place
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-async def test_case_068_two_packages_of_the_same_files_share_them(place: Place, pack: type[bytes]) -> None:
+async def test_case_068_two_packages_of_the_same_files_share_them(workspace: Workspace, pack: type[bytes]) -> None:
     data = pack(tar([("rootfs/p", b"x" * 100_000, {})]))
-    async with storage_of(place) as storage:
+    async with storage_of(workspace) as storage:
         first, second = await create(storage, data), await create(storage, data)
         assert first == second
         assert len(await storage.list_content()) == 3
 
 
-async def test_case_068_what_two_packages_share_is_held_by_each_of_their_leases(place: Place) -> None:
+async def test_case_068_what_two_packages_share_is_referenced_by_each_of_their_leases(workspace: Workspace) -> None:
     data = tar([("rootfs/p", b"x" * 100_000, {})])
-    async with storage_of(place) as storage:
+    async with storage_of(workspace) as storage:
         await create(storage, data)
         await storage.create_lease("other")
-        package = await create_package(storage.under("other"), "other", SNAPSHOTTER, pieces(data), scratch_key="s2")
+        package = await create_package(ImportContext(storage.under("other"), "other", SNAPSHOTTER, "s2"), pieces(data))
         await storage.delete_lease("test", collect=True)
         await storage.create_lease("test")
         assert len(await storage.list_content()) == 3
@@ -152,18 +155,18 @@ async def test_case_068_what_two_packages_share_is_held_by_each_of_their_leases(
         await storage.delete_lease("other")
 
 
-async def test_d02_a_package_that_is_refused_does_not_wait_for_its_sender(place: Place) -> None:
+async def test_d02_a_package_that_is_refused_does_not_wait_for_its_sender(workspace: Workspace) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"not a tar" * 10_000
         await anyio.sleep_forever()
 
-    async with storage_of(place) as storage:
-        with anyio.fail_after(10), pytest.raises(errors.Invalid, match="no whole tar stream"):
-            await create_package(storage, "test", SNAPSHOTTER, slow(), scratch_key="scratch")
+    async with storage_of(workspace) as storage:
+        with anyio.fail_after(limit(10)), pytest.raises(errors.Invalid, match="no whole tar stream"):
+            await create_package(ImportContext(storage, "test", SNAPSHOTTER, "scratch"), slow())
 
 
-async def test_d02_an_empty_root_is_a_root(place: Place) -> None:
-    async with storage_of(place) as storage:
+async def test_d02_an_empty_root_is_a_root(workspace: Workspace) -> None:
+    async with storage_of(workspace) as storage:
         await create(storage, tar([]))
 
 
@@ -190,20 +193,20 @@ def wrong() -> Iterator[tuple[bytes, str]]:
 
 @pytest.mark.parametrize(("data", "text"), list(wrong()), ids=lambda value: value if isinstance(value, str) else "")
 async def test_d02_what_is_no_package_is_refused_by_name_and_leaves_nothing(
-    place: Place, data: bytes, text: str
+    workspace: Workspace, data: bytes, text: str
 ) -> None:
-    async with storage_of(place) as storage:
+    async with storage_of(workspace) as storage:
         with pytest.raises(errors.Invalid, match=text):
             await create(storage, data)
         assert await storage.list_ingests() == []
 
 
-async def test_d01_a_body_that_breaks_off_leaves_nothing(place: Place) -> None:
+async def test_d01_a_body_that_breaks_off_leaves_nothing(workspace: Workspace) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield tar([("rootfs/p", os.urandom(3_000_000), {})])[:2_000_000]
         raise errors.Unavailable("the client broke off")
 
-    async with storage_of(place) as storage:
+    async with storage_of(workspace) as storage:
         with pytest.raises(errors.Unavailable, match="the client broke off"):
-            await create_package(storage, "test", SNAPSHOTTER, broken(), scratch_key="scratch")
+            await create_package(ImportContext(storage, "test", SNAPSHOTTER, "scratch"), broken())
         assert await storage.list_ingests() == []

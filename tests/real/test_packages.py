@@ -10,45 +10,31 @@ import subprocess
 import sys
 import tarfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from support.engines import EngineProcess, Refused, actor, config, engine
-from support.layouts import OCI_INDEX, Layout, digest_of, files_of, layer_tar, tar_of
+from support.engines import EngineProcess, Refused, actor, config, engine, package
+from support.layouts import OCI_INDEX, PLUGIN_CONFIG, Layout, digest_of, files_of, gzip_members, layer_tar, tar_of
+from support.limits import limit
 from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.needs("static-cc", "docker-registry"),
+    pytest.mark.usefixtures("nothing_else"),
+]
 
 SCHEMA2 = "application/vnd.docker.distribution.manifest.v2+json"
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_registry(tmp_path_factory.mktemp("registries") / "plain") as served:
-        yield served
-
-
-@pytest.fixture(autouse=True)
-def nothing_else(house: EngineProcess) -> Iterator[None]:
-    yield
-    for plugin in house.plugins():
-        house.remove(plugin["Id"], force=True)
-
-
 def fetch(registry: Served, path: str) -> tuple[bytes, str]:
     """What the registry has: bytes and media type."""
-    asked = urllib.request.Request(f"http://{registry.host}/v2/{path}", headers={"Accept": SCHEMA2})
-    with urllib.request.urlopen(asked, timeout=20) as answer:
+    manifest_request = urllib.request.Request(f"http://{registry.host}/v2/{path}", headers={"Accept": SCHEMA2})
+    with urllib.request.urlopen(manifest_request, timeout=limit(20)) as answer:
         return answer.read(), answer.headers["Content-Type"]
 
 
@@ -106,7 +92,7 @@ def test_d04_case_105_a_plugin_is_pushed_under_another_name_and_its_id_stays(
     house.create("a:1")
     id, digest = house.inspect("a:1")["Id"], house.more("a:1")["Digest"]
     other = f"{registry.host}/x/a:1"
-    house.ours("POST", "a:1", f"tag?to={quote(other, safe='')}")
+    house.request_own("POST", "a:1", f"tag?to={quote(other, safe='')}")
     assert house.inspect(quote(other, safe=""))["Id"] == id
     assert house.more("a:1")["Tags"] == [other]
     assert push(house, other)[-1]["aux"]["Digest"] == digest
@@ -119,27 +105,27 @@ def test_d04_case_105_a_plugin_is_pushed_under_another_name_and_its_id_stays(
     house.create(other)  # it is free again
 
 
-def test_d04_a_further_name_is_nobody_elses(house: EngineProcess) -> None:
+def test_d04_a_further_name_is_not_taken(house: EngineProcess) -> None:
     house.create("a:1")
     house.create("b:1")
-    house.ours("POST", "a:1", "tag?to=c%3A1")
-    house.ours("POST", "a:1", "tag?to=c%3A1")  # once more is fine
+    house.request_own("POST", "a:1", "tag?to=c%3A1")
+    house.request_own("POST", "a:1", "tag?to=c%3A1")  # once more is fine
     for taken in ("c:1", "b:1"):
         with pytest.raises(Refused, match=f"409: plugin {taken} already exists"):
-            house.ours("POST", "b:1" if taken == "c:1" else "a:1", f"tag?to={quote(taken)}")
+            house.request_own("POST", "b:1" if taken == "c:1" else "a:1", f"tag?to={quote(taken)}")
     with pytest.raises(Refused, match="409: plugin c:1 already exists"):
         house.create("c:1")
     with pytest.raises(Refused, match="400: cannot use digest"):
-        house.ours("POST", "a:1", f"tag?to=x%40sha256:{'0' * 64}")
+        house.request_own("POST", "a:1", f"tag?to=x%40sha256:{'0' * 64}")
     with pytest.raises(Refused, match="404"):
-        house.ours("POST", "nope", "tag?to=d")
+        house.request_own("POST", "nope", "tag?to=d")
     house.enable("c:1")
     with pytest.raises(Refused, match="409: plugin a:1 is enabled"):
         house.remove("a:1")
     house.disable("c:1")
 
 
-def test_d05_a_push_proves_who_it_is_by_the_header_and_a_refusal_is_the_last_line(
+def test_d05_a_push_authenticates_by_the_header_and_a_refusal_is_the_last_line(
     house: EngineProcess, tmp_path: Path
 ) -> None:
     with serve_registry(tmp_path / "login", auth=htpasswd(tmp_path)) as registry:
@@ -169,7 +155,7 @@ def test_a04_a_push_that_is_wrong_from_the_start_is_a_real_status(house: EngineP
             push(house, name, query, **headers)
 
 
-def test_a04_a_registry_that_is_not_there_is_told_in_the_stream(house: EngineProcess) -> None:
+def test_a04_an_unreachable_registry_is_reported_in_the_stream(house: EngineProcess) -> None:
     name = "127.0.0.1:1/t/a:1"
     house.create(name)
     steps = push(house, name)
@@ -184,7 +170,7 @@ def test_d04_d09_a_package_that_is_not_whole_goes_nowhere(house: EngineProcess) 
     for broken in (lambda: push(house, "p"), lambda: save(house, "p")):
         with pytest.raises(Refused, match=r"409: cannot read the package of plugin p:latest: .* not in containerd"):
             broken()
-    assert usage(house)["Plugins"][0]["Name"] == "p:latest"  # it can be looked at, run, and removed all the same
+    assert usage(house)["Plugins"][0]["Name"] == "p:latest"  # it can still be inspected, run, and removed
     house.enable("p")
     house.disable("p")
 
@@ -193,11 +179,11 @@ def test_d04_d09_a_package_that_is_not_whole_goes_nowhere(house: EngineProcess) 
 
 
 def usage(house: EngineProcess) -> Any:
-    return house.ask("GET", "/moorage/v1/df")
+    return house.request_json("GET", "/moorage/v1/df")
 
 
 def prune(house: EngineProcess) -> Any:
-    return house.ask("POST", "/moorage/v1/prune")
+    return house.request_json("POST", "/moorage/v1/prune")
 
 
 def test_case_068_ten_plugins_of_the_same_files_share_them_on_the_disk(house: EngineProcess) -> None:
@@ -275,7 +261,9 @@ def save(house: EngineProcess, *names: str) -> bytes:
 
 def load(house: EngineProcess, archive: bytes, name: str = "") -> Any:
     query = f"?name={quote(name, safe='')}" if name else ""
-    return house.ask("POST", f"/moorage/v1/load{query}", archive, headers={"Content-Type": "application/x-tar"})
+    return house.request_json(
+        "POST", f"/moorage/v1/load{query}", archive, headers={"Content-Type": "application/x-tar"}
+    )
 
 
 def nothing_left(house: EngineProcess) -> None:
@@ -305,13 +293,31 @@ def test_d09_what_is_saved_loads_elsewhere_without_a_registry_and_runs(house: En
         other.disable("127.0.0.1:5000/t/b:2")
 
 
-@pytest.mark.parametrize("form", ["gzip", "dots", "named"])
+def test_d02_a_package_and_a_layer_of_several_gzip_members_are_whole(house: EngineProcess) -> None:
+    """Also where containerd decompresses: the layer of an archive's plugin stays unchanged."""
+    body = gzip_members(package(config(), {"bulk": os.urandom(300_000)}))
+    house.request_json("POST", "/plugins/create?name=members:1", body, headers={"Content-Type": "application/x-tar"})
+    house.enable("members:1")
+    house.disable("members:1")
+    layout = Layout()
+    plain = layer_tar({"actor": (actor(), 0o755), "bulk": (os.urandom(300_000), 0o644)})
+    rootfs = {"type": "layers", "diff_ids": [digest_of(plain)]}
+    blob = layout.add_json({**config(), "rootfs": rootfs}, PLUGIN_CONFIG)
+    layout.list(layout.manifest(blob, [layout.layer(plain, "gzip members")]), "docker.io/members/b:1")
+    load(house, layout.tar())
+    house.enable("members/b:1")
+    house.disable("members/b:1")
+
+
+@pytest.mark.parametrize("form", ["gzip", "gzip members", "dots", "named"])
 def test_d09_archives_come_in_several_forms(house: EngineProcess, form: str) -> None:
     house.create("a:1", None, more=os.urandom(10_000))
     digest, archive, name = house.more("a:1")["Digest"], save(house, "a:1"), "a:1"
     house.remove("a:1")
     if form == "gzip":
         archive = gzip.compress(archive)
+    elif form == "gzip members":
+        archive = gzip_members(archive, 5_001)
     elif form == "dots":
         archive = tar_of(files_of(archive), "./")
     else:
@@ -376,14 +382,14 @@ def an_image() -> bytes:
 
 
 BAD: dict[str, tuple[Callable[[dict[str, bytes]], bytes], int, str]] = {
-    "empty": (lambda files: b"", 400, "it ends before its end mark"),
+    "empty": (lambda files: b"", 400, "it ends before the end mark"),
     "no tar": (lambda files: b"nonsense" * 1000, 400, "it is no tar"),
     "truncated": (lambda files: tar_of(files)[:150_000], 400, "it ends in the middle of blobs/sha256/"),
     "truncated gzip": (lambda files: gzip.compress(tar_of(files))[:-100_000], 400, "it ends in the middle of"),
     "damaged gzip": (lambda files: b"\x1f\x8b\x08" + bytes(1000), 400, "gzip"),
     "no layout": (lambda files: tar_of({"x": b"x"}), 400, "it has no index.json"),
-    "no JSON": (lambda files: tar_of({**files, "index.json": b"{"}), 400, "index.json is not JSON"),
-    "no entries": (lambda files: tar_of({**files, "index.json": b"{}"}), 400, "lists no manifests"),
+    "no JSON": (lambda files: tar_of({**files, "index.json": b"{"}), 400, "index.json cannot be read"),
+    "no entries": (lambda files: tar_of({**files, "index.json": b"{}"}), 400, "index.json cannot be read"),
     "no name": (
         lambda files: tar_of({**files, "index.json": files["index.json"].replace(b"annotations", b"notes")}),
         400,
@@ -463,7 +469,7 @@ def create_from(house: EngineProcess, name: str, body: bytes, remote: str = "") 
     return last["aux"]
 
 
-@pytest.mark.parametrize("kind", ["gzip", "plain"])
+@pytest.mark.parametrize("kind", ["gzip", "gzip members", "plain"])
 def test_d04_a_plugin_is_made_of_an_image_and_a_config(house: EngineProcess, registry: Served, kind: str) -> None:
     layout = Layout()
     layers = [layer_tar({"actor": (actor(), 0o755)}), layer_tar({"more": (kind.encode(), 0o644)})]
@@ -472,9 +478,10 @@ def test_d04_a_plugin_is_made_of_an_image_and_a_config(house: EngineProcess, reg
     made = create_from(house, "made:1", layout.tar(config_json=json.dumps(config()).encode()))
     assert house.more("made:1")["Digest"] == made["Digest"]
     assert house.inspect("made:1")["Config"]["rootfs"]["diff_ids"] == [digest_of(each) for each in layers]
-    name = f"{registry.host}/t/of-image:{kind}"
+    tag = kind.replace(" ", "-")
+    name = f"{registry.host}/t/of-image:{tag}"
     push(house, "made:1", f"?to={quote(name, safe='')}")
-    document = json.loads(fetch(registry, f"t/of-image/manifests/{kind}")[0])
+    document = json.loads(fetch(registry, f"t/of-image/manifests/{tag}")[0])
     assert document["mediaType"] == SCHEMA2
     for each in document["layers"]:
         assert each["mediaType"] == "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -500,20 +507,22 @@ def test_d04_a_plugin_is_made_of_an_image_in_a_registry(house: EngineProcess, re
 
 
 def upload(registry: Served, path: str, tag: str, layout: Layout, target: dict[str, Any]) -> None:
-    """Bring blobs and a manifest to a registry without any of our code."""
+    """Push blobs and a manifest to a registry without any of our code."""
     base = f"http://{registry.host}/v2/{path}"
     for digest, data in layout.blobs.items():
         if digest == target["digest"]:
             continue
-        begun = urllib.request.urlopen(urllib.request.Request(f"{base}/blobs/uploads/", method="POST"), timeout=20)
-        place = begun.headers["Location"]
-        send(f"{place}{'&' if '?' in place else '?'}digest={digest}", data, "application/octet-stream")
+        started = urllib.request.urlopen(
+            urllib.request.Request(f"{base}/blobs/uploads/", method="POST"), timeout=limit(20)
+        )
+        workspace = started.headers["Location"]
+        send(f"{workspace}{'&' if '?' in workspace else '?'}digest={digest}", data, "application/octet-stream")
     send(f"{base}/manifests/{tag}", layout.blobs[target["digest"]], target["mediaType"])
 
 
 def send(url: str, data: bytes, media_type: str) -> None:
-    asked = urllib.request.Request(url, data, {"Content-Type": media_type}, method="PUT")
-    urllib.request.urlopen(asked, timeout=20).close()
+    manifest_request = urllib.request.Request(url, data, {"Content-Type": media_type}, method="PUT")
+    urllib.request.urlopen(manifest_request, timeout=limit(20)).close()
 
 
 def an_image_with(kind: str = "gzip", **how: Any) -> bytes:
@@ -553,12 +562,12 @@ def test_d04_what_is_no_image_is_refused_in_words_and_leaves_nothing(house: Engi
 
 def moorage(house: EngineProcess, *words: str, status: int = 0) -> str:
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60))
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout if status == 0 else done.stderr
 
 
-def test_d09_apply_brings_a_machine_where_a_file_has_it_and_then_does_nothing(
+def test_d09_apply_reaches_the_state_of_a_file_and_then_does_nothing(
     house: EngineProcess, registry: Served, tmp_path: Path
 ) -> None:
     env = [{"name": "A", "value": "0", "settable": ["value"]}, {"name": "T", "settable": ["value"]}]
@@ -578,9 +587,9 @@ def test_d09_apply_brings_a_machine_where_a_file_has_it_and_then_does_nothing(
         "  policy: {restart: on-failure, max: 4}\n"
     )
     said = moorage(house, "apply", "-f", str(file), "--dry-run", status=1)
-    assert "plugin p:latest asks for network: host, and the file grants something else" in said
+    assert "plugin p:latest requests network: host, and the file grants something else" in said
     said = moorage(house, "apply", "-f", str(file), status=1)
-    assert f"{file}:2: plugins[0]: plugin p:latest asks for network: host, and the file grants something else" in said
+    assert f"{file}:2: plugins[0]: plugin p:latest requests network: host, and the file grants something else" in said
     assert [plugin["Name"] for plugin in house.plugins()] == ["other:1"]
     write(file.read_text() + "  privileges:\n  - {name: network, value: [host]}\n")
     said = moorage(house, "apply", "-f", str(file), "--dry-run")

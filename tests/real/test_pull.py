@@ -1,4 +1,4 @@
-"""Plugins from Debian's docker-registry into a whole engine, by Docker's calls and by ours."""
+"""Plugins from Debian's docker-registry into a whole engine, by Docker's calls and by Moorage's."""
 
 import base64
 import http.client
@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from support import packages
-from support.contents import held_by, wait_for
-from support.engines import EngineProcess, Refused, actor, config, engine
+from support.contents import contents_of, wait_for
+from support.engines import EngineProcess, Refused, actor, config, engine, root_of
+from support.limits import limit
 from support.packages import Blob, Made, layer, make, push
 from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
 
@@ -31,7 +32,7 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 NEEDY = config(
     network={"type": "host"}, linux={"allowAllDevices": True, "capabilities": ["CAP_SYS_ADMIN", "CAP_CHOWN"]}
 )
-ASKED = [
+REQUESTED = [
     {"Name": "network", "Description": "", "Value": ["host"]},
     {"Name": "allow-all-devices", "Description": "", "Value": ["true"]},
     {"Name": "capabilities", "Description": "", "Value": ["CAP_SYS_ADMIN", "CAP_CHOWN"]},
@@ -63,11 +64,6 @@ def house(shared_house: EngineProcess) -> Iterator[EngineProcess]:
     yield shared_house
     for plugin in shared_house.plugins():
         shared_house.remove(plugin["Name"], force=True)
-
-
-def root_of(house: EngineProcess, name: str) -> Path:
-    """The root of a plugin that runs."""
-    return Path(house.exec_root, "p", house.inspect(name)["Id"][:12], "root")
 
 
 # ------------------------------------------------------------------------------------------- what is pulled, D03
@@ -116,9 +112,9 @@ def test_d03_case_026_of_an_index_the_package_for_this_machine_is_taken(house: E
         house.install(f"{registry.host}/t/index:{tag}")
         assert house.more(f"{registry.host}/t/index:{tag}")["Digest"] == right.digest
     packages.push_manifest(registry.host, "t/index", "other", packages.index_of(entries[:2]), packages.LIST)
-    for ask in (house.privileges, house.install):
+    for operation in (house.privileges, house.install):
         with pytest.raises(Refused, match=rf"^404: .* no package for linux/{here}, only for: linux/s390x$"):
-            ask(f"{registry.host}/t/index:other")
+            operation(f"{registry.host}/t/index:other")
 
 
 @pytest.mark.parametrize(
@@ -136,12 +132,12 @@ def test_d03_case_066_what_is_no_plugin_is_refused_by_its_type(
 ) -> None:
     remote = f"{registry.host}/no/{made.digest[7:17]}"
     push(registry.host, remote.partition("/")[2], "latest", made)
-    before = held_by(house)
-    for ask in (house.privileges, house.install):
+    before = contents_of(house)
+    for operation in (house.privileges, house.install):
         with pytest.raises(Refused, match=text):
-            ask(remote)
+            operation(remote)
     assert house.plugins() == []
-    assert held_by(house) == before
+    assert contents_of(house) == before
 
 
 def test_case_065_every_form_of_a_reference_is_pulled_and_gets_a_tag(house: EngineProcess, registry: Served) -> None:
@@ -170,29 +166,39 @@ def test_case_065_every_form_of_a_reference_is_pulled_and_gets_a_tag(house: Engi
 # ------------------------------------------------------------------------------------------ what is granted, C07
 
 
-def test_c07_case_058_only_exactly_what_is_asked_for_may_be_granted(house: EngineProcess, registry: Served) -> None:
+def test_c07_case_058_only_exactly_what_is_requested_may_be_granted(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/needy", "latest", make(NEEDY, layer({"big": os.urandom(100_000)})))
-    remote, before = f"{registry.host}/t/needy", held_by(house)
-    asked = house.privileges(remote)
-    assert [(each["Name"], each["Value"]) for each in asked] == [(each["Name"], each["Value"]) for each in ASKED]
-    changed = json.loads(json.dumps(ASKED))
+    remote, before = f"{registry.host}/t/needy", contents_of(house)
+    requested = house.privileges(remote)
+    assert [(each["Name"], each["Value"]) for each in requested] == [
+        (each["Name"], each["Value"]) for each in REQUESTED
+    ]
+    changed = json.loads(json.dumps(REQUESTED))
     changed[2]["Value"][0] = "CAP_NET_ADMIN"
-    for granted in (None, [], ASKED[:1], ASKED[1:], [*ASKED, ASKED[0]], changed, [ASKED[0], ASKED[0], ASKED[2]]):
+    for granted in (
+        None,
+        [],
+        REQUESTED[:1],
+        REQUESTED[1:],
+        [*REQUESTED, REQUESTED[0]],
+        changed,
+        [REQUESTED[0], REQUESTED[0], REQUESTED[2]],
+    ):
         with pytest.raises(Refused, match=r"403: incorrect privileges"):
             house.install(remote, granted=granted)
-    assert held_by(house) == before, "the check comes before anything is read"
-    mixed = [{**ASKED[2], "Value": ["CAP_CHOWN", "CAP_SYS_ADMIN"]}, ASKED[0], ASKED[1]]
+    assert contents_of(house) == before, "the check comes before anything is read"
+    mixed = [{**REQUESTED[2], "Value": ["CAP_CHOWN", "CAP_SYS_ADMIN"]}, REQUESTED[0], REQUESTED[1]]
     house.install(remote, granted=mixed)
 
 
-def test_c07_a_host_says_what_is_granted_with_nobody_there(house: EngineProcess, registry: Served) -> None:
+def test_c07_a_policy_says_what_is_granted_unattended(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/policed", "latest", make(config(pidhost=True, network={"type": "host"})))
     remote = f"{registry.host}/t/policed"
-    asked = house.privileges(remote)
-    for ask in ("install", "ensure"):
+    requested = house.privileges(remote)
+    for operation in ("install", "ensure"):
         with pytest.raises(Refused, match=r"403: cannot grant unattended.* host pid namespace"):
-            house.install(remote, granted=asked) if ask == "install" else house.ensure(remote)
-    house.ensure(remote, attended=True, privileges=asked)
+            house.install(remote, granted=requested) if operation == "install" else house.ensure(remote)
+    house.ensure(remote, attended=True, privileges=requested)
 
 
 # ------------------------------------------------------------------------------- our call: settings, and once
@@ -200,11 +206,11 @@ def test_c07_a_host_says_what_is_granted_with_nobody_there(house: EngineProcess,
 
 def test_case_054_a_wrong_setting_installs_nothing(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/set", "latest", make(config(**SETTABLE)))
-    remote, before = f"{registry.host}/t/set", held_by(house)
+    remote, before = f"{registry.host}/t/set", contents_of(house)
     with pytest.raises(Refused, match=r'400: setting "BAD" not found .*what can be set: LEVEL'):
         house.ensure(remote, settings=["LEVEL=1", "BAD=1"], verb="pull")
     assert house.plugins() == []
-    assert held_by(house) == before
+    assert contents_of(house) == before
     house.ensure(remote, settings=["LEVEL=1"], verb="pull")
     assert house.inspect(remote)["Settings"]["Env"] == ["LEVEL=1"]
 
@@ -239,12 +245,12 @@ def test_d05_case_027_what_a_registry_says_of_credentials_stays_so(house: Engine
         basic = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         push(served.host, "t/private", "latest", make(), authorization=basic)
         remote = f"{served.host}/t/private"
-        for ask in (house.privileges, house.install):
+        for operation in (house.privileges, house.install):
             for headers in ({}, {"X-Registry-Auth": header("wrong")}):
                 with pytest.raises(Refused, match=r"^401: "):
-                    ask(remote, **headers)
+                    operation(remote, **headers)
             with pytest.raises(Refused, match=r"^404: "):
-                ask(f"{remote}:none", **{"X-Registry-Auth": header(PASSWORD)})
+                operation(f"{remote}:none", **{"X-Registry-Auth": header(PASSWORD)})
         assert house.privileges(remote, **{"X-Registry-Auth": header(PASSWORD)}) == []
         house.install(remote, **{"X-Registry-Auth": header(PASSWORD)})
     with pytest.raises(Refused, match=r"^503: .*refused"):
@@ -253,14 +259,14 @@ def test_d05_case_027_what_a_registry_says_of_credentials_stays_so(house: Engine
 
 def test_d03_d08_ten_plugins_share_what_is_the_same(house: EngineProcess, registry: Served) -> None:
     base = layer({"base": os.urandom(2_000_000)})
-    before = held_by(house)
+    before = contents_of(house)
     for number in range(3):
         made = make(config(), base, layer({"own": str(number).encode()}))
         push(registry.host, "t/shared", f"v{number}", made)
         lines = house.install(f"{registry.host}/t/shared:v{number}")
         shared = [line for line in lines if line["status"] == "Already exists"]
         assert len(shared) == (2 if number else 0)
-    now = held_by(house)
+    now = contents_of(house)
     assert len(now.blobs - before.blobs) == 2 + 3 * 2 + 1
     assert len([name for name in now.snapshots if name.startswith("sha256:")]) == 2 + 3
     for number in range(3):
@@ -306,14 +312,14 @@ def test_d07_case_011_case_012_case_014_an_upgrade_keeps_what_is_the_users(
     house: EngineProcess, registry: Served, tmp_path: Path
 ) -> None:
     name, new = versions(registry, "t/up")
-    begun = f"{time.time():.6f}"  # not the events of the tests before
+    started = f"{time.time():.6f}"  # not the events of the tests before
     house.ensure(
         f"{name}:v1", "p", settings=["LEVEL=1", "OLD=x", f"state.source={tmp_path}", "d.path=/dev/fuse"], attended=True
     )
-    before, old = held_by(house), house.inspect("p")
+    before, old = contents_of(house), house.inspect("p")
     house.enable("p")
-    kept = house.root / "plugins" / old["Id"] / "propagated-mount/kept"
-    kept.write_text("mine")
+    data = house.root / "plugins" / old["Id"] / "propagated-mount/kept"
+    data.write_text("mine")
     with pytest.raises(Refused, match=r"409: plugin must be disabled before upgrading: plugin p:latest is enabled"):
         house.upgrade("p", f"{name}:v2", house.privileges(f"{name}:v2"))
     house.disable("p")
@@ -337,29 +343,29 @@ def test_d07_case_011_case_012_case_014_an_upgrade_keeps_what_is_the_users(
     assert (now["Settings"]["Env"], now["Settings"]["Devices"]) == (["LEVEL=1", "NEW=lorem"], [])
     assert now["Settings"]["Mounts"][0]["Source"] == str(tmp_path)
     assert now["Moorage"]["Digest"] == new.digest
-    held = held_by(house)
-    assert held.blobs == {new.digest, *(blob.digest for blob in new.blobs)}, "of the old version nothing is left"
-    assert (len(held.images), len(held.snapshots), held.leases) == (1, 3, frozenset())
+    stored = contents_of(house)
+    assert stored.blobs == {new.digest, *(blob.digest for blob in new.blobs)}, "of the old version nothing is left"
+    assert (len(stored.images), len(stored.snapshots), stored.leases) == (1, 3, frozenset())
     house.enable("p")
     assert (root_of(house, "p") / "which").read_bytes() == b"2"
-    assert kept.read_text() == "mine"
-    told = [
+    assert data.read_text() == "mine"
+    events = [
         json.loads(line)
-        for line in house.request("GET", f"/events?since={begun}&until={int(time.time()) + 1}")[1].splitlines()
+        for line in house.request("GET", f"/events?since={started}&until={int(time.time()) + 1}")[1].splitlines()
     ]
-    assert [each["Action"] for each in told if each["Action"] in ("pull", "upgrade")] == ["pull", "pull", "upgrade"]
+    assert [each["Action"] for each in events if each["Action"] in ("pull", "upgrade")] == ["pull", "pull", "upgrade"]
     house.end()
     house.start()
     house.until("p", "ready")
-    assert held_by(house) == held
+    assert contents_of(house) == stored
 
 
 def test_d07_case_075_a_new_version_that_never_listens_gives_way_again(house: EngineProcess, registry: Served) -> None:
     name, _ = versions(registry, "t/never", "never", "out=I am new")
     house.ensure(f"{name}:v1", "p", settings=["LEVEL=1"], attended=True)
-    before, old = held_by(house), house.inspect("p")
+    before, old = contents_of(house), house.inspect("p")
     house.enable("p")
-    with pytest.raises(Refused, match=r"within 5 s; its last output:\nI am new; the version of before is in its place"):
+    with pytest.raises(Refused, match=r"within 5 s; its last output:\nI am new; the version of before is current"):
         house.change("p", f"{name}:v2", attended=True)
     house.until("p", "ready")
     now = house.inspect("p")
@@ -382,7 +388,7 @@ def test_d07_case_096_a_corrupt_layer_leaves_the_old_version_as_it_is(house: Eng
     name, _ = versions(registry, "t/corrupt")
     packages.push(registry.host, "t/corrupt", "v3", make(config(), Blob(b"no layer" * 100, packages.GZIP)))
     house.ensure(f"{name}:v1", "p", attended=True)
-    before, old = held_by(house), house.inspect("p")
+    before, old = contents_of(house), house.inspect("p")
     for _ in range(2):
         with pytest.raises(Refused, match=r"cannot unpack layer"):
             house.upgrade("p", f"{name}:v3")
@@ -403,74 +409,83 @@ def _record(house: EngineProcess, name: str) -> Any:
 
 
 def moorage(house: EngineProcess, *words: str, answer: str = "", **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Our command, given to this engine; ``answer`` is what somebody types."""
+    """The moorage command, for this engine; ``answer`` is typed input."""
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **options.pop("environment", {})}
     return subprocess.run(
-        command, input=answer, stdout=subprocess.PIPE, env=environment, text=True, check=False, timeout=100, **options
+        command,
+        input=answer,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        check=False,
+        timeout=limit(100),
+        **options,
     )
 
 
-def told(house: EngineProcess, *words: str, **options: Any) -> tuple[int, str, str]:
+def run_command(house: EngineProcess, *words: str, **options: Any) -> tuple[int, str, str]:
     done = moorage(house, *words, stderr=subprocess.PIPE, **options)
     return done.returncode, done.stdout, done.stderr
 
 
-def test_l02_install_asks_shows_and_starts(house: EngineProcess, registry: Served) -> None:
+def test_l02_install_shows_prompts_and_starts(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/cli", "v1", make({**NEEDY, **SETTABLE}))
     name = f"{registry.host}/t/cli:v1"
-    asks = "\n + network: host\n + allow-all-devices: true\n + capabilities: CAP_CHOWN, CAP_SYS_ADMIN\n"
-    for answer, why in (("n\n", "did not get what it asks for"), ("", "give --grant-all-permissions")):
-        status, out, err = told(house, "install", name, answer=answer)
-        assert (status, out, why in err, asks in f"\n{err}") == (1, "", True, True), err
+    privileges_shown = "\n + network: host\n + allow-all-devices: true\n + capabilities: CAP_CHOWN, CAP_SYS_ADMIN\n"
+    for answer, reason in (("n\n", "were not granted"), ("", "give --grant-all-permissions")):
+        status, out, err = run_command(house, "install", name, answer=answer)
+        assert (status, out, reason in err, privileges_shown in f"\n{err}") == (1, "", True, True), err
     assert house.plugins() == []
-    for words, why in (
+    for words, reason in (
         ([name, "BAD=1"], "what can be set: LEVEL"),
         ([name, "\u2013\u2013disable"], "not found in the plugin configuration"),
         ([f"{registry.host}/t/none"], "cannot read"),
         ([name, "--alias", f"x@sha256:{'0' * 64}"], "cannot use digest in plugin tag"),
     ):
-        status, out, err = told(house, "install", "--grant-all-permissions", *words)
-        assert (status, out, why in err) == (1, "", True), err
+        status, out, err = run_command(house, "install", "--grant-all-permissions", *words)
+        assert (status, out, reason in err) == (1, "", True), err
     assert house.plugins() == []
-    status, out, err = told(house, "install", name, "--alias", "p", "LEVEL=2", answer="y\n")
+    status, out, err = run_command(house, "install", name, "--alias", "p", "LEVEL=2", answer="y\n")
     assert (status, out) == (0, "p:latest\n"), err
     assert ": Complete\n" in err
     shown = house.inspect("p")
     assert (shown["Enabled"], shown["Settings"]["Env"]) == (True, ["LEVEL=2"])
     for words in (["--ensure", "LEVEL=2"], ["--ensure"]):
-        assert told(house, "install", name, "--alias", "p", *words)[:2] == (0, "p:latest\n")
+        assert run_command(house, "install", name, "--alias", "p", *words)[:2] == (0, "p:latest\n")
     assert house.inspect("p")["Moorage"]["Pid"] == shown["Moorage"]["Pid"]
-    assert told(house, "install", name, "--alias", "p", "--grant-all-permissions")[0] == 1
+    assert run_command(house, "install", name, "--alias", "p", "--grant-all-permissions")[0] == 1
 
 
-def test_l02_upgrade_shows_what_is_asked_for_more_than_before(house: EngineProcess, registry: Served) -> None:
+def test_l02_upgrade_shows_what_is_requested_in_addition(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/more", "v1", make(config(network={"type": "host"})))
     push(registry.host, "t/more", "v2", make(config(linux={"capabilities": ["CAP_CHOWN"]})))
     push(registry.host, "t/other", "v1", make(config()))
     name = f"{registry.host}/t/more"
-    assert told(house, "install", f"{name}:v1", "--alias", "p", "--grant-all-permissions")[0] == 0
-    status, _, err = told(house, "upgrade", "p", f"{name}:v2")
+    assert run_command(house, "install", f"{name}:v1", "--alias", "p", "--grant-all-permissions")[0] == 0
+    status, _, err = run_command(house, "upgrade", "p", f"{name}:v2")
     assert (status, "disable it first, or give --restart" in err) == (1, True)
-    status, _, err = told(house, "upgrade", "--restart", "p", f"{name}:v2", answer="n\n")
+    status, _, err = run_command(house, "upgrade", "--restart", "p", f"{name}:v2", answer="n\n")
     assert (status, " + capabilities: CAP_CHOWN\n - network: host\n" in err) == (1, True), err
-    status, out, err = told(house, "upgrade", "--restart", "p", f"{name}:v2", answer="y\n")
+    status, out, err = run_command(house, "upgrade", "--restart", "p", f"{name}:v2", answer="y\n")
     assert (status, out) == (0, "p:latest\n"), err
     assert house.state("p") == "ready"
-    status, _, err = told(house, "upgrade", "--restart", "p", f"{registry.host}/t/other:v1")
+    status, _, err = run_command(house, "upgrade", "--restart", "p", f"{registry.host}/t/other:v1")
     assert (status, "give --skip-remote-check" in err) == (1, True)
-    status, _, err = told(house, "upgrade", "--restart", "--skip-remote-check", "p", f"{registry.host}/t/other:v1")
+    status, _, err = run_command(
+        house, "upgrade", "--restart", "--skip-remote-check", "p", f"{registry.host}/t/other:v1"
+    )
     assert (status, " - capabilities: CAP_CHOWN\n" in err) == (0, True), err
-    assert json.loads(told(house, "privileges", "--json", f"{name}:v2")[1])[0]["Value"] == ["CAP_CHOWN"]
-    assert "capabilities" in told(house, "privileges", f"{name}:v2")[1]
+    assert json.loads(run_command(house, "privileges", "--json", f"{name}:v2")[1])[0]["Value"] == ["CAP_CHOWN"]
+    assert "capabilities" in run_command(house, "privileges", f"{name}:v2")[1]
 
 
-def test_l02_a_plugin_that_does_not_start_is_told_as_installed(house: EngineProcess, registry: Served) -> None:
+def test_l02_a_plugin_that_does_not_start_is_reported_as_installed(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/broken", "latest", make(config("err=boom", "end=3")))
-    status, out, err = told(house, "install", f"{registry.host}/t/broken", "--alias", "p")
+    status, out, err = run_command(house, "install", f"{registry.host}/t/broken", "--alias", "p")
     assert (status, out) == (1, "")
     assert re.search(
-        r"plugin p:latest is installed, and disabled, because: .*status 3.*boom.*: moorage enable p:latest",
+        r"plugin p:latest is installed, but cannot be enabled: .*status 3.*boom.*: moorage enable p:latest",
         err,
         re.DOTALL,
     )
@@ -478,13 +493,13 @@ def test_l02_a_plugin_that_does_not_start_is_told_as_installed(house: EngineProc
 
 def test_l02_a_terminal_shows_bars(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/bars", "latest", make(config(), layer({"big": os.urandom(3_000_000)})))
-    ours, theirs = pty.openpty()
+    controller_end, terminal_end = pty.openpty()
     try:
-        done = moorage(house, "install", f"{registry.host}/t/bars", "--alias", "p", stderr=theirs)
+        done = moorage(house, "install", f"{registry.host}/t/bars", "--alias", "p", stderr=terminal_end)
     finally:
-        os.close(theirs)
+        os.close(terminal_end)
     shown = b""
-    with suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:
+    with suppress(OSError), os.fdopen(controller_end, "rb", buffering=0) as terminal:
         while piece := terminal.read(65536):
             shown += piece
     assert (done.returncode, done.stdout) == (0, "p:latest\n")
@@ -498,7 +513,9 @@ def test_d05_our_command_uses_what_docker_login_keeps(house: EngineProcess, fold
         basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         push(served.host, "t/private", "latest", make(), authorization=f"Basic {basic}")
         environment = {"DOCKER_CONFIG": str(tmp_path)}
-        assert told(house, "privileges", f"{served.host}/t/private", environment=environment)[0] == 1
+        assert run_command(house, "privileges", f"{served.host}/t/private", environment=environment)[0] == 1
         (tmp_path / "config.json").write_text(json.dumps({"auths": {served.host: {"auth": basic}}}))
-        status, out, err = told(house, "install", f"{served.host}/t/private", "--disable", environment=environment)
+        status, out, err = run_command(
+            house, "install", f"{served.host}/t/private", "--disable", environment=environment
+        )
         assert (status, out) == (0, f"{served.host}/t/private:latest\n"), err

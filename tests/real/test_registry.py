@@ -14,11 +14,12 @@ import pytest
 from aiohttp import web
 
 from moorage import errors
-from moorage.distribution.auth import Credentials, CredentialsFor, credentials_for, decode_registry_auth
-from moorage.distribution.docker_config import DockerConfig
-from moorage.distribution.hosts import Options
-from moorage.distribution.registry import Manifest, Registry
+from moorage.oci.manifest import RawManifest
 from moorage.plugins import Reference, parse_reference
+from moorage.registry.credentials import Credentials, CredentialsFor, credentials_for, decode_registry_auth
+from moorage.registry.docker_config import DockerConfig
+from moorage.registry.hosts import Options
+from moorage.registry.registry import Registry
 from support.registries import PASSWORD, USER, Authority, Pair, Served, htpasswd, serve_proxy, serve_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.needs("docker-registry", "openssl")]
@@ -100,7 +101,7 @@ def manifest_of(media_type: str = SCHEMA2) -> bytes:
     return json.dumps(document).encode()
 
 
-def index_of(media_type: str, entry: Manifest) -> bytes:
+def index_of(media_type: str, entry: RawManifest) -> bytes:
     platform = {"architecture": "amd64", "os": "linux"}
     item = {
         "mediaType": entry.media_type, "digest": entry.digest, "size": len(entry.data), "platform": platform
@@ -116,7 +117,7 @@ async def push(reference: Reference, **how: Any) -> str:
         return await registry.push_manifest(reference.tag or "", manifest_of(), SCHEMA2)
 
 
-async def pull(reference: Reference, **how: Any) -> Manifest:
+async def pull(reference: Reference, **how: Any) -> RawManifest:
     """A whole plugin, its layer compared with what was pushed."""
     async with Registry(reference, **{"options": NO_PROXY, **how}) as registry:
         manifest = await registry.resolve(reference)
@@ -147,13 +148,13 @@ async def test_d03_what_is_pushed_is_what_is_resolved(plain: Served, media_type:
     async with Registry(here, "push", options=NO_PROXY) as registry:
         data = manifest_of(media_type)
         digest = await registry.push_manifest("1", data, media_type)
-        manifest = Manifest(data, media_type, digest_of(data))
+        manifest = RawManifest(data, media_type, digest_of(data))
         assert digest == manifest.digest
         await registry.push_manifest("index", index := index_of(index_type, manifest), index_type)
     async with Registry(here, options=NO_PROXY) as registry:
         assert await registry.resolve(here) == manifest
         assert await registry.resolve(parse_reference(f"{here.name}:other@{digest}")) == manifest
-        assert await registry.resolve(parse_reference(f"{here.name}:index")) == Manifest(
+        assert await registry.resolve(parse_reference(f"{here.name}:index")) == RawManifest(
             index, index_type, digest_of(index)
         )
         assert await registry.read_manifest(digest) == manifest
@@ -185,7 +186,9 @@ async def test_d03_a_size_that_is_not_the_promised_one_is_refused(plain: Served)
     await push(here)
     async with Registry(here, options=NO_PROXY) as registry:
         for size_bytes, offset in ((len(LAYER) - 1, 0), (len(LAYER) + 1, 0), (len(LAYER) - 1, 5)):
-            with pytest.raises(errors.Invalid, match=f"it has {len(LAYER)} bytes where {size_bytes} were promised"):
+            with pytest.raises(
+                errors.InvalidResponse, match=f"it has {len(LAYER)} bytes where {size_bytes} were promised"
+            ):
                 await read(registry.read_blob(digest_of(LAYER), size_bytes, offset))
         with pytest.raises(errors.Invalid, match="416"):
             await read(registry.read_blob(digest_of(LAYER), len(LAYER) + 10, len(LAYER) + 5))
@@ -322,10 +325,10 @@ async def test_d05_tokens_for_both_classes_open_a_registry(
         with serve_registry(tmp_path / "r", auth={"token": token}) as served:
             here = parse_reference(f"{served.host}/a/b:1")
             await push(here, credentials=me(here.host))
-            asked = len(tokens.scopes)
-            assert asked == (1 if knows_plugins else 2)
+            count = len(tokens.scopes)
+            assert count == (1 if knows_plugins else 2)
             both = ["repository(plugin):a/b:pull,push", "repository:a/b:pull,push"]
-            assert tokens.scopes == [both, both[1:]][:asked]
+            assert tokens.scopes == [both, both[1:]][:count]
             await pull(here)
             with pytest.raises(errors.Unauthorized, match="no credentials were given"):
                 await push(here)

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import web
 
 from moorage import errors
-from moorage.distribution.auth import Credentials, credentials_for
-from moorage.distribution.hosts import Options
-from moorage.distribution.registry import Registry
 from moorage.plugins import parse_reference
+from moorage.registry.credentials import Credentials, credentials_for
+from moorage.registry.hosts import Options
+from moorage.registry.registry import Registry
 from support.fault_registry import Answer, FaultRegistry, always, cut, first, refuse, sends, serve_faults, silent
 from support.registries import Authority
 from support.registry_client import (
@@ -39,18 +39,6 @@ from support.registry_client import (
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
 BASIC = "Basic bWU6c2VjcmV0"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FaultRegistry]:
-    async with serve_faults() as registry:
-        yield registry
-
-
-@pytest.fixture
-async def other() -> AsyncIterator[FaultRegistry]:
-    async with serve_faults() as registry:
-        yield registry
 
 
 def logged_in(inner: Answer) -> Answer:
@@ -200,7 +188,7 @@ async def test_case_205_a_registry_that_cannot_say_whether_it_has_a_blob_gets_it
         assert await registry.may_omit_blob(DIGEST)
 
 
-async def test_case_205_a_look_that_leads_to_a_server_without_head_is_no_answer(
+async def test_case_205_a_check_at_a_server_without_head_is_no_answer(
     server: FaultRegistry, other: FaultRegistry
 ) -> None:
     for status in (403, 405):
@@ -355,7 +343,7 @@ async def test_case_210_redirects_of_an_upload_end(server: FaultRegistry) -> Non
         await push(server)
 
 
-async def test_case_210_a_redirect_that_asks_for_a_get_is_not_followed_for_a_push(server: FaultRegistry) -> None:
+async def test_case_210_a_redirect_that_requires_a_get_is_not_followed_for_a_push(server: FaultRegistry) -> None:
     for status in (301, 302, 303):
         server.answers["POST", UPLOADS] = always(status, Location="/v2/elsewhere")
         with pytest.raises(errors.MoorageError, match=f"answers {status}"):
@@ -408,8 +396,8 @@ async def test_case_242_a_token_that_does_not_do_names_its_scope(server: FaultRe
         await resolve(server)
 
 
-async def test_case_207_a_refusal_says_why_no_credentials_were_given(server: FaultRegistry) -> None:
-    absent = credentials_for(server.host, Credentials(absence="docker-credential-x is not installed"))
+async def test_case_207_a_refusal_gives_the_reason_for_missing_credentials(server: FaultRegistry) -> None:
+    absent = credentials_for(server.host, Credentials(reason_absent="docker-credential-x is not installed"))
     server.answers["GET", TAG] = always(401, "log in", WWW_Authenticate="Basic realm=x")
     with pytest.raises(errors.Unauthorized, match=r"no credentials were given: docker-credential-x is not installed"):
         await resolve(server, credentials=absent)

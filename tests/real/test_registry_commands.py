@@ -14,12 +14,17 @@ import pytest
 from aiohttp import web
 
 from support.engines import EngineProcess, config, engine
-from support.fault_registry import Answer, FaultRegistry, always, refuse, trickles
+from support.fault_registry import Answer, FaultRegistry, always, refuse, sends_slowly
+from support.limits import limit
 from support.packages import SCHEMA2, make
 from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
 from support.registry_faults import fault_registry, offer
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.needs("static-cc", "docker-registry"),
+    pytest.mark.usefixtures("nothing_else"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +32,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     quick = {"registry_stall": 1.0, "registry_document": 2.0, "registry_retry_first": 0.01, "registry_retry_limit": 0.1}
     with engine(tmp_path_factory.mktemp("engine"), timeouts=quick) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_else(house: EngineProcess) -> Iterator[None]:
-    yield
-    for plugin in house.plugins():
-        house.remove(plugin["Id"], force=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def moorage(house: EngineProcess, home: Path, *words: str, **environment: str) -
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
     return subprocess.run(
-        command, capture_output=True, text=True, env={**inherited, "HOME": str(home), **environment}, timeout=120
+        command, capture_output=True, text=True, env={**inherited, "HOME": str(home), **environment}, timeout=limit(120)
     )
 
 
@@ -197,7 +195,7 @@ def test_case_202_an_answer_over_the_limit_names_it(
 def test_s12_a_download_at_two_bytes_a_second_is_refused(
     house: EngineProcess, registry: FaultRegistry, tmp_path: Path
 ) -> None:
-    registry.answers["GET", "t/p/manifests/1"] = trickles(None, 0.5, b" ", Content_Type=SCHEMA2)
+    registry.answers["GET", "t/p/manifests/1"] = sends_slowly(None, 0.5, b" ", Content_Type=SCHEMA2)
     done = moorage(house, tmp_path, "privileges", f"{registry.host}/t/p:1")
     assert done.returncode == 1
     assert "bytes a second" in done.stderr or "does not send all of it within" in done.stderr
@@ -242,7 +240,7 @@ def test_case_208_a_public_plugin_is_installed_without_credentials_and_that_is_s
     words = ("install", "--grant-all-permissions", "--disable", reference)
     done = moorage(house, tmp_path, *words, **environment)
     assert done.returncode == 0, done.stderr
-    assert f"going on without credentials for {registry.host}" in done.stderr
+    assert f"continuing without credentials for {registry.host}" in done.stderr
     said = {"helper": "the keyring is locked", "file": "config.json", "entry": "auths of", "environment": "DOCKER_AUTH"}
     assert said[damage] in done.stderr
     assert {each.authorization for each in registry.seen} == {None}

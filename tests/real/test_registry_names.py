@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from moorage import errors
-from moorage.distribution.hosts import Options
-from moorage.distribution.registry import Registry
 from moorage.plugins import parse_reference
+from moorage.registry.hosts import Options
+from moorage.registry.registry import Registry
+from support.limits import limit
 from support.registries import Authority, Pair, Served, serve_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.needs("docker-registry", "openssl", "unshare")]
@@ -21,8 +22,8 @@ HAS_BLOB = """
 import anyio, json, sys
 from pathlib import Path
 from moorage import errors
-from moorage.distribution.hosts import Options
-from moorage.distribution.registry import Registry
+from moorage.registry.hosts import Options
+from moorage.registry.registry import Registry
 from moorage.plugins import parse_reference
 from moorage.timeouts import Timeouts
 
@@ -73,14 +74,16 @@ def with_tls(folder: Path, server_pair: Pair) -> Iterator[Served]:
         yield served
 
 
-def ask(folder: Path, names: str, host: str, insecure: tuple[str, ...] = (), certificates: tuple[str, ...] = ()) -> str:
+def probe(
+    folder: Path, names: str, host: str, insecure: tuple[str, ...] = (), certificates: tuple[str, ...] = ()
+) -> str:
     """What the client says of a registry where /etc/hosts has these names, in a mount namespace of its own."""
     hosts = folder / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n{names}\n")
     script = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
     inner = [sys.executable, "-c", HAS_BLOB, json.dumps([host, insecure, certificates])]
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(hosts), *inner]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60), check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -88,33 +91,33 @@ def ask(folder: Path, names: str, host: str, insecure: tuple[str, ...] = (), cer
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10"])
 def test_case_213_a_name_of_loopback_is_spoken_to_in_plain_http(plain: Served, tmp_path: Path, address: str) -> None:
     served = f"registry:{plain.port}"
-    answered = ask(tmp_path, f"{address} registry", served)
+    answered = probe(tmp_path, f"{address} registry", served)
     assert answered == "False" if address == "127.0.0.1" else "cannot be reached" in answered
 
 
 def test_case_213_localhost_may_have_addresses_where_nothing_listens(plain: Served, tmp_path: Path) -> None:
-    assert ask(tmp_path, "127.77.77.77 localhost", f"localhost:{plain.port}") == "False"
+    assert probe(tmp_path, "127.77.77.77 localhost", f"localhost:{plain.port}") == "False"
 
 
 def test_case_213_every_address_must_be_loopback(plain: Served, tmp_path: Path) -> None:
     two = "127.0.0.1 registry\n10.255.255.254 registry"
-    assert "does not speak TLS" in ask(tmp_path, two, f"registry:{plain.port}")
+    assert "does not speak TLS" in probe(tmp_path, two, f"registry:{plain.port}")
 
 
 def test_case_249_a_name_counts_by_the_networks_that_are_insecure(plain: Served, tmp_path: Path) -> None:
     served, name = f"registry.test:{plain.port}", "127.0.0.1 registry.test"
     other = "10.255.255.254 registry.test"
-    assert ask(tmp_path, name, served) == "False"
-    assert "registry.test" in ask(tmp_path, "", served)  # no such name
+    assert probe(tmp_path, name, served) == "False"
+    assert "registry.test" in probe(tmp_path, "", served)  # no such name
     networks = ("10.0.0.0/8",)
-    assert ask(tmp_path, f"{name}\n{other}", served, networks) == "False"
-    assert "does not speak TLS" in ask(tmp_path, f"{name}\n{other}", served, ("11.0.0.0/8",))
+    assert probe(tmp_path, f"{name}\n{other}", served, networks) == "False"
+    assert "does not speak TLS" in probe(tmp_path, f"{name}\n{other}", served, ("11.0.0.0/8",))
 
 
 def test_case_249_a_name_in_an_insecure_network_needs_no_trusted_certificate(with_tls: Served, tmp_path: Path) -> None:
     served, name = f"registry.test:{with_tls.port}", "127.0.0.1 registry.test"
-    assert ask(tmp_path, name, served) == "False"
-    assert "cannot be trusted" in ask(tmp_path, f"{name}\n10.255.255.254 registry.test", served)
+    assert probe(tmp_path, name, served) == "False"
+    assert "cannot be trusted" in probe(tmp_path, f"{name}\n10.255.255.254 registry.test", served)
 
 
 def test_case_213_a_name_with_a_ca_of_its_own_is_verified_whatever_it_resolves_to(
@@ -124,8 +127,8 @@ def test_case_213_a_name_with_a_ca_of_its_own_is_verified_whatever_it_resolves_t
         (tmp_path / f"certs.d/registry.test:{port}").mkdir(parents=True)
         (tmp_path / f"certs.d/registry.test:{port}/ca.crt").write_bytes(bare_authority.pair.certificate.read_bytes())
     certificates, name = (str(tmp_path / "certs.d"),), "127.0.0.1 registry.test other.test"
-    assert ask(tmp_path, name, f"registry.test:{with_tls.port}", (), certificates) == "False"
-    assert "does not speak TLS" in ask(tmp_path, name, f"registry.test:{plain.port}", (), certificates)
+    assert probe(tmp_path, name, f"registry.test:{with_tls.port}", (), certificates) == "False"
+    assert "does not speak TLS" in probe(tmp_path, name, f"registry.test:{plain.port}", (), certificates)
 
 
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,6 @@ from support.foreground import (
 )
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine() as made:
-        yield made
 
 
 def test_l01_output_ready_implements_and_the_plugins_exit_status(machine: Machine, tmp_path: Path) -> None:
@@ -72,7 +65,7 @@ def test_l01_people_see_time_and_stream_and_our_words_apart_from_the_plugins(mac
     assert said[1].startswith("moorage: socket /run/moorage-run-")
     assert said[2].startswith("moorage: ready after ")
     assert said[2].endswith(" s, implements VolumeDriver, x")
-    assert said[3:] == ["moorage: the plugin ended with status 3"]
+    assert said[3:] == ["moorage: the plugin exited with status 3"]
 
 
 def test_l01_a_plugin_killed_by_a_signal_gives_128_and_its_number(machine: Machine, tmp_path: Path) -> None:
@@ -84,7 +77,7 @@ def test_l01_a_plugin_killed_by_a_signal_gives_128_and_its_number(machine: Machi
     assert run.exit == {"code": 137, "signal": "SIGKILL", "oom": False, "reason": ""}
 
 
-def test_l01_a_plugin_that_ends_before_it_is_ready_is_told_with_its_last_words(
+def test_l01_a_plugin_that_exits_before_it_is_ready_is_reported_with_its_last_lines(
     machine: Machine, tmp_path: Path
 ) -> None:
     run = machine.start(make_plugin(tmp_path / "it", ["/bin/sh", "-c", "echo boom >&2; exit 3"]))
@@ -101,20 +94,20 @@ def test_l01_keep_leaves_what_the_plugin_wrote_and_says_where(machine: Machine, 
     before = fingerprint(plugin)
     run = machine.start("--keep", plugin)
     assert run.end() == EARLY
-    (kept,) = run.all("kept")
-    upper = machine.inside(kept["changes"])
+    (preserved,) = run.all("kept")
+    upper = machine.inside(preserved["changes"])
     assert (upper / "d/file").read_text() == "text\n"
     assert stat.S_ISCHR((upper / "gone").lstat().st_mode)  # how an overlay notes that a file is removed
     assert fingerprint(plugin) == before
     names = {path.relative_to(upper).parts[0] for path in upper.iterdir()}
     assert {"d", "gone"} <= names
-    machine.do(f"rm -r {kept['changes']} && rmdir {Path(kept['changes']).parent}")  # and nothing else is left
+    machine.do(f"rm -r {preserved['changes']} && rmdir {Path(preserved['changes']).parent}")  # and nothing else is left
 
 
 def test_l01_print_spec_starts_nothing_and_needs_no_root(machine: Machine, tmp_path: Path) -> None:
     plugin = make_plugin(open_to_all(tmp_path) / "it", "", env=[{"name": "A", "settable": ["value"], "value": "1"}])
-    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    for wrapper in ([], as_nobody):
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    for wrapper in ([], unprivileged):
         done = machine.moorage("run", "--print-spec", plugin, "A=2 3", wrapper=wrapper)
         assert (done.returncode, done.stderr) == (0, "")
         spec = json.loads(done.stdout)
@@ -179,10 +172,10 @@ def test_m03_activation_is_only_information(machine: Machine, tmp_path: Path) ->
 
 
 def test_m03_a_plugin_of_another_protocol_is_not_spoken_to(machine: Machine, tmp_path: Path) -> None:
-    tell = "while True:\n c, _ = s.accept()\n print(c.recv(99), flush=True)\n c.close()\n"
+    printing_server = "while True:\n c, _ = s.accept()\n print(c.recv(99), flush=True)\n c.close()\n"
     interface = {"types": ["x/1.0"], "socket": "csi/csi.sock", "protocolScheme": "csi.v1"}
-    make_directory = "import os\nos.mkdir('/run/docker/plugins/csi')\n"
-    program = make_directory + (LISTEN + tell).replace("/it.sock", "/csi/csi.sock")
+    make_directory = "import os\nos.makedirs('/run/docker/plugins/csi', exist_ok=True)\n"
+    program = make_directory + (LISTEN + printing_server).replace("/it.sock", "/csi/csi.sock")
     run = machine.start(make_plugin(tmp_path / "it", program, interface=interface))
     ready = run.until("ready")
     assert (ready["implements"], ready["problem"]) == (None, "")
@@ -198,9 +191,9 @@ def test_m15_a_mount_made_by_the_plugin_is_seen_on_the_host(machine: Machine, tm
     plugin = make_plugin(tmp_path / "it", ["/bin/sh", "-c", mount], propagatedMount="/mnt/v", linux=capabilities)
     run = machine.start(plugin)
     run.until("output")
-    place = run.until("started")["propagated_mount"]
-    assert f"{place}/a" in machine.mounts()
-    assert (machine.inside(place) / "a/file").read_text() == "text\n"
+    workspace = run.until("started")["propagated_mount"]
+    assert f"{workspace}/a" in machine.mounts()
+    assert (machine.inside(workspace) / "a/file").read_text() == "text\n"
     root = run.until("started")["root"]
     assert (machine.inside(root) / "mnt/v").is_dir()
     assert run.end(signal.SIGINT) == 130  # with a mount left by the plugin
@@ -268,7 +261,7 @@ def test_l01_any_path_of_the_plugin_will_do(machine: Machine, tmp_path: Path) ->
         assert "using a copy" not in run.stderr
 
 
-def test_l01_any_path_of_the_throwaway_directory_will_do(machine: Machine, tmp_path: Path) -> None:
+def test_l01_any_path_of_the_temporary_directory_works(machine: Machine, tmp_path: Path) -> None:
     plugin = make_plugin(tmp_path / "it", ["/bin/sh", "-c", "echo new > /file; cat /file"])
     for name in ["a,b:c d\\e\tf", "upperdir=x,"]:
         machine.inside("/var/tmp/" + name).mkdir()

@@ -4,27 +4,22 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moorage import errors
-from moorage.engine.package import load_directory
+from moorage.foreground.session import plan_run
+from moorage.packages.directory import load_directory
 from moorage.plugins import NO_OVERRIDES, effective_settings
-from moorage.serve import plan_run
 from support.foreground import EARLY, Machine, make_plugin, open_to_all
+from support.runtimes import runtime_command
 
 pytestmark = pytest.mark.real
 
-AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine() as made:
-        yield made
+UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
 def refused(machine: Machine, *words: str | Path, status: int = 1, **options: Any) -> str:
@@ -42,6 +37,14 @@ def refused(machine: Machine, *words: str | Path, status: int = 1, **options: An
 
 
 # ---- the directory and its config.json
+
+
+@pytest.mark.parametrize("name", ["config.json", "plugin.tar"])
+def test_l01_a_file_instead_of_a_directory_is_refused(machine: Machine, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text("{}")
+    assert refused(machine, file) == f"cannot run the plugin: {file} is a file; give its directory"
+    assert refused(machine, tmp_path / "none") == f"cannot run the plugin: there is no plugin at {tmp_path / 'none'}"
 
 
 def write(text: str | bytes) -> Callable[[Path], object]:
@@ -184,7 +187,7 @@ def elf(**changes: bytes) -> bytes:
 
 S390X = b"\x16\x00"
 OTHER_LOADER = Path("/bin/true").read_bytes().replace(b"/lib64/ld-linux", b"/lib64/xx-linux")
-# each branch stands in unit/test_entrypoint.py; these show that a run asks
+# each branch is tested in unit/test_entrypoint.py; these show that a run calls it
 ENTRYPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "there is no /p in the plugin's root file system"),
     "not executable": (program(b"#!/bin/sh\n", 0o644), "/p is not executable; make it so with chmod +x"),
@@ -210,13 +213,14 @@ def test_l01_an_entrypoint_that_cannot_run_is_explained(machine: Machine, tmp_pa
 
 def test_l01_without_root_it_says_so(machine: Machine, tmp_path: Path) -> None:
     plugin = make_plugin(open_to_all(tmp_path) / "it", ["/bin/true"])
-    assert refused(machine, plugin, wrapper=AS_NOBODY) == (
+    assert refused(machine, plugin, wrapper=UNPRIVILEGED) == (
         "cannot run a plugin: mounts and control groups need root; run this with sudo"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("containerd", "containerd"), ("containerd-shim-runc-v2", "containerd"), ("runc", "runc")]
+    ("name", "package"),
+    [("containerd", "containerd"), ("containerd-shim-runc-v2", "containerd"), (runtime_command(), runtime_command())],
 )
 def test_l01_without_containerd_or_runc_it_says_what_to_install(
     machine: Machine, tmp_path: Path, name: str, package: str
@@ -227,18 +231,19 @@ def test_l01_without_containerd_or_runc_it_says_what_to_install(
     )
 
 
-def test_l01_a_containerd_that_does_not_start_is_told_with_its_words(machine: Machine, tmp_path: Path) -> None:
+def test_l01_a_containerd_that_does_not_start_is_reported_with_its_error(machine: Machine, tmp_path: Path) -> None:
     machine.do("mkdir /run/bin; printf '#!/bin/sh\\necho it is broken >&2; exit 1' > /run/bin/containerd")
     machine.do("chmod +x /run/bin/containerd")
     path = f"/run/bin:{os.environ['PATH']}"
     sentence = refused(machine, make_plugin(tmp_path / "it", ["/bin/true"]), env={"PATH": path})
-    assert sentence == "cannot start containerd: it ended at once\n  it is broken"
+    assert sentence == "cannot start containerd: it exited at once\n  it is broken"
     machine.do("rm -r /run/bin")
 
 
-def test_l01_a_runtime_that_fails_is_told_with_its_words(machine: Machine, tmp_path: Path) -> None:
-    machine.do("mkdir /run/bin; printf '#!/bin/sh\\necho it is broken >&2; exit 1' > /run/bin/runc")
-    machine.do("chmod +x /run/bin/runc")
+def test_l01_a_runtime_that_fails_is_reported_with_its_error(machine: Machine, tmp_path: Path) -> None:
+    name = runtime_command()
+    machine.do(f"mkdir /run/bin; printf '#!/bin/sh\\necho it is broken >&2; exit 1' > /run/bin/{name}")
+    machine.do(f"chmod +x /run/bin/{name}")
     path = f"/run/bin:{os.environ['PATH']}"
     sentence = refused(machine, make_plugin(tmp_path / "it", ["/bin/true"]), env={"PATH": path})
     assert sentence.startswith("cannot start the plugin: ")
@@ -248,7 +253,7 @@ def test_l01_a_runtime_that_fails_is_told_with_its_words(machine: Machine, tmp_p
 
 # ---- where its directories go
 
-PLACES = {
+INPUTS = {
     "missing": ("", "cannot use /var/tmp/there for this run: No such file"),
     "read-only": ("mkdir there; mount -t tmpfs -o ro none there", "Read-only file system"),
     "full": ("mkdir there; mount -t tmpfs -o size=4m none there; cat /dev/zero > there/f || :", "has only 0 KiB left"),
@@ -257,9 +262,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", INPUTS)
 def test_l01_a_temporary_directory_that_cannot_be_used_is_named(machine: Machine, tmp_path: Path, name: str) -> None:
-    prepare, expected = PLACES[name]
+    prepare, expected = INPUTS[name]
     machine.do(f"cd /var/tmp; {prepare or ':'}")
     sentence = refused(machine, make_plugin(tmp_path / "it", ["/bin/true"]), env={"TMPDIR": "/var/tmp/there"})
     assert expected in sentence
@@ -285,7 +290,7 @@ OVERLAY = """
     mkdir -p /var/tmp/s /var/tmp/there; mount -t tmpfs -o size={size} none /var/tmp/s; cd /var/tmp/s; mkdir a b c
     mount -t overlay -o {flag}lowerdir=a,upperdir=b,workdir=c none /var/tmp/there
 """
-AWAY = "umount /var/tmp/there /var/tmp/s; rm -r /var/tmp/*; rm -rf /run/mount"
+CLEANUP = "umount /var/tmp/there /var/tmp/s; rm -r /var/tmp/*; rm -rf /run/mount"
 
 
 @pytest.mark.parametrize("noexec", [False, True])
@@ -306,7 +311,7 @@ def test_l01_where_overlay_cannot_be_used_a_copy_is_run_unless_nothing_can_be(tm
             assert "; using a copy" in run.stderr
         assert not (plugin / "rootfs/file").exists()
         assert set(machine.left()) == before
-        machine.do(AWAY)
+        machine.do(CLEANUP)
 
 
 def test_l01_a_noexec_file_system_is_no_trouble_where_overlay_works(machine: Machine, tmp_path: Path) -> None:
@@ -320,7 +325,7 @@ def test_l01_a_noexec_file_system_is_no_trouble_where_overlay_works(machine: Mac
     machine.do("umount /var/tmp/there; rm -r /var/tmp/there; rm -rf /run/mount")
 
 
-def test_m04_a_copy_without_room_is_told(tmp_path: Path) -> None:
+def test_m04_a_copy_without_room_is_reported(tmp_path: Path) -> None:
     plugin = make_plugin(tmp_path / "it", ["/bin/true"])
     (plugin / "rootfs/big").write_bytes(bytes(8_000_000))
     with Machine(OVERLAY.format(size="4m", flag="")) as machine:
@@ -329,4 +334,4 @@ def test_m04_a_copy_without_room_is_told(tmp_path: Path) -> None:
         assert f"cannot copy {plugin}/rootfs to /var/tmp/there/moorage-run-" in sentence
         assert "No space left on device" in sentence
         assert set(machine.left()) == before
-        machine.do(AWAY)
+        machine.do(CLEANUP)

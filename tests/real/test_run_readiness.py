@@ -3,30 +3,24 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.engines import EngineProcess, Refused, config, engine
 from support.foreground import ANSWER, FOREVER, LISTEN, SOCKET, Machine, make_plugin
+from support.limits import limit
 
 pytestmark = pytest.mark.real
 
 OTHER = LISTEN.replace(SOCKET, SOCKET.replace("it.sock", "other.sock"))
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine() as made:
-        yield made
-
-
-@pytest.mark.parametrize("ending", ["", "sys.exit(0)\n"])
+@pytest.mark.parametrize("last_statement", ["", "sys.exit(0)\n"])
 def test_l01_a_plugin_that_exits_with_0_before_it_is_ready_is_a_failure(
-    machine: Machine, tmp_path: Path, ending: str
+    machine: Machine, tmp_path: Path, last_statement: str
 ) -> None:
-    done = machine.moorage("run", make_plugin(tmp_path / "it", f"import sys\nprint('hi')\n{ending}"))
+    done = machine.moorage("run", make_plugin(tmp_path / "it", f"import sys\nprint('hi')\n{last_statement}"))
     assert done.returncode == 1
     assert "the plugin exited before it accepted a connection on" in done.stderr
     assert "hi" in done.stdout
@@ -42,10 +36,10 @@ def test_l01_a_plugin_that_exits_with_0_after_it_was_ready_is_none(machine: Mach
     assert (done.returncode, "ready after" in done.stderr) == (0, True), done.stderr
 
 
-@pytest.mark.parametrize("ending", [FOREVER, "os._exit(0)\n", "os._exit(4)\n"])
-def test_l01_a_socket_by_another_name_is_named(machine: Machine, tmp_path: Path, ending: str) -> None:
-    done = machine.moorage("run", "--timeout", "3", make_plugin(tmp_path / "it", OTHER + ending))
-    assert done.returncode == (4 if "4" in ending else 1)
+@pytest.mark.parametrize("last_statement", [FOREVER, "os._exit(0)\n", "os._exit(4)\n"])
+def test_l01_a_socket_by_another_name_is_named(machine: Machine, tmp_path: Path, last_statement: str) -> None:
+    done = machine.moorage("run", "--timeout", "3", make_plugin(tmp_path / "it", OTHER + last_statement))
+    assert done.returncode == (4 if "4" in last_statement else 1)
     assert "it made other.sock there instead: interface.socket in config.json must be the name" in done.stderr
 
 
@@ -80,7 +74,7 @@ def test_l01_enable_and_probe_say_the_same(tmp_path: Path) -> None:
         socket = {"types": ["docker.networkdriver/1.0"], "socket": "mine.sock"}
         house.create("wrong", config(interface={**socket, "socket": "wrong.sock"}))
         with pytest.raises(Refused) as refusal:
-            house.enable("wrong", within=2)
+            house.enable("wrong", within=int(limit(2)))
         assert "it made plugin.sock there instead" in refusal.value.message
         house.create("probed", config(interface={**socket, "socket": "plugin.sock"}))
         house.enable("probed")
@@ -89,6 +83,6 @@ def test_l01_enable_and_probe_say_the_same(tmp_path: Path) -> None:
 
 def _probe(house: EngineProcess) -> None:
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", "probe", "probed"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60), check=False)
     assert done.returncode == 0
     assert "warning: its config says networkdriver, but its answer to Plugin.Activate says" in done.stdout

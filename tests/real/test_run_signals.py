@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from support import leftovers
 from support.foreground import ANSWER, EARLY, FOREVER, LISTEN, Machine, Run, environment, make_plugin, wait_until
 from support.kills import stop
+from support.limits import limit
 
 pytestmark = pytest.mark.real
 
@@ -24,21 +24,16 @@ DEAF = "signal.signal(15, lambda *_: print('no', flush=True))\nprint('up', flush
 QUICK = ["/bin/sh", "-c", "exit 0"]
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine() as made:
-        yield made
-
-
 def only(pids: list[int]) -> int:
     (pid,) = pids
     return pid
 
 
 def started(machine: Machine, plugin: Path, *options: str) -> Run:
-    """A run whose plugin has begun to speak."""
+    """A run whose plugin has written something, and whose command knows that it is started."""
     run = machine.start(*options, plugin)
     run.until("output")
+    run.until("started")
     machine.note()
     return run
 
@@ -53,13 +48,21 @@ def test_l01_a_hangup_stops_it_too(machine: Machine, tmp_path: Path) -> None:
     assert run.exit["code"] == 7
 
 
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGUSR1, signal.SIGPWR, signal.SIGRTMIN + 2])
+def test_d14_every_signal_that_terminates_stops_it_too(machine: Machine, tmp_path: Path, number: int) -> None:
+    run = machine.start(make_plugin(tmp_path / "it", ANSWER))
+    run.until("ready")
+    assert run.end(number) == 128 + number
+    assert run.exit["code"] == 7
+
+
 def test_m06_a_second_interrupt_kills_a_plugin_that_ignores_the_first(machine: Machine, tmp_path: Path) -> None:
     run = started(machine, make_plugin(tmp_path / "it", LISTEN + DEAF + "while True: " + FOREVER))
     run.child.send_signal(signal.SIGTERM)
     wait_until(lambda: "no" in run.lines, "the plugin's word that it got SIGTERM")
-    begun = time.monotonic()
+    began_at = time.monotonic()
     assert run.end(signal.SIGINT) == 143  # the first signal counts
-    assert time.monotonic() - begun < 10, "it waited for the stop time-out"
+    assert time.monotonic() - began_at < limit(10), "it waited for the stop time-out"
     assert (run.exit["code"], run.exit["signal"]) == (137, "SIGKILL")
     assert run.all("gone")
 
@@ -86,7 +89,7 @@ def test_l01_an_interrupt_at_any_instant_of_the_start_leaves_nothing(machine: Ma
         machine.assert_nothing_left()
 
 
-# ---- nobody reads, nobody writes
+# ---- no reader, no writer
 
 
 def shell(machine: Machine, text: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -98,7 +101,7 @@ def shell(machine: Machine, text: str, *words: str | Path) -> subprocess.Complet
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=limit(60),
     )
 
 
@@ -106,7 +109,7 @@ CHATTER = "while True:\n print('x' * 99, flush=True)\n"
 
 
 @pytest.mark.parametrize("option", ["", "--json"])
-def test_l01_a_reader_that_goes_away_ends_it(machine: Machine, tmp_path: Path, option: str) -> None:
+def test_l01_a_reader_that_closes_its_end_stops_it(machine: Machine, tmp_path: Path, option: str) -> None:
     plugin = make_plugin(tmp_path / "it", LISTEN + CHATTER)
     done = shell(machine, f'$MOORAGE {option} run "$1" | head -n 3; exit ${{PIPESTATUS[0]}}', plugin)
     assert done.returncode == 141
@@ -117,10 +120,10 @@ def test_l01_a_reader_that_goes_away_ends_it(machine: Machine, tmp_path: Path, o
 def test_l01_a_full_disk_below_standard_output_ends_it(machine: Machine, tmp_path: Path) -> None:
     done = shell(machine, '$MOORAGE run "$1" > /dev/full', make_plugin(tmp_path / "it", LISTEN + CHATTER))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "moorage: cannot go on: No space left on device"
+    assert done.stderr.splitlines()[-1] == "moorage: No space left on device"
 
 
-def test_l01_an_interrupt_is_heard_while_nobody_reads_the_output(machine: Machine, tmp_path: Path) -> None:
+def test_l01_an_interrupt_is_handled_while_the_output_is_not_read(machine: Machine, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     try:
         plugin = make_plugin(tmp_path / "it", LISTEN + CHATTER)
@@ -131,7 +134,7 @@ def test_l01_an_interrupt_is_heard_while_nobody_reads_the_output(machine: Machin
             stderr=subprocess.PIPE,
         )
         with child:
-            pause = time.monotonic() + 20
+            pause = time.monotonic() + limit(20)
             os.set_blocking(writer, False)
             while _has_room(writer):
                 assert time.monotonic() < pause
@@ -139,7 +142,7 @@ def test_l01_an_interrupt_is_heard_while_nobody_reads_the_output(machine: Machin
             os.set_blocking(writer, True)
             machine.note()
             child.send_signal(signal.SIGINT)
-            assert child.wait(30) == 130
+            assert child.wait(limit(30)) == 130
     finally:
         os.close(reader)
         os.close(writer)
@@ -175,7 +178,7 @@ def left_of(machine: Machine, name: str) -> list[str]:
 
 
 def sweep(machine: Machine, tmp_path: Path) -> Run:
-    """A run after a killed one; afterwards nothing is left of either."""
+    """A run after a killed one; afterwards there are no leftovers of either."""
     machine.note()
     plugin = tmp_path / "quick"
     run = machine.start(plugin if plugin.exists() else make_plugin(plugin, QUICK))
@@ -232,7 +235,9 @@ def test_l01_kill_9_of_the_run_and_its_parts(machine: Machine, tmp_path: Path, d
     sweep(machine, tmp_path)
 
 
-def test_l01_kill_9_of_its_containerd_is_mended_and_the_plugin_goes_on(machine: Machine, tmp_path: Path) -> None:
+def test_l01_kill_9_of_its_containerd_is_repaired_and_the_plugin_keeps_running(
+    machine: Machine, tmp_path: Path
+) -> None:
     go = "while not os.path.exists('/go'): time.sleep(.01)\nprint('on', flush=True)\n"
     run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + go + FOREVER))
     plugin = only(machine.plugins())
@@ -256,7 +261,7 @@ def test_l01_kill_9_of_its_containerd_and_an_interrupt_at_once(machine: Machine,
     assert run.all("gone")
 
 
-def test_l01_kill_9_of_the_shim_is_told_as_an_end_without_a_code(machine: Machine, tmp_path: Path) -> None:
+def test_l01_kill_9_of_the_shim_is_reported_as_an_exit_without_a_code(machine: Machine, tmp_path: Path) -> None:
     run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
     os.kill(only(machine.processes("containerd-shim")), signal.SIGKILL)
     assert run.end() == 1
@@ -264,12 +269,13 @@ def test_l01_kill_9_of_the_shim_is_told_as_an_end_without_a_code(machine: Machin
     assert run.all("gone")
 
 
-def test_m06_a_shim_that_hangs_is_told_and_killed(machine: Machine, tmp_path: Path) -> None:
+def test_m06_a_shim_that_hangs_is_reported_and_killed(machine: Machine, tmp_path: Path) -> None:
     run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
     stop(only(machine.processes("containerd-shim")))
     run.child.send_signal(signal.SIGINT)
     assert run.end(signal.SIGTERM) == 1
-    assert "moorage: cannot end the plugin: containerd does not tell of its end 10 s after SIGKILL" in run.stderr
+    failure = "cannot stop the plugin: containerd does not report that its process exited, 10 s after SIGKILL"
+    assert f"moorage: {failure}" in run.stderr
 
 
 def test_l01_a_killed_run_whose_shim_hangs_is_removed(machine: Machine, tmp_path: Path) -> None:
@@ -282,7 +288,7 @@ def test_l01_a_killed_run_whose_shim_hangs_is_removed(machine: Machine, tmp_path
 # ---- what a sweep touches
 
 
-def test_l01_a_sweep_leaves_alone_what_is_not_ours(machine: Machine, tmp_path: Path) -> None:
+def test_l01_a_cleanup_leaves_foreign_files_alone(machine: Machine, tmp_path: Path) -> None:
     machine.do("""
         cd /run
         mkdir moorage-run-of-user && chown 1000 moorage-run-of-user
@@ -301,8 +307,8 @@ def test_l01_a_sweep_leaves_alone_what_is_not_ours(machine: Machine, tmp_path: P
     assert run.end() == EARLY, run.stderr
     left = {path.name for path in machine.inside("/run").iterdir()}
     assert left == {"moorage-run-of-user", "moorage-run-file", "elsewhere", "moorage-run-link", "moorage-run-open"}
-    kept = ("/run/elsewhere/file", "/var/tmp/other/file", "/var/tmp/moorage-run-stolen/file")
-    assert all(machine.inside(path).exists() for path in kept)
+    preserved = ("/run/elsewhere/file", "/var/tmp/other/file", "/var/tmp/moorage-run-stolen/file")
+    assert all(machine.inside(path).exists() for path in preserved)
     machine.do("rm -r /run/* /var/tmp/*")
 
 
@@ -319,22 +325,22 @@ def test_l01_a_sweep_that_takes_a_new_directory_for_a_leftover_only_delays_the_r
     program = """
 import fcntl, os, threading
 from pathlib import Path
-from moorage.engine.throwaway import make_pair, take_abandoned
+from moorage.foreground.temporary_directories import create, lock_orphans
 state, data = Path("/run/moorage-run-it"), Path("/var/tmp/moorage-run-it")
 state.mkdir()  # as the run has, which is about to lock it
-(swept,) = take_abandoned()
+(swept,) = lock_orphans()
 made = []
-run = threading.Thread(target=lambda: made.append(make_pair(state, data, "id")))
+run = threading.Thread(target=lambda: made.append(create(state, data, "id")))
 run.start()
 run.join(0.1)  # it waits for the sweep; were it not to wait, it would have failed by now
 assert run.is_alive() and not made
 state.rmdir()
-swept.let_go()
+swept.unlock()
 run.join(10)
 assert os.readlink(state / "data") == str(data) and data.is_dir()
-assert take_abandoned() == []  # it is locked
-made[0].let_go()
-assert [(each.data, each.id) for each in take_abandoned()] == [(data, "id")]
+assert lock_orphans() == []  # it is locked
+made[0].unlock()
+assert [(each.data, each.id) for each in lock_orphans()] == [(data, "id")]
 """
     command = machine.command(sys.executable, "-c", program)
     done = subprocess.run(command, env=environment(None), capture_output=True, text=True, check=False)

@@ -19,6 +19,7 @@ import pytest
 from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine
 from support.foreground import environment, wait_until
+from support.limits import limit
 from support.service_manager import service_manager
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -74,16 +75,16 @@ def test_case_245_a_disable_before_it_is_known_what_runs_waits_and_ends_it(own: 
 
 CALLS: dict[str, Callable[[EngineProcess], Any]] = {
     "disable": lambda made: made.disable("p", force=True),
-    "restart": lambda made: made.ours("POST", "p", "restart"),
+    "restart": lambda made: made.request_own("POST", "p", "restart"),
     "rm": lambda made: made.remove("p", force=True),
     "set": lambda made: made.set("p", "A=b"),
     "enable": lambda made: made.enable("p"),
     "upgrade": lambda made: made.upgrade("p"),
     "call": lambda made: made.call("p", "VolumeDriver.List"),
     "create": lambda made: made.create("q"),
-    "df": lambda made: made.ask("GET", "/moorage/v1/df"),
-    "prune": lambda made: made.ask("POST", "/moorage/v1/prune"),
-    "stats": lambda made: made.ours("GET", "p", "stats?stream=0"),
+    "df": lambda made: made.request_json("GET", "/moorage/v1/df"),
+    "prune": lambda made: made.request_json("POST", "/moorage/v1/prune"),
+    "stats": lambda made: made.request_own("GET", "p", "stats?stream=0"),
 }
 REFUSED = {
     "set": (409, "active plugin"),
@@ -108,12 +109,12 @@ def test_case_245_224_calls_wait_until_containerd_has_answered(own: EngineProces
             assert not done.done()
         if what in REFUSED:
             with pytest.raises(Refused) as refused:
-                done.result(60)
+                done.result(limit(60))
             status, words = REFUSED[what]
             assert refused.value.status == status, refused.value
             assert words in refused.value.message
         else:
-            done.result(60)
+            done.result(limit(60))
     assert is_alive(pid) is (what not in ("disable", "restart", "rm"))
     if what not in ("disable", "rm"):
         more = own.until("p", "ready")
@@ -144,9 +145,9 @@ def test_case_222_the_time_out_of_an_enable_counts_from_the_call(own: EngineProc
     assert refused.value.message == (
         "cannot enable plugin slow:latest within 1 s: an earlier call is starting it and waits for its socket"
     )
-    assert own.state("slow") == "starting"  # the first call goes on
+    assert own.state("slow") == "starting"  # the first call continues
     own.disable("slow", force=True)
-    first.join(30)
+    first.join(limit(30))
     assert own.state("slow") == "disabled"
 
 
@@ -174,7 +175,7 @@ def test_m13_events_show_the_death_and_the_failure_of_an_enable_that_fails(own: 
     seen = [json.loads(line) for line in raw.splitlines()]
     assert [each["Action"] for each in seen] == ["create", "die", "failed"]
     assert seen[1]["Actor"]["Attributes"]["code"] == "7"
-    assert "it ended with exit status 7 before it accepted" in seen[2]["Actor"]["Attributes"]["error"]
+    assert "it exited with status 7 before it accepted" in seen[2]["Actor"]["Attributes"]["error"]
 
 
 def events_until_now() -> str:
@@ -182,23 +183,23 @@ def events_until_now() -> str:
     return f"/events?since={now - 600:.3f}&until={now:.3f}"
 
 
-# what the service manager is told
+# what the service manager gets
 
 
-def test_case_247_ready_is_told_when_what_runs_is_taken_over(own: EngineProcess, tmp_path: Path) -> None:
+def test_case_247_ready_is_reported_when_what_runs_is_taken_over(own: EngineProcess, tmp_path: Path) -> None:
     own.create("p")
     own.enable("p")
     pid = own.more("p")["Pid"]
     kill_engine(own)
     notify = str(tmp_path / "notify")
-    places = {"MOORAGE_ROOT": str(own.root), "MOORAGE_EXEC_ROOT": str(own.exec_root), "NOTIFY_SOCKET": notify}
-    with service_manager(notify) as told:
+    variables = {"MOORAGE_ROOT": str(own.root), "MOORAGE_EXEC_ROOT": str(own.exec_root), "NOTIFY_SOCKET": notify}
+    with service_manager(notify) as notifications:
         with containerd_stopped(own):
             command = [sys.executable, "-m", "moorage", "serve"]
-            own.child = subprocess.Popen(command, env={**environment(None), **places}, start_new_session=True)
+            own.child = subprocess.Popen(command, env={**environment(None), **variables}, start_new_session=True)
             own.wait_until(lambda: own.request("GET", "/_ping")[0] == 200, "it answers")
-            assert not any("READY" in each for each in told.waiting())
-        ready = told.until("READY", "1")
+            assert not any("READY" in each for each in notifications.waiting())
+        ready = notifications.until("READY", "1")
         assert ready["STATUS"] == "1 plugin: 1 ready"
         more = own.more("p")
         assert (more["State"], more["Pid"]) == ("ready", pid)
@@ -214,18 +215,18 @@ def test_case_246_further_signals_do_not_cut_a_shutdown_off(tmp_path: Path, numb
         assert child is not None
         for name in ("p", "q"):
             made.create(name, config("ignore-term"))
-            made.ours("PUT", name, "policy", {"stop_timeout": 2})
+            made.request_own("PUT", name, "policy", {"stop_timeout": 2})
             made.enable(name)
         pids = [made.more(name)["Pid"] for name in ("p", "q")]
         for at, name in enumerate(numbers, 1):
             child.send_signal(getattr(signal, f"SIG{name}"))
-            if at <= 3:  # the third may hurry, so a fourth may come too late
-                what = "ending the plugins" if at == 1 else f"signal {at}: the shutdown goes on"
+            if at <= 3:  # the third may be early, so a fourth may come too late
+                what = "ending the plugins" if at == 1 else f"signal {at}: the shutdown continues"
                 until_logged(made, f"got SIG{name}, {what}")
-        assert child.wait(60) == 0
+        assert child.wait(limit(60)) == 0
         assert not any(map(is_alive, pids))
         assert made.left() == []
-        assert ("waits no longer for plugins" in made.log.read_text()) is (len(numbers) >= 3)
+        assert ("without waiting for plugins" in made.log.read_text()) is (len(numbers) >= 3)
         made.start()  # both are enabled still
         for name in ("p", "q"):
             made.until(name, "ready")
@@ -242,7 +243,7 @@ def test_case_246_two_signals_at_once_leave_plugins_running_with_live_restore(ow
     assert own.child is not None
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
         own.child.send_signal(number)
-    assert own.child.wait(30) == 0
+    assert own.child.wait(limit(30)) == 0
     own.child = None
     assert is_alive(pid)
     own.start()

@@ -1,4 +1,4 @@
-"""What plugins use, asked of a real engine: at rest, at work, and while they restart."""
+"""What plugins use, queried from a real engine: at rest, at work, and while they restart."""
 
 import json
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine, kill
 from support.foreground import wait_until
+from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -32,21 +33,23 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
 
 def moorage(house: EngineProcess, *words: str) -> str:
     command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit(60), check=True).stdout
 
 
 def test_a05_stats_of_one_and_of_all(house: EngineProcess) -> None:
-    wait_until(lambda: house.ours("GET", "big", "stats")["MemoryBytes"] >= 64 * 2**20, "the memory that it takes")
-    seen = house.ours("GET", "big", "stats")
+    wait_until(
+        lambda: house.request_own("GET", "big", "stats")["MemoryBytes"] >= 64 * 2**20, "the memory that it takes"
+    )
+    seen = house.request_own("GET", "big", "stats")
     assert seen["Name"] == "big:latest"
     assert 64 * 2**20 <= seen["MemoryBytes"] < 200 * 2**20
     assert seen["Pids"] == len(leftovers.processes_in(f"moorage/{seen['Id']}")) == 2  # the flood is a child
     assert seen["OomKills"] == 0
-    assert {each["Name"] for each in house.ask("GET", STATS)} == {"quiet:latest", "big:latest"}
+    assert {each["Name"] for each in house.request_json("GET", STATS)} == {"quiet:latest", "big:latest"}
     with pytest.raises(Refused, match="409: plugin off:latest does not run: it is disabled"):
-        house.ours("GET", "off", "stats")
+        house.request_own("GET", "off", "stats")
     with pytest.raises(Refused, match="404"):
-        house.ours("GET", "nobody", "stats")
+        house.request_own("GET", "nobody", "stats")
 
 
 def test_the_command_shows_a_table_or_json(house: EngineProcess) -> None:
@@ -75,7 +78,7 @@ def test_stats_go_on_while_a_plugin_restarts(house: EngineProcess) -> None:
         assert live.stderr.read() == ""
 
 
-def test_case_086_inspect_shows_what_runs_and_what_nobody_waited_for(house: EngineProcess) -> None:
+def test_case_086_inspect_shows_what_runs_and_zombies(house: EngineProcess) -> None:
     processes = house.more("big")["Processes"]
     assert processes[0]["Pid"] == house.more("big")["Pid"]
     assert processes[0]["Command"].startswith("/actor")

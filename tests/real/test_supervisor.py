@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,13 @@ import anyio
 import pytest
 
 from moorage import errors
-from moorage._lib.filelock import hold_lock
 from moorage.containerd import connect
 from moorage.containerd.supervisor import ADDRESS_LIMIT, PrivateContainerd, check_machine, find_binary, supervise
+from moorage.host.files import file_lock
 from moorage.timeouts import DEFAULT
 from support import leftovers
+from support.conditions import TIMEOUT_SECONDS, eventually
 from support.kills import kill, kill_containerd, stop
-from support.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
@@ -49,7 +50,7 @@ def processes_of(base: Path) -> list[int]:
 
 
 @pytest.fixture
-async def ours(base: Path) -> AsyncIterator[PrivateContainerd]:
+async def own(base: Path) -> AsyncIterator[PrivateContainerd]:
     containerd = PrivateContainerd(base / "root", base / "state", QUICK)
     yield containerd
     await containerd.stop()
@@ -60,37 +61,46 @@ async def answers(containerd: PrivateContainerd) -> bool:
         return bool((await client.version()).version)
 
 
-async def test_it_is_started_and_serves_and_stop_leaves_no_process_and_no_socket(ours: PrivateContainerd) -> None:
-    assert ours.find() is None
-    pid = await ours.ensure()
-    assert await answers(ours)
-    assert ours.find() == pid
+async def test_it_is_started_and_serves_and_stop_leaves_no_process_and_no_socket(own: PrivateContainerd) -> None:
+    assert own.find() is None
+    pid = await own.ensure()
+    assert await answers(own)
+    assert own.find() == pid
     assert os.getsid(pid) == pid, "in a session of its own, so that it outlives us"
-    await ours.stop()
+    await own.stop()
     assert not leftovers.is_alive(pid)
-    assert ours.find() is None
-    assert os.listdir(ours.state) in (["lock"], ["s", "lock"], ["lock", "s"])
-    assert not leftovers.mounts_below(ours.root, ours.state)
-    await ours.stop()
+    assert own.find() is None
+    assert os.listdir(own.state) in (["lock"], ["s", "lock"], ["lock", "s"])
+    assert not leftovers.mounts_below(own.root, own.state)
+    await own.stop()
 
 
-async def test_one_that_runs_is_found_again_also_without_its_pid_file(ours: PrivateContainerd) -> None:
-    pid = await ours.ensure()
-    assert await ours.ensure() == pid
-    (ours.state / "pid").unlink()
-    other = PrivateContainerd(ours.root, ours.state)
+async def test_its_configuration_suits_its_version_and_what_is_not_used_is_off(own: PrivateContainerd) -> None:
+    await own.ensure()
+    async with connect(own.address, "test") as client:
+        loaded = {f"{each.type}.{each.id}" for each in await client.plugins()}
+    assert [name for name in loaded if name.endswith(".restart") or "sandbox" in name or ".cri" in name] == []
+    warnings = (own.root / "containerd.log").read_text().splitlines()
+    assert [line for line in warnings if "fsverity" not in line] == []  # of 2.3 on, about the file system
+
+
+async def test_one_that_runs_is_found_again_also_without_its_pid_file(own: PrivateContainerd) -> None:
+    pid = await own.ensure()
+    assert await own.ensure() == pid
+    (own.state / "pid").unlink()
+    other = PrivateContainerd(own.root, own.state)
     assert await other.ensure() == pid
-    (ours.state / "pid").write_text(f"{os.getpid()}\n")  # a pid that was given to another process
+    (own.state / "pid").write_text(f"{os.getpid()}\n")  # a pid that was given to another process
     assert await other.ensure() == pid
 
 
-async def test_another_process_adopts_it_and_it_outlives_its_starter(ours: PrivateContainerd) -> None:
+async def test_another_process_adopts_it_and_it_outlives_its_starter(own: PrivateContainerd) -> None:
     program = (
         "import sys, anyio; from pathlib import Path; from moorage.containerd.supervisor import PrivateContainerd;"
         "print(anyio.run(PrivateContainerd(Path(sys.argv[1]), Path(sys.argv[2])).ensure))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-W", "error", "-c", program, str(ours.root), str(ours.state)]
+    command = [sys.executable, "-W", "error", "-c", program, str(own.root), str(own.state)]
     starting = [await anyio.open_process(command, env=environment, stdin=subprocess.DEVNULL) for _ in range(3)]
     pids = set()
     for process in starting:
@@ -102,38 +112,51 @@ async def test_another_process_adopts_it_and_it_outlives_its_starter(ours: Priva
             with pytest.raises(anyio.EndOfStream):
                 await process.stderr.receive()
     assert len(pids) == 1, "three at once share one"
-    assert await ours.ensure() == pids.pop()
-    assert await answers(ours)
+    assert await own.ensure() == pids.pop()
+    assert await answers(own)
 
 
-async def test_two_at_once_share_one(ours: PrivateContainerd) -> None:
+async def test_two_at_once_share_one(own: PrivateContainerd) -> None:
     pids: set[int] = set()
 
     async def ensure() -> None:
-        pids.add(await PrivateContainerd(ours.root, ours.state).ensure())
+        pids.add(await PrivateContainerd(own.root, own.state).ensure())
 
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(ensure)
     assert len(pids) == 1
-    assert len(processes_of(ours.root.parent)) == 1
+    assert len(processes_of(own.root.parent)) == 1
 
 
-async def test_one_that_dies_is_started_again_and_stop_ends_the_watch(
-    ours: PrivateContainerd, caplog: pytest.LogCaptureFixture
+async def test_one_that_exits_is_started_again_and_stop_ends_the_watch(
+    own: PrivateContainerd, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "moorage.containerd.supervisor")
-    async with supervise(ours.root, ours.state, QUICK) as containerd:
+    async with supervise(own.root, own.state, QUICK) as containerd:
         seen = [containerd.find()]
         for _ in range(3):
             await kill_containerd(containerd)
             await eventually(lambda: containerd.find() not in (*seen, None))
             seen.append(containerd.find())
             await eventually(lambda: answers_or_not(containerd))
-        assert len(processes_of(ours.root.parent)) == 1
+        assert len(processes_of(own.root.parent)) == 1
         await containerd.stop()
-    assert not processes_of(ours.root.parent)
+    assert not processes_of(own.root.parent)
     assert "starting it again" in " ".join(caplog.messages)
+
+
+async def test_d14_one_that_exits_again_and_again_is_started_ever_more_slowly(own: PrivateContainerd) -> None:
+    waited = []
+    async with supervise(own.root, own.state, replace(QUICK, reconnect_first=0.5, reconnect_limit=5)) as containerd:
+        for _ in range(5):
+            await eventually(lambda: answers_or_not(containerd))
+            pid, killed_at = containerd.find(), time.monotonic()
+            await kill_containerd(containerd)
+            await eventually(lambda: containerd.find() not in (pid, None))  # noqa: B023 - awaited here
+            waited.append(time.monotonic() - killed_at)
+        await containerd.stop()
+    assert waited[-1] >= 0.5 * 2**3 / 2, "doubled each time after the first, and cut by half at most"
 
 
 async def answers_or_not(containerd: PrivateContainerd) -> bool:
@@ -144,81 +167,80 @@ async def answers_or_not(containerd: PrivateContainerd) -> bool:
 
 
 async def test_a_stop_while_it_is_being_started_again_is_the_last_word(
-    ours: PrivateContainerd, caplog: pytest.LogCaptureFixture
+    own: PrivateContainerd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with supervise(ours.root, ours.state, QUICK) as containerd:
-        async with hold_lock(ours.state / "lock"):
+    async with supervise(own.root, own.state, QUICK) as containerd:
+        async with file_lock(own.state / "lock"):
             await kill_containerd(containerd)
             await eventually(lambda: "starting it again" in caplog.text)
             containerd._stopping = True  # as stop says before it waits for the lock; it may have it first
-        for _ in range(10):  # whoever starts it again would have the lock within these
+        for _ in range(10):  # a task that starts it again would have the lock within these
             await anyio.sleep(0.005)
             assert containerd.find() is None
         await containerd.stop()
-    assert not processes_of(ours.root.parent)
+    assert not processes_of(own.root.parent)
 
 
-async def test_the_end_of_the_block_leaves_it_running(ours: PrivateContainerd) -> None:
-    async with supervise(ours.root, ours.state) as containerd:
+async def test_the_end_of_the_block_leaves_it_running(own: PrivateContainerd) -> None:
+    async with supervise(own.root, own.state) as containerd:
         pid = containerd.find()
     assert pid
-    assert await answers(ours)
-    assert ours.find() == pid
+    assert await answers(own)
+    assert own.find() == pid
 
 
-async def test_one_that_stands_still_is_ended_by_force(ours: PrivateContainerd) -> None:
-    ours = PrivateContainerd(ours.root, ours.state, replace(DEFAULT, containerd_stop=0.2))
-    pid = await ours.ensure()
+async def test_one_that_stands_still_is_killed(own: PrivateContainerd) -> None:
+    own = PrivateContainerd(own.root, own.state, replace(DEFAULT, containerd_stop=0.2))
+    pid = await own.ensure()
     stop(pid)
-    await ours.stop()
+    await own.stop()
     assert not leftovers.is_alive(pid)
 
 
-async def test_one_that_does_not_serve_in_time_is_unavailable_with_its_log(ours: PrivateContainerd) -> None:
-    pid = await ours.ensure()
+async def test_one_that_does_not_serve_in_time_is_unavailable_with_its_log(own: PrivateContainerd) -> None:
+    pid = await own.ensure()
     stop(pid)
-    hasty = PrivateContainerd(ours.root, ours.state, replace(DEFAULT, containerd_start=0.2))
+    hasty = PrivateContainerd(own.root, own.state, replace(DEFAULT, containerd_start=0.2))
     with pytest.raises(errors.Unavailable, match=r"does not serve .* after 0\.2 s"):
         await hasty.ensure()
     os.kill(pid, signal.SIGCONT)
 
 
-async def test_one_that_ends_at_once_is_unavailable_with_its_log(ours: PrivateContainerd) -> None:
-    ours.state.mkdir()
-    (ours.state / "s").write_text("in the way")
-    with pytest.raises(errors.Unavailable, match=r"it ended at once\n.*not a directory"):
-        await ours.ensure()
+async def test_one_that_ends_at_once_is_unavailable_with_its_log(own: PrivateContainerd) -> None:
+    own.state.mkdir()
+    (own.state / "s").write_text("in the way")
+    with pytest.raises(errors.Unavailable, match=r"it exited at once\n.*not a directory"):
+        await own.ensure()
 
 
-async def test_a_socket_of_somebody_else_is_not_taken(ours: PrivateContainerd) -> None:
-    ours.state.mkdir()
+async def test_a_socket_of_another_user_is_not_taken(own: PrivateContainerd) -> None:
+    own.state.mkdir()
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(ours.address)
+        other.bind(own.address)
         other.listen()
         with pytest.raises(errors.Conflict, match="another program listens"):
-            await ours.ensure()
-        assert ours.find() is None
+            await own.ensure()
+        assert own.find() is None
 
 
-async def test_a_socket_that_a_dead_one_left_is_taken(ours: PrivateContainerd) -> None:
-    pid = await ours.ensure()
+async def test_a_socket_that_a_dead_one_left_is_taken(own: PrivateContainerd) -> None:
+    pid = await own.ensure()
     await kill(pid)
-    assert "c.sock" in os.listdir(ours.state)
-    assert await ours.ensure() != pid
-    assert await answers(ours)
+    assert "c.sock" in os.listdir(own.state)
+    assert await own.ensure() != pid
+    assert await answers(own)
 
 
-@pytest.mark.parametrize("name", ["containerd", "containerd-shim-runc-v2", "runc"])
+@pytest.mark.parametrize("name", ["containerd", "containerd-shim-runc-v2"])
 async def test_a_command_that_is_missing_is_one_sentence_with_its_package(base: Path, name: str) -> None:
     bin_directory = base / "bin"
     bin_directory.mkdir()
-    for needed in {"containerd", "containerd-shim-runc-v2", "runc"} - {name}:
+    for needed in {"containerd", "containerd-shim-runc-v2"} - {name}:
         (bin_directory / needed).symlink_to(find_binary(needed))
     containerd = PrivateContainerd(base / "root", base / "state", search=str(bin_directory))
     with pytest.raises(errors.Unsupported) as caught:
         await containerd.ensure()
-    package = "runc" if name == "runc" else "containerd"
-    said = f"cannot run containers: there is no {name} on this machine; install it (Debian: apt install {package})"
+    said = f"cannot run containers: there is no {name} on this machine; install it (Debian: apt install containerd)"
     assert str(caught.value) == said
     assert containerd.find() is None
     with pytest.raises(errors.Unsupported):
@@ -244,14 +266,14 @@ async def test_the_longest_path_works(base: Path) -> None:
     containerd = PrivateContainerd(base / "root", base / ("x" * (ADDRESS_LIMIT - len(str(base / "c.sock")) - 1)))
     assert len(containerd.address) == ADDRESS_LIMIT
     try:
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             await containerd.ensure()
         assert await answers(containerd)
     finally:
         await containerd.stop()
 
 
-async def test_a_directory_that_cannot_be_used_is_an_error_of_ours(base: Path) -> None:
+async def test_an_unusable_directory_is_an_error_of_a_known_kind(base: Path) -> None:
     (base / "file").write_text("")
     with pytest.raises(errors.MoorageError, match="file"):
         await PrivateContainerd(base / "file" / "root", base / "state").ensure()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.engines import EngineProcess, config, engine
+from support.engines import EngineProcess, config
+from support.limits import limit
 from support.pages import Reader
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -15,15 +16,9 @@ pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine")) as made:
-        yield made
-
-
 @pytest.fixture
 def reader(house: EngineProcess, tmp_path: Path) -> Reader:
-    """Somebody for whom this engine is the machine's."""
+    """A reader for whom this engine is the machine's."""
     return Reader(
         tmp_path / "reader",
         {"/run/moorage": house.exec_root, "/var/lib/moorage": house.root},
@@ -41,7 +36,7 @@ def test_l01_l02_the_guide_to_writing_a_plugin_works_as_it_is_written(reader: Re
 
 def test_a05_the_calls_of_the_reference_of_the_api_work(reader: Reader) -> None:
     reader.walk((DOCS / "reference/api.md").read_text())
-    assert json.loads((reader.home / "openapi.json").read_text())["openapi"] == "3.0.3"
+    assert json.loads((reader.home / "openapi.json").read_text())["openapi"] == "3.1.0"
 
 
 def test_the_reference_of_files_has_every_one_that_is_there(house: EngineProcess) -> None:
@@ -61,21 +56,21 @@ def test_the_reference_of_files_has_every_one_that_is_there(house: EngineProcess
         names = {
             name.replace(id, "<id>").replace(id[:12], "<12>").replace("plugins.moby", "<namespace>") for name in names
         }
-        assert {name for name in names if not is_told(name, rows)} == set()
+        assert {name for name in names if not is_documented(name, rows)} == set()
     house.remove("seen", force=True)
 
 
 def walk(base: Path) -> Iterator[Path]:
     """Everything below, but for what is containerd's, runc's or a plugin's own."""
-    theirs = {"s", "root", "propagated-mount", "tmpmounts"}
+    expected = {"s", "root", "propagated-mount", "tmpmounts"}
     for path in base.iterdir():
         yield path
-        is_theirs = path.name.startswith("io.") or path.name in theirs or path.parent.name == "plugins.moby"
-        if path.is_dir() and not is_theirs:
+        is_containerds = path.name.startswith("io.") or path.name in expected or path.parent.name == "plugins.moby"
+        if path.is_dir() and not is_containerds:
             yield from walk(path)
 
 
-def is_told(name: str, rows: list[str]) -> bool:
+def is_documented(name: str, rows: list[str]) -> bool:
     """Whether a row is this path, or one above or below it."""
     plain = [row.rstrip("/") for row in rows]
     return any(name == row or row.startswith(f"{name}/") or name.startswith(f"{row}/") for row in plain)
@@ -85,12 +80,12 @@ def test_l01_l02_the_tutorial_works_as_it_is_written(reader: Reader, house: Engi
     done = reader.walk((DOCS / "tutorial.md").read_text())
     assert done[-1] == "moorage down"
     assert house.child is not None
-    assert house.child.wait(30) == 0
+    assert house.child.wait(limit(30)) == 0
     house.start()
 
 
 def test_m18_the_reference_of_the_configuration_works_as_it_is_written(reader: Reader, house: EngineProcess) -> None:
-    reader.places = {"/run/plugins": house.exec_root, "/srv/plugins": house.root}
+    reader.paths = {"/run/plugins": house.exec_root, "/srv/plugins": house.root}
     assert reader.walk((DOCS / "reference/serve.md").read_text())[-1].startswith("moorage down")
     assert house.child is not None
-    assert house.child.wait(30) == 0
+    assert house.child.wait(limit(30)) == 0

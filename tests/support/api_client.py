@@ -1,4 +1,4 @@
-"""Requests to an API on a unix socket, as they are written: no part of a path is encoded anew."""
+"""Requests to an API on a unix socket, as they are written: no part of a path is encoded again."""
 
 import io
 import json
@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
+
+from support.limits import limit
 
 _LARGE = 2**20
 
@@ -49,7 +51,7 @@ class ApiClient:
         self.socket = socket
         self.session = session
 
-    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    async def request(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request; a body that is no bytes and no stream is sent as JSON."""
         async with self.open(method, path, body, **headers) as response:
             return Answer(response.status, response.headers, await response.read())
@@ -71,15 +73,15 @@ class ApiClient:
 
     async def create(self, name: str, config: dict[str, Any] | None = None) -> str:
         """Make a plugin; its id."""
-        answer = await self.ask("POST", f"/plugins/create?name={quote(name, safe='')}", package(config or CONFIG))
+        answer = await self.request("POST", f"/plugins/create?name={quote(name, safe='')}", package(config or CONFIG))
         assert answer.status == 204, answer.body
-        return str((await self.ask("GET", f"/plugins/{name}/json")).json["Id"])
+        return str((await self.request("GET", f"/plugins/{name}/json")).json["Id"])
 
 
 @asynccontextmanager
 async def api_client(socket: Path) -> AsyncIterator[ApiClient]:
     """A client with connections of its own."""
-    timeout = aiohttp.ClientTimeout(total=20)
+    timeout = aiohttp.ClientTimeout(total=limit(20))
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=timeout) as session:
         yield ApiClient(socket, session)
 

@@ -106,6 +106,13 @@ static long try_set_uid(void) { /* a set-uid program of root that says whether i
     execl("/set-uid", "/set-uid", "is-root", "", NULL);
     return -1;
 }
+static long try_kill(void) { return kill(atoi(argument), SIGCONT); }
+static long try_open_to_write(void) { return open(argument, O_WRONLY); }
+/* what is mounted read-only there becomes writable: the mount, and its file system, which is the plugin's own */
+static long try_remount(void) {
+    long flags = MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    return mount(NULL, argument, NULL, flags | MS_BIND, NULL) < 0 ? -1 : mount(NULL, argument, NULL, flags, NULL);
+}
 static long try_unknown(void) { return syscall(1 << 20); }
 
 static const struct {
@@ -118,7 +125,8 @@ static const struct {
     {"raw-socket", try_raw_socket}, {"vsock", try_vsock}, {"perf", try_perf}, {"init-module", try_init_module},
     {"kexec", try_kexec}, {"handle", try_handle}, {"ptrace", try_ptrace}, {"ptrace-child", try_ptrace_child},
     {"chroot", try_chroot}, {"thread", try_thread}, {"settimeofday", try_settimeofday}, {"unknown", try_unknown},
-    {"is-root", try_is_root}, {"set-uid", try_set_uid},
+    {"is-root", try_is_root}, {"set-uid", try_set_uid}, {"kill", try_kill}, {"open-to-write", try_open_to_write},
+    {"remount", try_remount},
 };
 
 static int attempt(const char *name) {

@@ -1,4 +1,4 @@
-"""A plugin that tries what it is asked to (``attempts.c``), in an engine of a test."""
+"""A plugin that tries what a request names (``attempts.c``), in an engine of a test."""
 
 import io
 import json
@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from support.engines import EngineProcess, UnixConnection
+from support.limits import limit
 
 __all__ = (
-    "Ask",
+    "Send",
     "add_attempts",
-    "ask_at",
     "attempt",
     "attempts_config",
     "attempts_program",
     "attempts_tar",
     "read_inside",
+    "sender_to",
     "status_inside",
     "write_inside",
 )
 
-_SECONDS = 60.0
-Ask = Callable[[str], str]
-"""Puts a question to such a plugin."""
+_SECONDS = limit(60.0)
+Send = Callable[[str], str]
+"""Sends a request to such a plugin."""
 
 SOURCE = Path(__file__).with_name("attempts.c")
 
@@ -41,18 +42,18 @@ def attempts_program() -> bytes:
         return program.read_bytes()
 
 
-def ask_at(path: Path) -> Ask:
-    """Questions to a program that listens there."""
+def sender_to(path: Path) -> Send:
+    """Requests to a program that listens there."""
 
-    def ask(question: str) -> str:
+    def send(request: str) -> str:
         connection = UnixConnection(path, _SECONDS)
         try:
-            connection.request("POST", f"/{question}")
+            connection.request("POST", f"/{request}")
             return connection.getresponse().read().decode()
         finally:
             connection.close()
 
-    return ask
+    return send
 
 
 def attempts_config(**fields: Any) -> dict[str, Any]:
@@ -90,9 +91,9 @@ def attempts_tar(**fields: Any) -> bytes:
 def add_attempts(house: EngineProcess, name: str, *, enable: bool = True, policy: Any = None, **fields: Any) -> None:
     """Create such a plugin with these fields of its config, set its policy, and enable it."""
     headers = {"Content-Type": "application/x-tar"}
-    house.ask("POST", f"/plugins/create?name={name}", attempts_tar(**fields), headers=headers)
+    house.request_json("POST", f"/plugins/create?name={name}", attempts_tar(**fields), headers=headers)
     if policy:
-        house.ours("PUT", name, "policy", policy)
+        house.request_own("PUT", name, "policy", policy)
     if enable:
         house.enable(name)
 

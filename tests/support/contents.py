@@ -1,4 +1,4 @@
-"""What an engine's containerd holds, asked from outside."""
+"""What an engine's containerd stores, queried from outside."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from support.foreground import wait_until
 
 
 @dataclass(frozen=True)
-class Held:
+class Contents:
     """Names of everything that there is."""
 
     images: frozenset[str]
@@ -21,13 +21,13 @@ class Held:
     """But for the one that says whose the namespace is."""
 
 
-def held_by(house: EngineProcess) -> Held:
-    """What containerd holds for an engine now."""
+def contents_of(house: EngineProcess) -> Contents:
+    """What containerd stores for an engine now."""
 
-    async def look() -> Held:
+    async def read() -> Contents:
         async with connect(str(house.exec_root / "containerd/c.sock"), house.namespace) as client:
             storage = client.storage
-            return Held(
+            return Contents(
                 frozenset(each.name for each in await storage.list_images()),
                 frozenset(each.digest for each in await storage.list_content()),
                 frozenset(each.ref for each in await storage.list_ingests()),
@@ -35,15 +35,15 @@ def held_by(house: EngineProcess) -> Held:
                 frozenset(await storage.list_leases()) - {"moorage.owner"},
             )
 
-    return anyio.run(look)
+    return anyio.run(read)
 
 
-def wait_for(house: EngineProcess, what: Held) -> None:
-    """Return when containerd holds exactly this; collections run behind what asks for them."""
-    last: list[Held] = []
+def wait_for(house: EngineProcess, what: Contents) -> None:
+    """Return when containerd stores exactly this; collections run after the call that requests them."""
+    last: list[Contents] = []
 
     def is_so() -> bool:
-        last[:] = [held_by(house)]
+        last[:] = [contents_of(house)]
         return last[0] == what
 
     try:

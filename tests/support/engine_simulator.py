@@ -1,7 +1,8 @@
 """Random lives of a few plugins under a real engine on a host in memory, each of them a function of its seed.
 
-Users ask for things all at once, plugins crash, refuse, hang and will not die, containerd goes away, the engine is
-killed between any two of its steps. At the end everything works again for long enough, and then wish and state agree.
+Users request operations all at once, plugins crash, refuse, hang and ignore signals, containerd becomes unavailable,
+the engine is killed between any two of its steps. At the end everything works again for long enough, and then state and
+desired state agree.
 """
 
 import random
@@ -25,11 +26,11 @@ SETTLED_SECONDS = 600.0
 """Longer than the longest pause, the longest stop and the longest start together."""
 
 REMOVED = "removed"
-Wish = bool | str
+Desired = bool | str
 
 
 class Violation(AssertionError):
-    """Wish and state do not agree."""
+    """State and desired state do not agree."""
 
 
 class Simulation:
@@ -41,17 +42,17 @@ class Simulation:
         self._log = log
         self.world = World(base)
         self._names = [self.world.record(number).name for number in range(1, PLUGINS + 1)]
-        self._wishes: dict[str, set[Wish]] = {name: {False} for name in self._names}
-        """What a plugin may be in the end: what was answered last, and what was asked for since and not answered."""
-        self._asking = dict.fromkeys(self._names, 0)
-        self._asked = dict.fromkeys(self._names, 0)
+        self._desired: dict[str, set[Desired]] = {name: {False} for name in self._names}
+        """What a plugin may be in the end: what was answered last, and what was requested since and not answered."""
+        self._pending = dict.fromkeys(self._names, 0)
+        self._requests = dict.fromkeys(self._names, 0)
         self._ids = {name: self.world.id(number) for number, name in enumerate(self._names, 1)}
 
     async def play(self) -> None:
         """Raises: Violation."""
         try:
             for _ in range(self._random.randint(1, 4)):
-                self.world.host.is_away = False  # an engine comes up only with its containerd
+                self.world.host.is_unavailable = False  # an engine comes up only with its containerd
                 async with self.world.run() as engine:
                     await self._live(engine)
             self._heal()
@@ -75,13 +76,13 @@ class Simulation:
         name = self._random.choice(self._names)
         force = self._random.random() < 0.5
         steps: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
-            "enable": (4, lambda: self._ask(name, True, False, lambda: engine.enable(name, 5.0))),
-            "disable": (3, lambda: self._ask(name, False, None, lambda: engine.disable(name, force=force))),
+            "enable": (4, lambda: self._request(name, True, False, lambda: engine.enable(name, 5.0))),
+            "disable": (3, lambda: self._request(name, False, None, lambda: engine.disable(name, force=force))),
             "restart": (1, lambda: engine.restart(name)),
             "set": (1, lambda: engine.set(name, ["A=1"], [])),
             "policy": (1, lambda: engine.set_policy(name, PolicyChange("on-failure" if force else "always"))),
-            "hold": (1, lambda: engine.hold(name, "somebody", is_attached=force)),
-            "remove": (0.3, lambda: self._ask(name, REMOVED, None, lambda: engine.remove(name, force=force))),
+            "hold": (1, lambda: engine.acquire(name, "somebody", is_attached=force)),
+            "remove": (0.3, lambda: self._request(name, REMOVED, None, lambda: engine.remove(name, force=force))),
             "crash": (4, lambda: self._crash(name)),
             "script": (2, lambda: self._rewrite(name)),
             "containerd": (1, self._switch),
@@ -96,29 +97,31 @@ class Simulation:
 
         return f"{kind} {name}{' force' if force else ''}", step
 
-    async def _ask(self, name: str, wish: Wish, otherwise: Wish | None, act: Callable[[], Awaitable[object]]) -> None:
+    async def _request(
+        self, name: str, desired: Desired, otherwise: Desired | None, act: Callable[[], Awaitable[object]]
+    ) -> None:
         """Ask for it, and note what may be from now on. One answer at a time says for certain what is."""
-        self._asked[name] += 1
-        self._asking[name] += 1
-        asked, is_alone = self._asked[name], self._asking[name] == 1
-        self._wishes[name] |= {wish, False} if wish is REMOVED else {wish}  # a removal disables first
+        self._requests[name] += 1
+        self._pending[name] += 1
+        number, is_alone = self._requests[name], self._pending[name] == 1
+        self._desired[name] |= {desired, False} if desired is REMOVED else {desired}  # a removal disables first
         try:
             await act()
         except errors.Conflict:
             raise
         except errors.MoorageError:
-            if otherwise is not None and is_alone and asked == self._asked[name]:
+            if otherwise is not None and is_alone and number == self._requests[name]:
                 self._settle(name, otherwise)
             raise
         else:
-            if is_alone and asked == self._asked[name]:
-                self._settle(name, wish)
+            if is_alone and number == self._requests[name]:
+                self._settle(name, desired)
         finally:
-            self._asking[name] -= 1
+            self._pending[name] -= 1
 
-    def _settle(self, name: str, wish: Wish) -> None:
-        # a removal that was begun goes on, whatever was answered
-        self._wishes[name] = {wish} | (self._wishes[name] & {REMOVED})
+    def _settle(self, name: str, desired: Desired) -> None:
+        # a started removal continues, whatever was answered
+        self._desired[name] = {desired} | (self._desired[name] & {REMOVED})
 
     async def _crash(self, name: str) -> None:
         for id in self.world.host.alive(self._ids[name]):
@@ -128,11 +131,11 @@ class Simulation:
         self.world.host.scripts[self._ids[name]] = self._random.choice(list(Script))
 
     async def _switch(self) -> None:
-        self.world.host.is_away = not self.world.host.is_away
+        self.world.host.is_unavailable = not self.world.host.is_unavailable
 
     def _heal(self) -> None:
         host = self.world.host
-        host.is_away = False
+        host.is_unavailable = False
         host.scripts.clear()
         for container in host.containers.values():
             container.script = Script.LISTENS if "cannot be killed" in container.script.value else container.script
@@ -146,25 +149,25 @@ class Simulation:
             if wrong := self._disagreement(engine, name):
                 raise Violation(f"{name}: {wrong}")
         known = {plugin.id for plugin in engine.list()}
-        strays = [it.id for it in self.world.host.containers.values() if it.owner not in known]
+        orphans = [it.id for it in self.world.host.containers.values() if it.owner not in known]
         images = {f"image-{number}" for number, name in enumerate(self._names, 1) if self._ids[name] in known}
-        if strays or self.world.host.images != images:
-            raise Violation(f"left behind: containers {strays}, images {self.world.host.images - images}")
+        if orphans or self.world.host.images != images:
+            raise Violation(f"left behind: containers {orphans}, images {self.world.host.images - images}")
 
     def _disagreement(self, engine: Engine, name: str) -> str:
-        """What is wrong with a plugin now, in words; empty where nothing is."""
+        """What is wrong with a plugin now, as text; empty where nothing is."""
         try:
             view = engine.get(name)
         except errors.NotFound:
-            if REMOVED not in self._wishes[name]:
+            if REMOVED not in self._desired[name]:
                 return "removed, which nobody asked for"
             return "removed, but its record is there" if not self.world.store.is_free(self._ids[name]) else ""
         alive = self.world.host.alive(view.id)
         record = next(each for each in self.world.store.load().records if each.id == view.id)
         if record.enabled != view.enabled:
             return f"enabled is {view.enabled}, on disk {record.enabled}"
-        if view.enabled not in self._wishes[name]:
-            return f"enabled is {view.enabled}, and what users were told allows only {self._wishes[name]}"
+        if view.enabled not in self._desired[name]:
+            return f"enabled is {view.enabled}, and what users were told allows only {self._desired[name]}"
         if view.state is State.READY:
             return (
                 "" if view.enabled and alive == [record.container] else f"ready, enabled {view.enabled}: runs {alive}"
@@ -189,7 +192,7 @@ def play_many(seeds: range, base: Path) -> list[tuple[int, str]]:
             run_in_virtual_time(Simulation(seed, base / str(seed)).play)
         except BaseExceptionGroup as group:
             failures.append((seed, str(_first(group))))
-        except Exception as error:  # noqa: BLE001 - an engine that breaks is told like a promise that does
+        except Exception as error:  # noqa: BLE001 - an engine that breaks is reported like a broken promise
             failures.append((seed, repr(error)))
     return failures
 

@@ -7,6 +7,7 @@ that reads what it left. What a plugin does when it is started is its ``Script``
 import os
 import signal as signals
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,17 +23,19 @@ import pytest
 
 from moorage import errors
 from moorage._lib import threads
-from moorage.engine import adding, creation, measuring, meter, plugin, restoring, running, startup, versions, work
+from moorage.containerd.types import RuntimeOptions
 from moorage.engine import engine as engine_module
+from moorage.engine import grants, plugin, restore, runner, supervisor, telemetry, versions
 from moorage.engine.engine import Engine
-from moorage.engine.machinery import Machinery
-from moorage.engine.ownership import ENGINE_LABEL, PLUGIN_LABEL
-from moorage.engine.places import PluginPlaces, Prepared
-from moorage.engine.store import Choice, Record, Store
-from moorage.engine.values import Happened
+from moorage.engine.runtime import ENGINE_LABEL, PLUGIN_LABEL, ContainerRuntime
+from moorage.engine.store import Store
+from moorage.engine.values import EngineIdentity, PluginEvent, PluginRecord
 from moorage.executor import RUN_LABEL, Exit
-from moorage.host import beneath
-from moorage.logs.files import PluginLog
+from moorage.host import directory_tree
+from moorage.logs.reader import PluginLog
+from moorage.oci_runtime.choice import OciRuntime
+from moorage.runs.plan import RunPlan
+from moorage.runs.preparation import Preparation
 from moorage.timeouts import Timeouts
 
 ENGINE_ID = "e" * 32
@@ -86,14 +89,14 @@ class Host:
     scripts_of_roots: dict[str, Script] = field(default_factory=dict)
     """By snapshot, for plugins of which there are several versions."""
     root: str = ""
-    """The snapshot that was asked for last."""
+    """The snapshot that was requested last."""
     images: set[str] = field(default_factory=set)
     owners: dict[str, str] = field(default_factory=dict)
     """Of images, where a sweep is to know them."""
     made_for: dict[str, str] = field(default_factory=dict)
     """The plugin of each image that a test made."""
     leases: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    is_away: bool = False
+    is_unavailable: bool = False
     """Containerd does not answer."""
     executor: "FakeExecutor | None" = None
     """Of the engine that runs now."""
@@ -106,15 +109,17 @@ class Host:
     attached: dict[str, object] = field(default_factory=dict)
     """Who takes the output of each container, as the engine that runs now says."""
     collections: int = 0
-    """How often containerd was asked to collect."""
+    """How many collections were requested."""
     unrestorable: int = 0
-    """As many restores fail because containerd is away."""
+    """As many restores fail because containerd is unavailable."""
     sweeping: anyio.Event | None = None
     """Until it is set, containerd does not say which images there are."""
-    ended_beside: list[tuple[str, str]] = field(default_factory=list)
+    killed_processes: list[tuple[str, str]] = field(default_factory=list)
     """Processes beside a container's own that were killed: container and id."""
+    unremovable: int = 0
+    """As many removals of processes beside a container's own fail because containerd is unavailable."""
     hides_pids: bool = False
-    """Containerd does not tell the pid of a task."""
+    """Containerd does not report the pid of a task."""
 
     def owner_of(self, image: str) -> str:
         """The plugin of an image: as a sweep is to know it, or as ``World.record`` and upgrades name it."""
@@ -125,7 +130,7 @@ class Host:
         return sorted(it.id for it in self.containers.values() if it.is_alive and (not owner or it.owner == owner))
 
     def end(self, id: str, code: int, signal: str | None = None) -> None:
-        """The process ends."""
+        """The process exits."""
         container = self.containers[id]
         if container.exit is None:
             container.exit = Exit(id, "run", code, signal, exited_at=EPOCH, pid=container.pid)
@@ -140,12 +145,12 @@ class Host:
     """As many deletions of images fail."""
 
     def end_all(self, code: int) -> None:
-        """Every process ends."""
+        """Every process exits."""
         for id in self.alive():
             self.end(id, code, "SIGKILL" if code == 137 else None)
 
     def check(self, era: int) -> None:
-        if self.is_away or era != self.era:
+        if self.is_unavailable or era != self.era:
             raise errors.Unavailable("cannot reach containerd")
 
 
@@ -155,7 +160,7 @@ class KilledStore(Store):
     is_killed = False
     is_full = False
 
-    def save(self, record: Record) -> None:
+    def save(self, record: PluginRecord) -> None:
         self._check()
         super().save(record)
 
@@ -191,7 +196,7 @@ class FakeKeeper:
     def __init__(self) -> None:
         self._takers: dict[str, Taker] = {}
 
-    def taker(self, key: str, log: PluginLog) -> Taker:
+    def attacher(self, key: str, log: PluginLog) -> Taker:
         """Who takes the output of this container."""
         self._takers[key] = Taker(key, log)
         return self._takers[key]
@@ -208,7 +213,7 @@ class FakeExecutor:
         self._host, self._era = host, host.era
         self._handler = handler
         self._tasks = tasks
-        self._held: set[str] = set()
+        self._owned: set[str] = set()
         host.executor = self
 
     async def create(self, id: str, spec: Any, *, attach: Any, labels: Mapping[str, str]) -> None:
@@ -226,7 +231,7 @@ class FakeExecutor:
         self._host.started += 1
         container = Container(id, owner, script, 1000 + self._host.started)
         self._host.containers[id] = container
-        self._held.add(id)
+        self._owned.add(id)
         self._host.attached[id] = attach
         attach.waiting += self._host.output.get(owner, [])
         if script is Script.EXITS:
@@ -243,7 +248,7 @@ class FakeExecutor:
             raise errors.Unavailable("cannot reach containerd")
         container = self._host.containers[id]
         if container.is_alive:
-            self._held.add(id)
+            self._owned.add(id)
             self._host.attached[id] = attach
             return True
         del self._host.containers[id]
@@ -261,20 +266,20 @@ class FakeExecutor:
             self._host.end(id, 128 + number, signals.Signals(number).name)
 
     def pid(self, id: str) -> int | None:
-        return None if self._host.hides_pids or id not in self._held else self._host.containers[id].pid
+        return None if self._host.hides_pids or id not in self._owned else self._host.containers[id].pid
 
     def last_exit(self, id: str) -> Exit | None:
         return self._host.exits.get(id)
 
     def notice(self, container: Container) -> None:
-        """An end that is seen, if it is of ours."""
-        if container.id in self._held:
-            self._tasks.start_soon(self._tell, container)
+        """An exit of a container that this executor owns is reported."""
+        if container.id in self._owned:
+            self._tasks.start_soon(self._report, container)
 
-    async def _tell(self, container: Container) -> None:
+    async def _report(self, container: Container) -> None:
         await anyio.sleep(0.03)  # its deletion
-        if container.id in self._held:
-            self._held.discard(container.id)
+        if container.id in self._owned:
+            self._owned.discard(container.id)
             self._host.containers.pop(container.id, None)
             assert container.exit is not None
             await self._handler.handle_exit_event(container.id, container.exit)
@@ -297,6 +302,7 @@ class FakeClient:
     """Containerd's records, tasks, images and leases; it is its own storage."""
 
     namespace = "test"
+    last_version = ""
 
     def __init__(self, host: Host) -> None:
         self._host, self._era = host, host.era
@@ -320,20 +326,36 @@ class FakeClient:
     async def version(self) -> Any:
         self._host.check(self._era)
 
+    async def get_container(self, id: str) -> Any:
+        self._host.check(self._era)
+        if id not in self._host.containers:
+            raise errors.NotFound(f"container {id}")
+        return SimpleNamespace(id=id, runtime=RuntimeOptions())
+
     async def kill(self, container: str, number: int, *, exec_id: str) -> None:
         assert number == signals.SIGKILL
-        self._host.ended_beside.append((container, exec_id))
+        self._host.killed_processes.append((container, exec_id))
 
     async def wait(self, container: str, exec_id: str, *, within: float) -> None:
-        assert (container, exec_id) in self._host.ended_beside
+        assert (container, exec_id) in self._host.killed_processes
 
     async def delete_process(self, container: str, exec_id: str) -> None:
-        assert (container, exec_id) in self._host.ended_beside
+        if self._host.unremovable:
+            self._host.unremovable -= 1
+            raise errors.Unavailable("cannot reach containerd")
+        assert (container, exec_id) in self._host.killed_processes
+
+    async def pids(self, container: str) -> Sequence[int]:
+        """None of this world's processes is one of the machine's."""
+        self._host.check(self._era)
+        if container not in self._host.containers:
+            raise errors.NotFound(f"task {container}")
+        return []
 
     async def delete_task(self, id: str) -> None:
         self._host.check(self._era)
         if self._host.containers[id].script in _IMMORTAL and self._host.containers[id].is_alive:
-            raise errors.Unavailable(f"cannot end container {id}")
+            raise errors.Unavailable(f"cannot stop container {id}")
         self._host.end(id, 137, "SIGKILL")
 
     async def delete(self, id: str) -> None:
@@ -383,28 +405,28 @@ class FakeClient:
         del self._host.leases[id]
 
 
-class FakePlaces(PluginPlaces, frozen=True):
-    """The directories without the mounts."""
+def build_small_plan(directories: Any, config: Any, settings: Any, options: Any) -> RunPlan:
+    """A plan with as much of a spec as the model of containerd reads."""
+    socket = directories.socket(config)
+    spec = {"socket": socket.path, "process": {"args": ["/p"], "env": [], "cwd": "/"}}
+    return RunPlan(config, directories, socket, spec)
 
-    def spec(self, config: Any, settings: Any, *_: Any) -> Any:
-        return {"socket": self.socket(config).path, "process": {"args": ["/p"], "env": [], "cwd": "/"}}
 
-    def protect(self) -> None:
-        """Nothing is mounted."""
-
-    def prepare(self, config: Any, mounts: Any, id_base: int = 0) -> Prepared:
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.sockets.mkdir(exist_ok=True)
-        program = self.runtime.parents[2] / "program"
-        if program.exists():
-            (self.root / "p").write_bytes(program.read_bytes())
-            (self.root / "p").chmod(0o755)
-        dead = self.runtime.parents[2] / "dead"
-        return Prepared(tuple(Path(line) for line in dead.read_text().splitlines()) if dead.exists() else ())
+def prepare_without_mounts(plan: RunPlan, _: Any) -> Preparation:
+    """The directories of a plan without the mounts."""
+    directories = plan.directories
+    directories.root.mkdir(parents=True, exist_ok=True)
+    directories.socket_directory.mkdir(exist_ok=True)
+    program = directories.exec_root.parent / "program"
+    if program.exists():
+        (directories.root / "p").write_bytes(program.read_bytes())
+        (directories.root / "p").chmod(0o755)
+    dead = directories.exec_root.parent / "dead"
+    return Preparation(tuple(Path(line) for line in dead.read_text().splitlines()) if dead.exists() else ())
 
 
 async def run_at_once(function: Callable[[], Any]) -> Any:
-    """In place of a worker thread: a clock that jumps cannot wait for one."""
+    """Instead of a worker thread: a clock that jumps cannot wait for one."""
     await anyio.lowlevel.checkpoint()
     return function()
 
@@ -413,24 +435,25 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads, no mounts, no fsync, and the loop's clock everywhere."""
     modules = (
         threads,
-        beneath,
-        work,
-        running,
-        restoring,
-        adding,
+        directory_tree,
+        supervisor,
+        plugin,
+        runner,
+        restore,
+        grants,
         versions,
         engine_module,
-        creation,
-        measuring,
-        startup,
+        telemetry,
     )
     for module in modules:
         monkeypatch.setattr(module, "run_blocking", run_at_once)
-    monkeypatch.setattr(running, "run_abandonable", run_at_once)
-    monkeypatch.setattr(engine_module, "PluginPlaces", FakePlaces)
-    clock = SimpleNamespace(monotonic=anyio.current_time)
+    monkeypatch.setattr(runner, "run_abandonable", run_at_once)
+    monkeypatch.setattr(runner, "build_plan", build_small_plan)
+    monkeypatch.setattr(runner, "prepare_run", prepare_without_mounts)
+    monkeypatch.setattr(runner, "protect_directories", lambda _: None)
+    clock = SimpleNamespace(monotonic=anyio.current_time, time_ns=time.time_ns)
     monkeypatch.setattr(plugin, "time", clock)
-    monkeypatch.setattr(meter, "time", clock)
+    monkeypatch.setattr(telemetry, "time", clock)
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
@@ -448,14 +471,14 @@ class World:
         return f"{number:x}".rjust(12, "0").ljust(64, "0")
 
     @property
-    def events(self) -> list[Happened]:
-        """What the present engine told."""
-        return list(self.engine._events._kept)
+    def events(self) -> list[PluginEvent]:
+        """What the present engine reported."""
+        return list(self.engine._events._buffer)
 
-    def record(self, number: int) -> Record:
-        """A plugin as its creation leaves it."""
+    def record(self, number: int) -> PluginRecord:
+        """A plugin as its versions leaves it."""
         name = f"p{number}:latest"
-        made = Record(self.id(number), name, name, CONFIG, f"image-{number}", "sha256:x", "o", "k", EPOCH)
+        made = PluginRecord(self.id(number), name, name, CONFIG, f"image-{number}", "sha256:x", "o", "k", EPOCH)
         self.host.images.add(made.image)
         self.host.made_for[made.image] = made.id
         self.store.save(made)
@@ -467,7 +490,7 @@ class World:
         async with anyio.create_task_group() as tasks:
             runtime = self.host.base / "run"
             store = KilledStore(self.store.root)
-            choice = Choice(ENGINE_ID, "private", "test")
+            choice = EngineIdentity(ENGINE_ID, "private", "test")
             self.engine = Engine(store, runtime, choice, tasks, TIMEOUTS, live_restore=live_restore)
             self.engine.load()
             try:
@@ -485,15 +508,15 @@ class World:
             client: Any = FakeClient(self.host)
             executor: Any = FakeExecutor(self.host, self.engine, tasks)
             keeper: Any = FakeKeeper()
-            machinery = Machinery(
-                client, client, executor, keeper, "1.6", self.engine.ownership, anyio.CapacityLimiter(3)
+            runtime = ContainerRuntime(
+                client, client, executor, keeper, self.engine.ownership, OciRuntime(), anyio.CapacityLimiter(3)
             )
-            async with self.engine.working_on(machinery, "address", start=start):
+            async with self.engine.run_on(runtime, "address", start=start):
                 yield
             tasks.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Let go of what the host's processes hold."""
+        """Release what the host's processes use."""
         os.close(self._descriptor)
         for container in self.host.containers.values():
             container.close()

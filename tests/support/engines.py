@@ -1,4 +1,4 @@
-"""A whole engine for tests: a process of its own on directories of its own, with plugins that do what they are told."""
+"""A whole engine for tests: a process of its own on directories of its own, with plugins that do what requests name."""
 
 import contextlib
 import http.client
@@ -23,29 +23,31 @@ from urllib.parse import quote
 
 import anyio
 
-from moorage.serving import ServeOptions, take_down
+from moorage.daemon import ServeOptions, stop_engine
 from support import leftovers
 from support.foreground import wait_until
+from support.limits import limit
 
 SOURCE = Path(__file__).with_name("actor.c")
+WITHIN = limit(30.0)
 SERVE = """
 import gc
 gc.disable()  # nothing of an import is garbage, as moorage serve has it
-import anyio, json, logging, sys
+import anyio, json, logging, os, sys
 from dataclasses import replace
 from pathlib import Path
-from moorage.distribution.hosts import Options
-from moorage.engine.packages import Registries
+from moorage.registry.hosts import Options
+from moorage.engine.installation import Registries
 import msgspec
 from moorage.plugins import Confinement, parse_policy
-from moorage.serving import ServeOptions, run_engine, take_down
+from moorage.daemon import ServeOptions, run_engine, stop_engine
 from moorage.timeouts import DEFAULT
 gc.freeze()
 gc.enable()
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-what = {"serve": run_engine, "down": take_down}[sys.argv[1]]
-_, _, root, exec_root, containerd, namespace, metrics, wishes = sys.argv
-more = json.loads(wishes)
+what = {"serve": run_engine, "down": stop_engine}[sys.argv[1]]
+_, _, root, exec_root, containerd, namespace, metrics, serve_options = sys.argv
+more = json.loads(serve_options)
 certificates = tuple(Path(each) for each in more.get("certificates", ()))
 hosts = Options(more.get("insecure", ()), more.get("mirrors", ()), certificates)
 policy = parse_policy(json.dumps(more["policy"]).encode()) if "policy" in more else None
@@ -59,6 +61,7 @@ options = ServeOptions(
     registries=Registries(hosts, policy),
     live_restore=more.get("live_restore", True),
     shim=more.get("shim", "each"),
+    runtime=more.get("runtime") or os.environ["MOORAGE_RUNTIME"],
     confinement=msgspec.convert(more.get("confinement", {}), Confinement),
 )
 sys.exit(anyio.run(what, options, backend_options={"use_uvloop": True}))
@@ -137,25 +140,30 @@ class EngineProcess:
         containerd: str = "",
         namespace: str = "plugins.moby",
         metrics: str = "",
-        **wishes: Any,
+        **serve_options: Any,
     ) -> None:
-        """``wishes``: prefix (of its command), insecure, mirrors, certificates, policy (of registries), timeouts,
-        live_restore, shim, confinement (defaults).
+        """``serve_options``: prefix (of its command), insecure, mirrors, certificates, policy (of registries),
+        timeouts, live_restore, shim, runtime, confinement (defaults).
         """
         self.root = base / "data"
         # only a name: an engine that a test never starts leaves nothing
         self.exec_root = Path(f"/run/mt-{secrets.token_hex(4)}")
         self.socket = self.exec_root / "moorage.sock"
         self.log = base / "engine.log"
-        self.containerd, self.namespace, self.metrics, self.wishes = containerd, namespace, metrics, wishes
-        self.prefix: list[str] = list(wishes.pop("prefix", ()))
+        self.containerd, self.namespace, self.metrics, self.serve_options = (
+            containerd,
+            namespace,
+            metrics,
+            serve_options,
+        )
+        self.prefix: list[str] = list(serve_options.pop("prefix", ()))
         self.child: subprocess.Popen[bytes] | None = None
 
     # the process
 
     def _popen(self, verb: str) -> subprocess.Popen[bytes]:
-        places = [str(self.root), str(self.exec_root), self.containerd, self.namespace]
-        arguments = [verb, *places, self.metrics, json.dumps(self.wishes)]
+        paths = [str(self.root), str(self.exec_root), self.containerd, self.namespace]
+        arguments = [verb, *paths, self.metrics, json.dumps(self.serve_options)]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [*self.prefix, sys.executable, "-c", SERVE, *arguments],
@@ -171,10 +179,10 @@ class EngineProcess:
             self.wait_until(lambda: self.info()["Moorage"]["Problem"] == "", "the engine has containerd")
         return self
 
-    def wait_until(self, condition: Any, what: str, within: float = 30.0) -> None:
-        """Wait until a condition over the API holds; one that cannot be asked yet does not."""
+    def wait_until(self, condition: Any, what: str, within: float = WITHIN) -> None:
+        """Wait until a condition over the API is true; a failed request counts as false."""
 
-        def holds() -> bool:
+        def is_met() -> bool:
             child = self.child
             assert child is None or child.poll() is None, f"the engine ended: {self.log.read_text()[-4000:]}"
             try:
@@ -182,52 +190,63 @@ class EngineProcess:
             except (OSError, http.client.HTTPException):
                 return False
 
-        wait_until(holds, what, within)
+        wait_until(is_met, what, within)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Signal it and take its status."""
         assert self.child is not None
         self.child.send_signal(number)
-        status = self.child.wait(30)
+        status = self.child.wait(limit(30))
         self.child = None
         return status
 
     def down(self) -> None:
         """``moorage down``: everything ends but the data."""
         done = self._popen("down")
-        assert done.wait(60) == 0, self.log.read_text()[-4000:]
+        assert done.wait(limit(60)) == 0, self.log.read_text()[-4000:]
         if self.child is not None:
-            assert self.child.wait(10) == 0
+            assert self.child.wait(limit(10)) == 0
             self.child = None
 
     def close(self) -> None:
         """Take everything down whatever the test did; nothing is left but the data. Raises where something is."""
         if self.child is not None and self.child.poll() is not None:
             self.child = None
+        if self.prefix[:1] == ["nsenter"]:  # its mounts are visible in its mount namespace only
+            self.down()
+            assert self.left() == []
+            shutil.rmtree(self.exec_root, ignore_errors=True)
+            return
         options = ServeOptions(self.root, self.exec_root, containerd=self.containerd or None, namespace=self.namespace)
         # What `moorage down` does, without a process that imports all of it once more for each engine of a test; in a
         # thread, because an event loop may run in this one.
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(lambda: anyio.run(take_down, options)).result() == 0
+            assert pool.submit(lambda: anyio.run(stop_engine, options)).result() == 0
         if self.child is not None:
-            assert self.child.wait(10) == 0
+            assert self.child.wait(limit(10)) == 0
             self.child = None
         assert self.left() == []
         shutil.rmtree(self.exec_root, ignore_errors=True)
 
     def left(self) -> list[str]:
-        """What is left outside the data directory."""
-        places = (self.exec_root, self.root)
+        """The files outside the data directory."""
+        paths = (self.exec_root, self.root)
         return [
-            *(f"mount {point}" for point in leftovers.mounts_below(*places)),
-            *(f"process {pid}" for pid in processes_below(*places)),
+            *(f"mount {point}" for point in leftovers.mounts_below(*paths)),
+            *(f"process {pid}: {b' '.join(leftovers.command_line(pid)).decode()}" for pid in processes_below(*paths)),
             *(f"file {path}" for path in sorted(self.exec_root.rglob("*")) if self.exec_root.exists()),
         ]
 
     # the API
 
     def request(
-        self, method: str, path: str, body: Any = None, *, timeout: float = 60.0, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        timeout: float = 2 * WITHIN,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
         """One request; the status and the body as they come."""
         sent = dict(headers or {})
@@ -241,7 +260,7 @@ class EngineProcess:
         finally:
             connection.close()
 
-    def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+    def request_json(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """One request; what it answers as JSON, or None. Raises: Refused."""
         status, raw = self.request(method, path, body, **more)
         if status >= 400:
@@ -249,12 +268,12 @@ class EngineProcess:
         return json.loads(raw) if raw else None
 
     def info(self) -> Any:
-        return self.ask("GET", "/info")
+        return self.request_json("GET", "/info")
 
     # packages of registries
 
     def privileges(self, remote: str, **headers: str) -> Any:
-        return self.ask("GET", f"/plugins/privileges?remote={quote(remote, safe='')}", headers=headers)
+        return self.request_json("GET", f"/plugins/privileges?remote={quote(remote, safe='')}", headers=headers)
 
     def install(self, remote: str, name: str = "", granted: Any = None, **headers: str) -> list[dict[str, Any]]:
         """Docker's pull; the lines of progress. Raises: Refused, also for a failure on the way (status 200)."""
@@ -286,35 +305,35 @@ class EngineProcess:
 
     def create(self, name: str, document: dict[str, Any] | bytes | None = None, **files: bytes) -> None:
         body = package(document if document is not None else config(), files)
-        self.ask(
+        self.request_json(
             "POST", f"/plugins/create?name={quote(name, safe='')}", body, headers={"Content-Type": "application/x-tar"}
         )
 
-    def enable(self, name: str, within: int = 30) -> None:
-        self.ask("POST", f"/plugins/{name}/enable?timeout={within}")
+    def enable(self, name: str, within: int = int(WITHIN)) -> None:
+        self.request_json("POST", f"/plugins/{name}/enable?timeout={within}")
 
     def disable(self, name: str, *, force: bool = False) -> None:
-        self.ask("POST", f"/plugins/{name}/disable{'?force=1' if force else ''}")
+        self.request_json("POST", f"/plugins/{name}/disable{'?force=1' if force else ''}")
 
     def set(self, name: str, *assignments: str) -> None:
-        self.ask("POST", f"/plugins/{name}/set", list(assignments))
+        self.request_json("POST", f"/plugins/{name}/set", list(assignments))
 
     def remove(self, name: str, *, force: bool = False) -> None:
-        self.ask("DELETE", f"/plugins/{name}{'?force=1' if force else ''}")
+        self.request_json("DELETE", f"/plugins/{name}{'?force=1' if force else ''}")
 
     def inspect(self, name: str) -> Any:
-        return self.ask("GET", f"/plugins/{name}/json")
+        return self.request_json("GET", f"/plugins/{name}/json")
 
     def more(self, name: str) -> Any:
-        """What Docker's object has no place for."""
+        """What is not in Docker's object."""
         return self.inspect(name)["Moorage"]
 
     def plugins(self) -> Any:
-        return self.ask("GET", "/plugins")
+        return self.request_json("GET", "/plugins")
 
-    def ours(self, method: str, name: str, verb: str, body: Any = None, **more: Any) -> Any:
+    def request_own(self, method: str, name: str, verb: str, body: Any = None, **more: Any) -> Any:
         """One of our own calls."""
-        return self.ask(method, f"/moorage/v1/plugins/{quote(name, safe='')}/{verb}", body, **more)
+        return self.request_json(method, f"/moorage/v1/plugins/{quote(name, safe='')}/{verb}", body, **more)
 
     def call(self, name: str, method: str) -> str:
         """What a plugin answers."""
@@ -340,13 +359,13 @@ class EngineProcess:
     def state(self, name: str) -> str:
         return str(self.more(name)["State"])
 
-    def until(self, name: str, state: str, within: float = 30.0) -> Any:
+    def until(self, name: str, state: str, within: float = WITHIN) -> Any:
         """Wait until a plugin is in this state."""
         self.wait_until(lambda: self.state(name) == state, f"{name} is {state}", within)
         return self.more(name)
 
-    def until_restarted(self, name: str, restarts: int, within: float = 30.0) -> None:
-        """Wait until a plugin is ready again after so many restarts: asked in one, else it may be ready still."""
+    def until_restarted(self, name: str, restarts: int, within: float = WITHIN) -> None:
+        """Wait until a plugin is ready again after so many restarts: in one query, else it may still be ready."""
 
         def is_ready_again() -> bool:
             more = self.more(name)
@@ -355,14 +374,14 @@ class EngineProcess:
         self.wait_until(is_ready_again, f"{name} is restarted", within)
 
 
-def processes_below(*places: Path) -> list[int]:
+def processes_below(*paths: Path) -> list[int]:
     """Processes that name a path below one of these on their command line, zombies apart."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
             with contextlib.suppress(OSError):
                 words = Path("/proc", entry, "cmdline").read_bytes()
-                if any(f"{place}/".encode() in words for place in places):
+                if any(f"{workspace}/".encode() in words for workspace in paths):
                     found.append(int(entry))
     return found
 
@@ -380,7 +399,9 @@ def engine(base: Path, **options: Any) -> Iterator[EngineProcess]:
             made.child.kill()
             made.child.wait()
         with contextlib.suppress(Exception):
-            made._popen("down").wait(60)
+            made._popen("down").wait(limit(60))
+        # processes that remain even then are the failure of this test, and must not become one of others
+        kill(processes_below(made.exec_root, made.root))
         raise
 
 
@@ -389,3 +410,8 @@ def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def root_of(house: EngineProcess, name: str) -> Path:
+    """The root file system of a plugin, as it is mounted."""
+    return Path(house.exec_root, "p", house.inspect(name)["Id"][:12], "root")

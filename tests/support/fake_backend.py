@@ -13,12 +13,10 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess
-from moorage.engine.events import EventLog
-from moorage.engine.figures import Figures, ProcessView
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
-from moorage.engine.measuring import Metrics, measure
-from moorage.engine.meter import Meter
-from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
+from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
+from moorage.engine.values import EngineInfo, Holder, PluginEvent, PluginView, PolicyChange
+from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.plugins import (
     NO_OVERRIDES,
@@ -32,12 +30,13 @@ from moorage.plugins import (
     parse_config,
     widenings,
 )
-from support.fake_moving import FakeMoving
+from moorage.runs.http_call import PluginResponse
 from support.fake_packages import FakePackages
+from support.fake_transfers import FakeTransfers
 
 
 class FakeBackend:
-    """The Backend protocol over dictionaries. ``stuck`` makes creates wait at their end, as slow storage does."""
+    """The Backend protocol over dictionaries. ``stuck`` makes creates wait before they return, as slow storage does."""
 
     def __init__(self) -> None:
         self.plugins: dict[str, PluginView] = {}
@@ -49,9 +48,9 @@ class FakeBackend:
         """Names of the plugins whose creation was cut off."""
         self.followers = 0
         self.failure: Exception | None = None
-        """What the next look at a plugin raises."""
+        """What the next lookup of a plugin raises."""
         self.packages = FakePackages(self)
-        self.moving = self.arrivals = FakeMoving(self)
+        self.transfers = FakeTransfers(self)
         self._more = anyio.Event()
 
     async def settle(self) -> None:
@@ -116,7 +115,7 @@ class FakeBackend:
             warnings=warnings,
         )
         self.plugins[view.id], self.overrides[view.id], self.lines[view.id] = view, NO_OVERRIDES, []
-        self.event_log.tell("create", view.id, local)
+        self.event_log.publish("create", view.id, local)
         return view
 
     async def enable(self, name: str, within: float) -> None:
@@ -124,7 +123,7 @@ class FakeBackend:
         if plugin.enabled:
             raise errors.Conflict(f"plugin already enabled: plugin {plugin.name} is enabled")
         self._put(replace(plugin, enabled=True, state=State.READY, ready_at=datetime.now(UTC), pid=4711))
-        self.event_log.tell("enable", plugin.id, name)
+        self.event_log.publish("enable", plugin.id, name)
 
     async def disable(self, name: str, *, force: bool) -> None:
         plugin = self.get(name)
@@ -132,13 +131,13 @@ class FakeBackend:
         if not plugin.enabled:
             raise errors.Conflict(f"plugin is already disabled: plugin {plugin.name} found but disabled")
         self._put(replace(plugin, enabled=False, state=State.DISABLED, ready_at=None, pid=None, holders=()))
-        self.event_log.tell("disable", plugin.id, name)
+        self.event_log.publish("disable", plugin.id, name)
 
     async def restart(self, name: str) -> None:
         plugin = self.get(name)
         if not plugin.enabled:
             raise errors.Conflict(f"cannot restart plugin {plugin.name}: it is disabled")
-        self.event_log.tell("restart", plugin.id, plugin.name)
+        self.event_log.publish("restart", plugin.id, plugin.name)
 
     async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
         plugin = self.get(name)
@@ -155,7 +154,7 @@ class FakeBackend:
         if plugin.enabled and not force:
             raise errors.Conflict(f"plugin {plugin.name} is enabled")
         del self.plugins[plugin.id]
-        self.event_log.tell("remove", plugin.id, name)
+        self.event_log.publish("remove", plugin.id, name)
 
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         plugin = self.get(name)
@@ -176,16 +175,16 @@ class FakeBackend:
         self._put(made)
         return made
 
-    async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
+    async def call(self, name: str, method: str, body: bytes, within: float) -> PluginResponse:
         plugin = self.get(name)
         if not plugin.enabled:
             raise errors.Conflict(f"cannot call plugin {plugin.name}: it is disabled")
-        return Answer(200 if method == "Echo" else 404, body, "application/json")
+        return PluginResponse(200 if method == "Echo" else 404, body, "application/json")
 
-    async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
+    async def acquire(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         plugin = self.get(name)
         if not plugin.enabled:
-            raise errors.Conflict(f"cannot hold plugin {plugin.name}: it is disabled")
+            raise errors.Conflict(f"cannot add a holder to plugin {plugin.name}: it is disabled")
         holder = Holder(random.token_hex(16), owner, datetime.now(UTC))
         self._put(replace(plugin, holders=(*plugin.holders, holder)))
         return holder
@@ -196,14 +195,14 @@ class FakeBackend:
             raise errors.Conflict(f"cannot find {inside} of plugin {plugin.name}: it is {plugin.state.value}")
         return f"/run/moorage/p/{plugin.id[:12]}/root{inside}"
 
-    async def figures(self, name: str) -> Figures:
+    async def usage(self, name: str) -> CgroupUsage:
         plugin = self.get(name)
         if not plugin.enabled:
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        return Figures(datetime.now(UTC), 1.5, 2**20, None, 3)
+        return CgroupUsage(datetime.now(UTC), 1.5, 2**20, None, 3)
 
     async def metrics(self) -> Metrics:
-        return await measure(Meter(), [], None)
+        return await measure(EngineCounters(), [], None)
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
         self.get(name)
@@ -217,7 +216,7 @@ class FakeBackend:
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         raise errors.NotFound(f"plugin {self.get(name).name} has no added process {exec_id}")
 
-    async def until_asked_to_let_go(self, name: str, token: str) -> None:
+    async def wait_release_requested(self, name: str, token: str) -> None:
         await anyio.sleep_forever()
 
     async def release(self, name: str, token: str) -> None:
@@ -257,9 +256,9 @@ class FakeBackend:
         self._more.set()
 
     @asynccontextmanager
-    async def events(self, *, since: int | None, until: int | None) -> AsyncIterator[AsyncIterator[Happened]]:
-        async with self.event_log.listen(since, until) as happened:
-            yield happened
+    async def events(self, *, since: int | None, until: int | None) -> AsyncIterator[AsyncIterator[PluginEvent]]:
+        async with self.event_log.listen(since, until) as events:
+            yield events
 
     def _put(self, plugin: PluginView) -> None:
         self.plugins[plugin.id] = plugin

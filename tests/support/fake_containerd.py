@@ -1,7 +1,7 @@
-"""A containerd in memory: ``FakeContainerd`` is what it and the disk hold, ``FakeContainers`` a client of it.
+"""A containerd in memory: ``FakeContainerd`` is its state and the disk's, ``FakeContainers`` a client of it.
 
-The client has the contract of ``moorage.containerd.containers.BundledContainers``; ``tests/contract`` holds it to that.
-Beyond it, a test can lose the connection, drop, hold or repeat events, hang a shim, and make call k fail or be
+The client has the contract of ``moorage.containerd.containers.BundledContainers``; ``tests/contract`` checks that.
+Beyond it, a test can lose the connection, drop, delay or repeat events, hang a shim, and make call k fail or be
 cancelled, before its effect or after it (the answer is lost then).
 """
 
@@ -74,7 +74,7 @@ class FakeContainerd:
     records: dict[str, Record] = field(default_factory=dict)
     tasks: dict[str, FakeTask] = field(default_factory=dict)
     pipes: dict[str, tuple[FakePipe, FakePipe]] = field(default_factory=dict)
-    """The FIFOs that are there as files."""
+    """The FIFOs that exist as files."""
     bundles: set[str] = field(default_factory=set)
     notes: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
     """How ended tasks ended, as it lies in their directories."""
@@ -82,17 +82,17 @@ class FakeContainerd:
     up: bool = True
     deaf: bool = False
     """Events are lost."""
-    held: list[Envelope] | None = None
+    delayed: list[Envelope] | None = None
     """Where it is a list, events wait in it for ``release``."""
     blind: bool = False
-    """The kernel does not tell of ended processes."""
+    """The kernel does not report exited processes."""
     subscribers: list[MemoryObjectSendStream[Envelope]] = field(default_factory=list)
     subscriptions: int = 0
     pids: Any = field(default_factory=lambda: count(1000))
     ends: dict[int, anyio.Event] = field(default_factory=dict)
 
     def left(self) -> list[str]:
-        """What there is, in words; empty when nothing is left."""
+        """What there is, as text; empty when nothing is left."""
         return [
             *(f"record {id}" for id in self.records),
             *(f"task {id}" for id in self.tasks),
@@ -105,7 +105,7 @@ class FakeContainerd:
     # what happens to processes
 
     def end(self, id: str, code: int, *, oom: bool = False) -> None:
-        """The first process of a task ends by itself."""
+        """The first process of a task exits by itself."""
         task = self.tasks[id]
         if task.status is Status.STOPPED:
             return
@@ -136,7 +136,7 @@ class FakeContainerd:
         self.up = True
 
     def end_subscriptions(self) -> None:
-        """The streams break; a new one can be had at once."""
+        """The streams break; a new one works at once."""
         for subscriber in self.subscribers:
             subscriber.close()
         self.subscribers.clear()
@@ -144,8 +144,8 @@ class FakeContainerd:
     def publish(self, event: Event) -> None:
         """Send an event to every subscriber, as far as events arrive at all."""
         envelope = Envelope(self.namespace, "/tasks/test", datetime.now(UTC), event)
-        if self.held is not None:
-            self.held.append(envelope)
+        if self.delayed is not None:
+            self.delayed.append(envelope)
         elif not self.deaf:
             self.send(envelope)
 
@@ -154,9 +154,9 @@ class FakeContainerd:
             subscriber.send_nowait(envelope)
 
     def release(self) -> None:
-        """Send the held events, and hold no more."""
-        held, self.held = self.held or [], None
-        for envelope in held:
+        """Send the delayed events, and delay no more."""
+        delayed, self.delayed = self.delayed or [], None
+        for envelope in delayed:
             self.send(envelope)
 
 
@@ -326,13 +326,13 @@ class FakeContainers:
 
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
         world = self.world
-        ended = await self._kill_and_delete(id)
-        if ended is None and id in world.tasks:
+        exit = await self._kill_and_delete(id)
+        if exit is None and id in world.tasks:
             async with self._call("create_container", id):
                 world.records[id] = Record({}, {"bundle": ""}, RuntimeOptions(), ())
-            ended = await self._kill_and_delete(id)
+            exit = await self._kill_and_delete(id)
         world.obstacles.discard((id, RUNTIME_STATE))
-        return ended if ended is not None else world.notes.get(id, (None, None))
+        return exit if exit is not None else world.notes.get(id, (None, None))
 
     async def _kill_and_delete(self, id: str) -> tuple[int, datetime | None] | None:
         try:
@@ -345,7 +345,7 @@ class FakeContainers:
                 self._kill(task, 9)
             async with self._call("wait", id):
                 if self._task(id).status is not Status.STOPPED:
-                    raise errors.Unavailable(f"cannot end container {id}, its process may still live")
+                    raise errors.Unavailable(f"cannot stop container {id}, its process may still run")
         except errors.NotFound:
             pass
         try:
@@ -389,7 +389,7 @@ class FakeContainers:
             async def envelopes() -> AsyncIterator[Envelope]:
                 async for envelope in receive:
                     yield envelope
-                raise errors.Unavailable("containerd ended the stream of Events.Subscribe")
+                raise errors.Unavailable("containerd closed the stream of Events.Subscribe")
 
             try:
                 yield envelopes()

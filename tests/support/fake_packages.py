@@ -8,11 +8,10 @@ import anyio
 import anyio.lowlevel
 
 from moorage import errors
-from moorage.distribution.auth import Credentials
-from moorage.distribution.source import Progress, Report
-from moorage.engine.consent import Request
-from moorage.engine.packages import Operation
-from moorage.engine.values import PluginView, Terms
+from moorage.engine.grants import PrivilegeRequest
+from moorage.engine.installation import Operation
+from moorage.engine.values import InstallOptions, PluginView
+from moorage.packages.source import ProgressStep, ReportProgress
 from moorage.plugins import (
     NO_OVERRIDES,
     Config,
@@ -25,6 +24,7 @@ from moorage.plugins import (
     local_name,
     parse_reference,
 )
+from moorage.registry.credentials import Credentials
 
 
 class FakePackages:
@@ -33,7 +33,7 @@ class FakePackages:
     def __init__(self, owner: Any) -> None:
         self.there: dict[str, Config] = {}
         """By full reference."""
-        self.asked: list[tuple[str, Terms | None, Credentials]] = []
+        self.requests: list[tuple[str, InstallOptions | None, Credentials]] = []
         self.failure: Exception | None = None
         """What happens to an operation after its first line."""
         self.stuck = False
@@ -48,28 +48,30 @@ class FakePackages:
     async def privileges(self, text: str, credentials: Credentials) -> Sequence[Privilege]:
         return compute_privileges(self._find(text, None, credentials))
 
-    async def request(self, text: str, name: str, terms: Terms, credentials: Credentials) -> Request:
+    async def request(self, text: str, name: str, terms: InstallOptions, credentials: Credentials) -> PrivilegeRequest:
         config = self._find(text, terms, credentials) if text else self._owner.get(name).config
         settings = effective_settings(config, apply_settings(config, NO_OVERRIDES, terms.assignments))
-        wanted = compute_privileges(config, settings)
+        requested = compute_privileges(config, settings)
         before = self._owner.get(name).privileges if name else ()
-        return Request(wanted, tuple(find_missing(wanted, before)), "")
+        return PrivilegeRequest(requested, tuple(find_missing(requested, before)), "")
 
-    async def grant(self, name: str, terms: Terms) -> PluginView:
+    async def grant(self, name: str, terms: InstallOptions) -> PluginView:
         plugin: PluginView = self._owner.get(name)
         if terms.granted is not None:
             check_granted(plugin.privileges, terms.granted)
         return plugin
 
     @asynccontextmanager
-    async def pull(self, text: str, name: str, terms: Terms, credentials: Credentials) -> AsyncIterator[Operation]:
+    async def pull(
+        self, text: str, name: str, terms: InstallOptions, credentials: Credentials
+    ) -> AsyncIterator[Operation]:
         config = self._find(text, terms, credentials)
         local = local_name(name) if name else parse_reference(text).local_name
         if any(plugin.name == local for plugin in self._owner.list()):
             raise errors.Conflict(f"plugin {local} already exists")
         check_granted(compute_privileges(config), terms.granted or ())
 
-        async def run(report: Report) -> None:
+        async def run(report: ReportProgress) -> None:
             await self._work(report)
             self._owner.add(local, config)
 
@@ -77,7 +79,7 @@ class FakePackages:
 
     @asynccontextmanager
     async def upgrade(
-        self, name: str, text: str, terms: Terms, credentials: Credentials, *, restart: bool, force: bool
+        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, *, restart: bool, force: bool
     ) -> AsyncIterator[Operation]:
         plugin: PluginView = self._owner.get(name)
         self._find(text or plugin.reference, terms, credentials)
@@ -85,17 +87,17 @@ class FakePackages:
             raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
         yield Operation(plugin.name, self._work)
 
-    def _find(self, text: str, terms: Terms | None, credentials: Credentials) -> Config:
+    def _find(self, text: str, terms: InstallOptions | None, credentials: Credentials) -> Config:
         reference = str(parse_reference(text).with_default_tag())
-        self.asked.append((reference, terms, credentials))
+        self.requests.append((reference, terms, credentials))
         if reference not in self.there:
             raise errors.NotFound(f"cannot read {text}: there is none")
         return self.there[reference]
 
-    async def _work(self, report: Report) -> None:
-        report(Progress("Pulling from a/b", "latest"))
+    async def _work(self, report: ReportProgress) -> None:
+        report(ProgressStep("Pulling from a/b", "latest"))
         for at in range(1, 1001):
-            report(Progress("Downloading", "0123456789ab", at, 1000, is_of_blob=True))
+            report(ProgressStep("Downloading", "0123456789ab", at, 1000, is_of_blob=True))
         self.under_way += 1
         try:
             await anyio.lowlevel.checkpoint()
@@ -105,4 +107,4 @@ class FakePackages:
             self.under_way -= 1
         if self.failure is not None:
             raise self.failure
-        report(Progress("Complete", "0123456789ab", is_of_blob=True))
+        report(ProgressStep("Complete", "0123456789ab", is_of_blob=True))

@@ -1,4 +1,4 @@
-"""Pipes in memory, with what matters of FIFOs: bounded, ended by their writer, kept while nobody reads."""
+"""Pipes in memory, with what matters of FIFOs: bounded, closed by their writer, stored while there is no reader."""
 
 import anyio
 
@@ -10,7 +10,7 @@ class FakePipe:
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self.ended = False
+        self.closed = False
         self.readers = 0
         self._changed = anyio.Event()
 
@@ -23,7 +23,7 @@ class FakePipe:
             self.change()
 
     def end(self) -> None:
-        self.ended = True
+        self.closed = True
         self.change()
 
     def change(self) -> None:
@@ -52,7 +52,7 @@ class FakeReader:
                 self._pipe.data.clear()
                 self._pipe.change()
                 return data
-            if self._pipe.ended:
+            if self._pipe.closed:
                 return b""
             await self._pipe.wait()
 
@@ -68,7 +68,7 @@ class FakeReader:
 
 
 class FakeInput:
-    """The write end of a stdin that nobody asked for."""
+    """The write end of a stdin that was not requested."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -78,7 +78,7 @@ class FakeInput:
 
 
 class FakeStdio:
-    """The streams of a task, as the client hands them to whoever attaches."""
+    """The streams of a task, as the client hands them to the caller that attaches."""
 
     def __init__(self, stdout: FakePipe, stderr: FakePipe, stdin: FakeInput | None = None) -> None:
         self.stdout = FakeReader(stdout)

@@ -13,7 +13,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Seen:
-    """A request as it came."""
+    """A request as it was received."""
 
     method: str
     path: str
@@ -150,7 +150,7 @@ def cut(request: web.Request) -> None:
     request.transport.abort()
 
 
-def trickles(length: int | None, pause: float = 0.05, piece: bytes = b"x", **headers: str) -> Answer:
+def sends_slowly(length: int | None, pause: float = 0.05, piece: bytes = b"x", **headers: str) -> Answer:
     """A body that never ends, a piece after each pause."""
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -1,5 +1,5 @@
 """`moorage run` as a child, on a machine within this one: with mounts, /run and /var/tmp of its own, so that whatever
-it leaves is seen, nobody else's runs are touched, and commands and devices can be hidden from it.
+it leaves is seen, no other runs are touched, and commands and devices can be hidden from it.
 """
 
 import json
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from support import leftovers
-from support.waiting import PATIENCE_SECONDS
+from support.conditions import TIMEOUT_SECONDS
+from support.limits import limit
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 SOCKET = "/run/docker/plugins/it.sock"
-_LOOK_AGAIN_SECONDS = 0.005
+_POLL_SECONDS = 0.005
 
 LISTEN = f"""
 import os, signal, socket, sys, time
@@ -50,13 +51,13 @@ while True:
 """A plugin that answers every call with what it implements. It ends by SIGTERM with 7."""
 
 
-def wait_until(condition: Callable[[], object], what: str, within: float = PATIENCE_SECONDS) -> None:
-    """Return as soon as the condition holds. Raises: AssertionError that says what did not come."""
-    deadline, pause = time.monotonic() + within, _LOOK_AGAIN_SECONDS
+def wait_until(condition: Callable[[], object], what: str, within: float = TIMEOUT_SECONDS) -> None:
+    """Return as soon as the condition is true. Raises: AssertionError that says what did not come."""
+    deadline, pause = time.monotonic() + within, _POLL_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"did not come within {within:g} s: {what}"
         time.sleep(pause)
-        pause = min(1.5 * pause, 5 * _LOOK_AGAIN_SECONDS)  # it takes processor time from what it waits for
+        pause = min(1.5 * pause, 5 * _POLL_SECONDS)  # it takes processor time from what it waits for
 
 
 def make_plugin(directory: Path, entrypoint: str | Sequence[str], **config: Any) -> Path:
@@ -79,9 +80,9 @@ def make_plugin(directory: Path, entrypoint: str | Sequence[str], **config: Any)
 
 
 class Machine:
-    """A mount namespace, held open by a sleeping process, with an empty /run and /var/tmp.
+    """A mount namespace, which a sleeping process keeps open, with an empty /run and /var/tmp.
 
-    At the end of its block nothing may be left of what ran on it.
+    At the end of its block nothing that ran on it may remain.
     """
 
     def __init__(self, prepare: str = "") -> None:
@@ -107,8 +108,8 @@ class Machine:
 
     def hide(self, name: str) -> None:
         """Let there be no command of this name."""
-        places = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-        found = {os.path.realpath(f"{place}/{name}") for place in [*places, *os.get_exec_path()]}
+        directories = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+        found = {os.path.realpath(f"{workspace}/{name}") for workspace in [*directories, *os.get_exec_path()]}
         for path in filter(os.path.exists, found):
             self.do(f"touch /run/no; chmod 0 /run/no; mount --bind /run/no {path}; rm -rf /run/no /run/mount")
             self._mounts.append(path)
@@ -121,20 +122,22 @@ class Machine:
         """The machine's mount points."""
         return [line.split()[4] for line in Path(f"/proc/{self._holder.pid}/mountinfo").read_text().splitlines()]
 
-    def start(self, *words: str | Path, wrapper: Sequence[str] = (), **options: Any) -> "Run":
-        """Start `moorage --json run` with these words."""
-        run = Run(self, ["--json", "run", *map(str, words)], wrapper=wrapper, **options)
+    def start(
+        self, *words: str | Path, wrapper: Sequence[str] = (), before: Sequence[str] = (), **options: Any
+    ) -> "Run":
+        """Start `moorage --json run` with these words; ``before``: options of the program itself."""
+        run = Run(self, [*before, "--json", "run", *map(str, words)], wrapper=wrapper, **options)
         self.runs.append(run)
         return run
 
     def moorage(
         self, *words: str | Path, wrapper: Sequence[str] = (), env: Mapping[str, str] | None = None, **options: Any
     ) -> "subprocess.CompletedProcess[str]":
-        """Run any `moorage` command to its end."""
+        """Run any `moorage` command until it exits."""
         command = self.command(*wrapper, sys.executable, "-m", "moorage", *words)
         pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "surrogateescape"}
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            command, env=environment(env), timeout=60, check=False, **{**pipes, **options}
+            command, env=environment(env), timeout=limit(60), check=False, **{**pipes, **options}
         )
         return done
 
@@ -146,11 +149,11 @@ class Machine:
 
     def processes(self, name: str = "") -> list[int]:
         """What runs on the machine besides its holder, plugins included, by the beginning of their names."""
-        ours = os.readlink(f"/proc/{self._holder.pid}/ns/mnt")
+        own_namespace = os.readlink(f"/proc/{self._holder.pid}/ns/mnt")
         found = []
         for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
             try:
-                is_here = os.readlink(f"/proc/{pid}/ns/mnt") == ours
+                is_here = os.readlink(f"/proc/{pid}/ns/mnt") == own_namespace
                 comm = Path(f"/proc/{pid}/comm").read_text()
             except OSError:
                 continue
@@ -163,7 +166,7 @@ class Machine:
         return [pid for id in self.ids for pid in leftovers.processes_in(f"/moorage/{id}")]
 
     def left(self) -> list[str]:
-        """What there is on the machine that was not there in the beginning."""
+        """What exists on the machine that did not exist in the beginning."""
         self.ids |= {run.id for run in self.runs if run.id}
         names = [self.inside("/run"), self.inside("/var/tmp")]
         return [
@@ -174,7 +177,7 @@ class Machine:
         ]
 
     def assert_nothing_left(self) -> None:
-        """Fail with the names of what is left, at once: `moorage run` waits for the end of everything."""
+        """Fail with the names of leftovers, at once: `moorage run` waits for everything to stop."""
         found = self.left()
         assert not found, f"left behind: {found}"
 
@@ -265,9 +268,9 @@ class Run:
         """Send a signal, if one is given, and wait for the end; the exit status."""
         if number is not None:
             self.child.send_signal(number)
-        status = self.child.wait(60)
+        status = self.child.wait(limit(60))
         for reader in self._readers:
-            reader.join(PATIENCE_SECONDS)
+            reader.join(TIMEOUT_SECONDS)
         for stream in (self.child.stdout, self.child.stderr):
             if stream is not None:
                 stream.close()
@@ -285,7 +288,7 @@ class Run:
 
     @property
     def exit(self) -> dict[str, Any]:
-        """The event that tells of the plugin's end, without its kind."""
+        """The event of the plugin's exit, without its kind."""
         (event,) = self.all("exit")
         return {key: value for key, value in event.items() if key != "event"}
 
@@ -305,7 +308,7 @@ class Run:
 
 
 def environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Ours, with Moorage's source in the path; a value of "" takes a variable out."""
+    """The test's, with Moorage's source in the path; a value of "" takes a variable out."""
     made = {**os.environ, "PYTHONPATH": str(SOURCE), "TMPDIR": "", **(more or {})}
     return {name: value for name, value in made.items() if value}
 

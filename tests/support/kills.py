@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from moorage._lib.pidfd import wait_for_end
 from moorage.containerd.client import Client
 from moorage.containerd.supervisor import PrivateContainerd
 from moorage.containerd.types import Status
-from support.waiting import eventually
+from moorage.host.processes import wait_for_exit
+from support.conditions import eventually
 
 
 async def kill(pid: int) -> None:
     """SIGKILL, and wait for the end."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    await wait_for_end(pid)
+    await wait_for_exit(pid)
 
 
 async def kill_task(client: Client, id: str) -> None:
@@ -31,14 +31,14 @@ async def kill_task(client: Client, id: str) -> None:
 
 
 async def kill_containerd(containerd: PrivateContainerd) -> None:
-    """SIGKILL containerd; its containers and shims live on."""
+    """SIGKILL containerd; its containers and shims keep running."""
     pid = containerd.find()
     if pid is not None:
         await kill(pid)
 
 
 async def replace_containerd(containerd: PrivateContainerd) -> None:
-    """SIGKILL containerd and start another in its place."""
+    """SIGKILL containerd and start another instead."""
     await kill_containerd(containerd)
     await containerd.ensure()
 

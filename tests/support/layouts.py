@@ -1,4 +1,4 @@
-"""OCI layouts for tests: images and plugins built blob by blob, as tars that can be told wrong."""
+"""OCI layouts for tests: images and plugins built blob by blob, as tars that can be made wrong."""
 
 import gzip
 import hashlib
@@ -49,9 +49,11 @@ class Layout:
         return self.add(json.dumps(document).encode(), media_type, **more)
 
     def layer(self, plain: bytes, kind: str = "gzip") -> Descriptor:
-        """A layer of these files: gzip, plain, or of a type that is not understood."""
+        """A layer of these files: gzip, of one member or several, plain, or of a type that is not understood."""
         if kind == "gzip":
             return self.add(gzip.compress(plain, mtime=0), f"{OCI_LAYER}+gzip")
+        if kind == "gzip members":
+            return self.add(gzip_members(plain), f"{OCI_LAYER}+gzip")
         return self.add(plain, OCI_LAYER if kind == "plain" else f"{OCI_LAYER}+{kind}")
 
     def manifest(self, config: Descriptor, layers: list[Descriptor], media_type: str = OCI, **more: Any) -> Descriptor:
@@ -87,6 +89,11 @@ class Layout:
     def tar(self, **more: bytes) -> bytes:
         """The layout as an archive, and these files with it (``config_json`` for config.json)."""
         return tar_of({**{name.replace("_", "."): data for name, data in more.items()}, **self.files()})
+
+
+def gzip_members(plain: bytes, size: int = 70_001) -> bytes:
+    """The bytes as gzip of several members, as pigz and other parallel compressors write."""
+    return b"".join(gzip.compress(plain[at : at + size], mtime=0) for at in range(0, len(plain), size))
 
 
 def tar_of(files: dict[str, bytes], prefix: str = "") -> bytes:

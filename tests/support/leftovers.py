@@ -21,7 +21,7 @@ def _read(path: str) -> bytes:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
+    """Whether the process exists and is no zombie."""
     state = _read(f"/proc/{pid}/stat").rpartition(b") ")[2][:1]
     return state not in (b"", b"Z", b"X")
 
@@ -32,23 +32,23 @@ def command_line(pid: int) -> list[bytes]:
 
 def shims(namespace: str, id: str | None = None) -> list[int]:
     """The shims of a namespace, or of one container in it."""
-    wanted = [b"-namespace", namespace.encode()] + ([b"-id", id.encode()] if id else [])
+    expected = [b"-namespace", namespace.encode()] + ([b"-id", id.encode()] if id else [])
     found = []
     for pid in _processes():
         words = command_line(pid)
-        if b"containerd-shim" in words[0] and all(word in words for word in wanted) and is_alive(pid):
+        if b"containerd-shim" in words[0] and all(word in words for word in expected) and is_alive(pid):
             found.append(pid)
     return found
 
 
 def processes_in(cgroup: str) -> list[int]:
-    """The live processes in any control group whose path holds this text."""
+    """The live processes in any control group whose path contains this text."""
     return [pid for pid in _processes() if cgroup.encode() in _read(f"/proc/{pid}/cgroup") and is_alive(pid)]
 
 
 def cgroup_directories(parent: str, prefix: str) -> list[Path]:
     """The control groups of this name's beginning below a parent, in every hierarchy."""
-    # glob() fails where the parent goes meanwhile, with the last container of somebody else
+    # glob() fails where the parent goes meanwhile, with the last container of another test
     parents = [CGROUPS / parent, *(CGROUPS / each / parent for each in os.listdir(CGROUPS))]
     found = []
     for directory in parents:

@@ -4,6 +4,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.limits import limit
+
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -33,5 +35,5 @@ def families(text: str) -> dict[str, tuple[str, set[str]]]:
 
 def fetch(url: str, **headers: str) -> str:
     """What a URL answers."""
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=limit(30)) as answer:
         return str(answer.read().decode())

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from support.engines import actor, config
+from support.limits import limit
 
 SCHEMA2 = "application/vnd.docker.distribution.manifest.v2+json"
 OCI = "application/vnd.oci.image.manifest.v1+json"
@@ -135,22 +136,24 @@ def push(host: str, path: str, tag: str, made: Made, *, authorization: str = "")
 
 
 def push_blob(host: str, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> str:
-    answer = _ask(host, "POST", f"/v2/{path}/blobs/uploads/", b"", headers)
-    place = urlsplit(answer["Location"])
+    answer = _request(host, "POST", f"/v2/{path}/blobs/uploads/", b"", headers)
+    workspace = urlsplit(answer["Location"])
     sent = {"Content-Type": "application/octet-stream", **(headers or {})}
-    _ask(host, "PUT", f"{place.path}?{place.query}&digest={digest_of(data)}", data, sent)
+    _request(host, "PUT", f"{workspace.path}?{workspace.query}&digest={digest_of(data)}", data, sent)
     return digest_of(data)
 
 
 def push_manifest(
     host: str, path: str, target: str, data: bytes, media_type: str, headers: Mapping[str, str] | None = None
 ) -> str:
-    _ask(host, "PUT", f"/v2/{path}/manifests/{target}", data, {"Content-Type": media_type, **(headers or {})})
+    _request(host, "PUT", f"/v2/{path}/manifests/{target}", data, {"Content-Type": media_type, **(headers or {})})
     return digest_of(data)
 
 
-def _ask(host: str, method: str, path: str, body: bytes, headers: Mapping[str, str] | None) -> http.client.HTTPMessage:
-    connection = http.client.HTTPConnection(host, timeout=60)
+def _request(
+    host: str, method: str, path: str, body: bytes, headers: Mapping[str, str] | None
+) -> http.client.HTTPMessage:
+    connection = http.client.HTTPConnection(host, timeout=limit(60))
     try:
         connection.request(method, path, body, dict(headers or {}))
         answer = connection.getresponse()

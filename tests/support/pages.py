@@ -1,6 +1,6 @@
 """A page of the documents as a reader walks through it: saves its files, types its commands, compares what it shows.
 
-In a page, "Save this as `NAME`:" stands before a block that is a file; a block of ``sh`` is commands, one a line, which
+In a page, "Save this as `NAME`:" precedes a block that is a file; a block of ``sh`` is commands, one a line, which
 may set variables for those after them; the block of ``text`` after it has lines that they print, in order, where ``…``
 stands for anything.
 """
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import moorage
 from support.foreground import wait_until
+from support.limits import limit
 
 _BLOCK = re.compile(r"(?:^Save this as `(?P<name>[^`]+)`:\n+)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
-_PATIENCE_SECONDS = 60.0
+_TIMEOUT_SECONDS = limit(60.0)
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,16 @@ def commands(text: str) -> list[str]:
 
 
 class Reader:
-    """Somebody who does what a page says, in a directory of their own, on an engine that is not in the usual places."""
+    """A reader who does what a page says, in a directory of their own, on an engine with unusual paths."""
 
-    def __init__(self, home: Path, places: Mapping[str, Path], environment: Mapping[str, str]) -> None:
-        """``places``: what pages call /run/moorage and the like, and where that is here."""
+    def __init__(self, home: Path, paths: Mapping[str, Path], environment: Mapping[str, str]) -> None:
+        """``paths``: what pages call /run/moorage and the like, and where that is here."""
         program = home / "bin/moorage"
         program.parent.mkdir(parents=True)
         source = Path(moorage.__file__).parents[1]
         program.write_text(f'#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -m moorage "$@"\n')
         program.chmod(0o755)
-        self.home, self.places = home, places
+        self.home, self.paths = home, paths
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("MOORAGE_", "DOCKER_"))},
             **environment,
@@ -77,7 +78,7 @@ class Reader:
                 (self.home / step.name).write_text(step.text)
             elif step.kind == "shows":
                 if done and done[-1].startswith("moorage logs"):  # output comes to the log when it comes
-                    self._look_again(done[-1], step.text)
+                    self._poll(done[-1], step.text)
                 assert self._misses(step.text) == [], f"after {done[-3:]} this is printed:\n{self.said}"
             elif not step.text.endswith("&") and step.text not in leave_out:
                 if at == 0 or todo[at - 1].kind != "command":
@@ -87,15 +88,15 @@ class Reader:
                 done.append(step.text)
         return done
 
-    def _look_again(self, command: str, shown: str) -> None:
-        """Repeat a command that only looks, until it shows this or patience is over."""
-        before, deadline = self._before, time.monotonic() + _PATIENCE_SECONDS
+    def _poll(self, command: str, shown: str) -> None:
+        """Repeat a command that only reads, until it shows this or the timeout is over."""
+        before, deadline = self._before, time.monotonic() + _TIMEOUT_SECONDS
         while self._misses(shown) and time.monotonic() < deadline:
             self.said = before
             self.type(command)
 
     def type(self, command: str, shown: str = "") -> None:
-        """Give one command to a shell. One that a comment tells to end by Ctrl-C ends so when it has said enough."""
+        """Run one command in a shell. One whose comment names Ctrl-C is stopped so when it has printed enough."""
         output, value = self.home / ".output", self.home / ".value"
         variable = re.match(r"([A-Z]+)=\S*", command)
         keep = f'\nprintf %s "${variable[1]}" >{value}' if variable else ""
@@ -113,9 +114,9 @@ class Reader:
 
         try:
             if is_endless:
-                wait_until(has_said, f"{command} says\n{shown}", _PATIENCE_SECONDS)
+                wait_until(has_said, f"{command} says\n{shown}", _TIMEOUT_SECONDS)
                 os.killpg(child.pid, signal.SIGINT)
-            status = child.wait(_PATIENCE_SECONDS)
+            status = child.wait(_TIMEOUT_SECONDS)
         finally:
             if child.poll() is None:
                 _end(child)
@@ -133,12 +134,12 @@ class Reader:
         ]  # fmt: skip
 
     def _moved(self, text: str) -> str:
-        for usual, here in self.places.items():
+        for usual, here in self.paths.items():
             text = text.replace(usual, str(here))
         return text
 
     def _usual(self, text: str) -> str:
-        for usual, here in self.places.items():
+        for usual, here in self.paths.items():
             text = text.replace(str(here), usual)
         return text
 
@@ -147,7 +148,7 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     """Of a failed walk: gently first, so that what it began is undone."""
     try:
         os.killpg(child.pid, signal.SIGINT)
-        child.wait(_PATIENCE_SECONDS / 2)
+        child.wait(_TIMEOUT_SECONDS / 2)
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()

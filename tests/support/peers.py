@@ -10,10 +10,10 @@ from moorage import errors
 from moorage.containerd.types import RuntimeOptions
 from moorage.executor import ContainerClient
 from support import fake_containerd, specs
+from support.conditions import eventually
 from support.fake_containerd import FakeContainerd, FakeContainers
 from support.kills import stop
-from support.places import Place
-from support.waiting import eventually
+from support.workspace import Workspace
 
 
 class Peer(Protocol):
@@ -28,7 +28,7 @@ class Peer(Protocol):
     def spec(self, id: str, *, out: bytes = b"", err: bytes = b"", code: int | None = None) -> dict[str, Any]: ...
 
     def missing(self, id: str) -> dict[str, Any]:
-        """A spec whose command is not there."""
+        """A spec whose command does not exist."""
 
     async def left(self) -> list[str]: ...
 
@@ -109,70 +109,70 @@ class FakePeer:
 
 
 class RealPeer:
-    """A place on a real containerd."""
+    """A workspace on a real containerd."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.options = place.runtime
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.options = workspace.runtime
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[ContainerClient]:
-        async with self.place.containers() as containers:
+        async with self.workspace.containers() as containers:
             yield containers
 
     def spec(self, id: str, *, out: bytes = b"", err: bytes = b"", code: int | None = None) -> dict[str, Any]:
-        return self.place.spec(id, out=out, err=err, code=code)
+        return self.workspace.spec(id, out=out, err=err, code=code)
 
     def missing(self, id: str) -> dict[str, Any]:
-        return self.place.command(id, ["/missing/command"])
+        return self.workspace.command(id, ["/missing/command"])
 
     async def left(self) -> list[str]:
         left: list[str] = []
 
         async def is_stable() -> bool:
             # shims and control groups go a moment after their task
-            before, left[:] = list(left), await self.place.left()
+            before, left[:] = list(left), await self.workspace.left()
             return left == before or not left
 
         await eventually(is_stable)
         return left
 
     async def end(self, id: str) -> None:
-        async with self.place.client() as client:
+        async with self.workspace.client() as client:
             os.kill((await client.get_task(id)).pid, signal.SIGKILL)
 
     async def leave_task(self, id: str) -> None:
-        async with self.place.client() as client:
+        async with self.workspace.client() as client:
             await client.delete_container(id)
 
     async def leave(self, id: str, what: str) -> None:
-        runtime = self.place.root / "runtime-root" / self.place.namespace
-        directory = self.place.task_directories if what == fake_containerd.TASK_DIRECTORY else runtime
+        runtime = self.workspace.root / "runtime-root" / self.workspace.namespace
+        directory = self.workspace.task_directories if what == fake_containerd.TASK_DIRECTORY else runtime
         (directory / id).mkdir(parents=True)
 
     async def remove_fifos(self, id: str) -> None:
         for name in ("stdout", "stderr"):
-            (self.place.bundles / id / name).unlink()
+            (self.workspace.bundles / id / name).unlink()
 
     async def hang(self, id: str) -> None:
-        for pid in self.place.shims(id):
+        for pid in self.workspace.shims(id):
             stop(pid)
 
     async def go_on(self, id: str) -> None:
-        for pid in self.place.shims(id):
+        for pid in self.workspace.shims(id):
             os.kill(pid, signal.SIGCONT)
 
     async def go_down(self) -> None:
-        pid = self.place.containerd.find()
+        pid = self.workspace.containerd.find()
         assert pid
         os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: self.place.containerd.find() is None)
+        await eventually(lambda: self.workspace.containerd.find() is None)
 
     async def come_up(self) -> None:
-        await self.place.containerd.ensure()
+        await self.workspace.containerd.ensure()
 
     async def labels_of(self, id: str) -> Mapping[str, str] | None:
-        async with self.place.client() as client:
+        async with self.workspace.client() as client:
             try:
                 return (await client.get_container(id)).labels
             except errors.NotFound:

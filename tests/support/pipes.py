@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from moorage.containerd.stdio import Stdio, make_fifos, open_stdio
+from moorage.containerd.stdio import TaskFifos, make_fifos, open_stdio
+from support.limits import limit
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -18,11 +19,11 @@ class Run:
         directory.mkdir()
         self.directory = directory
         make_fifos(directory)
-        self._held = [os.open(directory / name, os.O_RDWR) for name in ("stdout", "stderr")]
+        self._open_ends = [os.open(directory / name, os.O_RDWR) for name in ("stdout", "stderr")]
         self._out = os.open(directory / "stdout", os.O_WRONLY | os.O_NONBLOCK)
         self._err = os.open(directory / "stderr", os.O_WRONLY | os.O_NONBLOCK)
 
-    def stdio(self) -> Stdio:
+    def stdio(self) -> TaskFifos:
         """The read ends, as an engine opens them; the same FIFOs each time."""
         return open_stdio(self.directory)
 
@@ -31,16 +32,16 @@ class Run:
         assert os.write(self._err if error else self._out, data) == len(data)
 
     def writer(self) -> int:
-        """The write end of stdout, for somebody who may wait."""
+        """The write end of stdout, for a caller that may wait."""
         os.set_blocking(self._out, True)
         return self._out
 
     def end(self) -> None:
         """Close both. May be repeated."""
-        for descriptor in (*self._held, self._out, self._err):
+        for descriptor in (*self._open_ends, self._out, self._err):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._held, self._out, self._err = [], -1, -1
+        self._open_ends, self._out, self._err = [], -1, -1
 
 
 def keeper_pid(state: Path) -> int:
@@ -62,6 +63,6 @@ def start_keeper(state: Path, change: str = "") -> int:
 def call_keeper(state: Path) -> socket.socket:
     """A connection of one's own."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    client.settimeout(10)
+    client.settimeout(limit(10))
     client.connect(str(state / "k.sock"))
     return client

@@ -92,26 +92,26 @@ class Exchange:
     stream_id: int
     method: str
     number: int | None
-    """Its place among the counted calls; None for one that is not counted."""
+    """Its number among the counted calls; None for one that is not counted."""
 
     def cut(self) -> None:
         """End the connection."""
         self.connection.close()
 
     async def answer(self, code: int, message: str) -> None:
-        """Answer in containerd's place with a gRPC status."""
+        """Answer for containerd with a gRPC status."""
         headers = [(":status", "200"), ("content-type", "application/grpc")]
         await self.connection.to_client.headers(
             self.stream_id, [*headers, ("grpc-status", str(code)), ("grpc-message", message)], end=True
         )
 
 
-Harm = Callable[[Exchange], Awaitable[None]]
+Fault = Callable[[Exchange], Awaitable[None]]
 
 
 @dataclass
 class Proxy:
-    """Counts calls from ``arm`` on, and does ``harm`` at one of them."""
+    """Counts calls from ``arm`` on, and does ``fault`` at one of them."""
 
     upstream: str
     address: str
@@ -125,18 +125,18 @@ class Proxy:
     """Harm is done."""
 
     subscriptions: int = 0
-    _target: tuple[int, When, Harm] | None = None
+    _target: tuple[int, When, Fault] | None = None
     _counting: bool = False
     _connections: set["_Connection"] = field(default_factory=set)
     _tasks: TaskGroup | None = None
     _listening: anyio.CancelScope | None = None
 
-    def arm(self, number: int = -1, when: When = When.BEFORE, harm: Harm | None = None) -> None:
+    def arm(self, number: int = -1, when: When = When.BEFORE, fault: Fault | None = None) -> None:
         """Count from now on; do harm at this call, counted from 0 (none, where no harm is given)."""
         self.calls.clear()
         self.reached, self.done = False, anyio.Event()
         self._counting = True
-        self._target = (number, when, harm) if harm else None
+        self._target = (number, when, fault) if fault else None
 
     async def listen(self) -> None:
         """Take connections (again)."""
@@ -187,30 +187,30 @@ class Proxy:
         service, _, method = path.rpartition("/")
         name = f"{service.rpartition('.')[2]}/{method}"
         self.subscriptions += name == "Events/Subscribe"
-        # Subscriptions go on beside every operation, so they are none of its calls.
+        # Subscriptions stay open during every operation, so they are none of its calls.
         if not self._counting or name.startswith("Events/"):
             return Exchange(connection, stream_id, name, None)
         self.calls.append(name)
         return Exchange(connection, stream_id, name, len(self.calls) - 1)
 
-    def harm_for(self, exchange: Exchange, *whens: When) -> Harm | None:
+    def harm_for(self, exchange: Exchange, *whens: When) -> Fault | None:
         """What is to be done at this point of this call."""
         if self._target is None or exchange.number is None:
             return None
-        number, when, harm = self._target
-        return harm if number == exchange.number and when in whens else None
+        number, when, fault = self._target
+        return fault if number == exchange.number and when in whens else None
 
-    async def do(self, harm: Harm, exchange: Exchange) -> None:
+    async def do(self, fault: Fault, exchange: Exchange) -> None:
         self.reached = True
         try:
-            await harm(exchange)
+            await fault(exchange)
         finally:
             self.done.set()
 
-    def do_beside(self, harm: Harm, exchange: Exchange) -> None:
-        """Do it while frames go on."""
+    def do_beside(self, fault: Fault, exchange: Exchange) -> None:
+        """Do it while frames continue."""
         assert self._tasks is not None
-        self._tasks.start_soon(self.do, harm, exchange)
+        self._tasks.start_soon(self.do, fault, exchange)
 
 
 class _Side:
@@ -237,7 +237,7 @@ class _Side:
 
 
 class _Connection:
-    """One client's connection and ours to containerd for it."""
+    """One client's connection and the proxy's to containerd for it."""
 
     def __init__(self, proxy: Proxy, client: _Stream, server: _Stream) -> None:
         self._proxy = proxy
@@ -256,9 +256,9 @@ class _Connection:
         with self._scope:
             async with anyio.create_task_group() as tasks:
                 for pump in (self._requests, self._answers):
-                    tasks.start_soon(self._until_gone, pump)
+                    tasks.start_soon(self._until_closed, pump)
 
-    async def _until_gone(self, pump: Callable[[], Awaitable[None]]) -> None:
+    async def _until_closed(self, pump: Callable[[], Awaitable[None]]) -> None:
         with suppress(OSError):
             await pump()
         self._scope.cancel()
@@ -275,21 +275,21 @@ class _Connection:
     async def _request(self, frame: Frame, headers: list[tuple[str, str]]) -> None:
         exchange = self._proxy.arrived(self, frame.stream_id, dict(headers)[":path"])
         self._exchanges[frame.stream_id] = exchange
-        if harm := self._proxy.harm_for(exchange, When.BEFORE):
+        if fault := self._proxy.harm_for(exchange, When.BEFORE):
             self._dropped.add(frame.stream_id)
-            self._proxy.do_beside(harm, exchange)
+            self._proxy.do_beside(fault, exchange)
             return
         await self._to_server.headers(frame.stream_id, headers, end="END_STREAM" in frame.flags)
-        if harm := self._proxy.harm_for(exchange, When.AMID):
-            self._proxy.do_beside(harm, exchange)
+        if fault := self._proxy.harm_for(exchange, When.AMID):
+            self._proxy.do_beside(fault, exchange)
 
     async def _answers(self) -> None:
         async for frame, headers in _Reader(self._server).frames():
             exchange = self._exchanges.get(frame.stream_id)
-            harm = self._proxy.harm_for(exchange, When.AFTER) if exchange else None
-            if exchange and harm:
+            fault = self._proxy.harm_for(exchange, When.AFTER) if exchange else None
+            if exchange and fault:
                 if "END_STREAM" in frame.flags:
-                    self._proxy.do_beside(harm, exchange)
+                    self._proxy.do_beside(fault, exchange)
             elif headers is not None:
                 await self.to_client.headers(frame.stream_id, headers, end="END_STREAM" in frame.flags)
             else:
@@ -338,21 +338,21 @@ async def cut(exchange: Exchange) -> None:
     exchange.cut()
 
 
-def refuse(proxy: Proxy, seconds: float) -> Harm:
-    """The connection ends, and nobody listens for a while."""
+def refuse(proxy: Proxy, seconds: float) -> Fault:
+    """The connection ends, and there is no listener for a while."""
 
-    async def harm(_exchange: Exchange) -> None:
+    async def fault(_exchange: Exchange) -> None:
         proxy.refuse()
         await anyio.sleep(seconds)
         await proxy.listen()
 
-    return harm
+    return fault
 
 
-def answer(code: int, message: str = "a fault of this test") -> Harm:
+def answer(code: int, message: str = "a fault of this test") -> Fault:
     """The call fails with this gRPC status."""
 
-    async def harm(exchange: Exchange) -> None:
+    async def fault(exchange: Exchange) -> None:
         await exchange.answer(code, message)
 
-    return harm
+    return fault

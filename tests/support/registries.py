@@ -14,7 +14,9 @@ from typing import Any
 import anyio
 import anyio.abc
 
-START_SECONDS = 20.0
+from support.limits import limit
+
+START_SECONDS = limit(20.0)
 
 USER, PASSWORD = "me", "secret"
 _HTPASSWD = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"  # bcrypt of PASSWORD
@@ -76,7 +78,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], served: Served) -> None:
         try:
             socket.create_connection(("127.0.0.1", served.port), timeout=1).close()
         except OSError:
-            time.sleep(0.02)  # it is not ready yet, and tells nobody when it is
+            time.sleep(0.02)  # it is not ready yet, and there is no event for it
         else:
             return
     raise AssertionError(f"docker-registry does not start: {served.text()}")
@@ -145,7 +147,7 @@ def _openssl(*arguments: str | Path, input: bytes | None = None) -> bytes:
 
 @dataclass
 class Proxy:
-    """Leads everything to one port, whatever name is asked for, and notes the first lines of requests."""
+    """Leads everything to one port, whatever name is requested, and notes the first lines of requests."""
 
     port: int
     target: int
@@ -175,7 +177,7 @@ async def _pump(source: anyio.abc.SocketStream, sink: anyio.abc.SocketStream) ->
             await sink.send(data)
         await sink.send_eof()
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-        pass  # an end that is gone; the other one is closed with it
+        pass  # a closed end; the other one is closed with it
 
 
 @asynccontextmanager

@@ -8,12 +8,13 @@ from typing import Any
 
 from aiohttp import web
 
-from moorage.distribution.auth import Credentials, credentials_for
-from moorage.distribution.hosts import Options
-from moorage.distribution.registry import Registry
 from moorage.plugins import Reference, parse_reference
+from moorage.registry.credentials import Credentials, credentials_for
+from moorage.registry.hosts import Options
+from moorage.registry.registry import Registry
 from moorage.timeouts import Timeouts
 from support.fault_registry import Answer, FaultRegistry, always, first, refuse
+from support.limits import limit
 
 SCHEMA2 = "application/vnd.docker.distribution.manifest.v2+json"
 DATA = random.Random(1).randbytes(1_000_000)
@@ -21,7 +22,9 @@ DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": SCHEMA2}).encode()
 MANIFEST_DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 OTHER_DIGEST = f"sha256:{hashlib.sha256(b'other').hexdigest()}"
-QUICK = Timeouts(registry_stall=0.4, registry_commit=5, registry_retry_first=0.01, registry_retry_limit=0.02)
+QUICK = Timeouts(
+    registry_stall=limit(0.4), registry_commit=limit(5), registry_retry_first=0.01, registry_retry_limit=0.02
+)
 TAG, BLOB, UPLOADS = "a/b/manifests/1", f"a/b/blobs/{DIGEST}", "a/b/blobs/uploads/"
 
 
@@ -30,7 +33,7 @@ def here(server: FaultRegistry) -> Reference:
 
 
 def talk(server: FaultRegistry, **how: Any) -> Registry:
-    """A client that is quick to lose its patience, and logs in as me."""
+    """A client with short timeouts that logs in as me."""
     me = credentials_for(server.host, Credentials("me", "secret"))
     return Registry(here(server), **{"timeouts": QUICK, "options": Options(environ={}), "credentials": me, **how})
 
@@ -82,14 +85,14 @@ def token_server(refused: str = "", status: int = 400) -> Answer:
     return answer
 
 
-def takes(server: FaultRegistry, put: Answer, place: str = "/v2/a/b/up?_state=a%2Bb%3D") -> list[bytes]:
-    """Let uploads begin, and end at a place of the server; what was stored."""
+def takes(server: FaultRegistry, put: Answer, workspace: str = "/v2/a/b/up?_state=a%2Bb%3D") -> list[bytes]:
+    """Let uploads begin, and end at a path of the server; what was stored."""
     stored: list[bytes] = []
 
     async def store(request: web.Request) -> web.StreamResponse:
         stored.append(await request.read())
         return refuse(201)
 
-    server.answers["POST", UPLOADS] = always(202, Location=place)
+    server.answers["POST", UPLOADS] = always(202, Location=workspace)
     server.answers["PUT", "a/b/up"] = first(put, store)
     return stored

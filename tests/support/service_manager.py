@@ -1,4 +1,4 @@
-"""The service manager's end: a datagram socket that hears what a service tells of itself."""
+"""The service manager's side: a datagram socket that receives the notifications of a service."""
 
 import select
 import socket
@@ -7,25 +7,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 20.0
+from support.limits import limit
+
+TIMEOUT = limit(20.0)
 
 
-class Told:
-    """What was told, message by message, and by which process."""
+class Notifications:
+    """The notifications, message by message, and their senders."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self.senders: set[int] = set()
 
-    def next(self, within: float = PATIENCE) -> dict[str, str]:
+    def next(self, within: float = TIMEOUT) -> dict[str, str]:
         """The next message. Raises: AssertionError where none comes."""
         readable, _, _ = select.select([self._listener], [], [], within)
-        assert readable, f"nothing was told within {within:g} s"
+        assert readable, f"no notification within {within:g} s"
         data, more, _, _ = self._listener.recvmsg(65536, socket.CMSG_SPACE(12))
         self.senders |= {struct.unpack("3i", raw)[0] for _, kind, raw in more if kind == socket.SCM_CREDENTIALS}
         return dict(line.split("=", 1) for line in data.decode().splitlines())
 
-    def until(self, name: str, value: str = "", within: float = PATIENCE) -> dict[str, str]:
+    def until(self, name: str, value: str = "", within: float = TIMEOUT) -> dict[str, str]:
         """The next message that has this."""
         deadline = time.monotonic() + within
         while True:
@@ -34,7 +36,7 @@ class Told:
                 return message
 
     def waiting(self) -> list[dict[str, str]]:
-        """Every message that has come and not been looked at."""
+        """Every message that was received and not read."""
         found = []
         while select.select([self._listener], [], [], 0)[0]:
             found.append(self.next(0))
@@ -42,9 +44,9 @@ class Told:
 
 
 @contextmanager
-def service_manager(path: str) -> Iterator[Told]:
+def service_manager(path: str) -> Iterator[Notifications]:
     """One that listens on a path, or on an abstract name (@...)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         listener.bind(f"\0{path[1:]}" if path.startswith("@") else path)
-        yield Told(listener)
+        yield Notifications(listener)

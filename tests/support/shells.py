@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 20.0
+from support.limits import limit
+
+TIMEOUT = limit(20.0)
 PROMPT = "ready> "
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\x07")
 
@@ -26,8 +28,8 @@ class Terminal:
         os.write(self._descriptor, text.encode())
 
     def until(self, pattern: str) -> str:
-        """Read until this is shown; its first group, or all that was shown up to it. The rest is kept."""
-        deadline = time.monotonic() + PATIENCE
+        """Read until this is shown; its first group, or all that was shown up to it. The rest is buffered."""
+        deadline = time.monotonic() + TIMEOUT
         while (found := re.search(pattern, self._shown)) is None:
             readable, _, _ = select.select([self._descriptor], [], [], max(deadline - time.monotonic(), 0.0))
             assert readable, f"{pattern!r} is not shown: {self._shown!r}"
@@ -46,17 +48,17 @@ class Terminal:
 @contextmanager
 def terminal(command: list[str], environment: dict[str, str]) -> Iterator[Terminal]:
     """The shell, ended with the block."""
-    ours, theirs = pty.openpty()
+    controller_end, terminal_end = pty.openpty()
     child = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        command, stdin=terminal_end, stdout=terminal_end, stderr=terminal_end, env=environment, start_new_session=True
     )
-    os.close(theirs)
+    os.close(terminal_end)
     try:
-        yield Terminal(ours)
+        yield Terminal(controller_end)
     finally:
         child.kill()
         child.wait()
-        os.close(ours)
+        os.close(controller_end)
 
 
 def bash(rc: Path, source: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Plays many seeded schedules on all processors, or one of them in words."""
+"""Plays many seeded schedules on all processors, or one of them as text."""
 
 import argparse
 import logging
@@ -59,7 +59,7 @@ def _play_engines(options: argparse.Namespace) -> int:
             run_in_virtual_time(Simulation(options.seed, Path(base), _write).play)
         _write("every promise holds")
         return 0
-    begun = time.monotonic()
+    started = time.monotonic()
     end = options.first + (options.schedules or 20_000)
     chunks = [range(first, min(first + _ENGINE_CHUNK, end)) for first in range(options.first, end, _ENGINE_CHUNK)]
     failures: list[tuple[int, str]] = []
@@ -68,7 +68,7 @@ def _play_engines(options: argparse.Namespace) -> int:
             failures += failed
     for seed, reason in sorted(failures)[:10]:
         _write(f"seed {seed}: {reason}\n    again, in words: scripts/simulate --engine --seed {seed}")
-    _write(f"{end - options.first} lives of engines, {len(failures)} violations, {time.monotonic() - begun:.0f} s")
+    _write(f"{end - options.first} lives of engines, {len(failures)} violations, {time.monotonic() - started:.0f} s")
     return 1 if failures else 0
 
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.seed is not None:
         return _play_one(options.seed)
     options.schedules = options.schedules or 1_000_000
-    begun = time.monotonic()
+    started = time.monotonic()
     end = options.first + options.schedules
     chunks = [range(first, min(first + _CHUNK, end)) for first in range(options.first, end, _CHUNK)]
     happenings, failures = 0, []
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(f"seed {seed}: {reason}\n    again, in words: scripts/simulate --seed {seed}")
     _write(
         f"{options.schedules} schedules, {happenings} happenings, {len(failures)} violations, "
-        f"{time.monotonic() - begun:.0f} s"
+        f"{time.monotonic() - started:.0f} s"
     )
     return 1 if failures else 0
 

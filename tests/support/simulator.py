@@ -2,8 +2,8 @@
 
 The decisions are the real ones (``moorage.executor._machine``); containerd, its event stream, the kernel and our own
 process are a model: events get lost, doubled, late or out of order, also those of earlier runs and of added processes;
-answers get lost before or after their effect; containerd and we are killed and come back, shims hang or are killed,
-pids are used again. At the end everything is up for long enough, and then the promises must hold.
+answers get lost before or after their effect; containerd and the executor are killed and restarted, shims hang or are
+killed, pids are used again. At the end everything is up for long enough, and then the promises must be fulfilled.
 """
 
 import random
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 
 from moorage.containerd.types import Status
 from moorage.executor import _machine as machine
-from moorage.executor._machine import Do, ExitSeen, Happening, Phase
+from moorage.executor._machine import Action, ExitReported, Phase, RunEvent
 
 ID = "a"
 INVENTED = 137
 CODES = (0, 1, 2, 143, INVENTED)
-LOOKS_TO_THE_END = 40
+FINAL_POLLS = 40
 """Comparisons after which everything must be settled, when nothing breaks any more."""
 
 
 RESTLESS = 50
-"""Steps after one happening from which on the machine is taken for one that never rests."""
+"""Steps after one event from which on the machine is taken for one that never rests."""
 
 
 class Violation(AssertionError):
-    """A promise does not hold."""
+    """A promise is broken."""
 
 
 @dataclass(slots=True)
-class Life:
+class LifecycleState:
     """One run as it truly is."""
 
     pid: int
@@ -38,15 +38,15 @@ class Life:
     has_task: bool = True
     """Containerd knows its task."""
     has_files: bool = True
-    """Record and directory are there."""
+    """Record and directory exist."""
     note: int | None = None
     """The exit code in its directory."""
     code: int | None = None
-    """How it truly ended; None where its shim was killed first, and nobody can know."""
+    """How it truly ended; None where its shim was killed first: then it is unknown."""
     oom: bool = False
-    told: int = 0
+    reported: int = 0
     excused: bool = False
-    """We were killed when all was removed and nobody had been told: the one gap there is."""
+    """The executor was killed when all was removed and nothing was reported: the only gap."""
 
 
 class Simulation:
@@ -59,16 +59,16 @@ class Simulation:
         self._up = True
         self._hung = False
         self._calm = False
-        self._network: list[ExitSeen] = []
-        self._inbox: list[Happening] = []
+        self._network: list[ExitReported] = []
+        self._inbox: list[RunEvent] = []
         self._later = False
-        self._run = machine.Run(ID)
-        self._ended: machine.Removed | None = None
+        self._run = machine.RunState(ID)
+        self._removed: machine.Removed | None = None
         self._oom = False
-        self._holding = False
+        self._owns = False
         self._starting = False
-        self.lives: list[Life] = []
-        self.happenings = 0
+        self.lives: list[LifecycleState] = []
+        self.events = 0
 
     # the whole
 
@@ -90,31 +90,33 @@ class Simulation:
     def _settle(self) -> None:
         self._calm, self._up, self._hung = True, True, False
         self._say("calm")
-        if not self._holding:
+        if not self._owns:
             self._restore()
         if self._starting:
             self._start_answered()
         if self._chance() < 0.7:
             self._exit()
-        for _ in range(LOOKS_TO_THE_END):
+        for _ in range(FINAL_POLLS):
             while self._inbox:
                 self._work()
-            if self._run.phase is Phase.OVER:
+            if self._run.phase is Phase.REMOVED:
                 return
             self._later = False
-            self._inbox.append(machine.Look())
+            self._inbox.append(machine.CheckRequested())
 
     def _judge(self) -> None:
         for life in self.lives:
             if life.alive:
-                self._demand(life.told == 0 and life.has_task and life.has_files, "it lives and is left alone", life)
-                self._demand(self._run.phase is Phase.RUNNING and self._run.pid == life.pid, "it is held", life)
+                self._demand(
+                    life.reported == 0 and life.has_task and life.has_files, "it is alive and left alone", life
+                )
+                self._demand(self._run.phase is Phase.RUNNING and self._run.pid == life.pid, "it is owned", life)
             else:
-                self._demand(life.told == 1 or life.excused, "its exit is told once", life)
-                self._demand(not life.has_task and not life.has_files, "nothing of it is left", life)
+                self._demand(life.reported == 1 or life.excused, "its exit is reported once", life)
+                self._demand(not life.has_task and not life.has_files, "it has no leftovers", life)
 
-    def _demand(self, holds: bool, what: str, life: Life) -> None:
-        if not holds:
+    def _demand(self, is_true: bool, what: str, life: LifecycleState) -> None:
+        if not is_true:
             raise Violation(f"{what}: {life}, {self._run}")
 
     def _say(self, what: str) -> None:
@@ -124,20 +126,20 @@ class Simulation:
     # our process
 
     @property
-    def _life(self) -> Life:
+    def _life(self) -> LifecycleState:
         return self.lives[-1]
 
     def _create(self) -> None:
         # a pid may be that of an earlier run
         pid = self._life.pid if self.lives and self._chance() < 0.2 else 100 + len(self.lives)
-        self.lives.append(Life(pid))
-        self._begin_to_hold()
+        self.lives.append(LifecycleState(pid))
+        self._take_over()
         self._starting = True
         self._say(f"create pid {pid}")
 
-    def _begin_to_hold(self) -> None:
-        self._run, self._ended, self._oom, self._later = machine.Run(ID), None, False, False
-        self._holding = True
+    def _take_over(self) -> None:
+        self._run, self._removed, self._oom, self._later = machine.RunState(ID), None, False, False
+        self._owns = True
         self._inbox.clear()
 
     def _start_answered(self) -> None:
@@ -148,7 +150,7 @@ class Simulation:
     def _restore(self) -> None:
         """As the next process does, until containerd answers all of it."""
         life = self._life
-        self._begin_to_hold()
+        self._take_over()
         if life.alive and life.has_task:
             self._start_answered()
             return
@@ -158,102 +160,102 @@ class Simulation:
         if life.has_task or life.has_files:
             life.has_task = life.has_files = False
             if known:
-                self._tell(life, code)
+                self._report(life, code)
             else:
-                life.told += 1  # no task is left to say anything: "not alive" is what there is to know
-        elif not life.told:
+                life.reported += 1  # no task is left to say anything: "not alive" is what there is to know
+        elif not life.reported:
             life.excused = True
-        self._run = machine.Run(ID, Phase.OVER)
+        self._run = machine.RunState(ID, Phase.REMOVED)
 
-    def _we_are_killed(self) -> None:
-        if not self._holding or self._starting:
+    def _kill_executor(self) -> None:
+        if not self._owns or self._starting:
             return
-        self._say("we are killed")
-        self._holding = False
+        self._say("the executor is killed")
+        self._owns = False
         self._inbox.clear()
 
-    def _we_come_back(self) -> None:
-        if not self._holding and self._up and not self._hung:
+    def _restart_executor(self) -> None:
+        if not self._owns and self._up and not self._hung:
             self._restore()
 
-    def _tell(self, life: Life, code: int | None) -> None:
-        self._say(f"told {code}")
-        life.told += 1
-        self._demand(not life.alive, "no exit is told of a process that lives", life)
-        self._demand(life.told == 1, "no exit is told twice", life)
+    def _report(self, life: LifecycleState, code: int | None) -> None:
+        self._say(f"reported {code}")
+        life.reported += 1
+        self._demand(not life.alive, "no exit is reported of a process that is alive", life)
+        self._demand(life.reported == 1, "no exit is reported twice", life)
         self._demand(code in (None, life.code), "no code is invented", life)
 
     # what the executor does for its machine
 
     def _work(self) -> None:
-        if not self._holding or not self._inbox:
+        if not self._owns or not self._inbox:
             return
-        happening: Happening | None = self._inbox.pop(0)
-        limit = self.happenings + RESTLESS
-        while happening is not None:
-            self.happenings += 1
-            if self.happenings > limit:
-                raise Violation(f"it never rests: {self._run}, {happening}")
+        event: RunEvent | None = self._inbox.pop(0)
+        limit = self.events + RESTLESS
+        while event is not None:
+            self.events += 1
+            if self.events > limit:
+                raise Violation(f"it never rests: {self._run}, {event}")
             if self._log is not None:
-                self._say(f"  {happening}")
-            self._run, do = machine.step(self._run, happening)
-            happening = self._do(do)
+                self._say(f"  {event}")
+            self._run, do = machine.step(self._run, event)
+            event = self._do(do)
 
-    def _do(self, do: Do) -> Happening | None:
-        if do is Do.ASK:
-            return self._ask()
-        if do is Do.FINISH:
+    def _do(self, do: Action) -> RunEvent | None:
+        if do is Action.QUERY:
+            return self._query()
+        if do is Action.REMOVE:
             return self._finish()
-        if do is Do.DELIVER:
+        if do is Action.DELIVER:
             self._deliver()
-        elif do is not Do.NOTHING:
+        elif do is not Action.NOTHING:
             self._later = True
         return None
 
     def _answer_is_lost(self) -> bool:
         return not self._up or (not self._calm and self._chance() < 0.15)
 
-    def _ask(self) -> Happening:
+    def _query(self) -> RunEvent:
         if self._answer_is_lost():
-            return machine.Unanswered()
+            return machine.StatusUnavailable()
         if self._hung:
-            return machine.Answered(Status.UNKNOWN)
+            return machine.StatusKnown(Status.UNKNOWN)
         life = self._life
         if not life.has_task:
-            return machine.Answered(None)
-        return machine.Answered(Status.RUNNING if life.alive else Status.STOPPED)
+            return machine.StatusKnown(None)
+        return machine.StatusKnown(Status.RUNNING if life.alive else Status.STOPPED)
 
-    def _finish(self) -> Happening:
+    def _finish(self) -> RunEvent:
         life = self._life
-        self._demand(not life.alive, "nothing that lives is deleted", life)
-        if self._ended is None:
+        self._demand(not life.alive, "nothing alive is deleted", life)
+        if self._removed is None:
             if self._answer_is_lost() or self._hung:
-                return machine.NotRemoved()
+                return machine.RemovalFailed()
             if life.has_task:
                 life.note = life.code
                 self._oom = self._oom or life.oom
                 life.has_task = False
                 if self._answer_is_lost():
-                    return machine.NotRemoved()
-            self._ended = machine.Removed(life.note, None, self._oom)
+                    return machine.RemovalFailed()
+            self._removed = machine.Removed(life.note, None, self._oom)
         if self._answer_is_lost():
-            return machine.NotRemoved()
+            return machine.RemovalFailed()
         life.has_files, life.note = False, None
-        return self._ended
+        return self._removed
 
     def _deliver(self) -> None:
         if not self._calm and self._chance() < 0.02:
             self._life.excused = True
-            self._we_are_killed()
+            self._kill_executor()
             return
-        self._tell(self._life, self._run.code)
+        self._report(self._life, self._run.code)
         self._demand(
-            self._run.oom == (self._life.oom and self._run.code == INVENTED), "the memory's end is told", self._life
+            self._run.oom == (self._life.oom and self._run.code == INVENTED), "the OOM kill is reported", self._life
         )
 
     # what happens around it
 
-    def _publish(self, seen: ExitSeen) -> None:
+    def _publish(self, seen: ExitReported) -> None:
         if (self._up and self._chance() < 0.9) or self._chance() < 0.5:
             self._network.append(seen)
             if self._chance() < 0.15:
@@ -266,15 +268,15 @@ class Simulation:
         life.alive, life.code = False, self.random.choice(CODES)
         life.oom = life.code == INVENTED and self._chance() < 0.5
         self._say(f"exit {life.code}")
-        self._publish(ExitSeen(ID, life.pid, life.code))
+        self._publish(ExitReported(ID, life.pid, life.code))
 
     def _added_process_exits(self) -> None:
-        self._publish(ExitSeen("added", self._life.pid, 0))
+        self._publish(ExitReported("added", self._life.pid, 0))
 
     def _event_arrives(self) -> None:
         if self._network and self._up:
             seen = self._network.pop(self.random.randrange(len(self._network)))
-            if self._holding:
+            if self._owns:
                 self._inbox.append(seen)
 
     def _event_is_lost(self) -> None:
@@ -283,13 +285,13 @@ class Simulation:
 
     def _kernel_hint(self) -> None:
         # of this process, or of another one that was given its pid
-        if self._holding and (not self._life.alive or self._chance() < 0.1):
-            self._inbox.append(machine.Died())
+        if self._owns and (not self._life.alive or self._chance() < 0.1):
+            self._inbox.append(machine.ProcessExited())
 
-    def _look(self) -> None:
-        if self._holding and machine.Look() not in self._inbox:
+    def _poll(self) -> None:
+        if self._owns and machine.CheckRequested() not in self._inbox:
             self._later = False
-            self._inbox.append(machine.Look())
+            self._inbox.append(machine.CheckRequested())
 
     def _containerd_goes_or_comes(self) -> None:
         self._up = not self._up
@@ -298,7 +300,7 @@ class Simulation:
             if not self._hung and self._life.alive and self._shim_died:
                 self._life.alive, self._life.has_task = False, False
             self._shim_died = False
-            self._look()
+            self._poll()
 
     _shim_died = False
 
@@ -316,12 +318,12 @@ class Simulation:
         if life.alive:
             life.alive, life.code = False, None
         life.has_task = False
-        self._publish(ExitSeen(ID, life.pid, INVENTED))
+        self._publish(ExitReported(ID, life.pid, INVENTED))
 
     def _go_on(self) -> None:
         if self._starting:
             self._start_answered()
-        elif self._run.phase is Phase.OVER and self._holding and len(self.lives) < 3:
+        elif self._run.phase is Phase.REMOVED and self._owns and len(self.lives) < 3:
             self._create()
 
     def _give_up(self) -> None:
@@ -329,8 +331,8 @@ class Simulation:
         if self._starting and self._up and not self._hung:
             self._starting = False
             life = self._life
-            self._run, do = machine.step(self._run, machine.GaveUp())
-            self._demand(do is Do.NOTHING, "a start that failed has no exit", life)
+            self._run, do = machine.step(self._run, machine.StartFailed())
+            self._demand(do is Action.NOTHING, "a start that failed has no exit", life)
             life.alive = life.has_task = life.has_files = False
             life.excused = True
 
@@ -349,31 +351,31 @@ _ACTIONS = _limits(
     (14, Simulation._go_on),
     (8, Simulation._exit),
     (6, Simulation._kernel_hint),
-    (6, Simulation._look),
+    (6, Simulation._poll),
     (6, Simulation._containerd_goes_or_comes),
     (4, Simulation._added_process_exits),
     (4, Simulation._event_is_lost),
     (3, Simulation._shim_hangs_or_goes_on),
     (3, Simulation._shim_is_killed),
-    (3, Simulation._we_are_killed),
-    (6, Simulation._we_come_back),
+    (3, Simulation._kill_executor),
+    (6, Simulation._restart_executor),
     (1, Simulation._give_up),
 )
 
 
 def play(seed: int, log: Callable[[str], None] | None = None) -> int:
-    """Play the schedule of this seed; how many happenings the machine decided about. Raises: Violation."""
+    """Play the schedule of this seed; how many events the machine decided about. Raises: Violation."""
     simulation = Simulation(seed, log)
     simulation.play()
-    return simulation.happenings
+    return simulation.events
 
 
 def play_many(seeds: range) -> tuple[int, list[tuple[int, str]]]:
-    """Play many; how many happenings there were, and each seed that failed, with the reason."""
-    happenings, failures = 0, []
+    """Play many; how many events there were, and each seed that failed, with the reason."""
+    events, failures = 0, []
     for seed in seeds:
         try:
-            happenings += play(seed)
+            events += play(seed)
         except Violation as violation:
             failures.append((seed, str(violation)))
-    return happenings, failures
+    return events, failures

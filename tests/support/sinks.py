@@ -1,4 +1,4 @@
-"""Byte sinks and exit handlers that remember, fail, stall or block."""
+"""Byte sinks and exit handlers that record, fail, stall or block."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from moorage.executor import Exit
 
 
 class Memory:
-    """Keeps what it is given."""
+    """Stores what it is given."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -73,17 +73,17 @@ class Plain:
 
 @dataclass
 class Exits:
-    """An exit handler that remembers, and may be told to wait or to fail."""
+    """An exit handler that records exits, and can wait or fail."""
 
     seen: list[Exit] = field(default_factory=list)
-    hold: dict[str, anyio.Event] = field(default_factory=dict)
+    waits: dict[str, anyio.Event] = field(default_factory=dict)
     fail: bool = False
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
         assert id == exit.id
         self.seen.append(exit)
-        if id in self.hold:
-            await self.hold[id].wait()
+        if id in self.waits:
+            await self.waits[id].wait()
         if self.fail:
             raise RuntimeError("the handler fails for this test")
 

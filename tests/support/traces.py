@@ -1,4 +1,4 @@
-"""What the machine was told in real runs, and what it decided: written as JSON, and played again."""
+"""The machine's events in real runs, and its decisions: written as JSON, and played again."""
 
 import json
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from msgspec.structs import asdict
 
 from moorage.containerd.types import Status
 from moorage.executor import _machine as machine
-from moorage.executor._machine import Do, Happening, Run
+from moorage.executor._machine import Action, RunEvent, RunState
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         machine.Started,
-        machine.GaveUp,
-        machine.ExitSeen,
-        machine.Died,
-        machine.Look,
-        machine.Answered,
-        machine.Unanswered,
+        machine.StartFailed,
+        machine.ExitReported,
+        machine.ProcessExited,
+        machine.CheckRequested,
+        machine.StatusKnown,
+        machine.StatusUnavailable,
         machine.Removed,
-        machine.NotRemoved,
+        machine.RemovalFailed,
     )
 }
 
@@ -36,7 +36,7 @@ class Trace:
     """One run."""
 
     id: str
-    steps: list[tuple[Happening, Do]]
+    steps: list[tuple[RunEvent, Action]]
 
 
 def _plain(value: object) -> object:
@@ -64,46 +64,46 @@ def write(path: Path, traces: list[Trace]) -> None:
 def read(path: Path) -> list[Trace]:
     """The traces of a file."""
     return [
-        Trace(run["id"], [(_happening(kind, fields), Do[do]) for kind, fields, do in run["steps"]])
+        Trace(run["id"], [(_event(kind, fields), Action[do]) for kind, fields, do in run["steps"]])
         for run in json.loads(path.read_text())
     ]
 
 
-def _happening(kind: str, fields: dict[str, Any]) -> Happening:
+def _event(kind: str, fields: dict[str, Any]) -> RunEvent:
     if fields.get("exited_at"):
         fields["exited_at"] = datetime.fromisoformat(fields["exited_at"])
     if fields.get("status"):
         fields["status"] = Status[fields["status"]]
-    happening: Happening = _KINDS[kind](**fields)
-    return happening
+    event: RunEvent = _KINDS[kind](**fields)
+    return event
 
 
-def replay(trace: Trace) -> Run:
-    """The run at its end. Raises: AssertionError where the machine decides otherwise than it did."""
-    run = Run(trace.id)
-    for number, (happening, do) in enumerate(trace.steps):
-        run, decided = machine.step(run, happening)
-        assert decided is do, f"step {number}, {happening}: {decided}, was {do}"
+def replay(trace: Trace) -> RunState:
+    """The finished run. Raises: AssertionError where the machine decides otherwise than it did."""
+    run = RunState(trace.id)
+    for number, (event, do) in enumerate(trace.steps):
+        run, decided = machine.step(run, event)
+        assert decided is do, f"step {number}, {event}: {decided}, was {do}"
     return run
 
 
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
-    """Write what every run is told inside the block."""
+    """Write the events of every run inside the block."""
     step = machine.step
     traces: list[Trace] = []
     latest: dict[int, Trace] = {}  # by identity of the run as it is now
-    kept: list[Run] = []  # so that no identity is used twice
+    seen_runs: list[RunState] = []  # so that no identity is used twice
 
-    def record(run: Run, happening: Happening) -> tuple[Run, Do]:
-        after, do = step(run, happening)
+    def record(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        after, do = step(run, event)
         trace = latest.pop(id(run), None)
         if trace is None:
             trace = Trace(run.id, [])
             traces.append(trace)
-        trace.steps.append((happening, do))
+        trace.steps.append((event, do))
         latest[id(after)] = trace
-        kept.append(after)
+        seen_runs.append(after)
         return after, do
 
     machine.step = record

@@ -25,7 +25,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """No threads and no other processes: nobody else could make anything ready."""
+    """No threads and no other processes: nothing else could make anything ready."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()

@@ -1,14 +1,21 @@
 """The file of ``moorage apply``: what it says, what is wrong with it and where, and what differs from a machine."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from moorage import errors
-from moorage.cli.differences import Difference, find_differences
-from moorage.cli.wanted import WantedFile, read_wanted
+from moorage.api.conversion import to_plugin
+from moorage.api.schema.base import from_document, to_document
+from moorage.api.schema.plugins import PluginDetails
+from moorage.cli.state_diff import PluginDiff, diff_state
+from moorage.cli.state_file import DesiredState, read_desired_state
+from moorage.engine.lifecycle import State
+from moorage.engine.values import PluginView
+from moorage.plugins import NO_OVERRIDES, effective_settings, parse_config
 
+CONFIG = parse_config(b'{"description": "", "entrypoint": ["/p"], "interface": {"socket": "p.sock"}}').config
+SETTINGS = effective_settings(CONFIG, NO_OVERRIDES)
 WHOLE = b"""
 plugins:
 - reference: vieux/sshfs:1.0
@@ -30,14 +37,14 @@ others: remove
 """
 
 
-def read(text: str | bytes) -> WantedFile:
-    return read_wanted(text if isinstance(text, bytes) else text.encode(), "p.yaml", Path("/etc/moorage"))
+def read(text: str | bytes) -> DesiredState:
+    return read_desired_state(text if isinstance(text, bytes) else text.encode(), "p.yaml", Path("/etc/moorage"))
 
 
-def test_d09_a_file_says_what_is_wanted() -> None:
+def test_d09_a_file_says_what_is_desired() -> None:
     file = read(WHOLE)
     first, second = file.plugins
-    assert (first.name, first.reference, first.where) == (
+    assert (first.name, first.reference, first.position) == (
         "sshfs:latest",
         "docker.io/vieux/sshfs:1.0",
         "p.yaml:3: plugins[0]",
@@ -64,7 +71,7 @@ def test_d09_a_file_says_what_is_wanted() -> None:
         ("plugins:\n- reference: UPPER", "p.yaml:2: plugins[0].reference: failed to parse reference"),
         ("plugins:\n- reference: a\n  name: b@sha256:" + "0" * 64, "p.yaml:3: plugins[0].name: cannot use digest"),
         ("plugins:\n- reference: a\n  colour: red", "p.yaml:3: plugins[0].colour: there is no such field"),
-        ("plugins:\n- reference: a\n  reference: b", "p.yaml:3: plugins[0].reference: it is there twice"),
+        ("plugins:\n- reference: a\n  reference: b", "p.yaml:3: plugins[0].reference: it is given twice"),
         ("plugins:\n- reference: a\n  settings:\n    A: [1]", "p.yaml:4: plugins[0].settings.A: it must be a text"),
         ("plugins:\n- reference: a\n  settings:\n    A:", "p.yaml:4: plugins[0].settings.A: it must be a text"),
         ("plugins:\n- reference: a\n  enabled: maybe", "p.yaml:3: plugins[0].enabled: it must be true or false"),
@@ -76,43 +83,39 @@ def test_d09_a_file_says_what_is_wanted() -> None:
         ("plugins:\n- reference: a\n- reference: a:latest", "p.yaml:3: plugins[1]: plugin a:latest is in the file"),
         ("plugins: []\nothers: burn", "p.yaml:2: others: it must be one of keep, remove"),
         ("plugins: []\n---\nplugins: []", "p.yaml:2: this is no YAML"),
-        (b"plugins: \xff", "it is no text in UTF-8"),
+        (b"plugins: \xff", "it is not UTF-8 text"),
         (b"x" * (1 << 20 | 1), "it is larger than"),
         ("[" * 5000, "no YAML"),
     ],
 )
-def test_d09_what_is_wrong_is_told_with_its_line_and_path(text: str | bytes, said: str) -> None:
+def test_d09_what_is_wrong_is_reported_with_its_line_and_key(text: str | bytes, said: str) -> None:
     with pytest.raises(errors.Invalid) as caught:
         read(text)
     assert said in str(caught.value)
 
 
-def plugin(name: str = "p:latest", **changes: Any) -> dict[str, Any]:
-    """A plugin as the engine shows it."""
-    policy = {"Restarts": "always", "Most": None, "StopTimeout": None}
-    return {
-        "Id": name * 3,
-        "Name": name,
-        "PluginReference": "docker.io/library/p:latest",
-        "Enabled": True,
-        "Config": {"Args": {"Name": "args"}},
-        "Settings": {
-            "Env": ["A=1", "TOKEN=********"],
-            "Mounts": [{"Name": "data", "Source": "/srv"}, {"Name": "open", "Source": None}],
-            "Devices": [{"Name": "disk", "Path": "/dev/sda"}],
-            "Args": ["-v", "two words"],
-        },
-        "Moorage": {"Policy": policy, "Tags": []},
-        **changes,
+def plugin(name: str = "p:latest", *, enabled: bool = True, tags: tuple[str, ...] = ()) -> PluginDetails:
+    """A plugin as the engine shows it, but for fields that make no difference."""
+    view = PluginView(name * 3, name, "docker.io/library/p:latest", enabled, State.READY, CONFIG, SETTINGS, tags=tags)
+    document = to_document(to_plugin(view))
+    document["Config"]["Args"]["Name"] = "args"
+    mount = {"Description": "", "Settable": [], "Destination": "/m", "Type": "bind", "Options": []}
+    device = {"Name": "disk", "Path": "/dev/sda", "Description": "", "Settable": []}
+    document["Settings"] = {
+        "Env": ["A=1", "TOKEN=********"],
+        "Mounts": [{**mount, "Name": "data", "Source": "/srv"}, {**mount, "Name": "open", "Source": None}],
+        "Devices": [device],
+        "Args": ["-v", "two words"],
     }
+    return from_document(document, PluginDetails)
 
 
-def differ(text: str, *plugins: dict[str, Any], others: str = "keep") -> Difference:
-    (found,) = find_differences(read(f"others: {others}\nplugins:\n{text}"), plugins)
+def differ(text: str, *plugins: PluginDetails, others: str = "keep") -> PluginDiff:
+    (found,) = diff_state(read(f"others: {others}\nplugins:\n{text}"), plugins)
     return found
 
 
-def test_d09_nothing_differs_where_all_is_as_it_is_wanted() -> None:
+def test_d09_nothing_differs_where_all_is_as_desired() -> None:
     text = """
 - reference: p
   settings: {A: 1, data: /srv, data.source: /srv, disk.path: /dev/sda, args: -v 'two words'}
@@ -123,7 +126,7 @@ def test_d09_nothing_differs_where_all_is_as_it_is_wanted() -> None:
     assert (found.kind, found.texts, found.stop, found.start) == ("none", (), False, False)
 
 
-def test_d09_what_is_not_there_is_installed_with_all_that_is_wanted() -> None:
+def test_d09_what_is_missing_is_installed_with_all_that_is_desired() -> None:
     found = differ("- {reference: 'p:2', settings: {A: 2}, secrets: {B: f}, policy: {max: 3}, enabled: false}")
     assert found.kind == "install"
     assert (found.settings, found.secrets, found.policy, found.start) == (("A=2",), ("B",), {"most": 3}, False)
@@ -137,7 +140,7 @@ def test_d09_what_is_not_there_is_installed_with_all_that_is_wanted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "texts", "steps"),
+    ("desired", "texts", "steps"),
     [
         ("settings: {A: 2}", ('A: "1" -> "2"',), ("stop", "set", "start")),
         ("settings: {NEW: ''}", ('NEW: not set -> ""',), ("stop", "set", "start")),
@@ -150,10 +153,10 @@ def test_d09_what_is_not_there_is_installed_with_all_that_is_wanted() -> None:
         ("enabled: false\n  settings: {A: 2}", ('A: "1" -> "2"', "enabled: yes -> no"), ("stop", "set")),
     ],
 )
-def test_d09_each_difference_is_told_and_becomes_as_few_steps_as_can_be(
-    wish: str, texts: tuple[str, ...], steps: tuple[str, ...]
+def test_d09_each_difference_is_reported_and_becomes_as_few_steps_as_can_be(
+    desired: str, texts: tuple[str, ...], steps: tuple[str, ...]
 ) -> None:
-    found = differ(f"- reference: p\n  {wish}", plugin())
+    found = differ(f"- reference: p\n  {desired}", plugin())
     assert (found.kind, found.texts) == ("change", texts)
     taken = {"stop": found.stop, "set": bool(found.settings or found.secrets), "start": found.start}
     assert tuple(step for step, is_taken in taken.items() if is_taken) == steps
@@ -167,15 +170,13 @@ def test_d09_another_reference_is_an_upgrade_also_by_digest() -> None:
 
 
 def test_d09_a_disabled_plugin_is_started_and_a_further_name_is_as_good() -> None:
-    found = differ(
-        "- {reference: p, name: q}", plugin(Enabled=False, Moorage={**plugin()["Moorage"], "Tags": ["q:latest"]})
-    )
+    found = differ("- {reference: p, name: q}", plugin(enabled=False, tags=("q:latest",)))
     assert (found.texts, found.stop, found.start) == (("enabled: no -> yes",), False, True)
 
 
 def test_d09_other_plugins_stay_unless_the_file_says_otherwise() -> None:
     other = plugin("other:1")
-    keep = find_differences(read("plugins: []"), [other])
-    remove = find_differences(read("plugins: []\nothers: remove"), [other])
+    keep = diff_state(read("plugins: []"), [other])
+    remove = diff_state(read("plugins: []\nothers: remove"), [other])
     assert keep == []
     assert [(each.name, each.kind, each.stop) for each in remove] == [("other:1", "remove", True)]

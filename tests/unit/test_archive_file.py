@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moorage import errors
-from moorage.cli.archive_file import write_archive
+from moorage.cli.archives import write_archive
 
 PIECES = (b"one", b"two")
 
@@ -55,7 +55,7 @@ def test_case_216_standard_output_by_its_path_is_written_into(tmp_path: Path, na
     (links / "stdout").symlink_to("/proc/self/fd/1")
     (links / "fd").symlink_to("/proc/self/fd")
     program = (
-        "from pathlib import Path; from moorage.cli.archive_file import write_archive;"
+        "from pathlib import Path; from moorage.cli.archives import write_archive;"
         f"write_archive(Path({str(links / name)!r}), {PIECES})"
     )
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)

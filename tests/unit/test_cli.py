@@ -9,6 +9,7 @@ import pytest
 
 import moorage
 from moorage.cli import cmd_serve
+from support.limits import limit
 
 pytestmark = pytest.mark.quick
 
@@ -23,7 +24,7 @@ COMMANDS = (
 def call(*words: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, *options, "-m", "moorage", *words]
     environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit(10), check=False)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
@@ -51,7 +52,7 @@ def test_help_names_every_command_with_what_it_does() -> None:
         (["version", "more"], "unexpected extra argument"),
     ],
 )
-def test_a_wrong_call_is_told_with_status_2(words: list[str], said: str) -> None:
+def test_a_wrong_call_is_reported_with_status_2(words: list[str], said: str) -> None:
     done = call(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
@@ -63,10 +64,10 @@ def test_without_a_command_help_is_shown_as_a_wrong_call() -> None:
     assert "Usage: " in done.stderr
 
 
-def test_version_tells_ours_and_what_we_run_on() -> None:
+def test_version_shows_client_and_server() -> None:
     assert moorage.__version__ in call("--version").stdout
     lines = dict(line.split(None, 1) for line in call("version").stdout.splitlines())
-    assert list(lines) == ["moorage", "containerd", "runc", "python", "kernel"]
+    assert list(lines) == ["moorage", "containerd", "runc", "crun", "runtime", "python", "kernel"]
     assert lines["moorage"] == moorage.__version__
     assert json.loads(call("--json", "version").stdout) == lines
 
@@ -76,9 +77,17 @@ def test_version_tells_ours_and_what_we_run_on() -> None:
     [
         (
             ["version"],
-            {"grpclib", "aiohttp", "uvloop", "google.protobuf", "elftools", "moorage.engine", "moorage.serve"},
+            {
+                "grpclib",
+                "aiohttp",
+                "uvloop",
+                "google.protobuf",
+                "elftools",
+                "moorage.engine",
+                "moorage.foreground.session",
+            },
         ),
-        (["--help"], {"grpclib", "aiohttp", "anyio", "msgspec", "moorage.engine", "moorage.cli.telling"}),
+        (["--help"], {"grpclib", "aiohttp", "anyio", "msgspec", "moorage.engine", "moorage.cli.run_output"}),
         (["run", "--help"], {"grpclib", "aiohttp", "elftools"}),
         (["serve", "--help"], {"grpclib", "aiohttp", "prometheus_client"}),
     ],

@@ -12,9 +12,9 @@ import pytest
 
 from moorage import errors
 from moorage.cli.cmd_create import package
-from moorage.cli.cmd_look import _instant
-from moorage.cli.common import ago
+from moorage.cli.parameters import parse_instant
 from moorage.cli.terminal import table
+from moorage.cli.units import ago
 from moorage.client import MoorageClient, socket_of
 
 
@@ -39,13 +39,13 @@ def test_l02_columns_are_as_wide_as_they_need(capsys: pytest.CaptureFixture[str]
 
 
 def test_since_takes_a_while_ago_or_a_time() -> None:
-    then = float(_instant("1h30m"))
+    then = float(parse_instant("1h30m", "--since"))
     assert abs(datetime.now(UTC).timestamp() - then - 5400) < 5
-    assert _instant("1700000000.5") == "1700000000.5"
-    assert _instant("2026-01-02T03:04:05+00:00").startswith("2026-01-0")
-    assert _instant("") == ""
-    with pytest.raises(errors.Invalid, match="neither a time nor a while"):
-        _instant("yesterday")
+    assert parse_instant("1700000000.5", "--since") == "1700000000.5"
+    assert parse_instant("2026-01-02T03:04:05+00:00", "--since").startswith("2026-01-0")
+    assert parse_instant("", "--since") == ""
+    with pytest.raises(errors.Invalid, match="neither a time nor a duration"):
+        parse_instant("yesterday", "--since")
 
 
 @pytest.mark.parametrize(("host", "path"), [("unix:///a/b", "/a/b"), ("/a/b", "/a/b")])
@@ -84,7 +84,7 @@ def test_a_package_has_owners_links_and_attributes(tmp_path: Path) -> None:
         assert note.encode("utf-8", "surrogateescape") == b"\xff\x00yes"
 
 
-def test_a_package_that_nobody_reads_on_ends_its_thread(tmp_path: Path) -> None:
+def test_a_package_that_is_no_longer_read_ends_its_thread(tmp_path: Path) -> None:
     (tmp_path / "rootfs").mkdir()
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "rootfs/big").write_bytes(os.urandom(20_000_000))
@@ -95,13 +95,13 @@ def test_a_package_that_nobody_reads_on_ends_its_thread(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "rootfs").mkdir()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         list(package(tmp_path))
 
 
-def test_an_engine_that_refuses_early_is_heard(tmp_path: Path) -> None:
+def test_an_engine_that_refuses_early_is_reported(tmp_path: Path) -> None:
     """It answers and hangs up before it has read the package, as it does for a name that is taken."""
     path = tmp_path / "s"
     listener = socket.socket(socket.AF_UNIX)
@@ -124,6 +124,6 @@ def test_an_engine_that_refuses_early_is_heard(tmp_path: Path) -> None:
     listener.close()
 
 
-def test_an_engine_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_an_engine_that_is_not_running_is_reported_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(errors.Unavailable, match="start it with: moorage serve"):
         MoorageClient(str(tmp_path / "none")).plugins()

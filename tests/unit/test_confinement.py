@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from moorage import errors
-from moorage.engine.doctor_security import examine_security
-from moorage.engine.findings import Finding, Verdict
-from moorage.engine.host_security import HostSecurity
+from moorage.client import MoorageClient
+from moorage.doctor.check import CheckTarget, run_checks
+from moorage.doctor.findings import Finding, Verdict
+from moorage.doctor.security import SECURITY_CHECKS
 from moorage.host.id_mapping import FIRST_BASE, ID_COUNT, find_base, mapped_owner
 from moorage.plugins import (
     BUILT_IN,
@@ -20,7 +21,7 @@ from moorage.plugins import (
     NO_OVERRIDES,
     Confinement,
     HostFeatures,
-    Places,
+    HostPaths,
     check_confinement,
     confined_spec,
     effective_settings,
@@ -30,8 +31,9 @@ from moorage.plugins import (
     resources_of,
     widenings,
 )
-from moorage.plugins.apparmor import PROFILES, profile_for, profile_text
+from moorage.plugins.apparmor import APPARMOR_PROFILES, profile_for, profiles_text
 from moorage.plugins.confinement import RLIMITS
+from moorage.runs.host_security import HostSecurity
 
 pytestmark = pytest.mark.quick
 
@@ -41,9 +43,9 @@ HOST = HostFeatures(init_program="/usr/bin/tini-static", id_base=FIRST_BASE)
 def spec_of(confinement: Confinement = NO_CONFINEMENT, host: HostFeatures = HOST, **fields: Any) -> Any:
     document = {"entrypoint": ["/p", "x"], "interface": {"socket": "p.sock"}} | fields
     config = parse_config(json.dumps(document).encode()).config
-    places = Places("/r", "/s", "/c", "/v")
+    paths = HostPaths("/r", "/s", "/c", "/v")
     settings = effective_settings(config, NO_OVERRIDES)
-    return confined_spec(config, settings, places, resolve_confinement(confinement), host)
+    return confined_spec(config, settings, paths, resolve_confinement(confinement), host)
 
 
 def mount_at(spec: Any, point: str) -> Any:
@@ -97,13 +99,36 @@ def test_x05_the_init_program_comes_before_the_entrypoint() -> None:
         spec_of(Confinement(init=True), replace(HOST, init_program=""))
 
 
+ARMORED = replace(
+    HOST, has_apparmor=True, apparmor_profile="moorage-default", apparmor_profiles=frozenset({"moorage-default", "own"})
+)
+
+
 def test_x06_a_profile_and_a_label_are_passed_on() -> None:
-    active = replace(HOST, apparmor_profile="moorage-default")
-    assert spec_of(host=active)["process"]["apparmorProfile"] == "moorage-default"
-    assert spec_of(Confinement(apparmor="own"), active)["process"]["apparmorProfile"] == "own"
-    assert spec_of(Confinement(apparmor="unconfined"))["process"]["apparmorProfile"] == "unconfined"
+    assert spec_of(host=ARMORED)["process"]["apparmorProfile"] == "moorage-default"
+    assert spec_of(Confinement(apparmor="own"), ARMORED)["process"]["apparmorProfile"] == "own"
+    assert spec_of(Confinement(apparmor="unconfined"), ARMORED)["process"]["apparmorProfile"] == "unconfined"
     spec = spec_of(Confinement(selinux_label="system_u:system_r:container_t:s0"))
     assert spec["process"]["selinuxLabel"] == spec["linux"]["mountLabel"] == "system_u:system_r:container_t:s0"
+
+
+@pytest.mark.parametrize("setting", [None, "default", "unconfined"])
+def test_x06_without_apparmor_in_the_kernel_no_profile_is_named_not_even_unconfined(setting: str | None) -> None:
+    assert "apparmorProfile" not in spec_of(Confinement(apparmor=setting))["process"]
+
+
+def test_x06_a_profile_that_this_host_does_not_have_is_refused_by_name() -> None:
+    other = Confinement(apparmor="other")
+    with pytest.raises(errors.Invalid, match="cannot use AppArmor profile other: AppArmor is not active on this host"):
+        spec_of(other)
+    with pytest.raises(errors.Invalid, match="cannot use AppArmor profile other: it is not loaded on this host"):
+        spec_of(other, ARMORED)
+    unknown = replace(ARMORED, apparmor_profiles=frozenset(), apparmor_profile="")
+    assert spec_of(other, unknown)["process"]["apparmorProfile"] == "other", "whether it is loaded cannot be read here"
+
+
+def test_x06_a_host_that_cannot_load_our_profiles_starts_plugins_without_one() -> None:
+    assert "apparmorProfile" not in spec_of(host=replace(ARMORED, apparmor_profile=""))["process"]
 
 
 def test_x07_what_is_mounted_on_a_writable_directory_stays() -> None:
@@ -209,28 +234,98 @@ def host_at(root: Path, **files: str) -> HostSecurity:
     return HostSecurity(root)
 
 
-def test_x06_who_mounts_gets_a_profile_that_lets_it() -> None:
-    assert profile_for({"CAP_NET_ADMIN"}) == "moorage-default"
-    assert profile_for({"CAP_SYS_ADMIN"}) == "moorage-default-mount"
-    assert "deny mount," in profile_text("moorage-default")
-    assert "deny mount," not in profile_text("moorage-default-mount")
-    for name in PROFILES:
-        assert profile_text(name).count("{") == profile_text(name).count("}")
-        assert f"profile {name} flags=(attach_disconnected,mediate_deleted) {{" in profile_text(name)
+def profile_of(**fields: Any) -> str:
+    document = {"entrypoint": ["/p"], "interface": {"socket": "p.sock"}} | fields
+    config = parse_config(json.dumps(document).encode()).config
+    return profile_for(config, effective_settings(config, NO_OVERRIDES))
+
+
+def mount_on(destination: str, *options: str, source: str | None = "/x", type: str = "bind") -> dict[str, Any]:
+    return {"source": source, "destination": destination, "type": type, "options": options or ["rbind"]}
+
+
+def test_x06_a_plugin_gets_the_narrowest_profile_that_allows_what_it_was_granted() -> None:
+    assert profile_of() == profile_of(linux={"capabilities": ["NET_ADMIN"]}) == "moorage-default"
+    assert profile_of(linux={"capabilities": ["sys_admin"]}) == "moorage-default-mount"
+    assert profile_of(pidHost=True, linux={"capabilities": ["CAP_SYS_ADMIN"]}) == "moorage-default-host"
+
+
+@pytest.mark.parametrize(
+    ("mount", "profile"),
+    [
+        (mount_on("/sys"), "moorage-default-host"),
+        (mount_on("/sys/fs/bpf", type="bpf"), "moorage-default-host"),
+        (mount_on("/mnt/../proc/sys"), "moorage-default-host"),
+        (mount_on("/sys", "rbind", "ro"), "moorage-default"),
+        (mount_on("/sys", source=None), "moorage-default"),
+        (mount_on("/sys", source=""), "moorage-default"),
+        (mount_on("/sys/fs/cgroup"), "moorage-default"),
+        (mount_on("/host/sys"), "moorage-default"),
+        (mount_on("/system"), "moorage-default"),
+    ],
+    ids=str,
+)
+def test_x06_a_mount_that_may_be_written_where_profiles_deny_that_needs_the_widest(
+    mount: dict[str, Any], profile: str
+) -> None:
+    assert profile_of(mounts=[mount]) == profile
+
+
+def test_x06_each_profile_is_in_the_text_once() -> None:
+    text = profiles_text()
+    for name in APPARMOR_PROFILES:
+        assert text.count(f"\nprofile {name} flags=(attach_disconnected,mediate_deleted) {{\n") == 1
+    assert text.count("\n}\n") == text.count("include if exists <local/moorage>") == len(APPARMOR_PROFILES)
+
+
+ENFORCED = "".join(f"{each} (enforce)\n" for each in APPARMOR_PROFILES)
 
 
 def test_x06_apparmor_is_found_by_what_the_kernel_says(tmp_path: Path) -> None:
-    assert HostSecurity(tmp_path).ensure_apparmor_profile("moorage-default") == ""
+    assert not HostSecurity(tmp_path).ensure_apparmor_profiles()
     off = host_at(tmp_path / "off", sys__module__apparmor__parameters__enabled="N\n")
     assert not off.has_apparmor()
     loaded = host_at(
         tmp_path / "on",
         sys__module__apparmor__parameters__enabled="Y\n",
-        sys__kernel__security__apparmor__profiles="moorage-default (enforce)\n/usr/bin/man (complain)\n",
+        sys__kernel__security__apparmor__profiles=f"{ENFORCED}a (b) c (unconfined)\n/usr/bin/man (complain)\n",
     )
     assert loaded.has_apparmor()
-    assert loaded.loaded_apparmor_profiles() == {"moorage-default", "/usr/bin/man"}
-    assert loaded.ensure_apparmor_profile("moorage-default") == "moorage-default"
+    modes = dict.fromkeys(APPARMOR_PROFILES, "enforce") | {"a (b) c": "unconfined", "/usr/bin/man": "complain"}
+    assert loaded.loaded_apparmor_profiles() == modes
+    assert loaded.ensure_apparmor_profiles()
+
+
+def test_x06_profiles_that_are_disabled_on_this_host_are_not_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = host_at(
+        tmp_path,
+        sys__module__apparmor__parameters__enabled="Y\n",
+        sys__kernel__security__apparmor__profiles="",
+    )
+    (tmp_path / "etc/apparmor.d/disable").mkdir(parents=True)
+    (tmp_path / "etc/apparmor.d/disable/moorage").symlink_to("/etc/apparmor.d/moorage")
+    assert not host.ensure_apparmor_profiles()
+    host.refresh_apparmor_profiles()
+    assert not caplog.records
+    found = findings(host)["AppArmor"]
+    assert found.verdict is Verdict.WARNING
+    assert "plugins run without a profile: /etc/apparmor.d/disable/moorage exists" in found.text
+
+
+def test_x06_profiles_that_cannot_be_loaded_are_a_warning_and_no_obstacle(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = host_at(tmp_path, sys__module__apparmor__parameters__enabled="Y\n")
+    (tmp_path / "etc/apparmor.d").mkdir(parents=True)
+    (tmp_path / "etc/apparmor.d/moorage").write_text("no profile\n")
+    assert not host.ensure_apparmor_profiles()
+    assert "cannot load the AppArmor profiles of plugins: " in caplog.text
+    assert "plugins run without an AppArmor profile" in caplog.text
+    found = findings(host)["AppArmor"]
+    assert found.verdict is Verdict.WARNING
+    assert found.text.startswith("active, but plugins run without a profile: ")
 
 
 def test_x01_the_administrators_profile_comes_before_the_distributions(tmp_path: Path) -> None:
@@ -247,25 +342,31 @@ def test_x01_the_administrators_profile_comes_before_the_distributions(tmp_path:
 
 
 def findings(host: HostSecurity) -> dict[str, Finding]:
-    return {each.subject: each for each in examine_security(host)}
+    target = CheckTarget(Path("/none"), Path("/none"), Path("/none"), MoorageClient("/none").info, host)
+    return {each.subject: each for each in run_checks(SECURITY_CHECKS, target)}
 
 
 def test_x06_doctor_says_what_is_active(tmp_path: Path) -> None:
     found = findings(HostSecurity(tmp_path))
-    assert found["seccomp"].verdict is Verdict.DOUBTFUL
+    assert found["seccomp"].verdict is Verdict.WARNING
     assert found["AppArmor"].text == found["SELinux"].text == "not active on this host"
     assert found["init program"].text == "none here; moorage policy --init needs tini or catatonit"
     host = host_at(
         tmp_path,
         proc__sys__kernel__seccomp__actions_avail="errno allow\n",
         sys__module__apparmor__parameters__enabled="Y\n",
-        sys__kernel__security__apparmor__profiles="".join(f"{each} (enforce)\n" for each in PROFILES),
+        sys__kernel__security__apparmor__profiles=ENFORCED,
         sys__fs__selinux__enforce="1",
         etc__containers__x="",
     )
     found = findings(host)
     assert found["seccomp"].text == "active, with the built-in rules"
-    assert found["AppArmor"].text == "active, with moorage-default and moorage-default-mount"
+    assert found["AppArmor"].text == "active, with moorage-default, moorage-default-mount, moorage-default-host"
     assert found["SELinux"].text.startswith("enforcing; ")
     (tmp_path / "etc/containers/seccomp.json").write_text("{}")
-    assert findings(host)["seccomp"].verdict is Verdict.DOUBTFUL
+    assert findings(host)["seccomp"].verdict is Verdict.WARNING
+    lax = ENFORCED.replace("mount (enforce)", "mount (complain)")
+    (tmp_path / "sys/kernel/security/apparmor/profiles").write_text(lax)
+    complaint = findings(host)["AppArmor"]
+    assert complaint.verdict is Verdict.WARNING
+    assert complaint.text == "active, but nothing is denied to plugins: moorage-default-mount in complain mode"

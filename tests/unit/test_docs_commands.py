@@ -41,7 +41,7 @@ def test_every_page_that_is_a_walk_is_walked_through() -> None:
         assert page.removeprefix("docs/").rpartition("/")[2] in (ROOT / test).read_text()
 
 
-def test_every_other_page_with_commands_is_run_or_says_why_not() -> None:
+def test_every_other_page_with_commands_is_run_or_gives_its_reason() -> None:
     found = {name for name, text in PAGES.items() if COMMAND.search(text)}
     assert {name for name in found if name != "README.md" and not name.startswith("docs/guide/")} == set(INDENTED)
 

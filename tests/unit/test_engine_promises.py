@@ -13,13 +13,11 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage.engine.engine import Engine
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
-from moorage.engine.running import how_it_ended
-from moorage.engine.store import Record
-from moorage.engine.values import LastExit, PolicyChange
-from moorage.engine.work import last_exit_of
+from moorage.engine.values import LastExit, PluginRecord, PolicyChange
 from moorage.executor import Exit
-from support.engine_scenes import P, actions, script, state, until
-from support.engine_scenes import play as play
+from moorage.runs.exit_text import describe_exit
+from support.engine_scenario import P, actions, script, state, until
+from support.engine_scenario import play as play
 from support.engine_world import EPOCH, TIMEOUTS, Container, Script, Taker, World
 
 pytestmark = pytest.mark.quick
@@ -28,7 +26,7 @@ NO_PROGRAM = "there is no /p in the plugin's root file system"
 REFUSAL = 'exec: "/p": no such file or directory'
 
 
-def record(world: World) -> Record:
+def record(world: World) -> PluginRecord:
     """What is on disk."""
     return world.store.load().records[0]
 
@@ -52,15 +50,15 @@ def last_error(engine: Engine) -> str:
 @pytest.mark.parametrize(
     ("exit", "words"),
     [
-        (None, "ended, and nobody can tell how"),
-        (Exit("c", "r", None), "ended, and nobody can tell how"),
-        (Exit("c", "r", 137, "SIGKILL", oom=True), "was killed for want of memory (exit status 137)"),
+        (None, "exited with unknown status"),
+        (Exit("c", "r", None), "exited with unknown status"),
+        (Exit("c", "r", 137, "SIGKILL", oom=True), "was OOM-killed (exit status 137)"),
         (Exit("c", "r", 143, "SIGTERM"), "was killed by SIGTERM (exit status 143)"),
-        (Exit("c", "r", 0), "ended with exit status 0"),
+        (Exit("c", "r", 0), "exited with status 0"),
     ],
 )
 def test_m04_an_end_in_words(exit: Exit | None, words: str) -> None:
-    assert how_it_ended(exit) == words
+    assert describe_exit(exit) == words
 
 
 @pytest.mark.parametrize("what", [Script.EXITS, Script.SILENT])
@@ -84,7 +82,7 @@ def test_m04_a_failed_enable_has_the_last_ten_lines_of_this_run(play: Any, what:
     play(scene)
 
 
-def test_m04_what_is_wrong_with_the_program_is_told(play: Any) -> None:
+def test_m04_what_is_wrong_with_the_program_is_reported(play: Any) -> None:
     async def scene(world: World) -> None:
         program = world.host.base / "program"
         async with world.run() as engine:
@@ -92,9 +90,7 @@ def test_m04_what_is_wrong_with_the_program_is_told(play: Any) -> None:
             assert str(await failure_of(engine)) == f"cannot enable plugin {P}: {NO_PROGRAM} ({REFUSAL})"
             script(world, Script.EXITS)
             socket = engine.get(P).socket
-            before = (
-                f"cannot enable plugin {P}: it ended with exit status 3 before it accepted a connection on {socket}"
-            )
+            before = f"cannot enable plugin {P}: it exited with status 3 before it accepted a connection on {socket}"
             assert str(await failure_of(engine)) == f"{before}: {NO_PROGRAM}; it wrote nothing"
             program.write_bytes(b"#!/p\n")
             assert str(await failure_of(engine)) == f"{before}; it wrote nothing"
@@ -126,7 +122,7 @@ def test_a02_what_containerd_lacks_is_no_plugin_that_is_unknown(
     play(scene)
 
 
-def test_m06_a_process_that_does_not_end_is_told_without_a_pid_that_nobody_knows(play: Any) -> None:
+def test_m06_a_process_that_does_not_exit_is_reported_without_an_unknown_pid(play: Any) -> None:
     async def scene(world: World) -> None:
         script(world, Script.IMMORTAL)
         world.host.hides_pids = True
@@ -163,7 +159,7 @@ def test_m13_events_have_the_name_that_the_caller_used(play: Any) -> None:
     play(scene)
 
 
-def test_m13_an_end_tells_its_code_its_signal_and_the_pause(play: Any) -> None:
+def test_m13_an_exit_reports_its_code_its_signal_and_the_pause(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -172,8 +168,8 @@ def test_m13_an_end_tells_its_code_its_signal_and_the_pause(play: Any) -> None:
             before = datetime.now(UTC)
             world.host.end_all(3)
             await until(lambda: "backoff" in actions(world))
-            dies = [each.attributes for each in world.events if each.action == "die"]
-            assert dies == [{"code": "137", "oom": "false", "signal": "SIGKILL"}, {"code": "3", "oom": "false"}]
+            deaths = [each.attributes for each in world.events if each.action == "die"]
+            assert deaths == [{"code": "137", "oom": "false", "signal": "SIGKILL"}, {"code": "3", "oom": "false"}]
             (pause,) = [each.attributes for each in world.events if each.action == "backoff"]
             assert list(pause) == ["seconds"]
             assert 0.05 <= float(pause["seconds"]) <= 0.1
@@ -194,17 +190,17 @@ def test_m13_an_end_tells_its_code_its_signal_and_the_pause(play: Any) -> None:
 
 
 @pytest.mark.parametrize("what", [Script.DEAF_AND_SILENT, Script.SILENT])
-def test_m04_what_does_not_come_up_is_killed_without_being_asked(play: Any, what: Script) -> None:
+def test_m04_a_failed_start_is_killed_without_a_stop_signal(play: Any, what: Script) -> None:
     async def scene(world: World) -> None:
         script(world, what)
         async with world.run() as engine:
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             await failure_of(engine, within=5)
-            assert anyio.current_time() - begun == pytest.approx(5, abs=0.2)
+            assert anyio.current_time() - started_at == pytest.approx(5, abs=0.2)
             assert world.host.exits == {}
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             failure = await failure_of(engine, within=0)
-            assert anyio.current_time() - begun == pytest.approx(TIMEOUTS.ready, abs=0.2)
+            assert anyio.current_time() - started_at == pytest.approx(TIMEOUTS.ready, abs=0.2)
             assert f"within {TIMEOUTS.ready:g} s" in str(failure)
 
     play(scene)
@@ -261,10 +257,10 @@ def test_m05_a_restart_of_the_user_begins_a_new_row(play: Any) -> None:
             await engine.restart(P)
             assert record(world).failures == 0
             script(world, Script.SILENT)
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             with pytest.raises(errors.MoorageError, match="within 30 s"):
                 await engine.restart(P)
-            assert anyio.current_time() - begun == pytest.approx(TIMEOUTS.ready, abs=0.5)
+            assert anyio.current_time() - started_at == pytest.approx(TIMEOUTS.ready, abs=0.5)
             assert "did not accept" in last_error(engine)
             assert (record(world).failures, record(world).enabled) == (1, True)
 
@@ -288,7 +284,7 @@ def test_m06_a_restart_is_cut_off_by_a_disable(play: Any) -> None:
                 tasks.start_soon(restart)
                 await anyio.sleep(1)
                 await engine.disable(P, force=False)
-            assert refused == [f"cannot restart plugin {P}: it was told to stop while it started"]
+            assert refused == [f"cannot restart plugin {P}: a stop was requested while it started"]
             assert (state(engine), record(world).enabled, world.host.alive()) == ("disabled", False, [])
 
     play(scene)
@@ -318,7 +314,7 @@ def test_m05_a_restart_that_ends_before_it_is_ready_is_a_failure_with_its_code(p
             world.host.end_all(1)
             await until(lambda: engine.get(P).restarts == 3)
             last = engine.get(P).last_exit
-            assert (last and last.code, last and last.error[:27]) == (3, "it ended with exit status 3")
+            assert (last and last.code, last and last.error[:23]) == (3, "it exited with status 3")
 
     play(scene)
 
@@ -326,7 +322,7 @@ def test_m05_a_restart_that_ends_before_it_is_ready_is_a_failure_with_its_code(p
 # ---- stops
 
 
-def test_m01_one_that_is_wanted_and_does_not_run_is_disabled_too(play: Any) -> None:
+def test_m01_an_enabled_one_that_does_not_run_is_disabled_too(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -354,33 +350,33 @@ def test_m05_a_disable_during_a_pause_leaves_no_pause_and_no_row(play: Any) -> N
     play(scene)
 
 
-@pytest.mark.parametrize("patience", [0.0, 0.5])
-def test_m06_a_short_patience_is_kept_and_none_kills_at_once(play: Any, patience: float) -> None:
+@pytest.mark.parametrize("timeout", [0.0, 0.5])
+def test_m06_a_short_stop_timeout_is_obeyed_and_zero_kills_at_once(play: Any, timeout: float) -> None:
     async def scene(world: World) -> None:
-        script(world, Script.DEAF if patience else Script.LISTENS)
+        script(world, Script.DEAF if timeout else Script.LISTENS)
         async with world.run() as engine:
-            await engine.set_policy(P, PolicyChange(stop_timeout=patience))
+            await engine.set_policy(P, PolicyChange(stop_timeout=timeout))
             await engine.enable(P, 5)
             (container,) = world.host.containers.values()
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             await engine.disable(P, force=False)
-            assert anyio.current_time() - begun == pytest.approx(patience, abs=0.1)
+            assert anyio.current_time() - started_at == pytest.approx(timeout, abs=0.1)
             assert container.exit is not None
             assert container.exit.signal == "SIGKILL"
 
     play(scene)
 
 
-def test_m06_a_stop_waits_for_a_containerd_that_is_away_for_a_moment(play: Any) -> None:
+def test_m06_a_stop_waits_for_a_containerd_that_is_unavailable_for_a_moment(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
             (container,) = world.host.containers.values()
-            world.host.is_away = True
+            world.host.is_unavailable = True
 
             async def come_back() -> None:
                 await anyio.sleep(3)
-                world.host.is_away = False
+                world.host.is_unavailable = False
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(come_back)
@@ -391,7 +387,7 @@ def test_m06_a_stop_waits_for_a_containerd_that_is_away_for_a_moment(play: Any) 
 
 
 @pytest.mark.parametrize("verb", ["disable", "remove"])
-def test_m06_m17_a_holder_who_is_quicker_is_not_cut_off(play: Any, verb: str) -> None:
+def test_m06_m17_a_quicker_holder_is_not_cut_off(play: Any, verb: str) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -408,10 +404,10 @@ def test_m06_m17_a_holder_who_is_quicker_is_not_cut_off(play: Any, verb: str) ->
                     refused.append(str(error))
 
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(partial(engine.hold, P, "v1", is_attached=False))
+                tasks.start_soon(partial(engine.acquire, P, "v1", is_attached=False))
                 tasks.start_soon(stop)
             assert refused == [f"plugin {P} is in use by v1"]
-            if verb == "disable":  # it cut the pause off, so that it goes on soon
+            if verb == "disable":  # it cut the pause off, so that it continues soon
                 assert await until(lambda: state(engine) == "ready") < 1.5
             assert engine.get(P).enabled
 
@@ -423,7 +419,7 @@ def test_m06_a_refused_stop_leaves_what_runs_alone(play: Any) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(partial(engine.hold, P, "v1", is_attached=False))
+                tasks.start_soon(partial(engine.acquire, P, "v1", is_attached=False))
                 tasks.start_soon(_refused, engine)
             await anyio.sleep(5)
             assert (state(engine), world.host.started, engine.get(P).restarts) == ("ready", 1, 0)
@@ -457,26 +453,26 @@ def test_m06_a_stop_that_the_disk_refuses_lets_the_start_that_it_cut_off_go_on(p
     play(scene)
 
 
-def test_m17_a_forced_stop_waits_five_seconds_for_one_who_does_not_let_go(play: Any) -> None:
+def test_m17_a_forced_stop_waits_five_seconds_for_a_holder_that_does_not_release(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
-            holder = await engine.hold(P, "a2", is_attached=True)
-            asked: list[float] = []
+            holder = await engine.acquire(P, "a2", is_attached=True)
+            requested: list[float] = []
 
             async def wait() -> None:
-                await engine.until_asked_to_let_go(P, holder.token)
-                asked.append(anyio.current_time())
+                await engine.wait_release_requested(P, holder.token)
+                requested.append(anyio.current_time())
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
                 await anyio.sleep(50)
-                assert asked == []
-                begun = anyio.current_time()
+                assert requested == []
+                started_at = anyio.current_time()
                 await engine.disable(P, force=True)
-            assert asked == [begun]
-            assert anyio.current_time() - begun == pytest.approx(TIMEOUTS.let_go, abs=0.2)
-            await engine.until_asked_to_let_go(P, holder.token)  # there is none of this token any more
+            assert requested == [started_at]
+            assert anyio.current_time() - started_at == pytest.approx(TIMEOUTS.let_go, abs=0.2)
+            await engine.wait_release_requested(P, holder.token)  # there is none of this token any more
 
     play(scene)
 
@@ -484,12 +480,12 @@ def test_m17_a_forced_stop_waits_five_seconds_for_one_who_does_not_let_go(play: 
 # ---- removals
 
 
-def test_m07_a_forced_removal_of_what_cannot_be_killed_leaves_it_disabled_and_held_by_nobody(play: Any) -> None:
+def test_m07_a_forced_removal_of_what_cannot_be_killed_leaves_it_disabled_without_holders(play: Any) -> None:
     async def scene(world: World) -> None:
         script(world, Script.IMMORTAL)
         async with world.run() as engine:
             await engine.enable(P, 5)
-            await engine.hold(P, "v1", is_attached=False)
+            await engine.acquire(P, "v1", is_attached=False)
             with pytest.raises(errors.Unavailable, match="still there"):
                 await engine.remove(P, force=True)
             assert (state(engine), record(world).enabled, record(world).holders) == ("stopping", False, ())
@@ -497,7 +493,7 @@ def test_m07_a_forced_removal_of_what_cannot_be_killed_leaves_it_disabled_and_he
     play(scene)
 
 
-def test_m07_a_removal_that_is_asked_for_again_is_the_same_one(play: Any, caplog: Any) -> None:
+def test_m07_a_removal_that_is_requested_again_is_the_same_one(play: Any, caplog: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             world.host.stuck_images = 2
@@ -513,7 +509,7 @@ def test_m07_a_removal_that_is_asked_for_again_is_the_same_one(play: Any, caplog
     assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []
 
 
-def test_m07_one_that_is_removed_is_not_wanted_any_more_whatever_it_was(play: Any) -> None:
+def test_m07_a_removed_one_is_disabled_whatever_its_state(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -537,18 +533,18 @@ def test_m08_a_run_that_was_cut_off_while_it_started_is_waited_for_and_then_star
             await until(lambda: world.host.started == 1)
             tasks.cancel_scope.cancel()
         world.host.output[world.id(1)] = ["nobody listens"]
-        stray = f"{world.id(1)}.7"
+        orphan = f"{world.id(1)}.7"
 
         async def fill() -> None:
             await anyio.sleep(10)
             script(world, Script.LISTENS)
-            world.host.containers[stray] = Container(stray, world.id(1), Script.LISTENS, 7)
+            world.host.containers[orphan] = Container(orphan, world.id(1), Script.LISTENS, 7)
 
-        begun = anyio.current_time()
+        started_at = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fill)
             async with world.run() as engine:
-                assert anyio.current_time() - begun == pytest.approx(TIMEOUTS.ready, abs=0.5)
+                assert anyio.current_time() - started_at == pytest.approx(TIMEOUTS.ready, abs=0.5)
                 assert "did not accept a connection" in last_error(engine)
                 await until(lambda: state(engine) == "ready")
                 assert world.host.alive() == [record(world).container]
@@ -564,8 +560,8 @@ def test_m16_what_is_there_beside_the_run_that_is_taken_over_is_removed(play: An
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
-        stray = f"{world.id(1)}.7"
-        world.host.containers[stray] = Container(stray, world.id(1), Script.LISTENS, 7)
+        orphan = f"{world.id(1)}.7"
+        world.host.containers[orphan] = Container(orphan, world.id(1), Script.LISTENS, 7)
         async with world.run() as engine:
             assert world.host.alive() == [f"{world.id(1)}.1"]
             taker = world.host.attached[f"{world.id(1)}.1"]
@@ -575,7 +571,7 @@ def test_m16_what_is_there_beside_the_run_that_is_taken_over_is_removed(play: An
     play(scene)
 
 
-def test_m08_what_an_earlier_engine_has_added_to_a_plugin_is_ended(play: Any) -> None:
+def test_m08_what_an_earlier_engine_has_added_to_a_plugin_is_stopped(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -583,15 +579,15 @@ def test_m08_what_an_earlier_engine_has_added_to_a_plugin_is_ended(play: Any) ->
         left.mkdir()
         async with world.run() as engine:
             assert (state(engine), engine.get(P).pid) == ("ready", 1001)
-            assert world.host.ended_beside == [(f"{world.id(1)}.1", "abc")]
+            assert world.host.killed_processes == [(f"{world.id(1)}.1", "abc")]
             assert not left.exists()
         async with world.run():
-            assert len(world.host.ended_beside) == 1
+            assert len(world.host.killed_processes) == 1
 
     play(scene)
 
 
-def test_m08_an_end_that_nobody_noted_is_one_all_the_same(play: Any) -> None:
+def test_m08_an_exit_without_a_record_is_still_an_exit(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.set_policy(P, PolicyChange("on-failure"))
@@ -608,7 +604,7 @@ def test_m08_an_end_that_nobody_noted_is_one_all_the_same(play: Any) -> None:
     play(scene)
 
 
-def test_m08_what_containerd_cannot_tell_is_asked_again(play: Any) -> None:
+def test_m08_what_containerd_cannot_report_is_queried_again(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -620,9 +616,9 @@ def test_m08_what_containerd_cannot_tell_is_asked_again(play: Any) -> None:
             assert (view.pid, view.problem, world.host.started, view.restarts) == (1001, "", 1, 0)
         world.host.unrestorable = 1
         async with world.run() as engine:
-            world.host.is_away = True
+            world.host.is_unavailable = True
             await anyio.sleep(20)
-            world.host.is_away = False
+            world.host.is_unavailable = False
             assert await until(lambda: state(engine) == "ready") < 40
             assert (engine.get(P).pid, world.host.started) == (1001, 1)
         world.host.unrestorable = 1
@@ -637,7 +633,7 @@ def test_m08_what_containerd_cannot_tell_is_asked_again(play: Any) -> None:
 @pytest.mark.parametrize(
     ("policy", "code", "state_then"), [("on-failure", 0, "failed"), ("on-failure", 1, "ready"), ("never", 1, "failed")]
 )
-def test_m05_the_policy_holds_for_what_ended_while_no_engine_ran(
+def test_m05_the_policy_applies_to_exits_while_no_engine_ran(
     play: Any, policy: str, code: int, state_then: str
 ) -> None:
     async def scene(world: World) -> None:
@@ -659,18 +655,18 @@ def test_m05_a_row_of_failures_goes_on_over_a_restart_of_the_engine(play: Any, f
             while record(world).failures < failures or state(engine) != "ready":
                 world.host.end_all(1)
                 await anyio.sleep(0.05)
-        begun = anyio.current_time()
+        started_at = anyio.current_time()
         world.host.end_all(1)
         async with world.run() as engine:
             await until(lambda: state(engine) == "ready")
             assert record(world).failures == failures + 1
-        pause = anyio.current_time() - begun
+        pause = anyio.current_time() - started_at
         assert 0.8 <= pause <= 2 if failures else pause < 0.3  # 0.1 s, doubled four times, or half of that
 
     play(scene)
 
 
-def test_m08_who_is_restarted_before_it_is_asked_again_is_left_alone(play: Any) -> None:
+def test_m08_a_plugin_restarted_before_the_next_query_is_left_alone(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -684,7 +680,7 @@ def test_m08_who_is_restarted_before_it_is_asked_again_is_left_alone(play: Any) 
     play(scene)
 
 
-def test_m08_without_live_restore_what_runs_is_ended_and_started_anew(play: Any) -> None:
+def test_m08_without_live_restore_what_runs_is_stopped_and_started_again(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -705,11 +701,11 @@ def test_m18_down_does_not_wait_for_one_that_does_not_come_up(play: Any) -> None
         async with world.run() as engine:
             await engine.enable(P, 5)
         world.host.containers[f"{world.id(1)}.1"].close()
-        begun = anyio.current_time()
+        started_at = anyio.current_time()
         async with world.run(start=False) as engine:
             assert state(engine) == "starting"
             assert await engine.stop_all() == []
-        assert anyio.current_time() - begun < 1
+        assert anyio.current_time() - started_at < 1
         assert (world.host.alive(), world.host.started) == ([], 1)
 
     play(scene)
@@ -726,7 +722,7 @@ def test_m08_nothing_is_created_while_what_was_left_is_swept(play: Any) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(serve)
             await anyio.sleep(5)
-            with pytest.raises(errors.Unavailable, match="cannot do that now: containerd is not there yet"):
+            with pytest.raises(errors.Unavailable, match="cannot do that now: containerd is not running yet"):
                 await world.engine.create("q", _nothing())
             world.host.sweeping.set()
             await anyio.sleep(1)
@@ -740,7 +736,7 @@ def test_m08_nothing_is_created_while_what_was_left_is_swept(play: Any) -> None:
     play(scene)
 
 
-# ---- what is told
+# ---- what is reported
 
 
 def test_a05_a_view_has_all_that_is_known_of_a_plugin(play: Any) -> None:
@@ -751,8 +747,8 @@ def test_a05_a_view_has_all_that_is_known_of_a_plugin(play: Any) -> None:
             await engine.set(P, ["A=1"], [])
             await engine.set_policy(P, PolicyChange("on-failure", 3, 2.5))
             await engine.enable(P, 5)
-            await engine.hold(P, "kept", is_attached=False)
-            await engine.hold(P, "attached", is_attached=True)
+            await engine.acquire(P, "kept", is_attached=False)
+            await engine.acquire(P, "attached", is_attached=True)
             before = datetime.now(UTC)
             view = engine.get(P)
             assert (view.id, view.name, view.reference) == (world.id(1), P, "reg.lan/p1:1")
@@ -778,19 +774,19 @@ def test_a05_a_view_has_all_that_is_known_of_a_plugin(play: Any) -> None:
     play(scene)
 
 
-def test_m05_an_exit_is_kept_whole() -> None:
+def test_m05_an_exit_is_stored_completely() -> None:
     exit = Exit("c", "r", 137, "SIGKILL", oom=True, exited_at=EPOCH)
-    assert last_exit_of(exit) == LastExit(137, "SIGKILL", True, EPOCH, "")
-    assert last_exit_of(exit, "why") == LastExit(137, "SIGKILL", True, EPOCH, "why")
+    assert LastExit.of(exit) == LastExit(137, "SIGKILL", True, EPOCH, "")
+    assert LastExit.of(exit, "why") == LastExit(137, "SIGKILL", True, EPOCH, "why")
 
 
-def test_m13_a_mount_whose_server_is_gone_is_told(play: Any) -> None:
+def test_m13_a_mount_whose_server_is_missing_is_reported(play: Any) -> None:
     async def scene(world: World) -> None:
         (world.host.base / "dead").write_text("/var/a\n/var/b\n")
         async with world.run() as engine:
             await engine.enable(P, 5)
-            told = [(each.name, each.attributes) for each in world.events if each.action == "unmount"]
-            assert told == [(P, {"path": "/var/a"}), (P, {"path": "/var/b"})]
+            reported = [(each.name, each.attributes) for each in world.events if each.action == "unmount"]
+            assert reported == [(P, {"path": "/var/a"}), (P, {"path": "/var/b"})]
 
     play(scene)
 
@@ -802,7 +798,7 @@ def test_m13_a_mount_whose_server_is_gone_is_told(play: Any) -> None:
         (OSError("the disk is gone"), "the disk is gone"),
     ],
 )
-def test_m04_what_the_host_refuses_is_told_with_its_place(play: Any, error: OSError, words: str) -> None:
+def test_m04_what_the_host_refuses_is_reported_with_its_path(play: Any, error: OSError, words: str) -> None:
     async def scene(world: World) -> None:
         world.host.refusals[world.id(1)] = error
         async with world.run() as engine:
@@ -816,15 +812,15 @@ def test_m06_without_containerd_a_stop_says_so_and_can_be_repeated(play: Any) ->
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
-            work = engine._work
-            machinery, work.machinery = work.machinery, None
-            with pytest.raises(errors.Unavailable, match=f"cannot stop plugin {P}: containerd is not there"):
+            runtime = engine._availability.runtime
+            engine._availability.set(None)
+            with pytest.raises(errors.Unavailable, match=f"cannot stop plugin {P}: containerd is unavailable"):
                 await engine.disable(P, force=False)
             assert (state(engine), engine.get(P).enabled) == ("stopping", False)
-            assert engine.get(P).problem == f"cannot stop plugin {P}: containerd is not there"
+            assert engine.get(P).problem == f"cannot stop plugin {P}: containerd is unavailable"
             with pytest.raises(errors.Conflict, match=f"plugin already enabled: plugin {P} is stopping"):
                 await engine.enable(P, 5)
-            work.machinery = machinery
+            engine._availability.set(runtime)
             await engine.disable(P, force=False)
             assert (state(engine), engine.get(P).problem, world.host.alive()) == ("disabled", "", [])
 

@@ -10,8 +10,8 @@ import pytest
 from moorage import errors
 from moorage.engine.lifecycle import BACK_OFF_LIMIT, STEADY_AFTER
 from moorage.engine.values import PolicyChange
-from support.engine_scenes import P, actions, script, state, until
-from support.engine_scenes import play as play
+from support.engine_scenario import P, actions, script, state, until
+from support.engine_scenario import play as play
 from support.engine_world import TIMEOUTS, Container, Script, World
 
 pytestmark = pytest.mark.quick
@@ -41,11 +41,11 @@ def test_enable_disable_and_enable_again(play: Any) -> None:
     ("what", "words"),
     [
         (Script.SILENT, r"it did not accept a connection on \S+ within 5 s; it wrote nothing"),
-        (Script.EXITS, r"it ended with exit status 3 before it accepted a connection on \S+"),
+        (Script.EXITS, r"it exited with status 3 before it accepted a connection on \S+"),
         (Script.REFUSED, r"no such file or directory"),
     ],
 )
-def test_m04_an_enable_that_fails_says_why_and_leaves_it_disabled(play: Any, what: Script, words: str) -> None:
+def test_m04_a_failed_enable_gives_its_reason_and_leaves_it_disabled(play: Any, what: Script, words: str) -> None:
     async def scene(world: World) -> None:
         script(world, what)
         async with world.run() as engine:
@@ -133,15 +133,15 @@ def test_m05_a_number_of_restarts_in_a_row_ends_it(play: Any) -> None:
     play(scene)
 
 
-def test_m06_a_process_that_cannot_be_killed_is_told_and_never_taken_for_ended(play: Any) -> None:
+def test_m06_a_process_that_cannot_be_killed_is_reported_and_never_taken_for_exited(play: Any) -> None:
     async def scene(world: World) -> None:
         script(world, Script.IMMORTAL)
         async with world.run() as engine:
             await engine.enable(P, 5)
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             with pytest.raises(errors.Unavailable, match=r"its process \(pid 1001\) is still there 10 s after SIGKILL"):
                 await engine.disable(P, force=False)
-            assert anyio.current_time() - begun == pytest.approx(TIMEOUTS.stop + TIMEOUTS.killed, abs=0.1)
+            assert anyio.current_time() - started_at == pytest.approx(TIMEOUTS.stop + TIMEOUTS.killed, abs=0.1)
             view = engine.get(P)
             assert (view.enabled, view.state.value) == (False, "stopping")
             assert "still there" in view.problem
@@ -165,9 +165,9 @@ def test_m06_one_that_ignores_term_is_killed_after_its_own_time(play: Any) -> No
         async with world.run() as engine:
             await engine.set_policy(P, PolicyChange(stop_timeout=3))
             await engine.enable(P, 5)
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             await engine.disable(P, force=False)
-            assert anyio.current_time() - begun == pytest.approx(3, abs=0.1)
+            assert anyio.current_time() - started_at == pytest.approx(3, abs=0.1)
 
     play(scene)
 
@@ -188,7 +188,7 @@ def test_m12_a_disable_cuts_a_start_off_and_a_pause_too(play: Any) -> None:
                 tasks.start_soon(enable)
                 await anyio.sleep(1)
                 await engine.disable(P, force=False)
-            assert refused == ["cannot enable plugin p1:latest: it was told to stop while it started"]
+            assert refused == ["cannot enable plugin p1:latest: a stop was requested while it started"]
             assert (engine.get(P).enabled, world.host.alive()) == (False, [])
             script(world, Script.LISTENS)
             await engine.enable(P, 5)
@@ -196,9 +196,9 @@ def test_m12_a_disable_cuts_a_start_off_and_a_pause_too(play: Any) -> None:
             world.host.end_all(1)
             await anyio.sleep(30)
             assert state(engine) == "restarting"
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             await engine.disable(P, force=False)
-            assert anyio.current_time() - begun < 0.1
+            assert anyio.current_time() - started_at < 0.1
             started = world.host.started
             await anyio.sleep(300)
             assert (state(engine), world.host.started) == ("disabled", started)
@@ -206,22 +206,22 @@ def test_m12_a_disable_cuts_a_start_off_and_a_pause_too(play: Any) -> None:
     play(scene)
 
 
-def test_while_containerd_is_away_starts_are_tried_every_second(play: Any) -> None:
+def test_while_containerd_is_unavailable_starts_are_tried_every_second(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
             world.host.end_all(1)
-            world.host.is_away = True
+            world.host.is_unavailable = True
             await anyio.sleep(20)
             assert state(engine) == "restarting"
-            world.host.is_away = False
+            world.host.is_unavailable = False
             assert await until(lambda: state(engine) == "ready") < 1.5
             assert engine.get(P).restarts == 1
 
     play(scene)
 
 
-def test_m08_the_next_engine_takes_over_what_runs_and_counts_what_ended(play: Any) -> None:
+def test_m08_the_next_engine_takes_over_what_runs_and_counts_what_exited(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -270,25 +270,25 @@ def test_case_231_a_container_of_another_program_is_reported_and_left_alone(play
 
 def test_m16_what_is_left_of_a_plugin_is_removed_before_it_starts(play: Any) -> None:
     async def scene(world: World) -> None:
-        stray = f"{world.id(1)}.7"
-        world.host.containers[stray] = Container(stray, world.id(1), Script.LISTENS, 7)
+        orphan = f"{world.id(1)}.7"
+        world.host.containers[orphan] = Container(orphan, world.id(1), Script.LISTENS, 7)
         async with world.run() as engine:
             assert world.host.containers == {}
-            world.host.containers[stray] = Container(stray, world.id(1), Script.LISTENS, 7)
+            world.host.containers[orphan] = Container(orphan, world.id(1), Script.LISTENS, 7)
             await engine.enable(P, 5)
             assert world.host.alive() == [f"{world.id(1)}.1"]
 
     play(scene)
 
 
-def test_m13_who_is_used_is_not_disabled_but_by_force(play: Any) -> None:
+def test_m13_a_plugin_in_use_is_disabled_only_by_force(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
-            with pytest.raises(errors.Conflict, match="cannot hold plugin p1:latest: it is disabled"):
-                await engine.hold(P, "v1", is_attached=False)
+            with pytest.raises(errors.Conflict, match="cannot add a holder to plugin p1:latest: it is disabled"):
+                await engine.acquire(P, "v1", is_attached=False)
             await engine.enable(P, 5)
-            kept = await engine.hold(P, "v1", is_attached=False)
-            await engine.hold(P, "a2", is_attached=True)
+            user = await engine.acquire(P, "v1", is_attached=False)
+            await engine.acquire(P, "a2", is_attached=True)
             with pytest.raises(errors.Conflict, match="plugin p1:latest is in use by a2, v1"):
                 await engine.disable(P, force=False)
             with pytest.raises(errors.Conflict, match="plugin p1:latest is in use by a2, v1"):
@@ -296,10 +296,10 @@ def test_m13_who_is_used_is_not_disabled_but_by_force(play: Any) -> None:
             assert state(engine) == "ready"
         async with world.run() as engine:
             assert [holder.owner for holder in engine.get(P).holders] == ["v1"]
-            await engine.release(P, kept.token)
+            await engine.release(P, user.token)
             with pytest.raises(errors.NotFound):
-                await engine.release(P, kept.token)
-            await engine.hold(P, "v1", is_attached=False)
+                await engine.release(P, user.token)
+            await engine.acquire(P, "v1", is_attached=False)
             await engine.disable(P, force=True)
             assert engine.get(P).holders == ()
 
@@ -310,10 +310,10 @@ def test_m17_two_forced_stops_wait_for_one_that_is_attached_and_both_see_it_go(p
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
-            holder = await engine.hold(P, "a2", is_attached=True)
+            holder = await engine.acquire(P, "a2", is_attached=True)
 
             async def let_go() -> None:
-                await engine.until_asked_to_let_go(P, holder.token)
+                await engine.wait_release_requested(P, holder.token)
                 await anyio.sleep(1)
                 await engine.release(P, holder.token)
 
@@ -321,11 +321,11 @@ def test_m17_two_forced_stops_wait_for_one_that_is_attached_and_both_see_it_go(p
                 with suppress(errors.Conflict):  # the second one finds it disabled
                     await engine.disable(P, force=True)
 
-            begun = anyio.current_time()
+            started_at = anyio.current_time()
             async with anyio.create_task_group() as tasks:
                 for each in (let_go, disable, disable):
                     tasks.start_soon(each)
-            assert anyio.current_time() - begun == pytest.approx(1, abs=0.5)
+            assert anyio.current_time() - started_at == pytest.approx(1, abs=0.5)
             assert state(engine) == "disabled"
 
     play(scene)
@@ -362,7 +362,7 @@ def test_a_removal_that_was_cut_off_goes_on_with_the_next_engine(play: Any) -> N
     play(scene)
 
 
-def test_m14_stop_all_changes_no_wish(play: Any) -> None:
+def test_m14_stop_all_changes_no_desired_state(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
@@ -379,7 +379,7 @@ def test_without_containerd_nothing_is_promised(play: Any) -> None:
         async with world.run() as engine:
             pass
         with pytest.raises(errors.Unavailable, match="cannot do that now: the engine is being stopped"):
-            engine._work.need_machinery()
+            engine._context.availability.require()
 
     play(scene)
 

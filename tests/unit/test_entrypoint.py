@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moorage.engine.entrypoint import explain
+from moorage.runs.entrypoint import explain_start_failure
 
 pytestmark = pytest.mark.quick
 
@@ -42,28 +42,28 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def why(root: Path, command: str, **more: Any) -> str:
-    return explain(spec(command, **more), str(root))
+def reason(root: Path, command: str, **more: Any) -> str:
+    return explain_start_failure(spec(command, **more), str(root))
 
 
 def test_what_can_run_is_not_explained(root: Path) -> None:
     put(root / "bin/script", "#! /bin/sh -x\n")
-    assert [why(root, name) for name in ("/bin/sh", "sh", "/bin/script", "bin/sh", "./bin/../bin/sh")] == [""] * 5
+    assert [reason(root, name) for name in ("/bin/sh", "sh", "/bin/script", "bin/sh", "./bin/../bin/sh")] == [""] * 5
 
 
-def test_a_command_without_a_slash_is_looked_for_in_path(root: Path) -> None:
+def test_a_command_without_a_slash_is_searched_in_path(root: Path) -> None:
     put(root / "opt/tool")
     (root / "first/tool").mkdir(parents=True)  # a directory of the name is passed over
-    assert why(root, "tool", path="/none:/first:/opt") == ""
-    assert why(root, "tool", path="/a:/b") == "there is no tool in the plugin's PATH (/a:/b)"
+    assert reason(root, "tool", path="/none:/first:/opt") == ""
+    assert reason(root, "tool", path="/a:/b") == "there is no tool in the plugin's PATH (/a:/b)"
     put(root / "opt/tool", mode=0o644)
-    assert why(root, "tool", path="/opt") == "/opt/tool is not executable; make it so with chmod +x"
+    assert reason(root, "tool", path="/opt") == "/opt/tool is not executable; make it so with chmod +x"
 
 
 def test_a_relative_command_starts_at_the_working_directory(root: Path) -> None:
     put(root / "srv/run")
-    assert why(root, "./run", cwd="/srv") == ""
-    assert why(root, "./run", cwd="/") == "there is no /./run in the plugin's root file system"
+    assert reason(root, "./run", cwd="/srv") == ""
+    assert reason(root, "./run", cwd="/") == "there is no /./run in the plugin's root file system"
 
 
 def test_what_is_no_program_is_named(root: Path) -> None:
@@ -73,7 +73,7 @@ def test_what_is_no_program_is_named(root: Path) -> None:
     put(root / "lone", "#!\n")
     put(root / "odd", "#!/no/such\x1b[1m x\n")
     os.mkfifo(root / "fifo")
-    said = {name: why(root, f"/{name}") for name in ("gone", "bin", "fifo", "plain", "text", "empty", "lone", "odd")}
+    said = {name: reason(root, f"/{name}") for name in ("gone", "bin", "fifo", "plain", "text", "empty", "lone", "odd")}
     assert said == {
         "gone": "there is no /gone in the plugin's root file system",
         "bin": "/bin is a directory, not a program",
@@ -91,11 +91,11 @@ def test_an_elf_file_that_cannot_run_here_is_named(root: Path) -> None:
     other = bytearray(data)
     other[MACHINE_AT : MACHINE_AT + 2] = (22).to_bytes(2, "little")
     put(root / "foreign", bytes(other))
-    assert why(root, "/foreign").startswith("/foreign is a program for another CPU (IBM S/390; this machine is ")
+    assert reason(root, "/foreign").startswith("/foreign is a program for another CPU (IBM S/390; this machine is ")
     put(root / "cut", bytes(data[:100]))
-    assert why(root, "/cut") == "/cut is damaged: its program headers cannot be read"
+    assert reason(root, "/cut") == "/cut is damaged: its program headers cannot be read"
     put(root / "other-loader", bytes(data).replace(b"/lib", b"/xib"))
-    assert why(root, "/other-loader").startswith("/other-loader needs the loader /xib")
+    assert reason(root, "/other-loader").startswith("/other-loader needs the loader /xib")
 
 
 def test_a_32_bit_program_of_the_same_kind_of_cpu_is_fine(root: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_32_bit_program_of_the_same_kind_of_cpu_is_fine(root: Path) -> None:
     data = bytearray(Path(TRUE).read_bytes())
     data[MACHINE_AT : MACHINE_AT + 2] = smaller.to_bytes(2, "little")
     put(root / "small", bytes(data))
-    assert why(root, "/small") == ""
+    assert reason(root, "/small") == ""
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -116,7 +116,7 @@ def test_no_damage_to_an_elf_file_is_more_than_a_sentence(root: Path, seed: int)
     for _ in range(source.randint(1, 8)):
         data[source.randrange(4, 900)] = source.choice([0, 1, 127, 128, 255])
     put(root / "p", bytes(data[: source.choice([len(data), source.randrange(4, len(data))])]))
-    assert why(root, "/p").isprintable()
+    assert reason(root, "/p").isprintable()
 
 
 def test_links_are_followed_as_from_inside(root: Path) -> None:
@@ -125,20 +125,20 @@ def test_links_are_followed_as_from_inside(root: Path) -> None:
     (root / "opt/relative").symlink_to("../opt/./real")
     (root / "above").symlink_to("../../../../opt/real")  # the root is its own parent
     (root / "directory").symlink_to("opt")
-    (root / "outside").symlink_to(TRUE)  # on the host it is there
+    (root / "outside").symlink_to(TRUE)  # on the host it exists
     (root / "loop").symlink_to("loop")
     for name in ("/absolute", "/opt/relative", "/above", "/directory/relative"):
-        assert why(root, name) == ""
+        assert reason(root, name) == ""
     for name in ("/outside", "/loop"):
-        assert why(root, name) == f"there is no {name} in the plugin's root file system"
+        assert reason(root, name) == f"there is no {name} in the plugin's root file system"
 
 
-def test_a_chain_of_links_ends_where_the_kernels_patience_does(root: Path) -> None:
+def test_a_chain_of_links_ends_at_the_limit_of_the_kernel(root: Path) -> None:
     put(root / "l0")
     for number in range(1, 43):
         (root / f"l{number}").symlink_to(f"l{number - 1}")
-    assert why(root, "/l40") == ""
-    assert why(root, "/l41") != ""
+    assert reason(root, "/l40") == ""
+    assert reason(root, "/l41") != ""
 
 
 def test_mounts_cover_what_is_below_them(root: Path, tmp_path: Path) -> None:
@@ -149,20 +149,20 @@ def test_mounts_cover_what_is_below_them(root: Path, tmp_path: Path) -> None:
     (root / "file").touch()
     (root / "link").symlink_to("mnt/run")
     for name in ("/mnt/run", "/link", "/file"):
-        assert why(root, name, mounts=mounts) == ""
-    assert why(root, "/mnt/covered", mounts=mounts) == "there is no /mnt/covered in the plugin's root file system"
+        assert reason(root, name, mounts=mounts) == ""
+    assert reason(root, "/mnt/covered", mounts=mounts) == "there is no /mnt/covered in the plugin's root file system"
     (root / "mnt2").mkdir()
-    assert why(root, "/mnt2/run", mounts=mounts) == "there is no /mnt2/run in the plugin's root file system"
+    assert reason(root, "/mnt2/run", mounts=mounts) == "there is no /mnt2/run in the plugin's root file system"
 
 
 def test_the_innermost_and_last_mount_counts(root: Path, tmp_path: Path) -> None:
     put(tmp_path / "new/run")
     (tmp_path / "old").mkdir()
     (root / "mnt").mkdir()
-    assert why(root, "/mnt/run", mounts=[bind(tmp_path / "old", "/mnt"), bind(tmp_path / "new", "/mnt")]) == ""
+    assert reason(root, "/mnt/run", mounts=[bind(tmp_path / "old", "/mnt"), bind(tmp_path / "new", "/mnt")]) == ""
     deep = [bind(tmp_path / "new", "/mnt/deep"), bind(tmp_path / "old", "/mnt")]
     (tmp_path / "old/deep").mkdir()
-    assert why(root, "/mnt/deep/run", mounts=deep) == ""
+    assert reason(root, "/mnt/deep/run", mounts=deep) == ""
 
 
 def test_nothing_is_said_of_what_only_exists_inside(root: Path) -> None:
@@ -170,9 +170,12 @@ def test_nothing_is_said_of_what_only_exists_inside(root: Path) -> None:
     (root / "link").symlink_to("/run/made-later")
     put(root / "script", "#!/run/interpreter\n")
     for name in ("/run/made-later", "/link", "/script"):
-        assert why(root, name, mounts=mounts) == ""
+        assert reason(root, name, mounts=mounts) == ""
 
 
-def test_nothing_is_said_of_a_root_that_cannot_be_looked_at() -> None:
-    assert explain(spec("/p"), "/proc/1/no-such") == "there is no /p in the plugin's root file system"
-    assert explain({"process": {"args": ["/p"]}}, "/dev/null") == "there is no /p in the plugin's root file system"
+def test_nothing_is_said_of_a_root_that_cannot_be_inspected() -> None:
+    assert explain_start_failure(spec("/p"), "/proc/1/no-such") == "there is no /p in the plugin's root file system"
+    assert (
+        explain_start_failure({"process": {"args": ["/p"]}}, "/dev/null")
+        == "there is no /p in the plugin's root file system"
+    )

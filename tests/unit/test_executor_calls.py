@@ -9,9 +9,9 @@ import pytest
 
 from moorage import errors
 from moorage.containerd.types import Status
-from support.bench import Bench, bench, leave
+from support.conditions import eventually, settled
 from support.fake_containerd import HALF_MADE, RUNTIME_STATE, Call, FakeContainerd, cancel_at, fail_at
-from support.waiting import eventually, settled
+from support.fake_harness import FakeHarness, fake_harness, leave
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
@@ -46,15 +46,15 @@ KINDS = pytest.mark.parametrize("kind", [errors.Unavailable, errors.MoorageError
 
 
 @asynccontextmanager
-async def prepared(prepare: Prepare) -> AsyncIterator[Bench]:
+async def prepared(prepare: Prepare) -> AsyncIterator[FakeHarness]:
     world = FakeContainerd()
     await prepare(world)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         yield it
 
 
-async def end_and_see_nothing_left(it: Bench) -> None:
-    """The container runs; it ends, is told of once, and nothing is left."""
+async def end_and_see_nothing_left(it: FakeHarness) -> None:
+    """The container runs; it exits, is reported once, and nothing is left."""
     assert it.world.tasks["a"].status is Status.RUNNING
     assert not it.exits.seen
     it.world.end("a", 5)
@@ -162,7 +162,7 @@ async def test_e43_a_failure_at_any_call_of_an_exit_delivers_it_once_all_the_sam
 ) -> None:
     number, reached = 0, True
     while reached:
-        async with bench() as it:
+        async with fake_harness() as it:
             await it.create()
             begin = len(it.called())
             it.client.fault = fail_at(begin + number, kind("in this test"), after=after)
@@ -201,7 +201,7 @@ def die_at(number: int, *, after: bool) -> Callable[[Call], Awaitable[None]]:
 async def live(world: FakeContainerd, number: int, after: bool) -> bool:
     """One process that creates, sees an exit and creates again, and is killed at a call; whether it was."""
     try:
-        async with bench(world) as it:
+        async with fake_harness(world) as it:
             it.client.fault = die_at(number, after=after)
             await it.create()
             world.end("a", 5)
@@ -222,7 +222,7 @@ async def test_e51_killed_at_any_call_its_tasks_are_restored_or_cleaned_by_the_n
             for pipe in (task.stdout, task.stderr):
                 pipe.readers = 0  # the kernel closes what a dead process has open
         is_running = "a" in world.tasks and world.tasks["a"].status is Status.RUNNING
-        async with bench(world) as it:
+        async with fake_harness(world) as it:
             assert await it.restore() == is_running
             if is_running:
                 await end_and_see_nothing_left(it)
@@ -233,6 +233,6 @@ async def test_e51_killed_at_any_call_its_tasks_are_restored_or_cleaned_by_the_n
     assert number > 6
 
 
-async def end_and_see_nothing_left_again(it: Bench) -> None:
+async def end_and_see_nothing_left_again(it: FakeHarness) -> None:
     it.world.end("a", 6)
     await eventually(lambda: it.exits.seen and it.exits.seen[-1].code == 6 and not it.world.left())

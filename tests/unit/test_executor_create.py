@@ -8,7 +8,7 @@ import pytest
 from moorage import errors
 from moorage.containerd.types import Mount, Status
 from moorage.executor import RUN_LABEL
-from support.bench import RUNTIME, at_call, bench, leave, missing, spec
+from support.conditions import settled
 from support.fake_containerd import (
     HALF_MADE,
     RUNTIME_STATE,
@@ -17,9 +17,9 @@ from support.fake_containerd import (
     FakeContainerd,
     fail_at,
 )
+from support.fake_harness import RUNTIME, at_call, fake_harness, leave, missing, spec
 from support.fake_streams import FakeInput
 from support.sinks import Memory
-from support.waiting import settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
@@ -36,7 +36,7 @@ def refuse(text: str) -> Callable[[], None]:
 
 
 async def test_e01_create_makes_the_record_then_the_task_then_starts_it() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.executor.create("a", spec("a"), *it.pair(), labels={"who": "me", RUN_LABEL: "mine"})
         assert it.called() == ["subscribe", "create_container", "create_task", "start_task"]
         record = it.world.records["a"]
@@ -47,19 +47,19 @@ async def test_e01_create_makes_the_record_then_the_task_then_starts_it() -> Non
 
 
 async def test_e07_the_pipes_belong_to_the_specs_user() -> None:
-    async with bench() as it:
-        wanted = {
+    async with fake_harness() as it:
+        expected = {
             **spec("a"),
             "process": {**spec("a")["process"], "user": {"uid": 5, "gid": 6}},
             "linux": {"uidMappings": [{"containerID": 0, "hostID": 100, "size": 10}]},
         }
-        await it.executor.create("a", wanted, *it.pair())
+        await it.executor.create("a", expected, *it.pair())
         options = it.world.records["a"].options
         assert (options.io_uid, options.io_gid, options.root) == (105, 6, RUNTIME.root)
 
 
 async def test_e08_rootfs_mounts_are_handed_on() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         mounts = [Mount("bind", "/somewhere")]
         await it.executor.create("a", spec("a"), *it.pair(), rootfs=mounts)
         assert it.world.records["a"].rootfs == mounts
@@ -70,7 +70,7 @@ async def test_e02_what_may_live_is_not_touched_and_the_first_error_stands(statu
     world = FakeContainerd()
     await leave(world, status)
     task, record = world.tasks["a"], world.records["a"]
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         with pytest.raises(errors.Conflict, match="already"):
             await it.create()
         assert it.called() == ["subscribe", "get_task", "get_container"], "only asked"
@@ -83,7 +83,7 @@ async def test_e02_what_does_not_live_is_replaced(status: Status | None) -> None
     world = FakeContainerd()
     await leave(world, status)
     old = world.records["a"]
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         await it.create()
         assert it.called("create_container") == ["create_container"], "the directory alone refuses the first try"
         assert world.records["a"] is not old
@@ -95,7 +95,7 @@ async def test_e02_the_record_is_created_once_more_and_no_oftener() -> None:
         if call.name == "create_container":
             raise errors.MoorageError("the database is broken")
 
-    async with bench() as it:
+    async with fake_harness() as it:
         it.client.fault = fault
         with pytest.raises(errors.MoorageError, match=r"^cannot create containerd container: the database is broken$"):
             await it.create()
@@ -109,7 +109,7 @@ async def test_e02_a_status_that_cannot_be_read_is_a_warning_and_leftovers_are_c
 ) -> None:
     world = FakeContainerd()
     await leave(world, None)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         seen = False
 
         async def fault(call: Call) -> None:
@@ -121,7 +121,7 @@ async def test_e02_a_status_that_cannot_be_read_is_a_warning_and_leftovers_are_c
         it.client.fault = fault
         await it.create()
         assert world.tasks["a"].status is Status.RUNNING
-    said = "cannot read the status of a, whose id is wanted: in this test"
+    said = "cannot read the status of a, whose id is requested: in this test"
     assert warnings(caplog) == ([] if kind is errors.NotFound else [said])
 
 
@@ -131,7 +131,7 @@ async def test_e02_a_deletion_that_fails_is_logged_and_the_rest_goes_on(
 ) -> None:
     world = FakeContainerd()
     await leave(world, Status.STOPPED)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         it.client.fault = fail_at(3, kind("in this test"))
         await it.create()
         assert world.tasks["a"].status is Status.RUNNING
@@ -149,7 +149,7 @@ async def test_e04_leftovers_that_refuse_the_task_are_cleared(what: str) -> None
             world.bundles.clear()
     else:
         world.obstacles.add(("a", what))
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         await it.create(out=b"hello")
         await settled()
         assert world.tasks["a"].status is Status.RUNNING
@@ -158,7 +158,7 @@ async def test_e04_leftovers_that_refuse_the_task_are_cleared(what: str) -> None
 
 
 async def test_e03_a_task_that_cannot_be_made_leaves_nothing_and_fails_alike_every_time() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         for _ in range(3):
             with pytest.raises(errors.MoorageError, match="/missing/command") as caught:
                 await it.executor.create("a", missing("a"), *it.pair())
@@ -169,7 +169,7 @@ async def test_e03_a_task_that_cannot_be_made_leaves_nothing_and_fails_alike_eve
 
 
 async def test_e04_the_task_goes_first_then_the_record() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         it.client.fault = at_call("start_task", refuse("no start"))
         with pytest.raises(errors.MoorageError, match=r"^no start$"):
             await it.create()
@@ -194,7 +194,7 @@ async def test_e04_a_failing_clean_up_is_logged_and_hides_nothing(
         if call.name == failing:
             raise kind("no clean-up")
 
-    async with bench() as it:
+    async with fake_harness() as it:
         it.client.fault = fault
         with pytest.raises(errors.MoorageError, match=r"^no start$"):
             await it.create()
@@ -203,7 +203,7 @@ async def test_e04_a_failing_clean_up_is_logged_and_hides_nothing(
 
 
 async def test_e04_while_a_process_may_live_its_record_stays() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         world = it.world
 
         def live_on() -> None:
@@ -219,7 +219,7 @@ async def test_e04_while_a_process_may_live_its_record_stays() -> None:
 
 
 async def test_e13_an_input_is_a_bug_and_create_undoes_itself() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         it.client.stdin = FakeInput()
         with pytest.raises(errors.MoorageError, match="bug"):
             await it.create()
@@ -227,8 +227,8 @@ async def test_e13_an_input_is_a_bug_and_create_undoes_itself() -> None:
         assert not it.world.left()
 
 
-async def test_an_id_is_held_from_the_beginning_and_free_after_a_failure() -> None:
-    async with bench() as it:
+async def test_an_id_is_in_use_from_the_beginning_and_free_after_a_failure() -> None:
+    async with fake_harness() as it:
         it.client.fault = at_call("create_task", refuse("no"))
         for broken in ({"process": None}, {"linux": {"uidMappings": 5}}, {}):
             with pytest.raises((errors.MoorageError, TypeError, KeyError)):
@@ -237,7 +237,7 @@ async def test_an_id_is_held_from_the_beginning_and_free_after_a_failure() -> No
 
 
 async def test_sinks_or_attach_are_needed() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         with pytest.raises(errors.Invalid):
             await it.executor.create("a", spec("a"))
         with pytest.raises(errors.Invalid):

@@ -11,11 +11,11 @@ from moorage import errors
 from moorage import executor as executor_package
 from moorage.containerd.types import Status, TaskExit
 from moorage.executor import Executor, Exit, open_executor
-from moorage.executor._task import LastExits
-from support.bench import QUICK, RUNTIME, Bench, bench, leave, spec
+from moorage.executor._container import LastExits
+from support.conditions import TIMEOUT_SECONDS, eventually, settled
 from support.fake_containerd import Call, FakeContainerd, FakeContainers
+from support.fake_harness import QUICK, RUNTIME, FakeHarness, fake_harness, leave, spec
 from support.sinks import Exits, Gate, Memory
-from support.waiting import PATIENCE_SECONDS, eventually, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
@@ -36,7 +36,7 @@ async def test_what_the_block_raises_comes_out_as_itself() -> None:
 
 async def test_e50_the_end_detaches_and_leaves_the_tasks_for_the_next_process() -> None:
     world = FakeContainerd()
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         await it.create("a", out=b"first")
         await settled()
         await it.executor.aclose()
@@ -54,7 +54,7 @@ async def test_e50_the_end_detaches_and_leaves_the_tasks_for_the_next_process() 
         world.end("a", 3)
         await it.executor.process_event("a", TaskExit("a", "a", world.tasks["a"].pid, 3))
     assert not it.exits.seen
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         assert not await it.restore("a")
         found = it.executor.last_exit("a")
         assert found
@@ -62,19 +62,30 @@ async def test_e50_the_end_detaches_and_leaves_the_tasks_for_the_next_process() 
         assert not world.left()
 
 
-async def test_e50_process_events_that_wait_are_told_of_the_end() -> None:
-    exits = Exits(hold={"a": anyio.Event()})
-    async with bench(FakeContainerd(deaf=True, blind=True), exits=exits) as it:
+async def test_e50_a_create_after_the_executor_was_cancelled_is_a_conflict() -> None:
+    with anyio.CancelScope() as scope:
+        async with fake_harness() as it:
+            scope.cancel()
+            with anyio.CancelScope(shield=True):  # as a worker thread that is waited for, and does not notice
+                await settled()
+                with pytest.raises(errors.Conflict, match="the executor is closed"):
+                    await it.create()
+    assert not it.world.left()
+
+
+async def test_e50_process_events_that_wait_are_released() -> None:
+    exits = Exits(waits={"a": anyio.Event()})
+    async with fake_harness(FakeContainerd(deaf=True, blind=True), exits=exits) as it:
         await it.create()
         event = TaskExit("a", "a", it.world.tasks["a"].pid, 3)
         it.world.end("a", 3)
-        told = 0
+        reported = 0
 
         async def wait() -> None:
-            nonlocal told
+            nonlocal reported
             with pytest.raises(errors.Conflict):
                 await it.executor.process_event("a", event)
-            told += 1
+            reported += 1
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
@@ -83,18 +94,20 @@ async def test_e50_process_events_that_wait_are_told_of_the_end() -> None:
             tasks.start_soon(wait)
             await settled()
             await it.executor.aclose()
-        assert told == 2
+        assert reported == 2
 
 
-async def create(it: Bench) -> None:
+async def create(it: FakeHarness) -> None:
     await it.create("b")
 
 
-async def restore(it: Bench) -> None:
+async def restore(it: FakeHarness) -> None:
     await it.restore("b")
 
 
-async def close_at(it: Bench, act: Callable[[Bench], Awaitable[None]], number: int, after: bool) -> tuple[bool, str]:
+async def close_at(
+    it: FakeHarness, act: Callable[[FakeHarness], Awaitable[None]], number: int, after: bool
+) -> tuple[bool, str]:
     """End the executor while an operation waits in this call; whether it came that far, and what it raised."""
     reached, said = False, ""
     async with anyio.create_task_group() as tasks:
@@ -117,14 +130,14 @@ async def close_at(it: Bench, act: Callable[[Bench], Awaitable[None]], number: i
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("act", [create, restore])
 async def test_e50_an_operation_under_way_at_the_end_is_undone(
-    act: Callable[[Bench], Awaitable[None]], after: bool
+    act: Callable[[FakeHarness], Awaitable[None]], after: bool
 ) -> None:
     number, reached = 1, True
     while reached:
         world = FakeContainerd()
         if act is restore:
             await leave(world, Status.RUNNING, "b")
-        async with bench(world) as it:
+        async with fake_harness(world) as it:
             reached, said = await close_at(it, act, number, after)
             assert ("closed" in said) == reached
         assert not [left for left in world.left() if left.startswith("reader")]
@@ -157,13 +170,13 @@ async def test_e50_an_exit_that_is_being_handled_at_the_end_is_not_lost(name: st
             reached.set()
             await settled()
 
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         await it.create()
         it.client.fault = fault
         world.end("a", 3)
         await reached.wait()
         await it.executor.aclose()
-    async with bench(world) as next_one:
+    async with fake_harness(world) as next_one:
         assert not await next_one.restore()
         found = next_one.executor.last_exit("a")
         # either this handler was called, or the next process finds the exit
@@ -187,9 +200,9 @@ class Restarting:
 
 async def test_a_handler_may_create_the_same_id_again() -> None:
     world, handler = FakeContainerd(), Restarting(5)
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with open_executor(
-            FakeContainers(world), handler, runtime=RUNTIME, timeouts=QUICK, process_end=world.wait_for_end
+            FakeContainers(world), handler, runtime=RUNTIME, timeouts=QUICK, wait_for_exit=world.wait_for_end
         ) as handler.executor:
             await handler.executor.create("a", spec("a", code=0), Memory(), Memory())
             await eventually(lambda: len(handler.exits) == 5 and not world.left())
@@ -199,7 +212,7 @@ async def test_a_handler_may_create_the_same_id_again() -> None:
 
 async def test_a_handler_may_end_the_executor() -> None:
     world = FakeContainerd()
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
 
         async def end(id: str, exit: Exit) -> None:
             it.exits.seen.append(exit)
@@ -216,14 +229,14 @@ async def test_a_handler_may_end_the_executor() -> None:
 
 async def test_the_end_waits_for_no_sink_that_is_stuck() -> None:
     stuck = Gate()
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.executor.create("a", spec("a", out=b"x"), stuck, Memory())
         await stuck.waiting.wait()
     assert stuck.closes == 1
 
 
-async def test_an_id_that_is_none_harms_nobody() -> None:
-    async with bench() as it:
+async def test_an_id_that_is_none_harms_no_other_caller() -> None:
+    async with fake_harness() as it:
         await it.create("a")
         for bad in ("..", "", "a/b"):
             with pytest.raises(errors.Invalid):
@@ -234,7 +247,7 @@ async def test_an_id_that_is_none_harms_nobody() -> None:
 async def test_remembered_exits_are_bounded_and_the_newest_stay() -> None:
     exits = LastExits()
     for number in range(LastExits.LIMIT + 10):
-        exits.remember(Exit(f"a{number}", "run", 0))
+        exits.add(Exit(f"a{number}", "run", 0))
     assert exits.find("a9") is None
     assert exits.find("a10")
     assert exits.find(f"a{LastExits.LIMIT + 9}")
@@ -248,7 +261,7 @@ def test_e43_nothing_in_the_executor_reads_the_wall_clock_so_setting_it_back_cha
 
 async def test_a_kernel_that_calls_a_living_process_dead_is_not_believed() -> None:
     # so it looks where containerd counts processes in another pid namespace than we do
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         it.world.ends[it.world.tasks["a"].pid].set()
         await eventually(lambda: it.called().count("get_task") > 3)
@@ -258,7 +271,7 @@ async def test_a_kernel_that_calls_a_living_process_dead_is_not_believed() -> No
         await eventually(lambda: it.exits.seen)
 
 
-async def test_a_kernel_that_gives_no_descriptor_is_a_warning_and_the_exit_is_told_all_the_same(
+async def test_a_kernel_that_gives_no_descriptor_is_a_warning_and_the_exit_is_still_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world, exits = FakeContainerd(), Exits()
@@ -267,7 +280,7 @@ async def test_a_kernel_that_gives_no_descriptor_is_a_warning_and_the_exit_is_to
         raise OSError(24, "Too many open files")
 
     async with open_executor(
-        FakeContainers(world), exits, runtime=RUNTIME, timeouts=QUICK, process_end=refuse
+        FakeContainers(world), exits, runtime=RUNTIME, timeouts=QUICK, wait_for_exit=refuse
     ) as executor:
         await executor.create("a", spec("a"), Memory(), Memory())
         await settled()

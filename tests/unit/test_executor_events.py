@@ -1,4 +1,4 @@
-"""The executor's exits and its end on the fake (rows E06, E40 to E50)."""
+"""The executor's exits and its close on the fake (rows E06, E40 to E50)."""
 
 import itertools
 import logging
@@ -18,16 +18,16 @@ from moorage.containerd.types import (
     TaskOOM,
     TaskStarted,
 )
-from moorage.executor import Exit
-from support.bench import QUICK, Bench, at_call, bench, spec
+from moorage.executor import Executor, Exit
+from support.conditions import eventually, settled
 from support.fake_containerd import Call, FakeContainerd
+from support.fake_harness import QUICK, FakeHarness, at_call, fake_harness, spec
 from support.sinks import Exits, Gate, Memory
-from support.waiting import eventually, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
 
-async def one_exit(it: Bench, code: int | None, id: str = "a") -> Exit:
+async def one_exit(it: FakeHarness, code: int | None, id: str = "a") -> Exit:
     """Wait for the id's end and for everything to be gone; then there was one exit, with this code."""
     await eventually(lambda: it.exits.of(id) and not it.world.left())
     await settled()
@@ -35,24 +35,24 @@ async def one_exit(it: Bench, code: int | None, id: str = "a") -> Exit:
     return it.exits.of(id)[0]
 
 
-def own_exit(it: Bench, code: int = 3) -> TaskExit:
+def own_exit(it: FakeHarness, code: int = 3) -> TaskExit:
     return TaskExit("a", "a", it.world.tasks["a"].pid, code, None)
 
 
 @pytest.mark.parametrize("order", ["during create", "late", "never, but the kernel tells", "twice"])
 async def test_e06_a_process_that_exits_at_once_is_a_success_and_then_one_exit(order: str) -> None:
     world = FakeContainerd(blind="kernel" not in order)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         if order != "during create":
-            world.held = []
+            world.delayed = []
         await it.create(out=b"bye", code=0)
         assert not it.exits.seen, "the exit comes after create has returned"
         match order:
             case "late":
                 world.release()
             case "twice":
-                assert world.held is not None
-                world.held += world.held
+                assert world.delayed is not None
+                world.delayed += world.delayed
                 world.release()
             case _:
                 pass
@@ -62,7 +62,7 @@ async def test_e06_a_process_that_exits_at_once_is_a_success_and_then_one_exit(o
 
 async def test_e40_an_exit_drains_reads_the_counter_deletes_then_calls_the_handler() -> None:
     gate = Gate()
-    async with bench(timeouts=replace(QUICK, exit_drain=30, stream_wait=30)) as it:
+    async with fake_harness(timeouts=replace(QUICK, exit_drain=30, stream_wait=30)) as it:
         await it.executor.create("a", spec("a", out=b"all of it", code=3), gate, Memory())
         await gate.waiting.wait()
         await settled()
@@ -74,17 +74,17 @@ async def test_e40_an_exit_drains_reads_the_counter_deletes_then_calls_the_handl
         assert it.executor.last_exit("a") == exit
 
 
-async def test_e11_output_that_never_ends_holds_an_exit_only_for_a_bounded_time(
+async def test_e11_output_that_never_ends_delays_an_exit_only_for_a_bounded_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         task = it.world.tasks["a"]
         it.world.end("a", 3)
-        task.stdout.ended = False  # somebody else has the FIFO open
+        task.stdout.closed = False  # another process has the FIFO open
         await one_exit(it, 3)
-        assert "the output of a stdout was cut off before its end" in caplog.messages
+        assert "the output of a stdout was cut off" in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ async def test_e11_output_that_never_ends_holds_an_exit_only_for_a_bounded_time(
     ids=str,
 )
 async def test_e40_e41_e42_e48_other_events_are_ignored(event: Event) -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         assert it.world.tasks["a"].pid == 1000
         calls = it.called()
@@ -114,7 +114,7 @@ async def test_e40_e41_e42_e48_other_events_are_ignored(event: Event) -> None:
 
 
 async def test_e41_an_added_process_may_end_a_hundred_times() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         for number in range(100):
             it.world.publish(TaskExit("a", f"exec{number}", 5000 + number, 0))
@@ -125,7 +125,7 @@ async def test_e41_an_added_process_may_end_a_hundred_times() -> None:
 
 
 async def test_e42_a_late_exit_of_an_earlier_run_is_ignored() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         late = own_exit(it)
         it.world.end("a", 3)
@@ -141,7 +141,7 @@ async def test_e42_a_late_exit_of_an_earlier_run_is_ignored() -> None:
 
 
 async def test_e42_an_exit_event_of_a_process_that_runs_is_not_believed() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         await it.executor.process_event("a", own_exit(it))
         assert not it.exits.seen
@@ -157,7 +157,7 @@ HINTS = ["event", "event again", "kernel", "lost stream", "reconcile"]
 async def test_e43_any_hints_in_any_order_deliver_one_exit(hints: tuple[str, ...]) -> None:
     world = FakeContainerd(deaf=True, blind=True)
     timeouts = replace(QUICK, reconcile=0.01 if "reconcile" in hints else 3600)
-    async with bench(world, timeouts=timeouts) as it:
+    async with fake_harness(world, timeouts=timeouts) as it:
         await it.create()
         event = own_exit(it)
         pid = world.tasks["a"].pid
@@ -178,7 +178,7 @@ async def test_e43_any_hints_in_any_order_deliver_one_exit(hints: tuple[str, ...
 
 @pytest.mark.parametrize("name", ["get_task", "delete_task", "delete_container"])
 @pytest.mark.parametrize("times", [2, 1000])
-async def test_e43_an_exit_is_told_whatever_the_machine_refuses_and_how_often(name: str, times: int) -> None:
+async def test_e43_an_exit_is_reported_whatever_the_machine_refuses_and_how_often(name: str, times: int) -> None:
     refused = 0
 
     async def fault(call: Call) -> None:
@@ -187,7 +187,7 @@ async def test_e43_an_exit_is_told_whatever_the_machine_refuses_and_how_often(na
             refused += 1
             raise OSError(28, "No space left on device") if name != "get_task" else errors.MoorageError("no")
 
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         it.client.fault = fault
         it.world.end("a", 3)
@@ -201,12 +201,12 @@ async def test_e43_an_exit_is_told_whatever_the_machine_refuses_and_how_often(na
 
 
 @pytest.mark.parametrize("event", ["replayed", "lost"])
-async def test_e43_an_exit_while_containerd_is_away_is_delivered_once_it_is_back(event: str) -> None:
+async def test_e43_an_exit_while_containerd_is_unavailable_is_delivered_once_it_is_back(event: str) -> None:
     world = FakeContainerd(blind=True)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         await it.create()
         world.go_down()
-        world.held = []
+        world.delayed = []
         world.end("a", 3)
         await it.executor.process_event("a", own_exit(it))
         assert not it.exits.seen
@@ -220,19 +220,19 @@ async def test_e43_an_exit_while_containerd_is_away_is_delivered_once_it_is_back
 OFTEN = replace(QUICK, reconcile=0.005, exit_drain=0.001, stream_wait=0.001)
 
 
-async def compared(it: Bench) -> None:
+async def compared(it: FakeHarness) -> None:
     """Wait for a few comparisons: whatever was planned has been done by then."""
     begin = it.called().count("get_task")
     await eventually(lambda: it.called().count("get_task") > begin + 5)
 
 
 async def test_e44_containerd_going_and_coming_ten_times_is_no_exit() -> None:
-    async with bench(timeouts=OFTEN) as it:
+    async with fake_harness(timeouts=OFTEN) as it:
         await it.create()
         task, record = it.world.tasks["a"], it.world.records["a"]
         for _ in range(10):
             it.world.go_down()
-            await it.executor.process_event("a", own_exit(it))  # nothing can be asked now
+            await it.executor.process_event("a", own_exit(it))  # nothing can be queried now
             it.world.come_up()
             await eventually(lambda: it.world.subscribers)
         await compared(it)
@@ -243,7 +243,7 @@ async def test_e44_containerd_going_and_coming_ten_times_is_no_exit() -> None:
 
 
 async def test_e44_a_shim_that_does_not_answer_is_no_exit() -> None:
-    async with bench(timeouts=OFTEN) as it:
+    async with fake_harness(timeouts=OFTEN) as it:
         await it.create()
         task = it.world.tasks["a"]
         task.hung = True
@@ -257,8 +257,8 @@ async def test_e44_a_shim_that_does_not_answer_is_no_exit() -> None:
         await one_exit(it, 3)
 
 
-async def test_e44_a_shim_that_does_not_answer_is_not_asked_too_often() -> None:
-    async with bench(timeouts=replace(QUICK, reconnect_first=0.01, reconnect_limit=0.01)) as it:
+async def test_e44_a_shim_that_does_not_answer_is_not_queried_too_often() -> None:
+    async with fake_harness(timeouts=replace(QUICK, reconnect_first=0.01, reconnect_limit=0.01)) as it:
         await it.create()
         task = it.world.tasks["a"]
         task.hung = True
@@ -278,7 +278,7 @@ async def test_e45_reconnecting_for_ever_logs_each_change_once_and_ends_with_one
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "moorage.executor.watch")
-    async with bench() as it:
+    async with fake_harness() as it:
         for _ in range(3):
             begin = len(it.called("subscribe"))
             it.world.go_down()
@@ -288,14 +288,14 @@ async def test_e45_reconnecting_for_ever_logs_each_change_once_and_ends_with_one
             await settled()
             assert len(it.world.subscribers) == 1
         assert [message.partition(",")[0] for message in caplog.messages] == [
-            "containerd is away",
-            "containerd is back",
+            "containerd is unavailable",
+            "containerd is available again",
         ] * 3
 
 
 async def test_e46_a_slow_handler_delays_no_other_id_but_its_own() -> None:
-    exits = Exits(hold={"slow": anyio.Event()})
-    async with bench(exits=exits) as it:
+    exits = Exits(waits={"slow": anyio.Event()})
+    async with fake_harness(exits=exits) as it:
         for id in ("slow", "a", "b"):
             await it.create(id)
         for id in ("slow", "a", "b"):
@@ -305,14 +305,30 @@ async def test_e46_a_slow_handler_delays_no_other_id_but_its_own() -> None:
         it.world.end("slow", 4)
         await settled()
         assert [exit.code for exit in exits.of("slow")] == [3], "one at a time"
-        exits.hold["slow"].set()
+        exits.waits["slow"].set()
         await eventually(lambda: [exit.code for exit in exits.of("slow")] == [3, 4])
+
+
+async def test_e46_what_containerd_reports_goes_through_process_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    processed: list[Event] = []
+    process_event = Executor.process_event
+
+    async def recording(executor: Executor, id: str, event: Event) -> None:
+        processed.append(event)
+        await process_event(executor, id, event)
+
+    monkeypatch.setattr(Executor, "process_event", recording)
+    async with fake_harness(FakeContainerd(blind=True)) as it:
+        await it.create()
+        it.world.end("a", 3)
+        await one_exit(it, 3)
+    assert [type(event) for event in processed] == [TaskExit]
 
 
 async def test_e46_what_the_handler_raises_is_raised_by_process_event_and_logged_by_the_pump(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with bench(FakeContainerd(deaf=True, blind=True), exits=Exits(fail=True)) as it:
+    async with fake_harness(FakeContainerd(deaf=True, blind=True), exits=Exits(fail=True)) as it:
         await it.create()
         event = own_exit(it)
         it.world.end("a", 3)
@@ -329,18 +345,31 @@ async def test_e46_what_the_handler_raises_is_raised_by_process_event_and_logged
         assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
-@pytest.mark.parametrize(("code", "oom", "told"), [(137, True, True), (137, False, False), (1, True, False)])
-async def test_e47_oom_is_told_where_the_counter_says_so_and_it_was_killed(code: int, oom: bool, told: bool) -> None:
-    async with bench() as it:
+@pytest.mark.parametrize(("code", "oom", "expected"), [(137, True, True), (137, False, False), (1, True, False)])
+async def test_e47_oom_is_reported_where_the_counter_says_so_and_it_was_killed(
+    code: int, oom: bool, expected: bool
+) -> None:
+    async with fake_harness() as it:
         await it.create()
         it.world.end("a", code, oom=oom)
         exit = await one_exit(it, code)
-        assert exit.oom is told
+        assert exit.oom is expected
         assert exit.signal == ("SIGKILL" if code == 137 else None)
 
 
-async def test_e48_events_of_containers_that_are_not_held_are_not_even_asked_about() -> None:
-    async with bench() as it:
+@pytest.mark.parametrize(("code", "expected"), [(137, True), (1, False)])
+async def test_e47_an_oom_event_counts_where_systemd_has_removed_the_counter_with_the_scope(
+    code: int, expected: bool
+) -> None:
+    async with fake_harness() as it:
+        await it.create()
+        it.world.publish(TaskOOM("a"))
+        it.world.end("a", code)
+        assert (await one_exit(it, code)).oom is expected
+
+
+async def test_e48_events_of_foreign_containers_are_not_even_queried() -> None:
+    async with fake_harness() as it:
         for namespace in ("test", "moby"):
             it.world.send(Envelope(namespace, "/tasks/exit", None, TaskExit("b", "b", 1, 0)))
         await settled()
@@ -349,7 +378,7 @@ async def test_e48_events_of_containers_that_are_not_held_are_not_even_asked_abo
 
 @pytest.mark.parametrize("down", [False, True])
 async def test_e49_a_killed_shim_ends_the_run_with_no_code_and_frees_the_id(down: bool) -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         if down:
             it.world.go_down()
@@ -368,7 +397,7 @@ async def test_e49_a_killed_shim_ends_the_run_with_no_code_and_frees_the_id(down
 
 
 async def test_e49_a_task_that_never_started_has_no_exit() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
 
         def die() -> None:
             it.world.end("a", 2)
@@ -382,8 +411,8 @@ async def test_e49_a_task_that_never_started_has_no_exit() -> None:
         assert it.executor.last_exit("a") is None
 
 
-async def test_a_task_whose_record_was_deleted_runs_on_and_its_exit_is_told() -> None:
-    async with bench() as it:
+async def test_a_task_whose_record_was_deleted_keeps_running_and_its_exit_is_reported() -> None:
+    async with fake_harness() as it:
         await it.create()
         del it.world.records["a"]
         it.world.end_subscriptions()

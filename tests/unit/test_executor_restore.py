@@ -8,11 +8,11 @@ import pytest
 from moorage import errors
 from moorage.containerd.types import RuntimeOptions, Status
 from moorage.executor import RUN_LABEL, Exit
-from support.bench import at_call, bench, leave, spec
+from support.conditions import eventually, settled
 from support.fake_containerd import Call, FakeContainerd, Record
+from support.fake_harness import at_call, fake_harness, leave, spec
 from support.fake_streams import FakeInput
 from support.sinks import Gate, Memory
-from support.waiting import eventually, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
@@ -23,7 +23,7 @@ async def test_e20_what_lives_is_taken_over_with_its_output_and_its_exit(status:
     await leave(world, status)
     task, run = world.tasks["a"], world.records["a"].labels[RUN_LABEL]
     task.stdout.data += b"while nobody read, "
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         assert await it.restore()
         await task.stdout.write(b"and after")
         world.end("a", 3)
@@ -36,7 +36,7 @@ async def test_e20_what_lives_is_taken_over_with_its_output_and_its_exit(status:
 
 
 def half(world: FakeContainerd, what: str) -> None:
-    """What a process that was killed, or somebody who meddles, may leave."""
+    """What a process that was killed, or a meddling user, may leave."""
     match what:
         case "no record":
             del world.records["a"]
@@ -77,7 +77,7 @@ async def test_e21_what_does_not_live_is_removed_and_its_exit_remembered(what: s
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
     half(world, what)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         assert not await it.restore()
         assert not world.left()
         exit = it.executor.last_exit("a")
@@ -88,28 +88,28 @@ async def test_e21_what_does_not_live_is_removed_and_its_exit_remembered(what: s
     assert not it.exits.seen
 
 
-async def test_e21_what_an_ended_one_wrote_arrives_before_it_is_removed() -> None:
+async def test_e21_what_a_stopped_one_wrote_arrives_before_it_is_removed() -> None:
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
     world.tasks["a"].stdout.data += b"last words"
     world.end("a", 4)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         assert not await it.restore()
         assert it.sinks[0].data == b"last words"
 
 
 async def test_e21_nothing_at_all_is_no_error() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         assert not await it.restore()
         assert it.executor.last_exit("a") is None
 
 
-async def test_e21_an_ended_one_keeps_its_run_signal_and_memory() -> None:
+async def test_e21_a_stopped_one_keeps_its_run_signal_and_memory() -> None:
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
     run = world.records["a"].labels[RUN_LABEL]
     world.end("a", 137, oom=True)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         assert not await it.restore()
         exited_at = (it.executor.last_exit("a") or Exit("a", run, 0)).exited_at
         assert exited_at
@@ -120,7 +120,7 @@ async def test_e21_an_exit_that_was_found_stays_known_when_the_removal_fails() -
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
     world.end("a", 4)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         it.client.fault = at_call("delete_container", world.go_down)
         with pytest.raises(errors.Unavailable):
             await it.restore()
@@ -134,7 +134,7 @@ async def test_e21_an_exit_that_was_found_stays_known_when_the_removal_fails() -
 async def test_e21_any_other_error_is_raised_the_sinks_are_closed_and_nothing_is_touched() -> None:
     world = FakeContainerd()
     await leave(world, Status.UNKNOWN)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         with pytest.raises(errors.Unavailable, match="shim"):
             await it.restore()
         world.tasks["a"].hung = False
@@ -146,7 +146,7 @@ async def test_e21_any_other_error_is_raised_the_sinks_are_closed_and_nothing_is
 async def test_e13_an_input_makes_a_restore_fail_and_leaves_the_container() -> None:
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         it.client.stdin = FakeInput()
         with pytest.raises(errors.MoorageError, match="bug"):
             await it.restore()
@@ -159,7 +159,7 @@ async def test_e13_an_input_makes_a_restore_fail_and_leaves_the_container() -> N
 async def test_e23_dying_around_the_attach_is_false_or_one_exit(call: str) -> None:
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         seen = 0
         name, _, after = call.partition(" ")
 
@@ -180,7 +180,7 @@ async def test_e23_dying_between_the_attach_and_the_status_check_is_false() -> N
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
 
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         gets = 0
 
         async def fault(call: Call) -> None:
@@ -200,11 +200,11 @@ async def test_e23_dying_between_the_attach_and_the_status_check_is_false() -> N
         assert not it.exits.seen
 
 
-async def test_e24_an_id_that_is_held_is_a_conflict_and_has_one_reader() -> None:
-    async with bench() as it:
+async def test_e24_an_id_that_is_in_use_is_a_conflict_and_has_one_reader() -> None:
+    async with fake_harness() as it:
         await it.create()
         for second in (it.create, it.restore):
-            with pytest.raises(errors.Conflict, match="held"):
+            with pytest.raises(errors.Conflict, match="already in use"):
                 await second()
         assert it.world.tasks["a"].stdout.readers == 1
         assert it.called() == ["subscribe", "create_container", "create_task", "start_task"]
@@ -212,7 +212,7 @@ async def test_e24_an_id_that_is_held_is_a_conflict_and_has_one_reader() -> None
 
 
 async def test_e24_two_at_once_are_one_and_a_conflict() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         conflicts = 0
 
         async def create() -> None:
@@ -229,12 +229,12 @@ async def test_e24_two_at_once_are_one_and_a_conflict() -> None:
         assert it.world.tasks["a"].status is Status.RUNNING
 
 
-async def test_e48_a_container_of_somebody_else_is_not_taken_over() -> None:
+async def test_e48_a_container_of_another_owner_is_not_taken_over() -> None:
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
     world.records["a"] = Record(spec("a"), {"io.somebody": "else"}, RuntimeOptions(), ())
-    async with bench(world) as it:
-        with pytest.raises(errors.Conflict, match="not made by Moorage"):
+    async with fake_harness(world) as it:
+        with pytest.raises(errors.Conflict, match="not created by Moorage"):
             await it.restore()
         assert it.called() == ["subscribe", "get_container"]
     assert world.tasks["a"].status is Status.RUNNING
@@ -242,7 +242,7 @@ async def test_e48_a_container_of_somebody_else_is_not_taken_over() -> None:
 
 @pytest.mark.parametrize("status", list(Status))
 async def test_e30_running_is_what_containerd_calls_running(status: Status) -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         task = it.world.tasks["a"]
         task.status, task.hung = status, status is Status.UNKNOWN
@@ -250,13 +250,13 @@ async def test_e30_running_is_what_containerd_calls_running(status: Status) -> N
 
 
 async def test_e30_an_unknown_id_is_not_found() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         with pytest.raises(errors.NotFound):
             await it.executor.is_running("b")
 
 
 async def test_e31_a_signal_goes_to_init_and_not_found_means_done() -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         await it.executor.signal("a", 0)
         await it.executor.signal("a", signal.SIGTERM)
@@ -271,7 +271,7 @@ async def test_e31_a_signal_goes_to_init_and_not_found_means_done() -> None:
 
 @pytest.mark.parametrize("number", [-1, 65, 1000])
 async def test_e31_a_number_that_is_no_signal_is_invalid_and_not_sent(number: int) -> None:
-    async with bench() as it:
+    async with fake_harness() as it:
         await it.create()
         with pytest.raises(errors.Invalid, match=str(number)):
             await it.executor.signal("a", number)
@@ -282,7 +282,7 @@ async def test_a_slow_sink_does_not_keep_a_restore_waiting() -> None:
     world = FakeContainerd()
     await leave(world, Status.RUNNING)
     world.tasks["a"].stdout.data += b"much"
-    async with bench(world) as it:
+    async with fake_harness(world) as it:
         slow = Gate()
         assert await it.executor.restore("a", slow, Memory())
         await slow.waiting.wait()

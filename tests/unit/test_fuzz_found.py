@@ -15,12 +15,12 @@ from moorage import errors
 from moorage._lib.json_document import decode_json
 from moorage.api.exec import _parse
 from moorage.cli.cmd_call import command as call_command
-from moorage.distribution._retar import Source, retar
-from moorage.distribution._untar import read_entries
-from moorage.engine.calls import call
-from moorage.engine.store import Choice, _decode
-from moorage.engine.values import Answer
+from moorage.engine.store import _decode
+from moorage.engine.values import EngineIdentity
 from moorage.host.sockets import PluginSocket
+from moorage.packages.create import repack_package
+from moorage.packages.tar import read_entries
+from moorage.runs.http_call import PluginResponse, call
 
 DEEP = b"[" * 100_000
 
@@ -54,7 +54,7 @@ def record(body: bytes) -> bytes:
 
 def read_package(data: bytes) -> bytes:
     chunks = iter([data])
-    return retar(Source(lambda: next(chunks, b"")), lambda _: None)
+    return repack_package(lambda: next(chunks, b""), lambda _: None)
 
 
 def read_archive(data: bytes) -> None:
@@ -88,7 +88,7 @@ def test_fuzz_a_pax_record_whose_length_is_no_length_is_refused(length: bytes) -
 
 def test_fuzz_a_stored_record_that_is_nested_deeply_is_a_damaged_one() -> None:
     with pytest.raises(errors.Invalid, match=r"cannot read /x: .*nested too deeply"):
-        _decode(b'{"schema": 1, "a": ' + DEEP, Choice, Path("/x"))
+        _decode(b'{"schema": 1, "a": ' + DEEP, EngineIdentity, Path("/x"))
 
 
 def test_fuzz_json_of_a_plugin_that_is_nested_deeply_is_no_json() -> None:
@@ -113,7 +113,7 @@ def test_fuzz_data_of_call_that_is_nested_deeply_is_refused() -> None:
 # ------------------------------------------------------------------------------------------- answers of plugins
 
 
-async def answered(path: Path, head: bytes) -> Answer:
+async def answered(path: Path, head: bytes) -> PluginResponse:
     """What a call makes of an answer with this head and the body "hello"."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

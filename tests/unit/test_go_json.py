@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage import errors
-from moorage.api.go_json import find_json_error, json_type_error
-from moorage.api.query import json_body, texts
+from moorage.api.http.go_json import find_json_error, json_type_error
+from moorage.api.http.query import json_body, texts
 
 CASES = [
     ("invalid", "invalid character 'i' looking for beginning of value"),

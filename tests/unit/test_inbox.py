@@ -5,7 +5,8 @@ import pytest
 
 from moorage import errors
 from moorage._lib.inbox import Inboxes
-from support.waiting import settled
+from support.conditions import settled
+from support.limits import limit
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
@@ -34,7 +35,7 @@ async def test_a_key_that_is_busy_keeps_no_other_waiting() -> None:
         inboxes: Inboxes[str] = Inboxes(tasks)
         go_on = anyio.Event()
         inboxes.put("slow", go_on.wait)
-        with anyio.fail_after(5):
+        with anyio.fail_after(limit(5)):
             await inboxes.run("quick", anyio.lowlevel.checkpoint)
         go_on.set()
 
@@ -66,13 +67,13 @@ async def test_an_idle_key_costs_nothing_and_works_again() -> None:
             assert not inboxes._waiting
 
 
-async def test_what_a_job_raises_is_raised_to_who_waits_and_the_next_job_runs() -> None:
+async def test_what_a_job_raises_is_raised_to_its_waiter_and_the_next_job_runs() -> None:
     async def fail() -> None:
         raise LookupError("here")
 
     async with anyio.create_task_group() as tasks:
         inboxes: Inboxes[str] = Inboxes(tasks)
-        inboxes.put("a", fail)  # heard by nobody
+        inboxes.put("a", fail)  # reported to no caller
         with pytest.raises(LookupError, match="here"):
             await inboxes.run("a", fail)
         await inboxes.run("a", anyio.lowlevel.checkpoint)
@@ -90,17 +91,17 @@ async def test_a_waiter_that_is_cancelled_leaves_the_job_running() -> None:
         with anyio.move_on_after(0):
             await inboxes.run("a", job)
         go_on.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(limit(5)):
             await done.wait()
 
 
-async def test_when_the_workers_end_everybody_who_waits_is_told() -> None:
-    told: list[str] = []
+async def test_when_the_workers_end_all_waiters_are_notified() -> None:
+    reported: list[str] = []
 
     async def wait_for(inboxes: Inboxes[str], name: str) -> None:
         with pytest.raises(errors.Conflict):
             await inboxes.run("a", anyio.sleep_forever)
-        told.append(name)
+        reported.append(name)
 
     async with anyio.create_task_group() as waiters:
         async with anyio.create_task_group() as tasks:
@@ -110,6 +111,6 @@ async def test_when_the_workers_end_everybody_who_waits_is_told() -> None:
             waiters.start_soon(wait_for, inboxes, "queued")
             await settled()
             tasks.cancel_scope.cancel()
-        with anyio.fail_after(5):
-            while len(told) < 2:
+        with anyio.fail_after(limit(5)):
+            while len(reported) < 2:
                 await anyio.lowlevel.checkpoint()

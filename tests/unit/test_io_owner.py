@@ -34,7 +34,7 @@ def test_uid_and_gid_go_through_their_own_mapping() -> None:
     assert io_owner(spec(0, 0, [mapping(0, 100000, 65536)], [mapping(0, 200000, 65536)])) == (100000, 200000)
 
 
-def test_the_first_range_that_holds_the_id_counts_and_its_end_is_outside() -> None:
+def test_the_first_range_that_contains_the_id_counts_and_its_end_is_outside() -> None:
     ranges = [mapping(0, 5000, 1), mapping(1, 7000, 10), mapping(1, 9000, 10)]
     assert [io_owner(spec(uid, 0, ranges))[0] for uid in (0, 1, 10, 11)] == [5000, 7000, 7009, 11]
 
@@ -45,9 +45,9 @@ def test_the_first_range_that_holds_the_id_counts_and_its_end_is_outside() -> No
 )
 def test_a_mapped_id_is_inside_a_host_range_and_an_unmapped_one_stays(uid: int, ranges: list[tuple[int, ...]]) -> None:
     found = io_owner(spec(uid, 0, [mapping(*each) for each in ranges]))[0]
-    holding = [each for each in ranges if each[0] <= uid < each[0] + each[2]]
-    if holding:
-        inside, host, size = holding[0]
+    matching = [each for each in ranges if each[0] <= uid < each[0] + each[2]]
+    if matching:
+        inside, host, size = matching[0]
         assert found == host + uid - inside
         assert host <= found < host + size
     else:

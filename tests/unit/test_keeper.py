@@ -1,4 +1,4 @@
-"""The log keeper without a process: what it says and is told, how it stamps, splits, rotates and drops, its pace."""
+"""The log keeper without a process: its requests and answers, how it stamps, splits, rotates and drops, its rate."""
 
 import os
 import re
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.logs.keeper import _LONGEST, _SHORTEST, _Pace
-from moorage.logs.wire import GREETING, MAGIC, PACKET_BYTES, QUIT, Request, pack, parse_request, unpack
+from moorage.logs.keeper import _LONGEST, _SHORTEST, _ReadPause
+from moorage.logs.keeper_protocol import GREETING, MAGIC, PACKET_BYTES, QUIT, KeeperRequest, pack, parse_request, unpack
 from moorage.logs.writer import LINE_LIMIT, LineStream, LogWriter, Piece
 
 RECORD = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 (stdout|stderr)(\+?) (.*)")
@@ -43,10 +43,10 @@ class Memory(LogWriter):
 
 
 def test_requests_are_read_as_they_were_written() -> None:
-    asked = Request("A", "id.run", "/var/log dir/ü", 1000, 3)
-    assert parse_request(pack(*asked)) == asked
-    assert parse_request(pack("F", "id.run")) == Request("F", "id.run")
-    assert parse_request(QUIT) == Request("Q")
+    sent = KeeperRequest("A", "id.run", "/var/log dir/ü", 1000, 3)
+    assert parse_request(pack(*sent)) == sent
+    assert parse_request(pack("F", "id.run")) == KeeperRequest("F", "id.run")
+    assert parse_request(QUIT) == KeeperRequest("Q")
     assert unpack(pack("r", "key", "why not")) == ("r", ["key", "why not"])
 
 
@@ -85,7 +85,7 @@ def test_what_no_version_may_change() -> None:
 
 
 @given(st.lists(st.binary(max_size=300)), st.booleans())
-def test_every_byte_is_kept_in_order_whatever_the_pieces(pieces: list[bytes], flush: bool) -> None:
+def test_every_byte_is_stored_in_order_whatever_the_chunks(pieces: list[bytes], flush: bool) -> None:
     out = Memory()
     stream = LineStream(out, "stdout")
     for piece in pieces:
@@ -104,14 +104,14 @@ def test_every_byte_is_kept_in_order_whatever_the_pieces(pieces: list[bytes], fl
 )
 def test_no_record_is_longer_than_the_limit(lengths: list[int], cuts: list[int]) -> None:
     lines = [bytes([97 + number % 26]) * length for number, length in enumerate(lengths)]
-    data, place, number = b"\n".join(lines) + b"\n", 0, 0
+    data, workspace, number = b"\n".join(lines) + b"\n", 0, 0
     out = Memory()
     stream = LineStream(out, "stdout")
     cuts = [*cuts, LINE_LIMIT]  # never only small ones, which would be a million
-    while place < len(data):
+    while workspace < len(data):
         cut = cuts[number % len(cuts)]
-        stream.take(data[place : place + cut])
-        place, number = place + cut, number + 1
+        stream.take(data[workspace : workspace + cut])
+        workspace, number = workspace + cut, number + 1
     assert max(len(text) for _, text in out.records()) <= LINE_LIMIT
     whole = b"".join(text + (b"" if mark else b"\n") for mark, text in out.records())
     assert whole == data
@@ -127,7 +127,7 @@ def test_a_character_is_not_cut_in_two() -> None:
     assert len(out.records()) > 2
 
 
-def test_both_streams_are_told_apart_and_wait_for_their_own_ends() -> None:
+def test_both_streams_are_distinguished_and_wait_for_their_own_ends() -> None:
     out = Memory()
     stdout, stderr = LineStream(out, "stdout"), LineStream(out, "stderr")
     stdout.take(b"on")
@@ -148,7 +148,7 @@ def test_one_file_alone_is_bounded_too(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_rotation_goes_on_where_a_file_was_taken_away(tmp_path: Path) -> None:
+def test_a_rotation_continues_where_a_file_was_removed(tmp_path: Path) -> None:
     writer = LogWriter(str(tmp_path / "log"), most_bytes=300, files=3)
     for number in range(48):
         writer.write([b"%049d\n" % number])
@@ -161,7 +161,7 @@ def test_a_rotation_goes_on_where_a_file_was_taken_away(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_no_file_takes_the_place_of_another_which_the_disk_would_be_waited_for(
+def test_no_file_replaces_another_because_the_disk_would_be_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renamed: list[tuple[str, bool]] = []
@@ -188,15 +188,15 @@ def test_a_rotation_that_was_cut_off_loses_nothing_when_it_is_made_up_for(tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["1", "2", "current"]
 
 
-# ---- pace
+# ---- rate
 
 
 def test_little_is_waited_for_longer_and_much_not_at_all() -> None:
-    pace = _Pace()
-    pauses = [pace.after(128) for _ in range(20)]
+    rate = _ReadPause()
+    pauses = [rate.after(128) for _ in range(20)]
     assert pauses[0] == _SHORTEST
     assert pauses[-1] == _LONGEST
-    assert [pace.after(300_000) for _ in range(4)][-1] == 0.0
+    assert [rate.after(300_000) for _ in range(4)][-1] == 0.0
 
 
 # ---- size
@@ -213,7 +213,7 @@ def test_the_keeper_imports_nothing_that_is_large() -> None:
         check=True,
     )
     loaded = done.stdout.split()
-    ours = {name.removeprefix("moorage") for name in loaded if name.startswith("moorage")}
-    assert ours == {"", "._version", ".logs", ".logs.keeper", ".logs.wire", ".logs.writer"}
+    own = {name.removeprefix("moorage") for name in loaded if name.startswith("moorage")}
+    assert own == {"", "._version", ".logs", ".logs.keeper", ".logs.keeper_protocol", ".logs.writer"}
     large = ("anyio", "asyncio", "aiohttp", "msgspec", "logging", "subprocess", "inspect", "json", "pathlib")
     assert not set(loaded) & set(large)

@@ -1,4 +1,4 @@
-"""The small tools: locks between processes, the end of a process, directories, background tasks."""
+"""The small tools: locks between processes, the exit of a process, directories, background tasks."""
 
 import os
 import signal
@@ -12,12 +12,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from moorage._lib.filelock import hold_lock, try_lock
-from moorage._lib.groups import background_tasks
-from moorage._lib.pidfd import wait_for_end
-from moorage._lib.threads import mount_points_below, run_blocking
-from moorage.host.beneath import remove_tree
-from support.waiting import PATIENCE_SECONDS, settled
+from moorage._lib.task_groups import background_tasks
+from moorage._lib.threads import run_blocking
+from moorage.host.directory_tree import remove_tree
+from moorage.host.files import file_lock, try_lock
+from moorage.host.mounts import mount_points_below
+from moorage.host.processes import wait_for_exit
+from support.conditions import TIMEOUT_SECONDS, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
@@ -29,53 +30,53 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-async def test_the_end_of_a_process_is_seen_also_where_it_has_ended_already(sleeper: subprocess.Popen[bytes]) -> None:
-    ended = False
+async def test_the_exit_of_a_process_is_seen_also_where_it_has_exited_already(sleeper: subprocess.Popen[bytes]) -> None:
+    is_finished = False
 
     async def wait() -> None:
-        nonlocal ended
-        await wait_for_end(sleeper.pid)
-        ended = True
+        nonlocal is_finished
+        await wait_for_exit(sleeper.pid)
+        is_finished = True
 
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             await settled()
-            assert not ended
+            assert not is_finished
             os.kill(sleeper.pid, signal.SIGKILL)
-        assert ended
-        await wait_for_end(sleeper.pid)  # a zombie
+        assert is_finished
+        await wait_for_exit(sleeper.pid)  # a zombie
         sleeper.wait()
-        await wait_for_end(sleeper.pid)  # nobody
+        await wait_for_exit(sleeper.pid)  # no such process
 
 
 async def test_waiting_for_an_end_can_be_cancelled_and_keeps_no_descriptor(sleeper: subprocess.Popen[bytes]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         with anyio.move_on_after(0.001):
-            await wait_for_end(sleeper.pid)
+            await wait_for_exit(sleeper.pid)
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(OSError, match="Invalid argument"):
-        await wait_for_end(-1)
+        await wait_for_exit(-1)
 
 
-async def test_a_lock_is_held_by_one_at_a_time_and_waiting_for_it_can_be_cancelled(tmp_path: Path) -> None:
+async def test_a_lock_has_one_owner_at_a_time_and_waiting_for_it_can_be_cancelled(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     inside = 0
 
     async def take() -> None:
         nonlocal inside
-        async with hold_lock(path):
+        async with file_lock(path):
             inside += 1
             assert inside == 1
             await anyio.lowlevel.checkpoint()
             inside -= 1
 
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(take)
-    async with hold_lock(path):
+    async with file_lock(path):
         assert try_lock(path) is None
         with anyio.move_on_after(0.03) as scope:
             await take()
@@ -85,9 +86,9 @@ async def test_a_lock_is_held_by_one_at_a_time_and_waiting_for_it_can_be_cancell
     os.close(descriptor)
 
 
-async def test_a_lock_is_free_when_its_holder_dies(tmp_path: Path) -> None:
+async def test_a_lock_is_free_when_its_owner_exits(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    program = "import sys; from moorage._lib.filelock import *; from pathlib import Path; try_lock(Path(sys.argv[1]))"
+    program = "import sys; from moorage.host.files import *; from pathlib import Path; try_lock(Path(sys.argv[1]))"
     script = f"{program}; print('held', flush=True); sys.stdin.read()"
     async with await anyio.open_process([sys.executable, "-c", script, str(path)]) as holder:
         assert holder.stdout
@@ -99,7 +100,7 @@ async def test_a_lock_is_free_when_its_holder_dies(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
-async def test_a_directory_is_removed_with_all_below_it_and_one_that_is_gone_is_fine(tmp_path: Path) -> None:
+async def test_a_directory_is_removed_with_all_below_it_and_one_that_is_missing_is_fine(tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "a" / "b").mkdir(parents=True)
     (top / "a" / "file").write_text("x")
@@ -125,14 +126,14 @@ def test_mount_points_are_found_deepest_first() -> None:
 
 
 async def test_a_blocking_call_is_finished_also_when_it_is_cancelled() -> None:
-    begun, may_end = threading.Event(), threading.Event()
+    started, may_end = threading.Event(), threading.Event()
     scope = anyio.CancelScope()
     finished_at_return: list[bool] = []
     finished = False
 
     def block() -> None:
         nonlocal finished
-        begun.set()
+        started.set()
         may_end.wait()
         finished = True
 
@@ -143,7 +144,7 @@ async def test_a_blocking_call_is_finished_also_when_it_is_cancelled() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
-        while not begun.is_set():
+        while not started.is_set():
             await settled()
         scope.cancel()
         await settled()
@@ -152,13 +153,13 @@ async def test_a_blocking_call_is_finished_also_when_it_is_cancelled() -> None:
 
 
 async def test_background_tasks_end_with_the_block_and_its_failure_comes_out_as_itself() -> None:
-    ended: list[str] = []
+    is_finished: list[str] = []
 
     async def work() -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            ended.append("work")
+            is_finished.append("work")
 
     async def block() -> None:
         async with background_tasks() as tasks:
@@ -168,7 +169,7 @@ async def test_background_tasks_end_with_the_block_and_its_failure_comes_out_as_
 
     with pytest.raises(LookupError, match="mine"):
         await block()
-    assert ended == ["work"]
+    assert is_finished == ["work"]
 
 
 async def test_a_background_task_that_fails_ends_the_block() -> None:
@@ -180,6 +181,6 @@ async def test_a_background_task_that_fails_ends_the_block() -> None:
             tasks.start_soon(fail)
             await anyio.sleep_forever()
 
-    with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(ExceptionGroup) as caught:
+    with anyio.fail_after(TIMEOUT_SECONDS), pytest.raises(ExceptionGroup) as caught:
         await block()
     assert caught.group_contains(LookupError, match="its own")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.logs.files import Line, LogTotals, PluginLog
+from moorage.logs.reader import Line, LogTotals, PluginLog
 from moorage.logs.writer import LINE_LIMIT, STREAMS, LineStream, LogWriter
+from support.limits import limit
 
 pytestmark = pytest.mark.anyio
 
@@ -43,12 +44,12 @@ async def texts(log: PluginLog, tail: int | None = None) -> list[str]:
 
 async def test_case_030_lines_have_a_time_and_a_stream(tmp_path: Path) -> None:
     log = Log(tmp_path / "log")
-    begun = datetime.now(UTC)
+    started_at = datetime.now(UTC)
     log.append("stdout", b"a\n")
     log.append("stderr", b"b\r\n")
     lines = await read(log)
     assert [(line.stream, line.text) for line in lines] == [("stdout", "a"), ("stderr", "b")]
-    assert all(begun <= line.at <= datetime.now(UTC) for line in lines)
+    assert all(started_at <= line.at <= datetime.now(UTC) for line in lines)
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "log/current").stat().st_mode & 0o777 == 0o600
     log.close()
@@ -93,7 +94,7 @@ async def test_bytes_that_are_no_text_are_shown(tmp_path: Path) -> None:
     log.close()
 
 
-async def test_a_flood_stays_below_the_cap_and_the_newest_is_kept(tmp_path: Path) -> None:
+async def test_a_flood_stays_below_the_cap_and_the_newest_is_stored(tmp_path: Path) -> None:
     log = Log(tmp_path, most_bytes=300_000, files=3)
     for number in range(500):
         log.append("stdout", b"".join(b"%06d\n" % (number * 100 + each) for each in range(100)))
@@ -141,7 +142,7 @@ async def test_a_follower_sees_every_line_over_rotations(tmp_path: Path) -> None
 
     started = anyio.Event()
     log.append("stdout", b"before\n")
-    with anyio.fail_after(10):
+    with anyio.fail_after(limit(10)):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
             await started.wait()
@@ -155,7 +156,7 @@ async def test_a_follower_sees_every_line_over_rotations(tmp_path: Path) -> None
 
 async def test_a_follower_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
     log = Log(tmp_path / "later")
-    with anyio.fail_after(5):
+    with anyio.fail_after(limit(5)):
         async with anyio.create_task_group() as tasks, log.read(follow=True) as lines:
             tasks.start_soon(anyio.sleep, 0)
             await anyio.wait_all_tasks_blocked()
@@ -207,3 +208,23 @@ async def test_nothing_stays_open(tmp_path: Path) -> None:
     log.last_lines(3)
     log.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_case_223_a_record_that_is_being_written_is_not_lost_to_a_follower(tmp_path: Path) -> None:
+    """A reader never begins inside a record, whether lines come before it or not."""
+    record = b"2026-01-01T00:00:00.000000+00:00 stdout text\n"
+    for before, tail in ((b"", 1), (b"", 0), (record, 0), (record, 1)):
+        path = tmp_path / "current"
+        for cut in range(len(record)):
+            path.write_bytes(before + record[:cut])
+            async with PluginLog(tmp_path).read(tail=tail) as lines:  # it has found where to begin
+                with path.open("ab") as file:
+                    file.write(record[cut:])
+                assert "text" in [line.text async for line in lines], (before, tail, cut)
+
+
+@pytest.mark.parametrize("half", [b"2026-01-01T00:00", b"\0" * 40, b"no time"])
+def test_case_223_a_record_after_half_of_another_hides_no_line(tmp_path: Path, half: bytes) -> None:
+    record = b"2026-01-01T00:00:00.000000+00:00 stdout %b\n"
+    (tmp_path / "current").write_bytes(record % b"whole" + half + record % b"spoilt")
+    assert [line.text for line in PluginLog(tmp_path).last_lines(1)] == ["whole"]

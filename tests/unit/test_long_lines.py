@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from moorage.logs import tail as tail_module
 from moorage.logs.lines import JOINED_BYTES, Line
 from moorage.logs.writer import LINE_LIMIT, LineStream, LogWriter
+from support.limits import limit
 from unit.test_log_files import Log, read
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +48,7 @@ async def test_case_223_a_longer_line_comes_in_marked_pieces_that_can_be_joined(
 async def test_case_223_a_line_across_two_keepers_is_one(tmp_path: Path) -> None:
     first = Log(tmp_path)
     first.append("stdout", b"half and ")
-    first.streams["stdout"].flush()  # as a keeper does that is told to end
+    first.streams["stdout"].flush()  # as a keeper does that stops
     second = Log(tmp_path)
     second.append("stdout", b"half\n")
     assert [line.text for line in await read(second)] == ["half and half"]
@@ -115,15 +116,15 @@ def test_case_223_the_tail_is_the_end_of_all_lines(
 
 
 async def test_case_221_a_follower_ends_with_all_that_was_written(tmp_path: Path) -> None:
-    log, ended = Log(tmp_path / "log"), anyio.Event()
+    log, finished = Log(tmp_path / "log"), anyio.Event()
     found: list[str] = []
 
     async def follow() -> None:
-        async with log.read(follow=True, ended=ended) as lines:
+        async with log.read(follow=True, finished=finished) as lines:
             async for line in lines:
-                found.append(line.text)  # noqa: PERF401 - each is looked at as it comes
+                found.append(line.text)  # noqa: PERF401 - each is checked as it comes
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(limit(10)):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
             log.append("stdout", b"one\n")
@@ -131,15 +132,15 @@ async def test_case_221_a_follower_ends_with_all_that_was_written(tmp_path: Path
                 await anyio.wait_all_tasks_blocked()
             log.append("stdout", b"two\nhalf")
             log.close()
-            ended.set()
+            finished.set()
     assert found == ["one", "two", "half"]
 
 
 async def test_case_221_a_log_that_nothing_was_written_to_ends_too(tmp_path: Path) -> None:
-    log, ended = Log(tmp_path / "log"), anyio.Event()
-    with anyio.fail_after(10):
-        async with log.read(follow=True, ended=ended) as lines, anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, ended.set)
+    log, finished = Log(tmp_path / "log"), anyio.Event()
+    with anyio.fail_after(limit(10)):
+        async with log.read(follow=True, finished=finished) as lines, anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, finished.set)
             assert [line async for line in lines] == []
 
 

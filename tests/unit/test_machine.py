@@ -10,20 +10,20 @@ from msgspec.structs import replace
 
 from moorage.containerd.types import Status
 from moorage.executor._machine import (
-    Answered,
-    Died,
-    Do,
-    ExitSeen,
-    GaveUp,
-    Happening,
-    Look,
-    NotRemoved,
+    Action,
+    CheckRequested,
+    ExitReported,
     Phase,
+    ProcessExited,
+    RemovalFailed,
     Removed,
-    Run,
+    RunEvent,
+    RunState,
     Started,
-    Unanswered,
-    may_replace,
+    StartFailed,
+    StatusKnown,
+    StatusUnavailable,
+    is_replaceable,
     step,
 )
 
@@ -32,62 +32,72 @@ pytestmark = pytest.mark.quick
 ID, PID, OTHER_PID = "a", 7, 8
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
-OWN = ExitSeen(ID, PID, 3, WHEN)
+OWN = ExitReported(ID, PID, 3, WHEN)
 FOREIGN = {
-    "of an added process": ExitSeen("exec", PID, 3, WHEN),
-    "of an earlier run": ExitSeen(ID, OTHER_PID, 3, WHEN),
+    "of an added process": ExitReported("exec", PID, 3, WHEN),
+    "of an earlier run": ExitReported(ID, OTHER_PID, 3, WHEN),
 }
 
-STARTING = Run(ID)
-RUNNING = Run(ID, phase=Phase.RUNNING, pid=PID)
-ENDING = replace(RUNNING, phase=Phase.ENDING)
-OVER = replace(RUNNING, phase=Phase.OVER, code=3)
+STARTING = RunState(ID)
+RUNNING = RunState(ID, phase=Phase.RUNNING, pid=PID)
+EXITED = replace(RUNNING, phase=Phase.EXITED)
+REMOVED = replace(RUNNING, phase=Phase.REMOVED, code=3)
 
-# Every phase with every kind of happening: the phase after it, and what is to be done.
-TABLE: dict[tuple[Phase, type], tuple[Phase, Do]] = {
-    (Phase.STARTING, Started): (Phase.RUNNING, Do.NOTHING),
-    (Phase.STARTING, GaveUp): (Phase.OVER, Do.NOTHING),
-    (Phase.STARTING, ExitSeen): (Phase.STARTING, Do.NOTHING),
-    (Phase.STARTING, Died): (Phase.STARTING, Do.NOTHING),
-    (Phase.STARTING, Look): (Phase.STARTING, Do.NOTHING),
-    (Phase.STARTING, Answered): (Phase.STARTING, Do.NOTHING),
-    (Phase.STARTING, Unanswered): (Phase.STARTING, Do.NOTHING),
-    (Phase.STARTING, Removed): (Phase.STARTING, Do.NOTHING),
-    (Phase.STARTING, NotRemoved): (Phase.STARTING, Do.NOTHING),
-    (Phase.RUNNING, Started): (Phase.RUNNING, Do.NOTHING),
-    (Phase.RUNNING, GaveUp): (Phase.RUNNING, Do.NOTHING),
-    (Phase.RUNNING, ExitSeen): (Phase.RUNNING, Do.ASK),
-    (Phase.RUNNING, Died): (Phase.RUNNING, Do.ASK),
-    (Phase.RUNNING, Look): (Phase.RUNNING, Do.ASK),
-    (Phase.RUNNING, Answered): (Phase.ENDING, Do.FINISH),
-    (Phase.RUNNING, Unanswered): (Phase.RUNNING, Do.NOTHING),
-    (Phase.RUNNING, Removed): (Phase.RUNNING, Do.NOTHING),
-    (Phase.RUNNING, NotRemoved): (Phase.RUNNING, Do.NOTHING),
-    (Phase.ENDING, Started): (Phase.ENDING, Do.NOTHING),
-    (Phase.ENDING, GaveUp): (Phase.ENDING, Do.NOTHING),
-    (Phase.ENDING, ExitSeen): (Phase.ENDING, Do.NOTHING),
-    (Phase.ENDING, Died): (Phase.ENDING, Do.NOTHING),
-    (Phase.ENDING, Look): (Phase.ENDING, Do.FINISH),
-    (Phase.ENDING, Answered): (Phase.ENDING, Do.NOTHING),
-    (Phase.ENDING, Unanswered): (Phase.ENDING, Do.NOTHING),
-    (Phase.ENDING, Removed): (Phase.OVER, Do.DELIVER),
-    (Phase.ENDING, NotRemoved): (Phase.ENDING, Do.FINISH_LATER),
+# Every phase with every kind of event: the phase after it, and what is to be done.
+TABLE: dict[tuple[Phase, type], tuple[Phase, Action]] = {
+    (Phase.STARTING, Started): (Phase.RUNNING, Action.NOTHING),
+    (Phase.STARTING, StartFailed): (Phase.REMOVED, Action.NOTHING),
+    (Phase.STARTING, ExitReported): (Phase.STARTING, Action.NOTHING),
+    (Phase.STARTING, ProcessExited): (Phase.STARTING, Action.NOTHING),
+    (Phase.STARTING, CheckRequested): (Phase.STARTING, Action.NOTHING),
+    (Phase.STARTING, StatusKnown): (Phase.STARTING, Action.NOTHING),
+    (Phase.STARTING, StatusUnavailable): (Phase.STARTING, Action.NOTHING),
+    (Phase.STARTING, Removed): (Phase.STARTING, Action.NOTHING),
+    (Phase.STARTING, RemovalFailed): (Phase.STARTING, Action.NOTHING),
+    (Phase.RUNNING, Started): (Phase.RUNNING, Action.NOTHING),
+    (Phase.RUNNING, StartFailed): (Phase.RUNNING, Action.NOTHING),
+    (Phase.RUNNING, ExitReported): (Phase.RUNNING, Action.QUERY),
+    (Phase.RUNNING, ProcessExited): (Phase.RUNNING, Action.QUERY),
+    (Phase.RUNNING, CheckRequested): (Phase.RUNNING, Action.QUERY),
+    (Phase.RUNNING, StatusKnown): (Phase.EXITED, Action.REMOVE),
+    (Phase.RUNNING, StatusUnavailable): (Phase.RUNNING, Action.NOTHING),
+    (Phase.RUNNING, Removed): (Phase.RUNNING, Action.NOTHING),
+    (Phase.RUNNING, RemovalFailed): (Phase.RUNNING, Action.NOTHING),
+    (Phase.EXITED, Started): (Phase.EXITED, Action.NOTHING),
+    (Phase.EXITED, StartFailed): (Phase.EXITED, Action.NOTHING),
+    (Phase.EXITED, ExitReported): (Phase.EXITED, Action.NOTHING),
+    (Phase.EXITED, ProcessExited): (Phase.EXITED, Action.NOTHING),
+    (Phase.EXITED, CheckRequested): (Phase.EXITED, Action.REMOVE),
+    (Phase.EXITED, StatusKnown): (Phase.EXITED, Action.NOTHING),
+    (Phase.EXITED, StatusUnavailable): (Phase.EXITED, Action.NOTHING),
+    (Phase.EXITED, Removed): (Phase.REMOVED, Action.DELIVER),
+    (Phase.EXITED, RemovalFailed): (Phase.EXITED, Action.REMOVE_LATER),
     **{
-        (Phase.OVER, kind): (Phase.OVER, Do.NOTHING)
-        for kind in (Started, GaveUp, ExitSeen, Died, Look, Answered, Unanswered, Removed, NotRemoved)
+        (Phase.REMOVED, kind): (Phase.REMOVED, Action.NOTHING)
+        for kind in (
+            Started,
+            StartFailed,
+            ExitReported,
+            ProcessExited,
+            CheckRequested,
+            StatusKnown,
+            StatusUnavailable,
+            Removed,
+            RemovalFailed,
+        )
     },
 }
-RUNS = {Phase.STARTING: STARTING, Phase.RUNNING: RUNNING, Phase.ENDING: ENDING, Phase.OVER: OVER}
-ONE_OF_EACH: dict[type, Happening] = {
+RUNS = {Phase.STARTING: STARTING, Phase.RUNNING: RUNNING, Phase.EXITED: EXITED, Phase.REMOVED: REMOVED}
+ONE_OF_EACH: dict[type, RunEvent] = {
     Started: Started(PID),
-    GaveUp: GaveUp(),
-    ExitSeen: OWN,
-    Died: Died(),
-    Look: Look(),
-    Answered: Answered(Status.STOPPED),
-    Unanswered: Unanswered(),
+    StartFailed: StartFailed(),
+    ExitReported: OWN,
+    ProcessExited: ProcessExited(),
+    CheckRequested: CheckRequested(),
+    StatusKnown: StatusKnown(Status.STOPPED),
+    StatusUnavailable: StatusUnavailable(),
     Removed: Removed(3, WHEN),
-    NotRemoved: NotRemoved(),
+    RemovalFailed: RemovalFailed(),
 }
 
 
@@ -96,134 +106,130 @@ ONE_OF_EACH: dict[type, Happening] = {
     list(product(Phase, ONE_OF_EACH)),
     ids=lambda it: it.name if isinstance(it, Phase) else it.__name__,
 )
-def test_every_phase_knows_what_every_happening_means(phase: Phase, kind: type) -> None:
+def test_every_phase_handles_every_event(phase: Phase, kind: type) -> None:
     run, do = step(RUNS[phase], ONE_OF_EACH[kind])
     assert (run.phase, do) == TABLE[phase, kind]
-    if phase is Phase.OVER:
-        assert run == OVER
+    if phase is Phase.REMOVED:
+        assert run == REMOVED
 
 
 @pytest.mark.parametrize(
     ("status", "phase", "do"),
     [
-        (Status.RUNNING, Phase.RUNNING, Do.NOTHING),
-        (Status.PAUSED, Phase.RUNNING, Do.NOTHING),
-        (Status.PAUSING, Phase.RUNNING, Do.NOTHING),
-        (Status.CREATED, Phase.RUNNING, Do.NOTHING),
-        (Status.UNKNOWN, Phase.RUNNING, Do.NOTHING),
-        (Status.STOPPED, Phase.ENDING, Do.FINISH),
-        (None, Phase.ENDING, Do.FINISH),
+        (Status.RUNNING, Phase.RUNNING, Action.NOTHING),
+        (Status.PAUSED, Phase.RUNNING, Action.NOTHING),
+        (Status.PAUSING, Phase.RUNNING, Action.NOTHING),
+        (Status.CREATED, Phase.RUNNING, Action.NOTHING),
+        (Status.UNKNOWN, Phase.RUNNING, Action.NOTHING),
+        (Status.STOPPED, Phase.EXITED, Action.REMOVE),
+        (None, Phase.EXITED, Action.REMOVE),
     ],
 )
-def test_only_stopped_and_gone_end_a_run(status: Status | None, phase: Phase, do: Do) -> None:
-    run, done = step(RUNNING, Answered(status))
+def test_only_stopped_and_missing_end_a_run(status: Status | None, phase: Phase, do: Action) -> None:
+    run, done = step(RUNNING, StatusKnown(status))
     assert (run.phase, done) == (phase, do)
 
 
-@pytest.mark.parametrize("happening", [Answered(Status.RUNNING), Answered(Status.UNKNOWN), Unanswered()])
-@pytest.mark.parametrize("hint", [Died(), OWN])
-def test_a_process_that_is_called_dead_is_asked_for_until_containerd_says_so(
-    hint: Happening, happening: Happening
-) -> None:
+@pytest.mark.parametrize("event", [StatusKnown(Status.RUNNING), StatusKnown(Status.UNKNOWN), StatusUnavailable()])
+@pytest.mark.parametrize("hint", [ProcessExited(), OWN])
+def test_a_process_reported_dead_is_queried_until_containerd_confirms_it(hint: RunEvent, event: RunEvent) -> None:
     dead, _ = step(RUNNING, hint)
-    assert step(dead, happening) == (dead, Do.ASK_LATER)
+    assert step(dead, event) == (dead, Action.QUERY_LATER)
 
 
 @pytest.mark.parametrize("seen", list(FOREIGN.values()), ids=list(FOREIGN))
-@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.ENDING])
-def test_an_exit_of_something_else_changes_nothing(seen: ExitSeen, phase: Phase) -> None:
-    assert step(RUNS[phase], seen) == (RUNS[phase], Do.NOTHING)
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.EXITED])
+def test_an_exit_of_something_else_changes_nothing(seen: ExitReported, phase: Phase) -> None:
+    assert step(RUNS[phase], seen) == (RUNS[phase], Action.NOTHING)
 
 
 @pytest.mark.parametrize("seen", list(FOREIGN.values()), ids=list(FOREIGN))
-def test_an_exit_of_something_else_while_starting_is_not_taken_for_its_own(seen: ExitSeen) -> None:
+def test_an_exit_of_something_else_while_starting_is_not_taken_for_its_own(seen: ExitReported) -> None:
     run, _ = step(STARTING, seen)
     run, do = step(run, Started(PID))
-    assert (run.phase, run.dead, do) == (Phase.RUNNING, False, Do.NOTHING)
+    assert (run.phase, run.dead, do) == (Phase.RUNNING, False, Action.NOTHING)
 
 
-def test_an_exit_that_comes_before_the_pid_is_known_is_asked_for_at_once() -> None:
-    run, _ = step(STARTING, ExitSeen(ID, OTHER_PID, 9, WHEN))
+def test_an_exit_before_the_pid_is_known_is_queried_at_once() -> None:
+    run, _ = step(STARTING, ExitReported(ID, OTHER_PID, 9, WHEN))
     run, _ = step(run, OWN)
     run, do = step(run, Started(PID))
-    assert (run.early, run.dead, do) == ((), True, Do.ASK)
+    assert (run.early, run.dead, do) == ((), True, Action.QUERY)
 
 
-@pytest.mark.parametrize("happening", [Look(), Died()])
-def test_what_was_asked_while_starting_is_asked_when_started(happening: Happening) -> None:
-    run, _ = step(STARTING, happening)
-    assert step(run, Started(PID))[1] is Do.ASK
+@pytest.mark.parametrize("event", [CheckRequested(), ProcessExited()])
+def test_what_was_requested_while_starting_is_done_when_started(event: RunEvent) -> None:
+    run, _ = step(STARTING, event)
+    assert step(run, Started(PID))[1] is Action.QUERY
 
 
-def ended(run: Run, *happenings: Happening) -> Run:
-    for happening in happenings:
-        run, _ = step(run, happening)
-    assert run.phase is Phase.OVER
+def finished(run: RunState, *events: RunEvent) -> RunState:
+    for event in events:
+        run, _ = step(run, event)
+    assert run.phase is Phase.REMOVED
     return run
 
 
 def test_the_code_is_what_the_deletion_says() -> None:
-    run = ended(RUNNING, replace(OWN, code=9), Answered(Status.STOPPED), Removed(3, WHEN))
+    run = finished(RUNNING, replace(OWN, code=9), StatusKnown(Status.STOPPED), Removed(3, WHEN))
     assert (run.code, run.exited_at) == (3, WHEN)
 
 
 @pytest.mark.parametrize("tries", [0, 1])
 @pytest.mark.parametrize("status", [Status.STOPPED, None])
-@pytest.mark.parametrize("told", [3, 137])
-def test_no_event_is_believed_about_the_code(told: int, status: Status | None, tries: int) -> None:
-    run = ended(RUNNING, replace(OWN, code=told), Answered(status), *[NotRemoved()] * tries, Removed())
+@pytest.mark.parametrize("exit_code", [3, 137])
+def test_no_event_is_believed_about_the_code(exit_code: int, status: Status | None, tries: int) -> None:
+    run = finished(RUNNING, replace(OWN, code=exit_code), StatusKnown(status), *[RemovalFailed()] * tries, Removed())
     assert (run.code, run.exited_at) == (None, None)
 
 
 @pytest.mark.parametrize(("code", "oom"), [(137, True), (0, False), (1, False), (None, False)])
 def test_memory_killed_it_only_if_it_was_killed(code: int | None, oom: bool) -> None:
-    assert ended(ENDING, Removed(code, WHEN, oom=True)).oom is oom
-    assert ended(ENDING, Removed(code, WHEN, oom=False)).oom is False
+    assert finished(EXITED, Removed(code, WHEN, oom=True)).oom is oom
+    assert finished(EXITED, Removed(code, WHEN, oom=False)).oom is False
 
 
 @pytest.mark.parametrize("status", [*Status, None])
 def test_what_may_live_is_never_replaced(status: Status | None) -> None:
-    assert may_replace(status) == (status in (None, Status.CREATED, Status.STOPPED))
+    assert is_replaceable(status) == (status in (None, Status.CREATED, Status.STOPPED))
 
 
 times = st.none() | st.integers(0, 9).map(lambda seconds: WHEN + timedelta(seconds=seconds))
 codes = st.none() | st.sampled_from([0, 1, 3, 137])
-happenings: st.SearchStrategy[Happening] = st.one_of(
+events: st.SearchStrategy[RunEvent] = st.one_of(
     st.builds(Started, st.sampled_from([PID, None])),
-    st.builds(GaveUp),
-    st.builds(ExitSeen, st.sampled_from([ID, "exec"]), st.sampled_from([PID, OTHER_PID]), codes, times),
-    st.builds(Died),
-    st.builds(Look),
-    st.builds(Answered, st.none() | st.sampled_from(Status)),
-    st.builds(Unanswered),
+    st.builds(StartFailed),
+    st.builds(ExitReported, st.sampled_from([ID, "exec"]), st.sampled_from([PID, OTHER_PID]), codes, times),
+    st.builds(ProcessExited),
+    st.builds(CheckRequested),
+    st.builds(StatusKnown, st.none() | st.sampled_from(Status)),
+    st.builds(StatusUnavailable),
     st.builds(Removed, codes, times, st.booleans()),
-    st.builds(NotRemoved),
+    st.builds(RemovalFailed),
 )
 
 
-@given(st.lists(happenings, max_size=30))
-def test_whatever_comes_an_exit_is_delivered_once_at_most_and_never_without_an_answer(order: list[Happening]) -> None:
-    run = Run(ID)
+@given(st.lists(events, max_size=30))
+def test_whatever_comes_an_exit_is_delivered_once_at_most_and_never_without_an_answer(order: list[RunEvent]) -> None:
+    run = RunState(ID)
     delivered = 0
     started = gave_up = answered = False
-    for happening in order:
+    for event in order:
         before = run
-        run, do = step(run, happening)
-        started = started or (isinstance(happening, Started) and before.phase is Phase.STARTING)
-        gave_up = gave_up or (isinstance(happening, GaveUp) and before.phase is Phase.STARTING)
-        answered = answered or (
-            started and isinstance(happening, Answered) and happening.status in (None, Status.STOPPED)
-        )
-        if do is Do.DELIVER:
+        run, do = step(run, event)
+        started = started or (isinstance(event, Started) and before.phase is Phase.STARTING)
+        gave_up = gave_up or (isinstance(event, StartFailed) and before.phase is Phase.STARTING)
+        answered = answered or (started and isinstance(event, StatusKnown) and event.status in (None, Status.STOPPED))
+        if do is Action.DELIVER:
             delivered += 1
             assert started, "delivered before it was started"
             assert not gave_up, "delivered though it never began"
             assert answered, "delivered without containerd's word"
-            assert isinstance(happening, Removed)
-        if before.phase is Phase.OVER:
-            assert (run, do) == (before, Do.NOTHING)
-        assert (run.phase is Phase.OVER) == bool(delivered or gave_up)
+            assert isinstance(event, Removed)
+        if before.phase is Phase.REMOVED:
+            assert (run, do) == (before, Action.NOTHING)
+        assert (run.phase is Phase.REMOVED) == bool(delivered or gave_up)
     assert delivered <= 1
     if run.code is not None:
-        told = {it.code for it in order if isinstance(it, Removed)}
-        assert run.code in told, "invented a code"
+        exit_code = {it.code for it in order if isinstance(it, Removed)}
+        assert run.code in exit_code, "invented a code"

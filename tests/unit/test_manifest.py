@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from moorage import errors
-from moorage.distribution._check import Manifest
-from moorage.distribution.manifest import LAYER_TYPES, Platform, choose_entry, is_index, read_plugin_manifest
+from moorage.oci.index import is_index, select_entry
+from moorage.oci.manifest import Manifest, RawManifest, check_plugin, parse_manifest
+from moorage.oci.media_types import LAYERS
+from moorage.oci.platforms import Platform
 
 pytestmark = pytest.mark.quick
 
@@ -22,9 +24,9 @@ def digest(letter: str) -> str:
     return f"sha256:{letter * 64}"
 
 
-def manifest(document: Any, media_type: str = INDEX) -> Manifest:
+def manifest(document: Any, media_type: str = INDEX) -> RawManifest:
     data = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return Manifest(data, media_type, digest("0"))
+    return RawManifest(data, media_type, digest("0"))
 
 
 def entry(letter: str, platform: str = "", **fields: Any) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def entry(letter: str, platform: str = "", **fields: Any) -> dict[str, Any]:
     return made
 
 
-def index(*entries: dict[str, Any]) -> Manifest:
+def index(*entries: dict[str, Any]) -> RawManifest:
     return manifest({"schemaVersion": 2, "manifests": entries})
 
 
@@ -50,18 +52,18 @@ def test_d03_case_026_the_entry_that_fits_best_is_taken(host: Platform, letter: 
         entry("c", "linux/arm/v6"),
         entry("d", "linux/arm/v7"),
     )
-    assert choose_entry(found, "x", host) == digest(letter)
+    assert select_entry(found, "x", host) == digest(letter)
 
 
 def test_d03_an_older_variant_does_and_a_newer_one_does_not() -> None:
-    assert choose_entry(index(entry("a", "linux/arm/v5"), entry("b", "linux/arm/v6")), "x", ARM) == digest("b")
+    assert select_entry(index(entry("a", "linux/arm/v5"), entry("b", "linux/arm/v6")), "x", ARM) == digest("b")
     with pytest.raises(errors.NotFound, match=r"no package for linux/arm/v7, only for: linux/arm/v8"):
-        choose_entry(index(entry("a", "linux/arm/v8")), "x", ARM)
+        select_entry(index(entry("a", "linux/arm/v8")), "x", ARM)
 
 
 def test_d03_an_entry_that_does_not_say_for_what_it_is_comes_last() -> None:
-    assert choose_entry(index(entry("a"), entry("b", "linux/amd64")), "x", AMD64) == digest("b")
-    assert choose_entry(index(entry("c", "linux/s390x"), entry("a")), "x", AMD64) == digest("a")
+    assert select_entry(index(entry("a"), entry("b", "linux/amd64")), "x", AMD64) == digest("b")
+    assert select_entry(index(entry("c", "linux/s390x"), entry("a")), "x", AMD64) == digest("a")
 
 
 def test_d03_case_026_without_a_fitting_entry_it_says_what_there_is() -> None:
@@ -69,14 +71,18 @@ def test_d03_case_026_without_a_fitting_entry_it_says_what_there_is() -> None:
     with pytest.raises(
         errors.NotFound, match=r"cannot use x: .* for linux/amd64, only for: linux/s390x, windows/amd64"
     ):
-        choose_entry(found, "x", AMD64)
+        select_entry(found, "x", AMD64)
     with pytest.raises(errors.NotFound, match=r"only for: none"):
-        choose_entry(index(), "x", AMD64)
+        select_entry(index(), "x", AMD64)
 
 
-def test_indexes_are_told_by_their_type() -> None:
+def test_an_index_is_recognized_by_its_media_type() -> None:
     assert is_index(index())
     assert not is_index(manifest({}, SCHEMA2))
+
+
+def read_plugin(raw: RawManifest) -> Manifest:
+    return check_plugin(parse_manifest(raw, "cannot use x: its manifest"), "x")
 
 
 def plugin(**fields: Any) -> dict[str, Any]:
@@ -86,10 +92,10 @@ def plugin(**fields: Any) -> dict[str, Any]:
 
 
 def test_d03_a_manifest_has_its_config_and_its_layers_in_order() -> None:
-    layers = [{"mediaType": each, "digest": digest("1"), "size": 7} for each in sorted(LAYER_TYPES)]
-    found = read_plugin_manifest(manifest(plugin(layers=layers), SCHEMA2), "x")
+    layers = [{"mediaType": each, "digest": digest("1"), "size": 7} for each in sorted(LAYERS)]
+    found = read_plugin(manifest(plugin(layers=layers), SCHEMA2))
     assert (found.config.digest, found.config.size_bytes) == (digest("c"), 5)
-    assert [each.media_type for each in found.layers] == sorted(LAYER_TYPES)
+    assert [each.media_type for each in found.layers] == sorted(LAYERS)
     assert (found.descriptor.media_type, found.descriptor.digest) == (SCHEMA2, digest("0"))
     assert found.descriptor.size_bytes == len(found.data)
 
@@ -114,4 +120,4 @@ def test_d03_a_manifest_has_its_config_and_its_layers_in_order() -> None:
 )
 def test_case_066_what_is_no_plugin_is_refused(document: Any, text: str) -> None:
     with pytest.raises(errors.Invalid, match=text):
-        read_plugin_manifest(manifest(document, SCHEMA2), "x")
+        read_plugin(manifest(document, SCHEMA2))

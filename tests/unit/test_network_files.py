@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moorage import errors
-from moorage.host.network_files import NetworkFiles
+from moorage.runs.network_files import NetworkFiles
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def replace(path: Path, text: str) -> None:
     path.with_name("new").rename(path)
 
 
-def test_case_240_a_replaced_file_is_rewritten_in_place(etc: Path, tmp_path: Path) -> None:
+def test_case_240_a_replaced_file_is_rewritten_as_the_same_inode(etc: Path, tmp_path: Path) -> None:
     files = NetworkFiles(tmp_path / "run/network", etc)
     assert not files.exist()
     assert files.refresh() == []
@@ -81,7 +81,7 @@ def test_case_240_any_user_may_read_them_whatever_the_umask_is(etc: Path, tmp_pa
     assert os.stat(tmp_path / "network").st_mode & 0o777 == 0o755
 
 
-def test_case_240_a_link_in_the_place_of_a_copy_is_not_followed(etc: Path, tmp_path: Path) -> None:
+def test_case_240_a_link_instead_of_a_copy_is_not_followed(etc: Path, tmp_path: Path) -> None:
     files = NetworkFiles(tmp_path / "network", etc)
     files.refresh()
     Path(files.hosts).unlink()

@@ -21,15 +21,11 @@ from moorage.plugins import (
 )
 from moorage.plugins.model import Config
 from moorage.plugins.privileges import describe_mount
+from support.configs import parsed
 
 pytestmark = pytest.mark.quick
 
 briefly = settings(database=None, deadline=None, max_examples=100)
-
-
-def parsed(**fields: Any) -> Config:
-    minimal = {"entrypoint": ["/p"], "interface": {"socket": "p.sock"}}
-    return parse_config(json.dumps(minimal | fields).encode()).config
 
 
 EVERYTHING = parsed(
@@ -66,19 +62,19 @@ def test_c07_everything_in_dockers_order_and_words() -> None:
         },
         {
             "Name": "bind mount",
-            "Description": "read-write: the plugin can change what is there",
+            "Description": "read-write: the plugin can change its content",
             "Value": ["/b on /1, read-write (rbind)"],
         },
         {
             "Name": "bind mount",
-            "Description": "read-write: the plugin can change what is there",
+            "Description": "read-write: the plugin can change its content",
             "Value": ["/a on /4, read-write (rbind)"],
         },
     ]
 
 
 @pytest.mark.parametrize("kind", ["none", "null", "bridge", "", None])
-def test_case_059_an_isolated_network_asks_nothing_and_nothing_is_a_list(kind: str | None) -> None:
+def test_case_059_an_isolated_network_requests_nothing_and_nothing_is_a_list(kind: str | None) -> None:
     config = parsed(network={"type": kind}, propagatedMount="/v", user={"uid": 1})
     assert privileges_to_api(compute_privileges(config)) == []
 
@@ -135,7 +131,7 @@ def test_case_058_the_order_of_entries_and_values_and_descriptions_say_nothing()
 
 def test_case_058_the_refusal_names_what_is_missing_and_what_is_too_much() -> None:
     required = [Privilege("mount", "", ("/a",)), Privilege("mount", "", ("/a",))]
-    with pytest.raises(errors.Denied, match=r"not granted: mount \[/a\]; not asked for: mount \[/b\]"):
+    with pytest.raises(errors.Denied, match=r"not granted: mount \[/a\]; not requested: mount \[/b\]"):
         check_granted(required, [Privilege("mount", "", ("/a",)), Privilege("mount", "", ("/b",))])
 
 

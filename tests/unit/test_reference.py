@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage import errors
-from moorage.plugins.reference import Reference, local_name, parse_reference
+from moorage.oci.reference import Reference, local_name, parse_reference
 
 pytestmark = pytest.mark.quick
 
@@ -45,7 +45,7 @@ def test_c09_all_combinations_of_host_name_tag_and_digest(text: str, full: str, 
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("", "it has no name"),
         (":v1", "it has no name"),
@@ -73,10 +73,10 @@ def test_c09_all_combinations_of_host_name_tag_and_digest(text: str, full: str, 
         ("x:v\n", "is not a tag"),
     ],
 )
-def test_c09_a_bad_reference_is_refused_with_the_part_that_is_wrong(text: str, why: str) -> None:
+def test_c09_a_bad_reference_is_refused_with_the_part_that_is_wrong(text: str, reason: str) -> None:
     with pytest.raises(errors.Invalid) as caught:
         parse_reference(text)
-    assert why in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_c09_a_name_on_this_host_always_has_a_tag_and_never_a_digest() -> None:

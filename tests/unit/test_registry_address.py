@@ -3,7 +3,7 @@
 import pytest
 
 from moorage import errors
-from moorage.distribution.login import registry_of
+from moorage.registry.login import registry_of
 
 pytestmark = pytest.mark.quick
 

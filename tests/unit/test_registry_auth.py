@@ -1,4 +1,4 @@
-"""Reading credentials and challenges, and which tokens are asked for."""
+"""Reading credentials and challenges, and which tokens are requested."""
 
 import base64
 import json
@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage import errors
-from moorage.distribution._challenges import Challenge, parse_challenges
-from moorage.distribution.auth import (
-    ANONYMOUS,
-    Authorizer,
-    Credentials,
-    Scope,
-    TokenReply,
-    TokenRequest,
-    credentials_for,
-    decode_registry_auth,
-)
+from moorage.registry._authorization import Authorizer, Challenge, Scope, TokenReply, TokenRequest, parse_challenges
+from moorage.registry.credentials import ANONYMOUS, Credentials, credentials_for, decode_registry_auth
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
@@ -68,7 +59,7 @@ def test_d05_an_empty_header_is_anonymous() -> None:
         (header({})[:-2] + "A", "not JSON in base64"),
         (base64.b64encode(b"[" * 20000).decode(), "not JSON in base64"),
         (header([1]), "not a JSON object"),
-        (header({"username": 1}), "username is not a text"),
+        (header({"username": 1}), "username is not a string"),
         (header({"auth": "%"}), "auth is not base64"),
         (header({"auth": base64.b64encode(b"me").decode()}), "no colon"),
         ("A" * 70000, "longer than"),
@@ -147,11 +138,11 @@ def test_d05_no_challenge_makes_it_fail(text: str) -> None:
     parse_challenges([text, f"Bearer {text}", f'Bearer realm="{text}'])
 
 
-# which tokens are asked for
+# which tokens are requested
 
 
 class TokenServer:
-    """Answers as told; notes the scopes of each request."""
+    """Answers as configured; notes the scopes of each request."""
 
     def __init__(self, answer: Callable[[list[str]], TokenReply]) -> None:
         self.requests: list[TokenRequest] = []
@@ -173,7 +164,7 @@ def granted(token: str = "t", **fields: Any) -> TokenReply:
 BEARER = parse_challenges([f'Bearer realm="https://auth.lan/token?x=1",service="reg",scope="{PLAIN}"'])
 
 
-async def test_d05_both_classes_are_asked_for_and_the_token_is_kept() -> None:
+async def test_d05_both_classes_are_requested_and_the_token_is_reused() -> None:
     server = TokenServer(lambda scopes: granted())
     authorizer = Authorizer("reg.lan", ME, server)
     assert authorizer.known(SCOPES) is None
@@ -186,7 +177,7 @@ async def test_d05_both_classes_are_asked_for_and_the_token_is_kept() -> None:
     assert dict(request.url.query) | {"scope": ""} == {"x": "1", "service": "reg", "account": "me", "scope": ""}
 
 
-async def test_d05_a_token_is_asked_for_again_when_it_has_ended() -> None:
+async def test_d05_a_token_is_requested_again_when_it_has_expired() -> None:
     server = TokenServer(lambda scopes: granted(expires_in=1e-9))
     authorizer = Authorizer("reg.lan", ME, server)
     await authorizer.answer(BEARER, SCOPES, None)
@@ -197,13 +188,13 @@ async def test_d05_a_token_is_asked_for_again_when_it_has_ended() -> None:
 
 @pytest.mark.parametrize("status", [400, 403])
 @pytest.mark.parametrize("accepted", [[PLAIN], [PLUGIN]])
-async def test_d05_a_server_that_refuses_a_class_is_asked_for_the_other(status: int, accepted: list[str]) -> None:
+async def test_d05_a_server_that_refuses_a_class_gets_the_other(status: int, accepted: list[str]) -> None:
     server = TokenServer(lambda scopes: granted() if scopes == accepted else TokenReply(status, b"", "no such class"))
     assert await Authorizer("reg.lan", ME, server).answer(BEARER, SCOPES, None) == "Bearer t"
     assert server.scopes == [[PLUGIN, PLAIN], [PLAIN], [PLUGIN]][: len(server.scopes)]
 
 
-async def test_d05_a_server_that_grants_nothing_for_both_is_asked_for_the_plain_class_then_left() -> None:
+async def test_d05_a_server_that_grants_nothing_for_both_gets_the_plain_class_then_no_more() -> None:
     server = TokenServer(lambda scopes: granted("-".join(scopes)))
     authorizer = Authorizer("reg.lan", ME, server)
     first = await authorizer.answer(BEARER, SCOPES, None)
@@ -263,7 +254,7 @@ async def test_d05_a_registry_token_is_sent_as_it_is() -> None:
     assert server.requests == []
 
 
-async def test_d05_basic_is_shown_once_it_was_asked_for() -> None:
+async def test_d05_basic_is_sent_once_it_was_requested() -> None:
     authorizer = Authorizer("reg.lan", ME, TokenServer(lambda scopes: granted()))
     challenges = parse_challenges(['Basic realm="r"'])
     assert authorizer.known(SCOPES) is None

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from moorage import errors
-from moorage.distribution._insecure import is_loopback
-from moorage.distribution._retry import retry_after
-from moorage.distribution._tls import system_context
-from moorage.distribution.hosts import Endpoint, Hosts, Options, proxy_for
+from moorage.registry._retry import retry_after
+from moorage.registry._trust import is_loopback, system_context
+from moorage.registry.hosts import Endpoint, Hosts, Options, proxy_for
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
@@ -49,7 +48,7 @@ async def test_d06_loopback_may_be_spoken_to_in_plain_http(host: str) -> None:
     "host",
     ["registry.lan", "registry.lan:80", "10.0.0.1:5000", "[fe80::1]:5000", "localhost.lan", "128.0.0.1"],
 )
-async def test_d06_nobody_else_may(host: str) -> None:
+async def test_d06_other_users_are_denied(host: str) -> None:
     assert await schemes(host) == ["https"]
 
 
@@ -103,11 +102,11 @@ async def test_d06_a_mirror_that_cannot_be_used_is_refused(mirror: str) -> None:
 
 
 def verifies(context: ssl.SSLContext | Literal[False]) -> bool:
-    """By what the machine trusts, and by nothing else: the one context that nobody adds to."""
+    """By what the machine trusts, and by nothing else: the one context that is never changed."""
     return context is system_context() and context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
 
 
-async def test_d06_who_is_not_checked_and_who_is(unblocked: None, tmp_path: Path) -> None:
+async def test_d06_which_registries_are_verified(unblocked: None, tmp_path: Path) -> None:
     hosts = hosts_for(options(("insecure.lan",)))
     assert verifies(await hosts.context(URL("https://registry.lan")))
     assert await hosts.context(URL("https://insecure.lan")) is False
@@ -129,7 +128,7 @@ async def refused(tmp_path: Path, words: str) -> None:
     assert verifies(await hosts.context(URL("https://registry.lan:5001")))
 
 
-async def test_d06_certificates_that_cannot_be_used_are_told_of(certificates: Path, tmp_path: Path) -> None:
+async def test_d06_certificates_that_cannot_be_used_are_reported(certificates: Path, tmp_path: Path) -> None:
     (certificates / "a.crt").write_text("nonsense")
     await refused(tmp_path, r"cannot use the certificate .*a\.crt")
 
@@ -142,14 +141,14 @@ async def test_d06_the_cas_of_a_registry_count_for_those_it_refers_to(certificat
     assert verifies(await hosts.context(URL("https://auth.lan")))
 
 
-async def test_d06_a_certificate_without_its_key_is_told_of(certificates: Path, tmp_path: Path) -> None:
+async def test_d06_a_certificate_without_its_key_is_reported(certificates: Path, tmp_path: Path) -> None:
     (certificates / "a.cert").write_text("nonsense")
     await refused(tmp_path, r"there is no a\.key beside it")
     (certificates / "a.key").write_text("nonsense")
     await refused(tmp_path, r"cannot use the certificate .*a\.cert with a\.key")
 
 
-async def test_d06_a_key_without_its_certificate_is_told_of(certificates: Path, tmp_path: Path) -> None:
+async def test_d06_a_key_without_its_certificate_is_reported(certificates: Path, tmp_path: Path) -> None:
     (certificates / "a.key").write_text("nonsense")
     await refused(tmp_path, r"there is no a\.cert beside it")
 
@@ -220,7 +219,7 @@ def test_d06_no_proxy_exempts_names_addresses_and_networks(url: str, exempt: str
 
 
 @pytest.mark.parametrize("proxy", ["socks5://p:1", "http://", "http://["])
-def test_d06_a_proxy_that_is_none_is_told_of(proxy: str) -> None:
+def test_d06_an_invalid_proxy_is_reported(proxy: str) -> None:
     with pytest.raises(errors.Invalid, match="cannot use the proxy in HTTPS_PROXY"):
         proxy_for(URL("https://a.lan"), {"HTTPS_PROXY": proxy})
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moorage.distribution.auth import ANONYMOUS, Credentials, decode_registry_auth, encode_registry_auth
-from moorage.distribution.docker_config import DOCKER_HUB_KEY, DockerConfig, docker_config_path
+from moorage.registry.credentials import ANONYMOUS, Credentials, decode_registry_auth, encode_registry_auth
+from moorage.registry.docker_config import DOCKER_HUB_KEY, DockerConfig, docker_config_path
 from moorage.timeouts import Timeouts
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
@@ -33,7 +33,7 @@ async def find(config: Path, document: object, host: str = "registry.lan", path:
 
 def refused(found: Credentials, words: str) -> bool:
     """Whether there are no credentials, for this reason."""
-    return found.is_anonymous and re.search(words, found.absence) is not None
+    return found.is_anonymous and re.search(words, found.reason_absent) is not None
 
 
 def auth_of(name: str) -> dict[str, str]:
@@ -106,13 +106,13 @@ async def test_d05_an_identity_token_of_the_file_is_read(config: Path) -> None:
         ({"credsStore": "../evil"}, "helper that cannot be one"),
     ],
 )
-async def test_case_208_a_file_that_cannot_be_understood_means_no_credentials_and_why(
+async def test_case_208_a_file_that_cannot_be_parsed_means_no_credentials_and_a_reason(
     config: Path, document: object, words: str
 ) -> None:
     assert refused(await find(config, document), words)
 
 
-async def test_case_208_a_file_that_cannot_be_read_means_no_credentials_and_why(tmp_path: Path) -> None:
+async def test_case_208_a_file_that_cannot_be_read_means_no_credentials_and_a_reason(tmp_path: Path) -> None:
     assert refused(await DockerConfig(tmp_path)("registry.lan"), r"cannot read /.*: Is a directory")
 
 
@@ -121,7 +121,7 @@ async def test_case_208_one_damaged_entry_does_not_hide_the_others(config: Path)
     assert await find(config, document) == Credentials("me", "secret")
 
 
-async def test_d05_a_helper_is_asked_for_a_host(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_d05_a_helper_is_queried_for_a_host(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper(config, monkeypatch, """printf '{"Username": "%s", "Secret": "of %s"}' "$1" "$server" """)
     store = {"credsStore": "test", "auths": {"registry.lan": {}}}
     assert await find(config, store) == Credentials("get", "of registry.lan")
@@ -160,7 +160,7 @@ async def test_d05_a_helper_that_has_nothing_is_anonymous(
         (prints({"Username": 1, "Secret": "x"}), "prints no credentials"),
     ],
 )
-async def test_case_208_a_helper_that_fails_means_no_credentials_and_why(
+async def test_case_208_a_helper_that_fails_means_no_credentials_and_a_reason(
     config: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
 ) -> None:
     helper(config, monkeypatch, script)
@@ -182,14 +182,14 @@ async def test_case_208_a_helper_that_does_not_read_its_input_fails_as_itself(
         assert refused(await find(config, {"credsStore": "test"}), words)
 
 
-async def test_d05_a_helper_that_hangs_is_ended(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_d05_a_helper_that_hangs_is_stopped(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper(config, monkeypatch, "exec sleep 1000000")
     write(config, {"credsStore": "test"})
     found = await DockerConfig(config, Timeouts(credential_helper=0.2))("registry.lan")
     assert refused(found, r"takes over 0\.2 s")
 
 
-async def test_case_208_a_helper_that_cannot_be_run_means_no_credentials_and_why(
+async def test_case_208_a_helper_that_cannot_be_run_means_no_credentials_and_a_reason(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helper(config, monkeypatch, "", mode=0o644)
@@ -218,9 +218,9 @@ async def test_case_207_a_config_that_is_a_named_pipe_is_not_waited_for(config: 
     assert refused(await DockerConfig(config)("registry.lan", ""), "it is not a file")
 
 
-def test_case_207_why_there_are_none_goes_to_the_engine_and_a_login_needs_no_reason() -> None:
+def test_case_207_the_reason_for_missing_credentials_goes_to_the_engine() -> None:
     assert encode_registry_auth(ANONYMOUS) == ""
-    absent = Credentials(absence="docker-credential-x is not installed")
+    absent = Credentials(reason_absent="docker-credential-x is not installed")
     assert decode_registry_auth(encode_registry_auth(absent)) == absent
     assert absent.is_anonymous
 

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from moorage.distribution._errors import transport_error
-from moorage.distribution.hosts import Hosts, Options
-from moorage.distribution.origin import Origin, is_same_host, is_same_reference, resolve_location, split_host
 from moorage.plugins import parse_reference
+from moorage.registry._connections import transport_error
+from moorage.registry.hosts import Hosts, Options
+from moorage.registry.origin import Origin, is_same_host, is_same_reference, resolve_location, split_host
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
@@ -115,10 +115,10 @@ class Names:
 
     def __init__(self, **addresses: tuple[str, ...]) -> None:
         self._addresses = {name.replace("_", "."): each for name, each in addresses.items()}
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     async def __call__(self, host: str) -> tuple[str, ...]:
-        self.asked.append(host)
+        self.requested.append(host)
         if host not in self._addresses:
             raise OSError("no such name")
         return self._addresses[host]
@@ -158,7 +158,7 @@ async def test_case_249_every_address_of_a_name_must_be_in_an_insecure_network(
     assert dict(decided.pinned) == ({"registry.lan": addresses} if expected and not by_name else {})
 
 
-async def test_case_213_a_name_is_looked_up_once_and_only_where_that_decides() -> None:
+async def test_case_213_a_name_is_resolved_once_and_only_where_that_decides() -> None:
     names = Names(registry_lan=("127.0.0.1",))
     decided = hosts(names, "named.lan")
     for _ in range(3):
@@ -167,14 +167,14 @@ async def test_case_213_a_name_is_looked_up_once_and_only_where_that_decides() -
         assert await decided.is_insecure(URL("https://localhost:5000"))
         assert not await decided.is_insecure(URL("https://registry-1.docker.io"))
         assert not await decided.is_insecure(URL("https://10.0.0.1"))
-    assert names.asked == ["registry.lan"]
+    assert names.requested == ["registry.lan"]
     assert not await hosts(names).is_insecure(URL("https://nowhere.lan"))
 
 
-async def test_case_213_a_name_behind_a_proxy_is_not_looked_up() -> None:
+async def test_case_213_a_name_behind_a_proxy_is_not_resolved() -> None:
     names = Names(registry_lan=("127.0.0.1",))
     assert not await hosts(names, environ={"HTTPS_PROXY": "http://p:1"}).is_insecure(URL("https://registry.lan"))
-    assert names.asked == []
+    assert names.requested == []
 
 
 async def test_case_213_what_a_secure_registry_refers_to_is_not_insecure_by_its_address() -> None:

@@ -84,7 +84,7 @@ def test_x01_what_a_capability_needs_is_allowed_with_it(capability: str, name: s
     assert verdict(build(capability), name) == "allow"
 
 
-def test_x01_no_capability_brings_the_calls_that_are_never_needed() -> None:
+def test_x01_no_capability_allows_the_calls_that_are_never_needed() -> None:
     everything = build_filter(Caller(CAPABILITIES))
     for name in ("keyctl", "userfaultfd", "io_uring_setup", "io_uring_enter", "request_key"):
         assert verdict(everything, name) == errno.EPERM
@@ -116,7 +116,7 @@ def test_x01_architectures_have_their_own_calls() -> None:
     assert "architectures" not in build(architecture="loong64")
 
 
-def test_x01_calls_that_nobody_knows_are_unknown() -> None:
+def test_x01_calls_without_a_number_are_unknown() -> None:
     assert verdict(build(), "a_call_of_the_future") == errno.ENOSYS
 
 
@@ -152,9 +152,9 @@ def test_x01_every_call_has_one_verdict_and_none_is_wider_with_a_host_profile(
     capabilities: set[str], architecture: str, sees: bool
 ) -> None:
     caller = Caller(frozenset(capabilities), architecture, sees_host_processes=sees)
-    ours = build_filter(caller)
+    own = build_filter(caller)
     narrowed = build_filter(caller, parse_profile(json.dumps(PROFILE).encode()))
     for name in {name for each in narrowed["syscalls"] for name in each["names"]}:  # type: ignore[attr-defined]
         if verdict(narrowed, name) == "allow" and name not in ("newer_call", "newest_call"):
-            assert verdict(ours, name) == "allow"
+            assert verdict(own, name) == "allow"
     assert build_filter(caller, Profile())["syscalls"] != []

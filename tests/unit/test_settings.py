@@ -17,22 +17,17 @@ from moorage.plugins import (
     effective_settings,
     masked,
     needs,
-    parse_config,
     rebase,
     settings_to_api,
 )
 from moorage.plugins.model import Config
 from moorage.plugins.settings import MASK, settable_names
-from moorage.plugins.spec import DeviceNode, Places
+from moorage.plugins.spec import DeviceNode, HostPaths
+from support.configs import parsed
 
 pytestmark = pytest.mark.quick
 
 briefly = settings(database=None, deadline=None, max_examples=60)
-
-
-def parsed(**fields: Any) -> Config:
-    minimal = {"entrypoint": ["/p"], "interface": {"socket": "p.sock"}}
-    return parse_config(json.dumps(minimal | fields).encode()).config
 
 
 def env(name: str, value: str | None = None) -> dict[str, Any]:
@@ -70,7 +65,7 @@ def refusal(config: Config, *assignments: str) -> str:
     return str(caught.value)
 
 
-def test_c03_without_overrides_the_defaults_of_the_config_hold() -> None:
+def test_c03_without_overrides_the_defaults_of_the_config_apply() -> None:
     assert effective_settings(FULL, NO_OVERRIDES) == Settings(
         env=(("DEBUG", "0"), ("FIXED", "f")),
         args=("-a",),
@@ -92,7 +87,7 @@ def test_c03_overrides_change_one_thing_each_and_leave_the_config_alone() -> Non
 def test_c03_the_running_spec_and_the_api_show_the_same_settings() -> None:
     made = after(FULL, "DEBUG=1", "state.source=/b", "opts=-b c", "fuse=/dev/null")
     node = DeviceNode("/dev/null", "c", 1, 3, 0o666)
-    spec: Any = build_spec(FULL, made, Places("/r", "/s", "/c", devices={"/dev/null": (node,)}))
+    spec: Any = build_spec(FULL, made, HostPaths("/r", "/s", "/c", devices={"/dev/null": (node,)}))
     shown: Any = settings_to_api(made)
     assert shown["Env"] == spec["process"]["env"][1:]
     assert shown["Args"] == spec["process"]["args"][1:]
@@ -167,7 +162,7 @@ def test_case_051_no_name_is_refused(assignment: str) -> None:
         ("fuse=fuse", "cannot set fuse.path: it must be an absolute path"),
         ("DEBUG=a\0b", "cannot set DEBUG.value: a value is text in UTF-8 without NUL"),
         ("DEBUG=\ud800", "cannot set DEBUG.value: a value is text in UTF-8"),
-        ("opts='", "cannot set opts.value: its words cannot be told apart: no closing quotation"),
+        ("opts='", "cannot set opts.value: it cannot be split into words: no closing quotation"),
         ("—DEBUG=1", 'setting "—DEBUG" not found'),
     ],
 )
@@ -228,7 +223,7 @@ def test_case_048_null_means_not_set_and_can_be_set() -> None:
     assert ([each.path for each in found.sources], [each.path for each in found.devices]) == (["/tmp"], ["/dev/null"])
 
 
-def test_case_011_an_upgrade_brings_new_defaults_and_keeps_what_was_set() -> None:
+def test_case_011_an_upgrade_adds_new_defaults_and_keeps_what_was_set() -> None:
     old = parsed(env=[env("DEBUG", "0"), env("GONE", "g")])
     new = parsed(env=[env("DEBUG", "0"), env("NEW", "lorem")])
     overrides = apply_settings(old, NO_OVERRIDES, ["DEBUG=1", "GONE=x"])
@@ -269,14 +264,14 @@ def test_case_095_secrets_are_masked_where_they_are_shown_and_given_to_the_proce
     )
     made = effective_settings(config, overrides)
     assert made.env == (("TOKEN", "pa55=wd"), ("B", "shown"))
-    assert "pa55" in str(build_spec(config, made, Places("/r", "/s", "/c"))["process"])
+    assert "pa55" in str(build_spec(config, made, HostPaths("/r", "/s", "/c"))["process"])
     shown = settings_to_api(made)
     assert shown["Env"] == [f"TOKEN={MASK}", "B=shown"]
     assert shown["Args"] == [MASK, MASK]
     assert not [each for each in (shown, masked(made), made, overrides) if "pa55" in repr(each)]
 
 
-def test_case_095_a_secret_stays_one_whoever_sets_it_next_and_over_an_upgrade() -> None:
+def test_case_095_a_secret_stays_one_after_the_next_set_and_an_upgrade() -> None:
     config = parsed(env=[env("TOKEN"), env("B")])
     overrides = apply_settings(config, NO_OVERRIDES, [], secrets=["TOKEN=a", "B=b"])
     overrides = rebase(parsed(env=[env("TOKEN")]), apply_settings(config, overrides, ["TOKEN=c"])).overrides
@@ -348,8 +343,10 @@ def test_c03_a_rebase_keeps_or_names_everything_and_need_not_be_repeated(
     count = sum(len(each) for each in (overrides.env, overrides.mounts, overrides.devices)) + (
         overrides.args is not None
     )
-    kept = moved.overrides
-    left = sum(len(each) for each in (kept.env, kept.mounts, kept.devices)) + (kept.args is not None)
+    remaining = moved.overrides
+    left = sum(len(each) for each in (remaining.env, remaining.mounts, remaining.devices)) + (
+        remaining.args is not None
+    )
     assert count == left + len(moved.dropped)
 
 

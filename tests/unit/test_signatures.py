@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from moorage import errors
-from moorage.distribution._keys import read_public_key
-from moorage.distribution._signed import find_signer, read_bundle, read_claims, read_simple
+from moorage.packages.signature_documents import find_signer, read_bundle, read_claims, read_public_key, read_simple
 from moorage.plugins import TrustedKeys, TrustRule, parse_policy, parse_reference
-from support.signing import Signer, bundle, openssl, payload, signer, statement
+from support.signatures import Signer, bundle, openssl, payload, signer, statement
 
 DIGEST = f"sha256:{'a' * 64}"
 KINDS = ["p256", "p384", "p521", "rsa", "ed25519"]

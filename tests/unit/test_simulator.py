@@ -5,20 +5,20 @@ import pytest
 
 from moorage.containerd.types import Status
 from moorage.executor import _machine as machine
-from moorage.executor._machine import Do, Happening, Phase, Run
+from moorage.executor._machine import Action, Phase, RunEvent, RunState
 from support import simulate, simulator, traces
 from support.simulator import Violation
 
 SCHEDULES = 10_000
 TRACES = sorted((Path(__file__).parents[1] / "data" / "traces").glob("*.json"))
 
-Step = Callable[[Run, Happening], tuple[Run, Do]]
+Step = Callable[[RunState, RunEvent], tuple[RunState, Action]]
 
 
 def test_e43_no_promise_is_broken_in_any_schedule() -> None:
-    happenings, failures = simulator.play_many(range(SCHEDULES))
+    events, failures = simulator.play_many(range(SCHEDULES))
     assert not failures, f"again, in words: scripts/simulate --seed {failures[0][0]}"
-    assert happenings > SCHEDULES
+    assert events > SCHEDULES
 
 
 def play_all() -> None:
@@ -27,44 +27,44 @@ def play_all() -> None:
 
 
 def test_a_schedule_is_the_same_every_time() -> None:
-    told: list[list[str]] = [[], []]
-    for lines in told:
+    reported: list[list[str]] = [[], []]
+    for lines in reported:
         simulator.play(7, lines.append)
-    assert told[0] == told[1]
+    assert reported[0] == reported[1]
 
 
 def believes_events(step: Step) -> Step:
-    def broken(run: Run, happening: Happening) -> tuple[Run, Do]:
-        if isinstance(happening, machine.ExitSeen) and run.phase is Phase.RUNNING:
-            return step(run, machine.Answered(Status.STOPPED))
-        return step(run, happening)
+    def broken(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        if isinstance(event, machine.ExitReported) and run.phase is Phase.RUNNING:
+            return step(run, machine.StatusKnown(Status.STOPPED))
+        return step(run, event)
 
     return broken
 
 
 def takes_silence_for_an_exit(step: Step) -> Step:
-    def broken(run: Run, happening: Happening) -> tuple[Run, Do]:
-        return step(run, machine.Answered(None) if isinstance(happening, machine.Unanswered) else happening)
+    def broken(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        return step(run, machine.StatusKnown(None) if isinstance(event, machine.StatusUnavailable) else event)
 
     return broken
 
 
-def never_looks(step: Step) -> Step:
-    def broken(run: Run, happening: Happening) -> tuple[Run, Do]:
-        return (run, Do.NOTHING) if isinstance(happening, machine.Look) else step(run, happening)
+def never_polls(step: Step) -> Step:
+    def broken(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        return (run, Action.NOTHING) if isinstance(event, machine.CheckRequested) else step(run, event)
 
     return broken
 
 
-def tells_again(step: Step) -> Step:
-    def broken(run: Run, happening: Happening) -> tuple[Run, Do]:
-        again = run.phase is Phase.OVER and run.pid is not None and isinstance(happening, machine.Look)
-        return (run, Do.DELIVER) if again else step(run, happening)
+def reports_again(step: Step) -> Step:
+    def broken(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        again = run.phase is Phase.REMOVED and run.pid is not None and isinstance(event, machine.CheckRequested)
+        return (run, Action.DELIVER) if again else step(run, event)
 
     return broken
 
 
-@pytest.mark.parametrize("break_it", [believes_events, takes_silence_for_an_exit, never_looks, tells_again])
+@pytest.mark.parametrize("break_it", [believes_events, takes_silence_for_an_exit, never_polls, reports_again])
 def test_a_machine_that_is_wrong_is_caught(break_it: Callable[[Step], Step], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "step", break_it(machine.step))
     with pytest.raises(Violation):
@@ -87,13 +87,13 @@ def test_a_real_run_played_again_is_decided_as_it_was(path: Path) -> None:
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_case_101_doubled_hints_in_a_real_run_deliver_nothing_twice(path: Path) -> None:
     for trace in traces.read(path):
-        run, delivered = Run(trace.id), 0
-        for happening, _ in trace.steps:
-            hints = 1 + isinstance(happening, machine.ExitSeen | machine.Died | machine.Look)
+        run, delivered = RunState(trace.id), 0
+        for event, _ in trace.steps:
+            hints = 1 + isinstance(event, machine.ExitReported | machine.ProcessExited | machine.CheckRequested)
             for _ in range(hints):
-                run, do = machine.step(run, happening)
-                delivered += do is Do.DELIVER
-        assert delivered == sum(do is Do.DELIVER for _, do in trace.steps)
+                run, do = machine.step(run, event)
+                delivered += do is Action.DELIVER
+        assert delivered == sum(do is Action.DELIVER for _, do in trace.steps)
         assert run.code == traces.replay(trace).code
 
 

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from moorage import errors
-from moorage.engine.devices import locked_flags, resolve_device, resolve_devices
 from moorage.plugins import (
     NO_OVERRIDES,
     DeviceNode,
-    Places,
+    HostPaths,
     apply_settings,
     build_spec,
     cgroup_path,
     compute_privileges,
+    control_group,
     effective_settings,
     host_path,
     needs,
@@ -28,24 +28,22 @@ from moorage.plugins import (
 )
 from moorage.plugins._base import CAPABILITIES, DEFAULT_CAPABILITIES, MOUNTS
 from moorage.plugins.model import Config
+from moorage.runs.devices import locked_flags, resolve_device, resolve_devices
+from support.configs import parsed
 
 pytestmark = pytest.mark.quick
 
 briefly = settings(database=None, deadline=None, max_examples=100)
 FUSE = DeviceNode("/dev/fuse", "c", 10, 229, 0o600, 0, 0)
-PLACES = Places(
+PATHS = HostPaths(
     "/run/m/p/0/root", "/run/m/p/0/s", "/moorage/0", "/var/m/0/propagated-mount", devices={"/dev/fuse": (FUSE,)}
 )
+ON_V2 = replace(PATHS, has_cgroup_v2=True)
 AFTER_BASE = len(MOUNTS)
 
 
-def parsed(**fields: Any) -> Config:
-    minimal = {"entrypoint": ["/p"], "interface": {"socket": "p.sock"}}
-    return parse_config(json.dumps(minimal | fields).encode()).config
-
-
-def spec_of(config: Config, *assignments: str, places: Places = PLACES) -> Any:
-    return build_spec(config, effective_settings(config, apply_settings(config, NO_OVERRIDES, assignments)), places)
+def spec_of(config: Config, *assignments: str, paths: HostPaths = PATHS) -> Any:
+    return build_spec(config, effective_settings(config, apply_settings(config, NO_OVERRIDES, assignments)), paths)
 
 
 def built(**fields: Any) -> Any:
@@ -113,9 +111,9 @@ def test_c08_a_propagated_mount_is_outside_the_rootfs_and_shared() -> None:
     assert spec["linux"]["rootfsPropagation"] == "rshared"
 
 
-def test_c08_a_propagated_mount_without_a_place_is_never_left_out() -> None:
-    with pytest.raises(errors.MoorageError, match="no place is given"):
-        spec_of(parsed(propagatedMount="/mnt/v"), places=replace(PLACES, propagated_mount=None))
+def test_c08_a_propagated_mount_without_a_path_is_never_left_out() -> None:
+    with pytest.raises(errors.MoorageError, match="no directory is given"):
+        spec_of(parsed(propagatedMount="/mnt/v"), paths=replace(PATHS, propagated_mount=None))
 
 
 def test_c08_mount_order_is_propagated_then_as_given_then_socket_then_network_files() -> None:
@@ -148,7 +146,7 @@ def test_c08_a_mount_of_the_user_wins_over_a_default_one_below_dev(destination: 
 
 
 @pytest.mark.parametrize("destination", ["/dev/fuse", "/dev", "/dev/shm/sub", "/devshm", "/proc", "/sys"])
-def test_c08_other_mounts_of_the_user_take_nothing_away(destination: str) -> None:
+def test_c08_other_mounts_of_the_user_remove_nothing(destination: str) -> None:
     assert destinations(built(mounts=[bind(destination)])) == [
         *(each.destination for each in MOUNTS),
         destination,
@@ -176,19 +174,17 @@ def test_c08_relative_paths_inside_are_below_the_root() -> None:
     assert spec["process"]["cwd"] == "/w"
 
 
-def test_c08_the_hosts_network_brings_its_name_files_read_only() -> None:
+def test_c08_the_hosts_network_adds_its_name_files_read_only() -> None:
     spec = built(network={"type": "host"})
     assert spec["mounts"][-2:] == [
         {"destination": "/etc/hosts", "type": "bind", "source": "/etc/hosts", "options": ["rbind", "ro"]},
         {"destination": "/etc/resolv.conf", "type": "bind", "source": "/etc/resolv.conf", "options": ["rbind", "ro"]},
     ]
-    places = replace(PLACES, hosts=None, resolv_conf="/run/r")
-    assert [each["source"] for each in spec_of(parsed(network={"type": "host"}), places=places)["mounts"]][
-        -1
-    ] == "/run/r"
+    paths = replace(PATHS, hosts=None, resolv_conf="/run/r")
+    assert [each["source"] for each in spec_of(parsed(network={"type": "host"}), paths=paths)["mounts"]][-1] == "/run/r"
 
 
-def test_c08_host_namespaces_are_dropped_as_asked() -> None:
+def test_c08_host_namespaces_are_dropped_as_requested() -> None:
     def namespaces(**fields: Any) -> set[str]:
         return {each["type"] for each in built(**fields)["linux"]["namespaces"]}
 
@@ -247,12 +243,52 @@ def test_case_080_all_devices_is_one_rule_in_a_cgroup_of_its_own() -> None:
 
 
 def test_case_081_under_systemd_the_cgroup_is_a_scope_that_systemd_knows() -> None:
-    assert cgroup_path("abc", is_systemd=True) == "system.slice:moorage:abc"
+    assert cgroup_path("abc", "systemd") == "moorage.slice:moorage:abc"
+    assert control_group("abc", "systemd") == "/moorage.slice/moorage-abc.scope"
 
 
-def test_c08_a_directory_of_devices_brings_all_in_it() -> None:
+def test_case_081_without_systemd_the_runtime_and_the_kernel_have_the_same_path() -> None:
+    assert cgroup_path("abc") == control_group("abc") == "/moorage/abc"
+
+
+def test_c08_on_control_groups_version_2_the_hosts_are_bound_and_never_mounted_again() -> None:
+    [found] = [each for each in spec_of(parsed(), paths=ON_V2)["mounts"] if each["destination"] == "/sys/fs/cgroup"]
+    assert found == {
+        "destination": "/sys/fs/cgroup",
+        "type": "bind",
+        "source": "/sys/fs/cgroup",
+        "options": ["rbind", "ro", "nosuid", "noexec", "nodev"],
+    }
+    [on_v1] = [each for each in built()["mounts"] if each["destination"] == "/sys/fs/cgroup"]
+    assert on_v1 == {
+        "destination": "/sys/fs/cgroup",
+        "type": "cgroup",
+        "source": "cgroup",
+        "options": ["ro", "nosuid", "noexec", "nodev"],
+    }
+
+
+@pytest.mark.parametrize("kind", ["cgroup", "cgroup2"])
+def test_c08_on_version_2_a_mount_of_control_groups_by_the_config_is_a_bind_too(kind: str) -> None:
+    config = parsed(mounts=[{"destination": "/host/cgroup", "source": "none", "type": kind, "options": ["rw"]}])
+    assert spec_of(config, paths=ON_V2)["mounts"][AFTER_BASE] == {
+        "destination": "/host/cgroup",
+        "type": "bind",
+        "source": "/sys/fs/cgroup",
+        "options": ["rbind", "rw"],
+    }
+    assert spec_of(config)["mounts"][AFTER_BASE]["type"] == kind
+
+
+def test_case_077_in_a_user_namespace_the_bound_control_groups_keep_their_locked_flags() -> None:
+    paths = replace(ON_V2, in_user_namespace=True, locked_flags={"/sys/fs/cgroup": ("nosuid", "relatime")})
+    [found] = [each for each in spec_of(parsed(), paths=paths)["mounts"] if each["destination"] == "/sys/fs/cgroup"]
+    assert found["options"] == ["rbind", "ro", "nosuid", "noexec", "nodev", "relatime"]
+
+
+def test_c08_a_directory_of_devices_adds_all_devices_in_it() -> None:
     nodes = (replace(FUSE, path="/dev/d/a"), DeviceNode("/dev/d/b", "b", 7, 0, 0o660, 0, 6))
-    spec = spec_of(parsed(linux={"devices": [{"path": "/dev/d"}]}), places=replace(PLACES, devices={"/dev/d": nodes}))
+    spec = spec_of(parsed(linux={"devices": [{"path": "/dev/d"}]}), paths=replace(PATHS, devices={"/dev/d": nodes}))
     assert [each["path"] for each in spec["linux"]["devices"]] == ["/dev/d/a", "/dev/d/b"]
     assert spec["linux"]["resources"]["devices"][-1]["type"] == "b"
 
@@ -281,8 +317,8 @@ def test_c08_capabilities_are_appended_in_any_spelling(spelling: str, name: str)
 
 
 def test_c08_capabilities_are_there_once() -> None:
-    asked = ["CAP_CHOWN", "chown", "CAP_SYS_ADMIN", "SYS_ADMIN"]
-    capabilities = built(linux={"capabilities": asked})["process"]["capabilities"]
+    requested = ["CAP_CHOWN", "chown", "CAP_SYS_ADMIN", "SYS_ADMIN"]
+    capabilities = built(linux={"capabilities": requested})["process"]["capabilities"]
     assert capabilities["bounding"] == [*DEFAULT_CAPABILITIES, "CAP_SYS_ADMIN"]
     assert capabilities["inheritable"] == ["CAP_CHOWN", "CAP_SYS_ADMIN"]
 
@@ -340,7 +376,7 @@ def test_case_082_the_user_is_honoured_and_keeps_what_was_granted() -> None:
         ({"linux": {"devices": [{}]}}, r"a device without a name has no path; this version of the plugin does not"),
     ],
 )
-def test_c06_case_048_what_nobody_gave_is_refused_with_the_set_call(fields: dict[str, Any], text: str) -> None:
+def test_c06_case_048_a_missing_setting_is_refused_with_the_set_call(fields: dict[str, Any], text: str) -> None:
     config = parsed(**fields)
     for attempt in (lambda: spec_of(config), lambda: needs(effective_settings(config, NO_OVERRIDES))):
         with pytest.raises(errors.Invalid, match=text):
@@ -361,7 +397,7 @@ def test_c06_an_empty_source_or_path_is_off_until_set() -> None:
     assert "/e" not in destinations(spec_of(parsed(mounts=[bind("/e", name="m", settable=["source"])]), "m="))
 
 
-def test_c06_what_must_be_looked_up_is_said_before() -> None:
+def test_c06_what_must_be_resolved_is_said_before() -> None:
     config = parsed(
         mounts=[
             bind("/a", "/1"),
@@ -379,7 +415,7 @@ def test_c06_what_must_be_looked_up_is_said_before() -> None:
 
 def test_case_072_a_socket_in_a_sub_directory_works() -> None:
     config = parsed(interface={"socket": "csi/csi.sock"})
-    assert socket_path(config, PLACES) == "/run/m/p/0/s/csi/csi.sock"
+    assert socket_path(config, PATHS) == "/run/m/p/0/s/csi/csi.sock"
     spec_of(config)
 
 
@@ -398,21 +434,21 @@ def test_case_072_a_path_over_the_limit_is_refused_with_path_and_limit(
     directory: str, name: str, is_fine: bool
 ) -> None:
     config = parsed(interface={"socket": name})
-    places = replace(PLACES, socket_directory=directory)
+    paths = replace(PATHS, socket_directory=directory)
     if is_fine:
-        spec_of(config, places=places)
+        spec_of(config, paths=paths)
         return
     with pytest.raises(errors.Invalid, match="and a unix socket's path may have 107") as caught:
-        spec_of(config, places=places)
+        spec_of(config, paths=paths)
     assert f"/{name} has " in str(caught.value)
 
 
 def test_case_077_in_a_user_namespace_locked_flags_stay() -> None:
     config = parsed(mounts=[bind("/a", "/locked", options=["rbind", "nodev"]), bind("/b", "/free")], pidhost=True)
-    places = replace(
-        PLACES, in_user_namespace=True, locked_flags={"/locked": ("nodev", "nosuid"), "/run/m/p/0/s": ("ro",)}
+    paths = replace(
+        PATHS, in_user_namespace=True, locked_flags={"/locked": ("nodev", "nosuid"), "/run/m/p/0/s": ("ro",)}
     )
-    mounts = {each["destination"]: each for each in spec_of(config, places=places)["mounts"]}
+    mounts = {each["destination"]: each for each in spec_of(config, paths=paths)["mounts"]}
     assert mounts["/a"]["options"] == ["rbind", "nodev", "nosuid"]
     assert mounts["/b"]["options"] == ["rbind"]
     assert mounts["/run/docker/plugins"]["options"] == ["rbind", "rshared", "ro"]
@@ -422,9 +458,9 @@ def test_case_077_in_a_user_namespace_locked_flags_stay() -> None:
 
 
 def test_case_077_file_systems_of_the_hosts_namespaces_are_bound_or_left_out() -> None:
-    places = replace(PLACES, in_user_namespace=True)
+    paths = replace(PATHS, in_user_namespace=True)
     config = parsed(network={"type": "host"}, ipchost=True)
-    mounts = {each["destination"]: each for each in spec_of(config, places=places)["mounts"]}
+    mounts = {each["destination"]: each for each in spec_of(config, paths=paths)["mounts"]}
     assert mounts["/sys"] == {
         "destination": "/sys",
         "type": "bind",
@@ -433,7 +469,7 @@ def test_case_077_file_systems_of_the_hosts_namespaces_are_bound_or_left_out() -
     }
     assert "/dev/mqueue" not in mounts
     assert mounts["/proc"]["type"] == "proc"
-    isolated = {each["destination"]: each for each in spec_of(parsed(), places=places)["mounts"]}
+    isolated = {each["destination"]: each for each in spec_of(parsed(), paths=paths)["mounts"]}
     assert (isolated["/sys"]["type"], isolated["/dev/mqueue"]["type"]) == ("sysfs", "mqueue")
 
 
@@ -454,12 +490,12 @@ def test_case_077_file_systems_of_the_hosts_namespaces_are_bound_or_left_out() -
 )
 @pytest.mark.parametrize("propagated", ["/mnt/v", "/mnt/v/", "mnt/v"])
 def test_m15_a_path_inside_has_one_outside_by_whole_components(inside: str, outside: str, propagated: str) -> None:
-    assert host_path(parsed(propagatedMount=propagated), PLACES, inside) == outside
+    assert host_path(parsed(propagatedMount=propagated), PATHS, inside) == outside
 
 
 def test_m15_without_a_propagated_mount_all_is_below_the_root_and_with_the_root_as_one_nothing() -> None:
-    assert host_path(parsed(), PLACES, "/mnt/v") == "/run/m/p/0/root/mnt/v"
-    assert host_path(parsed(propagatedMount="/"), PLACES, "/a") == "/var/m/0/propagated-mount/a"
+    assert host_path(parsed(), PATHS, "/mnt/v") == "/run/m/p/0/root/mnt/v"
+    assert host_path(parsed(propagatedMount="/"), PATHS, "/a") == "/var/m/0/propagated-mount/a"
 
 
 @briefly
@@ -467,9 +503,9 @@ def test_m15_without_a_propagated_mount_all_is_below_the_root_and_with_the_root_
     st.lists(st.sampled_from(["a", "b", "..", ".", "", "v", "mnt"]), max_size=6), st.sampled_from(["", "/mnt", "/a/v"])
 )
 def test_m15_no_path_leads_out_of_both_directories(parts: list[str], propagated: str) -> None:
-    outside = host_path(parsed(propagatedMount=propagated), PLACES, "/" + "/".join(parts))
+    outside = host_path(parsed(propagatedMount=propagated), PATHS, "/" + "/".join(parts))
     assert os.path.normpath(outside) == outside
-    assert any(f"{outside}/".startswith(f"{each}/") for each in (PLACES.rootfs, PLACES.propagated_mount))
+    assert any(f"{outside}/".startswith(f"{each}/") for each in (PATHS.rootfs, PATHS.propagated_mount))
 
 
 # --- properties of the whole spec
@@ -504,21 +540,21 @@ configs = st.builds(
 @given(configs)
 def test_c08_every_capability_is_there_once(config: Config) -> None:
     sets = spec_of(config)["process"]["capabilities"]
-    asked = {"CAP_" + each.upper().removeprefix("CAP_") for each in config.linux.capabilities}
+    requested = {"CAP_" + each.upper().removeprefix("CAP_") for each in config.linux.capabilities}
     for kind, names in sets.items():
         assert len(names) == len(set(names))
-        assert set(names) == asked | (set() if kind in ("inheritable", "ambient") else set(DEFAULT_CAPABILITIES))
+        assert set(names) == requested | (set() if kind in ("inheritable", "ambient") else set(DEFAULT_CAPABILITIES))
 
 
 @briefly
 @given(configs)
-def test_c08_no_mount_is_lost_and_their_order_is_kept(config: Config) -> None:
+def test_c08_no_mount_is_lost_and_their_order_is_preserved(config: Config) -> None:
     mounts = [(each["destination"], each["source"]) for each in spec_of(config)["mounts"]]
-    asked = [(each.destination, each.source) for each in config.mounts if each.source]
-    start = [each[1] for each in mounts].index("/run/m/p/0/s") - len(asked)
-    assert mounts[start : start + len(asked)] == asked
-    assert (mounts[start - 1] == (config.propagated_mount, PLACES.propagated_mount)) is bool(config.propagated_mount)
-    taken = {each.rstrip("/") for each, _ in asked} | {config.propagated_mount}
+    requested = [(each.destination, each.source) for each in config.mounts if each.source]
+    start = [each[1] for each in mounts].index("/run/m/p/0/s") - len(requested)
+    assert mounts[start : start + len(requested)] == requested
+    assert (mounts[start - 1] == (config.propagated_mount, PATHS.propagated_mount)) is bool(config.propagated_mount)
+    taken = {each.rstrip("/") for each, _ in requested} | {config.propagated_mount}
     before = mounts[: start - bool(config.propagated_mount)]
     lost = [each.destination for each in MOUNTS if (each.destination, each.source) not in before]
     assert all(each.startswith("/dev/") and each in taken for each in lost)
@@ -528,7 +564,7 @@ def test_c08_no_mount_is_lost_and_their_order_is_kept(config: Config) -> None:
 @given(configs)
 def test_c08_no_privileged_field_without_a_privilege(config: Config) -> None:
     spec = spec_of(config)
-    asked = {(each.name, value) for each in compute_privileges(config) for value in each.value}
+    requested = {(each.name, value) for each in compute_privileges(config) for value in each.value}
     shared = {"mount", "uts", "pid", "ipc", "network"} - {each["type"] for each in spec["linux"]["namespaces"]}
     assert shared == {
         kind
@@ -537,17 +573,17 @@ def test_c08_no_privileged_field_without_a_privilege(config: Config) -> None:
             "ipc": ("host ipc namespace", "true"),
             "network": ("network", "host"),
         }.items()
-        if privilege in asked
+        if privilege in requested
     }
     own = {"/run/m/p/0/s", "/var/m/0/propagated-mount", "/etc/hosts", "/etc/resolv.conf"} | {
         each.source for each in MOUNTS
     }
-    assert {each["source"] for each in spec["mounts"]} - own == {value for name, value in asked if name == "mount"}
+    assert {each["source"] for each in spec["mounts"]} - own == {value for name, value in requested if name == "mount"}
     assert {each["path"] for each in spec["linux"].get("devices", [])} == {
-        value for name, value in asked if name == "device"
+        value for name, value in requested if name == "device"
     }
     is_open = {"allow": True, "access": "rwm"} in spec["linux"]["resources"]["devices"]
-    assert is_open is (("allow-all-devices", "true") in asked)
+    assert is_open is (("allow-all-devices", "true") in requested)
 
 
 @briefly
@@ -591,12 +627,12 @@ def test_c08_what_is_not_there_is_left_out(tmp_path: Path) -> None:
     assert list(resolve_devices(paths)) == ["/dev/null"]
 
 
-def test_c08_what_cannot_be_looked_at_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c08_what_cannot_be_inspected_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os.path, "realpath", refuse)
-    with pytest.raises(errors.Unavailable, match="cannot look at device /dev/x: Permission denied"):
+    with pytest.raises(errors.Unavailable, match="cannot examine device /dev/x: Permission denied"):
         resolve_device("/dev/x")
 
 
@@ -609,5 +645,5 @@ def test_case_077_the_flags_of_a_source_are_those_of_its_mount() -> None:
         assert set(found) == {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime"} & set(
             options[path]
         )
-    with pytest.raises(errors.Unavailable, match="cannot look at mount source /none/there: No such file"):
+    with pytest.raises(errors.Unavailable, match="cannot examine mount source /none/there: No such file"):
         locked_flags(["/none/there"])

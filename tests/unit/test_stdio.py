@@ -10,14 +10,14 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from moorage.containerd.stdio import READ_BYTES, FifoReader, Stdio, fifo_paths, make_fifos, open_stdio
-from support.waiting import PATIENCE_SECONDS, settled
+from moorage.containerd.stdio import READ_BYTES, FifoReader, TaskFifos, fifo_paths, make_fifos, open_stdio
+from support.conditions import TIMEOUT_SECONDS, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
 
 
 @pytest.fixture
-async def stdio(tmp_path: Path) -> AsyncIterator[Stdio]:
+async def stdio(tmp_path: Path) -> AsyncIterator[TaskFifos]:
     make_fifos(tmp_path)
     stdio = open_stdio(tmp_path)
     yield stdio
@@ -30,7 +30,7 @@ def open_writer(reader: FifoReader) -> int:
 
 async def test_e22_opening_waits_for_no_writer(tmp_path: Path) -> None:
     make_fifos(tmp_path)
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         # in a thread that can be left behind, so that a fault fails the test and does not hang it
         stdio = await anyio.to_thread.run_sync(partial(open_stdio, tmp_path), abandon_on_cancel=True)
         assert await stdio.stdout.read() == b"", "as ended, before there is a writer"
@@ -48,7 +48,7 @@ def test_fifos_belong_to_whom_they_are_made_for_and_are_never_taken_over(tmp_pat
         make_fifos(tmp_path)
 
 
-def test_a_missing_fifo_is_told_and_leaves_no_descriptor(tmp_path: Path) -> None:
+def test_a_missing_fifo_is_reported_and_leaves_no_descriptor(tmp_path: Path) -> None:
     make_fifos(tmp_path)
     (tmp_path / "stderr").unlink()
     before = len(os.listdir("/proc/self/fd"))
@@ -57,7 +57,7 @@ def test_a_missing_fifo_is_told_and_leaves_no_descriptor(tmp_path: Path) -> None
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-async def test_e10_bytes_come_in_order_until_the_last_writer_has_gone(stdio: Stdio) -> None:
+async def test_e10_bytes_come_in_order_until_the_last_writer_has_closed(stdio: TaskFifos) -> None:
     first, second = open_writer(stdio.stdout), open_writer(stdio.stdout)
     os.write(first, b"one,")
     os.write(second, b"two")
@@ -71,14 +71,14 @@ async def test_e10_bytes_come_in_order_until_the_last_writer_has_gone(stdio: Std
     assert await stdio.stdout.read() == b""
 
 
-async def test_e14_a_read_takes_no_more_than_its_share_of_what_a_pipe_holds(stdio: Stdio) -> None:
+async def test_e14_a_read_takes_no_more_than_its_share_of_a_full_pipe(stdio: TaskFifos) -> None:
     writer = open_writer(stdio.stderr)
     assert os.write(writer, bytes(READ_BYTES * 2)) >= READ_BYTES
     assert len(await stdio.stderr.read()) == READ_BYTES
     os.close(writer)
 
 
-async def test_little_that_comes_all_the_time_is_gathered_and_nothing_of_it_is_lost(stdio: Stdio) -> None:
+async def test_little_that_comes_all_the_time_is_gathered_and_nothing_of_it_is_lost(stdio: TaskFifos) -> None:
     writer = open_writer(stdio.stdout)
     sent = b"".join(b"%d," % number for number in range(200))
     taken = b""
@@ -90,7 +90,7 @@ async def test_little_that_comes_all_the_time_is_gathered_and_nothing_of_it_is_l
     assert taken == sent
 
 
-async def test_closing_wakes_a_reader_that_waits_and_may_be_repeated(stdio: Stdio) -> None:
+async def test_closing_wakes_a_reader_that_waits_and_may_be_repeated(stdio: TaskFifos) -> None:
     writer = open_writer(stdio.stdout)
     woken = False
 
@@ -100,7 +100,7 @@ async def test_closing_wakes_a_reader_that_waits_and_may_be_repeated(stdio: Stdi
             await stdio.stdout.read()
         woken = True
 
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
             await settled()

@@ -1,4 +1,4 @@
-"""What is on disk: whole or not at all, one document a plugin, a version that is looked at."""
+"""What is on disk: whole or not at all, one document a plugin, a version that is checked."""
 
 import json
 import os
@@ -10,19 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage import errors
-from moorage.engine.leftovers import ASIDE, list_set_aside
 from moorage.engine.lifecycle import RestartPolicy, Restarts
-from moorage.engine.store import SCHEMA, Record, Store, new_id
-from moorage.engine.values import Holder, LastExit
+from moorage.engine.store import RETAINED, Store, list_retained, new_id
+from moorage.engine.values import SCHEMA, Holder, LastExit, PluginRecord
 from moorage.plugins import Overrides
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
 
-def make_record(name: str = "a:latest", **fields: object) -> Record:
+def make_record(name: str = "a:latest", **fields: object) -> PluginRecord:
     id = new_id()
-    made = Record(id, name, name, '{"entrypoint": ["/p"]}', f"docker.io/{name}", "sha256:0", "overlayfs", id, AT)
-    return Record(**{**{field: getattr(made, field) for field in Record.__struct_fields__}, **fields})
+    made = PluginRecord(id, name, name, '{"entrypoint": ["/p"]}', f"docker.io/{name}", "sha256:0", "overlayfs", id, AT)
+    return PluginRecord(**{**{field: getattr(made, field) for field in PluginRecord.__struct_fields__}, **fields})
 
 
 def make_store(root: Path) -> Store:
@@ -52,7 +51,9 @@ records = st.builds(
 
 
 @given(record=records)
-def test_m10_a_record_comes_back_as_it_was_saved(tmp_path_factory: pytest.TempPathFactory, record: Record) -> None:
+def test_m10_a_record_comes_back_as_it_was_saved(
+    tmp_path_factory: pytest.TempPathFactory, record: PluginRecord
+) -> None:
     store = make_store(tmp_path_factory.mktemp("store"))
     store.save(record)
     assert store.load().records == (record,)
@@ -101,7 +102,7 @@ def test_m08_a_damaged_record_is_named_and_the_others_are_there(tmp_path: Path, 
     assert path.exists()
 
 
-def test_m08_a_record_in_the_wrong_place_is_refused(tmp_path: Path) -> None:
+def test_m08_a_record_at_the_wrong_path_is_refused(tmp_path: Path) -> None:
     store, record = make_store(tmp_path), make_record()
     store.save(record)
     store.directory(record.id).rename(store.plugins / new_id())
@@ -176,7 +177,7 @@ def test_case_230_what_an_earlier_version_has_settled_stands(tmp_path: Path) -> 
         store.settle(None, "n2")
 
 
-def test_case_232_a_removal_that_was_begun_is_finished(tmp_path: Path) -> None:
+def test_case_232_a_started_removal_is_finished(tmp_path: Path) -> None:
     store, record, other = make_store(tmp_path), make_record(), make_record("b:latest")
     store.save(record)
     store.directory(record.id).rename(store.plugins / f"{record.id}-removing")
@@ -188,7 +189,7 @@ def test_case_232_a_removal_that_was_begun_is_finished(tmp_path: Path) -> None:
     assert store.directory(record.id).is_dir()
     store.sweep(frozenset({record.id, other.id}))
     assert sorted(each.name for each in store.plugins.iterdir()) == sorted([record.id, other.id])
-    assert not (store.root / ASIDE).exists()
+    assert not (store.root / RETAINED).exists()
 
 
 def test_case_232_a_removal_whose_record_cannot_be_read_stays_and_is_reported(tmp_path: Path) -> None:
@@ -202,23 +203,23 @@ def test_case_232_a_removal_whose_record_cannot_be_read_stays_and_is_reported(tm
 
 
 @pytest.mark.parametrize("name", ["propagated-mount/x", "propagated-mount/.hidden", "notes.txt", "other/y"])
-def test_case_232_what_may_be_a_users_is_set_aside(tmp_path: Path, name: str) -> None:
+def test_case_232_a_directory_that_may_contain_data_is_renamed(tmp_path: Path, name: str) -> None:
     store, id = make_store(tmp_path), new_id()
     for _ in range(2):
         (store.plugins / id / name).parent.mkdir(parents=True)
         (store.plugins / id / name).write_text("precious")
         store.sweep(frozenset())
     assert list(store.plugins.iterdir()) == []
-    assert [(store.root / ASIDE / each / name).read_text() for each in (id, f"{id}.1")] == ["precious", "precious"]
-    assert len(list_set_aside(store.root)) == 2
+    assert [(store.root / RETAINED / each / name).read_text() for each in (id, f"{id}.1")] == ["precious", "precious"]
+    assert len(list_retained(store.root)) == 2
 
 
 @pytest.mark.parametrize("name", ["backup", "notes.txt", "f" * 63])
-def test_case_232_what_has_no_name_of_ours_is_set_aside(tmp_path: Path, name: str) -> None:
+def test_case_232_a_directory_with_a_foreign_name_is_renamed(tmp_path: Path, name: str) -> None:
     store = make_store(tmp_path)
     (store.plugins / name).mkdir()
     store.sweep(frozenset())
-    assert [each.name for each in (store.root / ASIDE).iterdir()] == [name]
+    assert [each.name for each in (store.root / RETAINED).iterdir()] == [name]
 
 
 def test_m10_a_half_written_record_keeps_no_directory_from_being_removed(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage.executor import Attached, ByteSink, Stdio
-from moorage.executor._streams import Copies, Streams
+from moorage.executor._streams import SinkCopies, Streams
 from moorage.timeouts import DEFAULT, Timeouts
+from support.conditions import TIMEOUT_SECONDS, settled
 from support.fake_streams import CAPACITY_BYTES, FakeInput, FakePipe, FakeStdio
 from support.sinks import Failing, Gate, Memory, Plain
-from support.waiting import PATIENCE_SECONDS, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio, pytest.mark.usefixtures("unblocked")]
 
@@ -28,7 +28,7 @@ class Output:
 
     def __init__(self, tasks: TaskGroup, stdout: ByteSink, stderr: ByteSink, timeouts: Timeouts = DEFAULT) -> None:
         self.stdout, self.stderr = FakePipe(), FakePipe()
-        self.streams = Streams("a", Copies("a", stdout, stderr, tasks, timeouts))
+        self.streams = Streams("a", SinkCopies("a", stdout, stderr, tasks, timeouts))
         self.stdio = FakeStdio(self.stdout, self.stderr)
 
     def end(self) -> None:
@@ -38,7 +38,7 @@ class Output:
 
 @pytest.fixture
 async def tasks() -> AsyncIterator[TaskGroup]:
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with anyio.create_task_group() as tasks:
             yield tasks
             tasks.cancel_scope.cancel()
@@ -52,7 +52,7 @@ async def test_e10_bytes_reach_the_right_sink_in_order_and_unchanged_then_it_is_
     await output.stdout.write(binary)
     await output.stderr.write(b"error")
     output.end()
-    assert await output.streams.wait(PATIENCE_SECONDS)
+    assert await output.streams.wait(TIMEOUT_SECONDS)
     assert (out.data, err.data) == (binary, b"error")
     assert (out.closes, err.closes) == (1, 1)
     await output.streams.close()
@@ -67,7 +67,7 @@ async def test_e10_plain_sinks_are_taken_too(tasks: TaskGroup) -> None:
     for number in range(100):
         await output.stdout.write(b"%d," % number)
     output.end()
-    assert await output.streams.wait(PATIENCE_SECONDS)
+    assert await output.streams.wait(TIMEOUT_SECONDS)
     assert out.data == b"".join(b"%d," % number for number in range(100))
     assert (out.closes, err.closes) == (1, 1)
 
@@ -80,7 +80,7 @@ async def test_e11_waiting_is_for_both_copies(tasks: TaskGroup) -> None:
         await settled()
         assert not await output.streams.wait(0.01)
         getattr(output, second).end()
-        assert await output.streams.wait(PATIENCE_SECONDS)
+        assert await output.streams.wait(TIMEOUT_SECONDS)
 
 
 async def test_e11_the_wait_is_bounded_and_what_is_cut_off_is_noted(
@@ -96,7 +96,7 @@ async def test_e11_the_wait_is_bounded_and_what_is_cut_off_is_noted(
     await output.streams.close()
     await out.closed.wait()
     assert (out.data, out.closes, err.closes) == (b"so far", 1, 1)
-    assert [record.getMessage() for record in caplog.records] == ["the output of a stdout was cut off before its end"]
+    assert [record.getMessage() for record in caplog.records] == ["the output of a stdout was cut off"]
 
 
 async def test_e12_a_sink_that_raises_stops_nothing_and_is_reported_once(
@@ -105,14 +105,14 @@ async def test_e12_a_sink_that_raises_stops_nothing_and_is_reported_once(
     out, err = Failing(), Memory()
     output = Output(tasks, out, err)
     await output.streams.attach(output.stdio)
-    await output.stdout.write(b"x" * CAPACITY_BYTES * 3)  # would wait for ever if nobody read
+    await output.stdout.write(b"x" * CAPACITY_BYTES * 3)  # would wait for ever without a reader
     await output.stderr.write(b"goes on")
     output.end()
-    assert await output.streams.wait(PATIENCE_SECONDS)
+    assert await output.streams.wait(TIMEOUT_SECONDS)
     assert err.data == b"goes on"
     assert (out.tried, out.closes) == (1, 1)
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "the sink for the output of a stdout failed; its output is thrown away from here on"
+        "the sink for the output of a stdout failed; further output is discarded"
     ]
 
 
@@ -133,7 +133,7 @@ async def test_e12_a_sink_that_cannot_be_closed_is_reported_and_ends_the_wait(
     output = Output(tasks, broken, hanging, SHORT)
     await output.streams.attach(output.stdio)
     output.end()
-    assert await output.streams.wait(PATIENCE_SECONDS)
+    assert await output.streams.wait(TIMEOUT_SECONDS)
     assert (broken.closes, hanging.closes) == (1, 1)
     assert "cannot close the sink for the output of a stdout" in caplog.messages
     assert "the sink for the output of a stderr does not close" in caplog.messages
@@ -149,8 +149,8 @@ async def test_e12_a_taker_that_fails_ends_the_wait_and_is_reported(caplog: pyte
 
     streams = Streams("a", attach)
     await streams.attach(FakeStdio(FakePipe(), FakePipe()))
-    assert await streams.wait(PATIENCE_SECONDS)
-    assert caplog.messages == ["whoever takes the output of a failed"]
+    assert await streams.wait(TIMEOUT_SECONDS)
+    assert caplog.messages == ["the consumer of the output of a failed"]
 
 
 async def test_e13_an_input_is_closed_at_once_and_is_a_bug(tasks: TaskGroup) -> None:
@@ -177,11 +177,11 @@ async def test_e14_a_slow_sink_makes_the_process_wait_and_memory_stays_bounded(t
     while len(out.data) < len(everything):
         await anyio.lowlevel.checkpoint()
     output.end()
-    assert await output.streams.wait(PATIENCE_SECONDS)
+    assert await output.streams.wait(TIMEOUT_SECONDS)
     assert out.data == everything
 
 
-async def test_a_sink_that_never_returns_holds_neither_the_end_nor_the_other_stream(
+async def test_a_sink_that_never_returns_blocks_neither_the_exit_nor_the_other_stream(
     tasks: TaskGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
     out, err = Gate(), Memory()
@@ -194,7 +194,7 @@ async def test_a_sink_that_never_returns_holds_neither_the_end_nor_the_other_str
     assert not await output.streams.wait(0.01)
     await output.streams.close()
     assert (err.data, err.closes) == (b"fine", 1)
-    assert "the sink for the output of a stdout does not take it; the rest is lost" in caplog.messages
+    assert "the sink for the output of a stdout does not accept data; the rest is lost" in caplog.messages
     out.opened.set()
     await out.closed.wait()
     assert out.closes == 1
@@ -217,14 +217,14 @@ async def test_plain_sinks_that_block_take_no_thread_from_anybody_else(tasks: Ta
         for output in outputs:
             await output.streams.attach(output.stdio)
             await output.stdout.write(b"x")
-        while stuck < many:  # noqa: ASYNC110 - threads count, no event tells
+        while stuck < many:  # noqa: ASYNC110 - threads count, there is no event
             await anyio.sleep(0.001)
         assert await anyio.to_thread.run_sync(lambda: "a thread is free") == "a thread is free"
     finally:
         released.set()
     for output in outputs:
         output.end()
-        assert await output.streams.wait(PATIENCE_SECONDS)
+        assert await output.streams.wait(TIMEOUT_SECONDS)
 
 
 async def test_sinks_of_streams_that_were_never_attached_are_closed_once() -> None:
@@ -248,11 +248,11 @@ async def test_when_the_tasks_end_the_sinks_are_closed_and_the_readers_too() -> 
 
 
 async def test_a_plain_sink_that_blocks_in_write_can_still_be_closed() -> None:
-    begun, released = anyio.Event(), threading.Event()
+    started, released = anyio.Event(), threading.Event()
 
     class Blocking(Plain):
         def write(self, data: bytes) -> int:
-            anyio.from_thread.run_sync(begun.set)
+            anyio.from_thread.run_sync(started.set)
             released.wait()
             return len(data)
 
@@ -261,11 +261,11 @@ async def test_a_plain_sink_that_blocks_in_write_can_still_be_closed() -> None:
             released.set()
 
     out = Blocking()
-    with anyio.fail_after(PATIENCE_SECONDS):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with anyio.create_task_group() as tasks:
             output = Output(tasks, out, Memory())
             await output.streams.attach(output.stdio)
             await output.stdout.write(b"x")
-            await begun.wait()
+            await started.wait()
             tasks.cancel_scope.cancel()
     assert out.closes == 1

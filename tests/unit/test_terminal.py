@@ -32,8 +32,8 @@ ALLOWED = {
     ("cli/terminal.py", "click.style"): "the printer",
     ("cli/terminal.py", "click.confirm"): "the printer",
     ("cli/cmd_completion.py", "click.echo"): "a script of ours, for a shell",
-    ("cli/cmd_packages.py", "sys.stdout.buffer.write"): "an archive, never to a terminal",
-    ("cli/telling.py", "click.style"): "the name of a stream",
+    ("cli/cmd_save.py", "sys.stdout.buffer.write"): "an archive, never to a terminal",
+    ("cli/run_output.py", "click.style"): "the name of a stream",
 }
 HOSTILE = "a\x1b[1A\x1b[2Kb\x07\x9b2K\u202ec\u200bd\x7f\r"
 SHOWN = r"a\u001b[1A\u001b[2Kb\u0007\u009b2K\u202ec\u200bd\u007f\u000d"
@@ -77,7 +77,7 @@ def test_s04_whatever_is_printed_is_escaped(capsys: pytest.CaptureFixture[str]) 
     assert all(" " <= each <= "~" or each == "\n" for each in out)
 
 
-def test_s04_colours_are_passed_on_only_where_they_are_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_s04_colours_are_passed_on_only_where_they_are_enabled(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.say("\x1b[31mred\x1b[0m\x1b[2J", colours=True)
     terminal.say("\x1b[31mred\x1b[0m")
     assert capsys.readouterr().out == "\x1b[31mred\x1b[0m\\u001b[2J\x1b[0m\n\\u001b[31mred\\u001b[0m\n"

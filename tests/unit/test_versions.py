@@ -1,4 +1,4 @@
-"""One version of a plugin in the place of another, on a host in memory with a clock that jumps, and killed anywhere."""
+"""One version of a plugin instead of another, on a host in memory with a clock that jumps, and killed anywhere."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from moorage import errors
-from moorage.engine.consent import Granted
 from moorage.engine.engine import Engine
-from moorage.engine.store import Version
+from moorage.engine.grants import Grants
+from moorage.engine.values import PluginVersion
 from moorage.engine.versions import change_version, check_can_change
 from moorage.plugins import Config, Overrides, compute_privileges, effective_settings
 from support.awaits import Awaits, drive_inboxes
@@ -48,25 +48,25 @@ def play(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return run
 
 
-def new_version(world: World) -> Version:
+def new_version(world: World) -> PluginVersion:
     """It is in containerd; the caller of a change has seen to that."""
     world.host.images.add("image-1#new")
-    return Version("r:2", NEW, "image-1#new", "sha256:y", "o", "k-new", Overrides(), ("odd",))
+    return PluginVersion("r:2", NEW, "image-1#new", "sha256:y", "o", "k-new", Overrides(), ("odd",))
 
 
-async def agree(config: Config, overrides: Overrides) -> Granted:
-    return Granted(compute_privileges(config, effective_settings(config, overrides)))
+async def agree(config: Config, overrides: Overrides) -> Grants:
+    return Grants(compute_privileges(config, effective_settings(config, overrides)))
 
 
 async def change(world: World, engine: Engine, *, restart: bool = False, force: bool = False) -> tuple[str, ...]:
-    plugin = engine._registry.get(P)
+    plugin = engine._plugins.get(P)
     dropped: tuple[str, ...] = ()
 
     async def job() -> None:
         nonlocal dropped
-        dropped = await change_version(engine._work, plugin, new_version(world), agree, restart=restart, force=force)
+        dropped = await change_version(engine._context, plugin, new_version(world), agree, restart=restart, force=force)
 
-    await engine._do(plugin, job)
+    await plugin.inbox.do(job)
     return dropped
 
 
@@ -139,7 +139,7 @@ def test_d07_a_plugin_in_use_is_left_alone_unless_forced(play: Any) -> None:
     async def scene(world: World) -> None:
         async with world.run() as engine:
             await engine.enable(P, 5)
-            await engine.hold(P, "somebody", is_attached=False)
+            await engine.acquire(P, "somebody", is_attached=False)
             with pytest.raises(errors.Conflict, match=r"plugin p1:latest is in use by somebody"):
                 await change(world, engine, restart=True)
             await change(world, engine, restart=True, force=True)
@@ -155,7 +155,7 @@ def test_d07_a_plugin_that_is_being_removed_gets_no_version(play: Any) -> None:
             with suppress(errors.Unavailable):
                 await engine.remove(P, force=False)
             with pytest.raises(errors.Conflict, match=r"it is being removed"):
-                check_can_change(engine._registry.get(P), restart=True, force=True)
+                check_can_change(engine._plugins.get(P), restart=True, force=True)
 
     play(scene)
 
@@ -164,7 +164,7 @@ def test_d07_a_removal_takes_a_version_that_was_tried_out_along(play: Any) -> No
     async def scene(world: World) -> None:
         (record,) = world.store.load().records
         tried = new_version(world)
-        world.store.save(replace(record, removing=True, previous=Version.of(record), image=tried.image))
+        world.store.save(replace(record, removing=True, previous=PluginVersion.of(record), image=tried.image))
         async with world.run() as engine:
             assert engine.list() == []
             assert world.host.images == set()

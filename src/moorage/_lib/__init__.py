@@ -1,1 +1,1 @@
-"""Small tools without knowledge of containers: backoff, inboxes, process watching, worker threads."""
+"""Small tools without knowledge of containers: back-off, inboxes, time limits, worker threads."""

@@ -1,7 +1,7 @@
-"""Connectors of aiohttp whose connections can be ended at once: a peer that reads nothing must not keep them.
+"""Connectors of aiohttp whose connections can be aborted, for peers that do not read.
 
-aiohttp closes a connection gracefully: it stays until the peer has taken what was written. One that never reads would
-keep a descriptor and the whole body in memory for as long as it lives.
+aiohttp closes a connection gracefully: it stays open until the peer has read what was written. A peer that never reads
+would keep a descriptor and the whole body in memory until it exits.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ __all__ = ("AbortableTCPConnector", "AbortableUnixConnector")
 
 
 class _Abortable(aiohttp.BaseConnector):
-    """Remembers the transports that it made."""
+    """Stores the transports that it created."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -22,19 +22,19 @@ class _Abortable(aiohttp.BaseConnector):
     async def _create_connection(self, *arguments: Any, **options: Any) -> Any:
         # The only hook that aiohttp has for this: connectors make every connection here.
         protocol = await super()._create_connection(*arguments, **options)
-        self._made = [each for each in self._made if not _is_gone(each)]
+        self._made = [each for each in self._made if not _is_closed(each)]
         if protocol.transport is not None:
             self._made.append(protocol.transport)
         return protocol
 
     def abort(self) -> None:
-        """End every connection now, and drop what was not sent. May be repeated."""
+        """Abort every connection, and discard what was not sent. May be repeated."""
         for transport in self._made:
             transport.abort()
         self._made.clear()
 
 
-def _is_gone(transport: asyncio.Transport) -> bool:
+def _is_closed(transport: asyncio.Transport) -> bool:
     """Whether it is closed and has nothing left to send."""
     return transport.is_closing() and transport.get_write_buffer_size() == 0
 

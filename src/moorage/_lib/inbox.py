@@ -19,7 +19,7 @@ Job = Callable[[], Awaitable[None]]
 
 
 class _Entry:
-    """A job that somebody may wait for."""
+    """A job, whose completion can be awaited."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -47,22 +47,22 @@ class _Entry:
 
 
 class Inboxes(Generic[Key]):
-    """Inboxes whose workers live in the given task group."""
+    """Inboxes whose workers run in the given task group."""
 
     def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
         self._waiting: dict[Key, deque[_Entry]] = {}
 
     def put(self, key: Key, job: Job) -> None:
-        """Queue a job and go on. What it raises is heard by nobody."""
+        """Queue a job and return. What it raises is discarded."""
         self._put(key, _Entry(job))
 
     async def run(self, key: Key, job: Job) -> None:
-        """Queue a job and wait for its end; what it raises is raised here.
+        """Queue a job and wait until it is done; what it raises is raised here.
 
-        A caller that is cancelled stops waiting; the job goes on, because it may be half-way.
+        A caller that is cancelled stops waiting; the job continues, because it may have changed something already.
 
-        Raises: Conflict where the task group ends before the job.
+        Raises: what the job raises; Conflict if the task group is cancelled before the job is done.
         """
         entry = _Entry(job)
         self._put(key, entry)

@@ -6,7 +6,7 @@ Source: sd-daemon(3), and systemd.exec(5) for JOURNAL_STREAM.
 import logging
 import os
 
-from moorage._lib.escaping import escape
+from moorage._lib.escapes import escape
 
 __all__ = ("JournalFormatter", "LineFormatter", "is_journal", "prefixed")
 

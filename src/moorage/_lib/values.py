@@ -1,10 +1,17 @@
-"""Values are structs of msgspec: a frozen dataclass takes 1.5 ms to define, and there are over a hundred (ADR 0017)."""
+"""Values are structs of msgspec: a frozen dataclass takes 1.5 ms to define, and there are over a hundred (ADR 0017).
+
+And a type that rooms share which do not import each other.
+"""
 
 from collections.abc import Callable
+from typing import Literal
 
 from msgspec import Struct
 
-__all__ = ("repr_without",)
+__all__ = ("CgroupDriver", "repr_without")
+
+CgroupDriver = Literal["systemd", "cgroupfs"]
+"""Who creates the control group of a run: systemd, as a scope, or the runtime itself."""
 
 
 def repr_without(*hidden: str) -> Callable[[Struct], str]:

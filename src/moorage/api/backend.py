@@ -1,25 +1,26 @@
-"""What the API needs of an engine. Failures come by kind (``moorage.errors``), in words for the user."""
+"""What the API needs of an engine. Failures are raised by kind (``moorage.errors``), with texts for the user."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from moorage.distribution.auth import Credentials
-from moorage.engine.arrivals import Loaded
-from moorage.engine.consent import Request
-from moorage.engine.figures import Figures, ProcessView
-from moorage.engine.measuring import Metrics
-from moorage.engine.packages import Operation
-from moorage.engine.usage import DiskUsage, Pruned
-from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange, Terms
+from moorage.engine.grants import PrivilegeRequest
+from moorage.engine.installation import Operation
+from moorage.engine.telemetry import Metrics
+from moorage.engine.transfers import LoadResult
+from moorage.engine.values import EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
+from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
+from moorage.packages.usage import DiskUsage, Pruned
 from moorage.plugins import Privilege
+from moorage.registry.credentials import Credentials
+from moorage.runs.http_call import PluginResponse
 
 if TYPE_CHECKING:
     from moorage.containerd.processes import AddedProcess
 
-__all__ = ("Arrivals", "Backend", "Moving", "Packages")
+__all__ = ("Backend", "Packages", "Transfers")
 
 
 class Packages(Protocol):
@@ -34,27 +35,27 @@ class Packages(Protocol):
     async def log_in(self, address: str, credentials: Credentials) -> str:
         """Check credentials against a registry; returns an identity token, or "". Raises: Unauthorized, Invalid, ..."""
 
-    async def request(self, text: str, name: str, terms: Terms, credentials: Credentials) -> Request:
+    async def request(self, text: str, name: str, terms: InstallOptions, credentials: Credentials) -> PrivilegeRequest:
         """What a plugin would request with the settings of these terms, by reference, by name of one that is here, or
         by both (an upgrade). Raises: as ``privileges``.
         """
 
-    async def grant(self, name: str, terms: Terms) -> PluginView:
+    async def grant(self, name: str, terms: InstallOptions) -> PluginView:
         """Grant what a plugin requests with its settings. Raises: NotFound, Invalid, Denied, Unavailable."""
 
     def pull(
-        self, text: str, name: str, terms: Terms, credentials: Credentials
+        self, text: str, name: str, terms: InstallOptions, credentials: Credentials
     ) -> AbstractAsyncContextManager[Operation]:
         """Install the plugin with this reference, under a name ("": its own). Raises: Conflict, Denied, Invalid, ..."""
 
     def upgrade(
-        self, name: str, text: str, terms: Terms, credentials: Credentials, *, restart: bool, force: bool
+        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, *, restart: bool, force: bool
     ) -> AbstractAsyncContextManager[Operation]:
-        """Bring a plugin to another version. Raises: as ``pull``; Conflict where it is enabled, or in use."""
+        """Change the version of a plugin. Raises: as ``pull``; Conflict where it is enabled, or in use."""
 
 
-class Moving(Protocol):
-    """What an engine does with packages that are here.
+class Transfers(Protocol):
+    """Transfers of packages out of and into an engine, their names, and what they take of the disk.
 
     Plugins are named as for ``Backend``, and the same is raised for names.
     """
@@ -63,7 +64,7 @@ class Moving(Protocol):
         """Give a plugin a further name; one that it has is fine. Raises: Conflict where another one has it."""
 
     def push(self, text: str, to: str, credentials: Credentials) -> AbstractAsyncContextManager[Operation]:
-        """Bring a package to a registry as it is, to ``to``, or else to the name that was used.
+        """Push a package to a registry unchanged, to ``to``, or else to the name that was used.
 
         Raises: Invalid, Conflict, Unavailable; when it is run: what the registry says, by kind.
         """
@@ -77,11 +78,7 @@ class Moving(Protocol):
     async def prune(self) -> Pruned:
         """Remove what nothing refers to. Raises: Unavailable."""
 
-
-class Arrivals(Protocol):
-    """How an engine takes plugins in that do not come from a registry's plugin."""
-
-    async def load(self, archive: AsyncIterator[bytes], name: str = "") -> Sequence[Loaded]:
+    async def load(self, archive: AsyncIterator[bytes], name: str = "") -> Sequence[LoadResult]:
         """Take in the plugins of an OCI archive, all or none. Raises: Invalid, NotFound, Conflict, Unavailable."""
 
     def create_from(
@@ -94,8 +91,8 @@ class Backend(Protocol):
     """The engine. A plugin is named by full id, name (default tag added) or unique id prefix, in that order.
 
     Every method that takes ``name`` raises NotFound for an unknown one and Invalid for an ambiguous one. Methods that
-    start or stop something raise Unavailable while containerd is away. A caller that is cancelled stops waiting; what
-    it began goes on, but for ``create``, which is undone.
+    start or stop something raise Unavailable while containerd is unavailable. A caller that is cancelled stops waiting;
+    what it started continues, except ``create``, which is undone.
     """
 
     @property
@@ -103,12 +100,8 @@ class Backend(Protocol):
         """What is done with packages of registries."""
 
     @property
-    def moving(self) -> Moving:
-        """What is done with packages that are here."""
-
-    @property
-    def arrivals(self) -> Arrivals:
-        """What comes in archives, and out of images."""
+    def transfers(self) -> Transfers:
+        """Packages of plugins: saved, loaded, pushed, measured."""
 
     def info(self) -> EngineInfo:
         """The engine as a whole. Never waits."""
@@ -129,7 +122,7 @@ class Backend(Protocol):
         """
 
     async def disable(self, name: str, *, force: bool) -> None:
-        """Stop it, and return when nothing of the run is left. Raises: Conflict where it is disabled, or held."""
+        """Stop it, and return when nothing of the run is left. Raises: Conflict where it is disabled, or in use."""
 
     async def restart(self, name: str) -> None:
         """Stop it and start it again. Raises: Conflict where it is disabled; why it did not come up."""
@@ -138,15 +131,15 @@ class Backend(Protocol):
         """Change settings, all or none; ``secrets`` are never shown again. Raises: Conflict while enabled, Invalid."""
 
     async def remove(self, name: str, *, force: bool) -> None:
-        """Remove it with all that is its own. Raises: Conflict while enabled or held, unless forced."""
+        """Remove it with all that is its own. Raises: Conflict while enabled or in use, unless forced."""
 
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy, also while it runs. Raises: Invalid."""
 
     def host_path(self, name: str, inside: str) -> str:
-        """The host's path of a path inside it. Never waits. Raises: Conflict for its root while that is not there."""
+        """The host's path of a path inside it. Never waits. Raises: Conflict for its root while that does not exist."""
 
-    async def figures(self, name: str) -> Figures:
+    async def usage(self, name: str) -> CgroupUsage:
         """What it uses of this machine now. Raises: Conflict while it does not run."""
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
@@ -155,8 +148,8 @@ class Backend(Protocol):
     async def metrics(self) -> Metrics:
         """What is counted since the engine began, and measured now. Waits about a second where containerd hangs."""
 
-    async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
-        """POST to the plugin's socket and give back what it answers, within this many seconds (0: the default).
+    async def call(self, name: str, method: str, body: bytes, within: float) -> PluginResponse:
+        """POST to the plugin's socket and return its answer, within this many seconds (0: the default).
 
         Raises: Conflict where it is not ready, Invalid where it speaks no HTTP, Unavailable for no answer.
         """
@@ -169,21 +162,23 @@ class Backend(Protocol):
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of such a process. Raises: NotFound."""
 
-    async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
-        """Say that ``owner`` uses it; an attached holder is not kept over a restart of the engine. Raises: Conflict."""
+    async def acquire(self, name: str, owner: str, *, is_attached: bool) -> Holder:
+        """Add a holder; an attached one is not stored over a restart of the engine. Raises: Conflict."""
 
-    async def until_asked_to_let_go(self, name: str, token: str) -> None:
-        """Return when a forced stop asks this attached holder to let go."""
+    async def wait_release_requested(self, name: str, token: str) -> None:
+        """Return when a forced stop asks this attached holder to release."""
 
     async def release(self, name: str, token: str) -> None:
-        """Give a hold back. Raises: NotFound for a token that it does not have."""
+        """Remove a holder. Raises: NotFound for a token that it does not have."""
 
     def logs(
         self, name: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[Line]]:
         """Its output, oldest first: the last ``tail`` lines (None: all), written after ``since``."""
 
-    def events(self, *, since: int | None, until: int | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+    def events(
+        self, *, since: int | None, until: int | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[PluginEvent]]:
         """Events from now on; where a bound is given, before them the buffered ones from ``since``. Ends at ``until``.
 
         Both are nanoseconds since 1970.

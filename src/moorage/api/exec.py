@@ -19,28 +19,31 @@ from aiohttp import web
 from msgspec import Struct
 
 from moorage import errors
-from moorage.api.query import boolean, integer, json_body
+from moorage.api.http.query import boolean, integer, json_body
 from moorage.api.request import BODY_BYTES, Request
+from moorage.api.schema.base import ErrorResponse, to_document
+from moorage.api.schema.output import ExecExit, ExecStarted
 from moorage.containerd.stdio import FifoReader
+from moorage.timeouts import DEFAULT
 
 if TYPE_CHECKING:
     from moorage.containerd.processes import AddedProcess
 
-__all__ = ("execute", "resize")
+__all__ = ("MEDIA_TYPE", "execute", "resize")
 
 STARTED, OUT, ERR, EXIT, ERROR = range(5)
 
 _MOST_CELLS = 10_000
-_REST_OF_OUTPUT = 2.0
-"""Seconds from the end of a process until its output is taken for ended. Source: moby daemon/monitor.go, of execs."""
+_REST_OF_OUTPUT = DEFAULT.added_process_output
+"""Seconds from the exit of the command until its output counts as ended. Source: moby daemon/monitor.go, of execs."""
 
-_TYPE = "application/vnd.moorage.exec"
+MEDIA_TYPE = "application/vnd.moorage.exec"
 _LONGEST_TEXT = 128 * 1024 - 1
 """Bytes of one argument or variable. Source: linux/binfmts.h, MAX_ARG_STRLEN, without the end of the text."""
 
 
-class _Wish(Struct, frozen=True):
-    """What is to be run, and how."""
+class _Command(Struct, frozen=True):
+    """A command and its terminal."""
 
     command: list[str]
     env: list[str]
@@ -49,26 +52,30 @@ class _Wish(Struct, frozen=True):
     """Rows and columns of the terminal."""
 
 
+def _frame(value: object) -> bytes:
+    return json.dumps(to_document(value)).encode()
+
+
 Write = Callable[[int, bytes], Awaitable[None]]
 
 
 async def execute(request: Request) -> web.StreamResponse:
     """POST exec."""
-    wish = await _read_wish(request)
+    exec_command = await _read_command(request)
     backend, name = request.backend, request.name
     async with (
-        backend.execute(name, wish.command, wish.env, terminal=wish.tty) as process,
-        request.stream(_TYPE) as response,
+        backend.execute(name, exec_command.command, exec_command.env, terminal=exec_command.tty) as process,
+        request.stream(MEDIA_TYPE) as response,
     ):
 
         async def write(kind: int, data: bytes) -> None:
             await response.write(struct.pack(">BI", kind, len(data)) + data)
 
-        await write(STARTED, json.dumps({"Id": process.exec_id, "Pid": process.pid}).encode())
-        if wish.size:
-            await process.resize(*wish.size)
+        await write(STARTED, _frame(ExecStarted(process.exec_id, process.pid)))
+        if exec_command.size:
+            await process.resize(*exec_command.size)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_feed, request, process, wish.tty)
+            tasks.start_soon(_feed, request, process, exec_command.tty)
             end = await _copy_until_its_end(process, write)
             tasks.cancel_scope.cancel()
         await write(*end)
@@ -101,9 +108,9 @@ async def _copy_until_its_end(process: "AddedProcess", write: Write) -> tuple[in
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_copy_all, process, write)
         try:
-            end = EXIT, json.dumps({"Code": (await process.wait()).code}).encode()
+            end = EXIT, _frame(ExecExit((await process.wait()).code))
         except errors.MoorageError as error:
-            end = ERROR, json.dumps({"message": f"the plugin ended, and the process with it: {error}"}).encode()
+            end = ERROR, _frame(ErrorResponse(f"the plugin exited, and the command with it: {error}"))
         tasks.cancel_scope.deadline = anyio.current_time() + _REST_OF_OUTPUT
     return end
 
@@ -119,9 +126,13 @@ async def _copy_all(process: "AddedProcess", write: Write) -> None:
             tasks.start_soon(copy, process.stderr, ERR)
 
 
-async def _read_wish(request: Request) -> _Wish:
-    """What is to be run. Raises: Invalid."""
-    if request.http.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _TYPE:
+async def _read_command(request: Request) -> _Command:
+    """The command that a request has.
+
+    Raises:
+        errors.Invalid: there is none, or a part of it is of a wrong type
+    """
+    if request.http.headers.get("Content-Type", "").partition(";")[0].strip().lower() == MEDIA_TYPE:
         kind, length = struct.unpack(">BI", await request.read_exactly(5))
         if kind != STARTED or length > BODY_BYTES:
             raise errors.Invalid(
@@ -138,7 +149,7 @@ async def _read_wish(request: Request) -> _Wish:
     if any("=" not in each for each in environment):
         raise errors.Invalid("invalid env: each must be NAME=VALUE")
     rows, columns = found.get("rows"), found.get("columns")
-    return _Wish(command, environment, bool(found.get("tty")), None if rows is None else _size(rows, columns))
+    return _Command(command, environment, bool(found.get("tty")), None if rows is None else _size(rows, columns))
 
 
 def _parse(request: Request, key: str) -> Any:

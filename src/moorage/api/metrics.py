@@ -1,4 +1,4 @@
-"""An engine's metrics as Prometheus reads them, on the API's socket and, where it is asked for, on a TCP port.
+"""An engine's metrics as Prometheus reads them, on the API's socket and on a TCP port if one is given.
 
 The table of all of them is docs/reference/metrics.md.
 """
@@ -18,12 +18,12 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage._version import __version__
 from moorage.api.backend import Backend
-from moorage.api.errors import answer_failure, refusal
-from moorage.api.listener import BACKLOG, ListenerLimits, serve_http, share_of_descriptors
+from moorage.api.http.errors import answer_failure, refusal
+from moorage.api.http.listener import BACKLOG, ListenerLimits, serve_http, share_of_descriptors
 from moorage.api.request import Request
-from moorage.engine.measuring import Metrics
-from moorage.engine.meter import HistogramView
+from moorage.engine.telemetry import HistogramView, Metrics
 from moorage.engine.values import EngineInfo
+from moorage.timeouts import DEFAULT
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -32,9 +32,9 @@ __all__ = ("parse_address", "render", "scrape", "serve_metrics")
 
 log = logging.getLogger(__name__)
 
-_LAST_ANSWERS = 3.0
+_LAST_ANSWERS = DEFAULT.metrics_shutdown
 """Seconds that scrapes have to end by themselves when the listener does; none takes so long."""
-_ANSWER = 30.0
+_ANSWER = DEFAULT.metrics_client
 """Seconds that a client has for a scrape; one that does not read its answer is cut off."""
 _SHARE = 1 / 16
 """Of the descriptors that the process may have, what connections to this listener may take."""
@@ -72,16 +72,16 @@ def _of_engine(metrics: Metrics, info: EngineInfo) -> "Iterator[Metric]":
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
     about = {"version": __version__, "namespace": info.namespace, "snapshotter": info.snapshotter}
-    yield InfoMetricFamily("moorage_engine", "The engine; the snapshotter is known once it has made a plugin.", about)
-    up = "Whether containerd answered just now."
+    yield InfoMetricFamily("moorage_engine", "The engine; the snapshotter is known after the first create.", about)
+    up = "Whether containerd answers."
     yield GaugeMetricFamily("moorage_containerd_up", up, float(metrics.is_containerd_up))
-    plugins = GaugeMetricFamily("moorage_plugins", "Plugins by state; every state is there.", labels=["state"])
+    plugins = GaugeMetricFamily("moorage_plugins", "Plugins by state; every state is listed.", labels=["state"])
     for state, count in metrics.states.items():
         plugins.add_metric([state.value], count)
     yield plugins
     for name, text, view in (
-        ("moorage_plugin_start_seconds", "From the beginning of a start until the plugin is ready.", metrics.starts),
-        ("moorage_plugin_stop_seconds", "From the beginning of a stop until nothing is left of it.", metrics.stops),
+        ("moorage_plugin_start_seconds", "Time from the start of a plugin until it is ready.", metrics.starts),
+        ("moorage_plugin_stop_seconds", "Time from the start of a stop until no process is left.", metrics.stops),
     ):
         yield HistogramMetricFamily(name, text, _buckets(view), view.seconds)
     calls = HistogramMetricFamily(
@@ -103,13 +103,13 @@ def _of_plugins(metrics: Metrics) -> "Iterator[Metric]":
 
     one = ["plugin"]
     ready = GaugeMetricFamily("moorage_plugin_ready", "Whether the plugin's socket accepts.", labels=one)
-    restarts = CounterMetricFamily("moorage_plugin_restarts", "Starts that nobody asked for.", labels=one)
+    restarts = CounterMetricFamily("moorage_plugin_restarts", "Automatic restarts.", labels=one)
     exits = CounterMetricFamily(
-        "moorage_plugin_exits", "Ends of its runs, asked for or not.", labels=["plugin", "code", "signal", "oom"]
+        "moorage_plugin_exits", "Exits of the plugin, requested or not.", labels=["plugin", "code", "signal", "oom"]
     )
-    output = CounterMetricFamily("moorage_plugin_log_bytes", "Output taken.", labels=["plugin", "stream"])
+    output = CounterMetricFamily("moorage_plugin_log_bytes", "Bytes of output.", labels=["plugin", "stream"])
     lost = CounterMetricFamily(
-        "moorage_plugin_log_dropped_lines", "Lines of output that could not be written.", labels=one
+        "moorage_plugin_log_dropped_lines", "Lines of output that could not be logged.", labels=one
     )
     for plugin in metrics.plugins:
         ready.add_metric([plugin.name], plugin.is_ready)
@@ -130,22 +130,22 @@ def _of_groups(metrics: Metrics) -> "Iterator[Metric]":
         family = CounterMetricFamily if name == "cpu_seconds" else GaugeMetricFamily
         made = family(f"moorage_plugin_{name}", text, labels=["plugin"])
         for plugin in metrics.plugins:
-            value = getattr(plugin.figures, name, None)
+            value = getattr(plugin.usage, name, None)
             if value is not None:
                 made.add_metric([plugin.name], value)
         yield made
 
 
 _GROUPS = (
-    ("cpu_seconds", "Processor time of its processes."),
+    ("cpu_seconds", "Processor time of the plugin."),
     ("cpus_limit", "Limit of processor time, in processors; absent without one."),
     ("memory_bytes", "Memory, without page cache that can be dropped at once."),
     ("memory_limit_bytes", "Limit of its memory; absent without one."),
     ("pids", "Processes and threads."),
     ("pids_limit", "Limit of processes and threads; absent without one."),
-    ("zombies", "Processes that ended and that their parent did not wait for."),
+    ("zombies", "Zombie processes."),
 )
-"""Fields of ``Figures``, and what they are."""
+"""Fields of ``CgroupUsage``, and what they are."""
 
 
 def _buckets(view: HistogramView) -> list[tuple[str, float]]:
@@ -189,8 +189,8 @@ async def serve_metrics(backend: Backend, address: str | None) -> AsyncIterator[
     if not address:
         yield ""
         return
-    wanted = _Address(*parse_address(address))
-    listener = await run_blocking(lambda: _listen(wanted))
+    requested = _Address(*parse_address(address))
+    listener = await run_blocking(lambda: _listen(requested))
     url = f"http://{_Address(*listener.getsockname()[:2])}/metrics"
 
     async def handle(http: web.BaseRequest) -> web.StreamResponse:
@@ -200,7 +200,7 @@ async def serve_metrics(backend: Backend, address: str | None) -> AsyncIterator[
             return refusal(405, "only GET is possible here")
         try:
             return await _answer(backend, http)
-        except Exception as error:  # noqa: BLE001 - told to the client, and logged whole where it was not foreseen
+        except Exception as error:  # noqa: BLE001 - reported to the client, and logged
             return answer_failure(error, f"GET {url}")
 
     most = share_of_descriptors(_SHARE, least=4, most=64)
@@ -217,22 +217,22 @@ def _listen(address: _Address) -> socket.socket:
     """The listening socket (blocking)."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
-        _refuse_others(address, str(place[0]))
+        family, kind, protocol, _, socket_address = found[0]
+        _refuse_others(address, str(socket_address[0]))
         listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except (OSError, UnicodeError) as error:
-        raise errors.Invalid(f"cannot serve metrics on {address}: {_why(error)}") from error
+        raise errors.Invalid(f"cannot serve metrics on {address}: {_cause(error)}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(place)
+        listener.bind(socket_address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise errors.Conflict(f"cannot serve metrics on {address}: another program listens there") from error
-        raise errors.Invalid(f"cannot serve metrics on {address}: {_why(error)}") from error
+        raise errors.Invalid(f"cannot serve metrics on {address}: {_cause(error)}") from error
     return listener
 
 
@@ -256,5 +256,5 @@ def _is_that(host: str, found: str) -> bool:
         return False
 
 
-def _why(error: OSError | UnicodeError) -> str:
+def _cause(error: OSError | UnicodeError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,4 +1,4 @@
-"""Packages of registries: Docker's calls, and ours beside them that take settings and wishes along."""
+"""Routes for packages of registries: Docker's calls, and the same with settings and grants."""
 
 import json
 from typing import Any
@@ -6,59 +6,43 @@ from typing import Any
 from aiohttp import web
 
 from moorage import errors
-from moorage.api.go_json import json_type_error
-from moorage.api.progress import stream_progress
-from moorage.api.query import boolean
-from moorage.api.request import Request, json_answer
-from moorage.distribution.auth import Credentials, decode_registry_auth
-from moorage.engine.consent import Request as Requested
-from moorage.engine.values import Terms
-from moorage.plugins import Privilege, parse_privileges, privileges_to_api
+from moorage.api.conversion import to_privileges
+from moorage.api.http.go_json import json_type_error
+from moorage.api.http.query import boolean, match_fields, read_object
+from moorage.api.progress import stream_operation
+from moorage.api.request import Request, json_answer, registry_credentials
+from moorage.api.schema.packages import PrivilegeReview, TermsRequest
+from moorage.engine.values import InstallOptions
+from moorage.plugins import parse_privileges
 
-__all__ = ("ensure", "grant", "privileges", "pull", "pull_with", "request", "upgrade", "upgrade_with")
-
-_FIELDS = {"privileges": list, "settings": list, "secrets": list, "attended": bool}
+__all__ = ("ensure", "grant", "privileges", "pull", "pull_with", "push", "request", "upgrade", "upgrade_with")
 
 
 async def privileges(request: Request) -> web.StreamResponse:
     """GET /plugins/privileges."""
-    asked: list[Privilege] = []
-
-    async def ask() -> None:
-        asked.extend(await request.backend.packages.privileges(request.query("remote"), _credentials(request)))
-
-    await request.while_connected(ask)
-    return json_answer(privileges_to_api(asked))
+    remote, credentials = request.query("remote"), registry_credentials(request)
+    requested = await request.while_connected(lambda: request.backend.packages.privileges(remote, credentials))
+    return json_answer(to_privileges(requested))
 
 
 async def request(request: Request) -> web.StreamResponse:
     """POST privileges: what a plugin would request with these settings, what of it is new, and the policy's word."""
-    found: list[Requested] = []
-    terms, credentials = _terms(await request.json(), once=False), _credentials(request)
-
-    async def ask() -> None:
-        packages = request.backend.packages
-        found.append(await packages.request(request.query("remote"), request.query("name"), terms, credentials))
-
-    await request.while_connected(ask)
-    return json_answer(
-        {
-            "Privileges": privileges_to_api(found[0].privileges),
-            "New": privileges_to_api(found[0].new),
-            "Refusal": found[0].refusal,
-        }
-    )
+    terms, credentials = _terms(await request.json(), once=False), registry_credentials(request)
+    remote, name = request.query("remote"), request.query("name")
+    found = await request.while_connected(lambda: request.backend.packages.request(remote, name, terms, credentials))
+    review = PrivilegeReview(to_privileges(found.privileges), to_privileges(found.new), found.refusal)
+    return json_answer(review)
 
 
 async def grant(request: Request) -> web.StreamResponse:
     """POST grant: ``privileges`` as inspect shows them; left out, everything is granted that is requested."""
     plugin = await request.backend.packages.grant(request.name, _terms(await request.json(), once=False))
-    return json_answer(privileges_to_api(plugin.privileges))
+    return json_answer(to_privileges(plugin.privileges))
 
 
 async def pull(request: Request) -> web.StreamResponse:
     """POST /plugins/pull. The body is what is granted."""
-    return await _pull(request, Terms(parse_privileges(await _raw(request))))
+    return await _pull(request, InstallOptions(parse_privileges(await _raw(request))))
 
 
 async def pull_with(request: Request) -> web.StreamResponse:
@@ -67,14 +51,14 @@ async def pull_with(request: Request) -> web.StreamResponse:
 
 
 async def ensure(request: Request) -> web.StreamResponse:
-    """POST ensure: as our pull, and nothing where the plugin is there from the same reference with these settings."""
+    """POST ensure: as pull, unless the plugin is installed from the same reference with these settings."""
     return await _pull(request, _terms(await request.json(), once=True))
 
 
 async def upgrade(request: Request) -> web.StreamResponse:
     """POST /plugins/{name}/upgrade. The body is what is granted."""
     granted = parse_privileges(await _raw(request))
-    return await _upgrade(request, Terms(granted), restart=False, force=False)
+    return await _upgrade(request, InstallOptions(granted), restart=False, force=False)
 
 
 async def upgrade_with(request: Request) -> web.StreamResponse:
@@ -84,41 +68,18 @@ async def upgrade_with(request: Request) -> web.StreamResponse:
     return await _upgrade(request, terms, restart=restart, force=force)
 
 
-async def _pull(request: Request, terms: Terms) -> web.StreamResponse:
-    credentials = _credentials(request)
-    made: list[web.StreamResponse] = []
-
-    async def work() -> None:
-        operation = request.backend.packages.pull(request.query("remote"), request.query("name"), terms, credentials)
-        async with operation as pulling:
-            made.append(await stream_progress(request, pulling.run, _headers(pulling.name)))
-
-    await request.while_connected(work)
-    return made[0]
+async def _pull(request: Request, terms: InstallOptions) -> web.StreamResponse:
+    remote, name, credentials = request.query("remote"), request.query("name"), registry_credentials(request)
+    operation = request.backend.packages.pull(remote, name, terms, credentials)
+    return await stream_operation(request, operation, has_name=True)
 
 
-async def _upgrade(request: Request, terms: Terms, *, restart: bool, force: bool) -> web.StreamResponse:
-    credentials = _credentials(request)
-    made: list[web.StreamResponse] = []
-
-    async def work() -> None:
-        operation = request.backend.packages.upgrade(
-            request.name, request.query("remote"), terms, credentials, restart=restart, force=force
-        )
-        async with operation as upgrading:
-            made.append(await stream_progress(request, upgrading.run, _headers(upgrading.name)))
-
-    await request.while_connected(work)
-    return made[0]
-
-
-def _headers(name: str) -> dict[str, str]:
-    """The docker CLI sets and enables the plugin that is named here."""
-    return {"Docker-Plugin-Name": name}
-
-
-def _credentials(request: Request) -> Credentials:
-    return decode_registry_auth(request.http.headers.get("X-Registry-Auth", ""))
+async def _upgrade(request: Request, terms: InstallOptions, *, restart: bool, force: bool) -> web.StreamResponse:
+    credentials = registry_credentials(request)
+    operation = request.backend.packages.upgrade(
+        request.name, request.query("remote"), terms, credentials, restart=restart, force=force
+    )
+    return await stream_operation(request, operation, has_name=True)
 
 
 async def _raw(request: Request) -> bytes:
@@ -135,21 +96,17 @@ async def _raw(request: Request) -> bytes:
     return _dump([each or {} for each in document])
 
 
-def _terms(document: Any, *, once: bool) -> Terms:
-    if not isinstance(document, dict | None):
-        raise errors.Invalid("invalid JSON: the body must be an object")
-    fields = {key: value for key, value in (document or {}).items() if value is not None}
-    for key, value in fields.items():
-        if key not in _FIELDS:
-            raise errors.Invalid(f"invalid JSON: there is no field {key!r} here; known: {', '.join(_FIELDS)}")
-        if not isinstance(value, _FIELDS[key]):
-            raise errors.Invalid(f"invalid JSON: the field {key!r} is of a wrong type")
-    granted = parse_privileges(_dump(fields["privileges"])) if "privileges" in fields else None
-    return Terms(
-        granted,
-        is_attended=fields.get("attended", False),
-        assignments=_texts(fields, "settings"),
-        secrets=_texts(fields, "secrets"),
+def _terms(document: Any, *, once: bool) -> InstallOptions:
+    fields = match_fields(document, TermsRequest)
+    privileges = fields.pop("privileges", None)
+    if not isinstance(privileges, list | None):
+        raise errors.Invalid("invalid JSON: the field 'privileges' is of a wrong type: it must be a list")
+    request = read_object(fields, TermsRequest)
+    return InstallOptions(
+        parse_privileges(_dump(privileges)) if privileges is not None else None,
+        is_attended=bool(request.attended),
+        assignments=tuple(request.settings or ()),
+        secrets=tuple(request.secrets or ()),
         once=once,
     )
 
@@ -158,8 +115,7 @@ def _dump(document: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-def _texts(fields: dict[str, Any], key: str) -> tuple[str, ...]:
-    values = fields.get(key, [])
-    if not all(isinstance(value, str) for value in values):
-        raise errors.Invalid(f"invalid JSON: {key} is a list of texts NAME=VALUE")
-    return tuple(values)
+async def push(request: Request) -> web.StreamResponse:
+    """POST /plugins/{name}/push. ``to``, which Docker lacks, is another reference than its name."""
+    operation = request.backend.transfers.push(request.name, request.query("to"), registry_credentials(request))
+    return await stream_operation(request, operation)

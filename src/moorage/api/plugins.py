@@ -1,23 +1,34 @@
-"""Docker's routes for plugins: request in, backend asked, answer out."""
+"""Routes for one plugin: Docker's, and those for its policy, path, names and calls to it."""
 
 from aiohttp import web
+from msgspec import UNSET
 
 from moorage import errors
-from moorage.api.query import boolean, integer, parse_filters, texts, truth
+from moorage.api.conversion import to_confinement, to_plugin, to_policy
+from moorage.api.http.query import boolean, integer, parse_filters, seconds, texts, truth
 from moorage.api.request import Request, json_answer
-from moorage.api.wire import plugin_to_api, process_to_api
+from moorage.api.schema.plugins import HostPath, PolicyRequest, SetRequest
+from moorage.engine.values import PolicyChange
 
 __all__ = (
+    "call",
     "create",
     "disable",
     "enable",
     "inspect",
     "list_all",
+    "path",
+    "policy",
     "remove",
+    "restart",
     "set_",
+    "set_policy",
+    "set_with_secrets",
+    "tag",
 )
 
 _FILTERS = frozenset({"enabled", "capability"})
+_MOST_RESTARTS = 1_000_000_000
 _ALIASES = {"enable": "enabled"}  # the published description of the API has the first, the daemon's code the second
 
 
@@ -28,7 +39,7 @@ async def list_all(request: Request) -> web.Response:
     capabilities = {each.lower() for each in filters.get("capability", ())}
     return json_answer(
         [
-            plugin_to_api(plugin)
+            to_plugin(plugin)
             for plugin in request.backend.list()
             if (enabled is None or plugin.enabled is enabled)
             and (not capabilities or capabilities & {each.capability.lower() for each in plugin.config.interface.types})
@@ -37,16 +48,13 @@ async def list_all(request: Request) -> web.Response:
 
 
 async def inspect(request: Request) -> web.Response:
-    """GET /plugins/{name}/json, with the processes of the plugin among what is ours."""
-    processes = [process_to_api(each) for each in await request.backend.processes(request.name)]
-    document = plugin_to_api(request.backend.get(request.name))
-    ours = document["Moorage"]
-    assert isinstance(ours, dict)
-    return json_answer({**document, "Moorage": {**ours, "Processes": processes}})
+    """GET /plugins/{name}/json, with the processes of the plugin."""
+    processes = await request.backend.processes(request.name)
+    return json_answer(to_plugin(request.backend.get(request.name), processes))
 
 
 async def create(request: Request) -> web.Response:
-    """POST /plugins/create. A client that goes away before the answer has made nothing."""
+    """POST /plugins/create. A client that disconnects before the answer has created nothing."""
     name = request.query("name")
     await request.while_connected(lambda: request.backend.create(name, request.upload()))
     return web.Response(status=204)
@@ -79,3 +87,60 @@ async def remove(request: Request) -> web.Response:
     """DELETE /plugins/{name}."""
     await request.backend.remove(request.name, force=boolean(request.query("force")))
     return web.Response()
+
+
+async def set_with_secrets(request: Request) -> web.Response:
+    """POST set: as Docker's, with secrets beside."""
+    body = await request.read(SetRequest)
+    await request.backend.set(request.name, body.assignments or (), body.secrets or ())
+    return web.Response(status=204)
+
+
+async def restart(request: Request) -> web.Response:
+    """POST restart."""
+    await request.backend.restart(request.name)
+    return web.Response(status=204)
+
+
+async def call(request: Request) -> web.Response:
+    """POST call: the body is sent to the plugin, and its answer is returned, with its status in a header."""
+    method = request.query("method").lstrip("/")
+    if not method or any(each.isspace() for each in method):
+        raise errors.Invalid("cannot call a plugin without a method, as in ?method=VolumeDriver.List")
+    within = seconds(request.query("timeout"), "timeout")
+    answer = await request.backend.call(request.name, method, await request.body(), within)
+    headers = {"X-Plugin-Status": str(answer.status), "Content-Type": answer.content_type or "application/octet-stream"}
+    return web.Response(body=answer.body, headers=headers)
+
+
+async def path(request: Request) -> web.Response:
+    """GET path: where on the host is what the plugin calls so."""
+    return json_answer(HostPath(request.backend.host_path(request.name, request.query("path"))))
+
+
+async def policy(request: Request) -> web.Response:
+    """GET policy."""
+    return json_answer(to_policy(request.backend.get(request.name)))
+
+
+async def set_policy(request: Request) -> web.Response:
+    """PUT policy: only what is given changes."""
+    body = await request.read(PolicyRequest)
+    if not -_MOST_RESTARTS <= (body.most or 0) <= _MOST_RESTARTS:
+        raise errors.Invalid(f"cannot restart {body.most} times: at most {_MOST_RESTARTS}; 0 means no limit")
+    change = PolicyChange(
+        restarts=None if body.restarts is UNSET else body.restarts,
+        most=None if body.most is UNSET else body.most,
+        stop_timeout=None if body.stop_timeout is UNSET else body.stop_timeout,
+        confinement=to_confinement(body),
+        is_attended=bool(body.attended),
+    )
+    return json_answer(to_policy(await request.backend.set_policy(request.name, change)))
+
+
+async def tag(request: Request) -> web.Response:
+    """POST tag: a further name. DELETE /plugins/{name} with that name removes it."""
+    if not request.query("to"):
+        raise errors.Invalid("cannot name a plugin nothing: give the name, as in ?to=NAME")
+    await request.backend.transfers.tag(request.name, request.query("to"))
+    return web.Response(status=204)

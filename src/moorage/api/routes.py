@@ -1,27 +1,52 @@
 """The whole route table on one page, and how a path finds its row.
 
-A plugin's name may hold slashes, a port, a tag, and words that are verbs here, so the last part of the path is the verb
-and what stands before it is the name; a path without a place for a name goes before one with.
+A plugin's name may contain slashes, a port, a tag, and words that are verbs here, so the last part of the path is the
+verb and everything before it is the name; a path without a name goes before one with.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
+from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
 from msgspec import Struct
 
 from moorage import errors
-from moorage.api import exec, extras, login, metrics, moving, packages, plugins, system
-from moorage.api.request import Request
-from moorage.api.wire import API_VERSION, MIN_API_VERSION
+from moorage.api import archives, exec, holders, logs, metrics, packages, plugins, stats, system
+from moorage.api.request import Request, json_answer
+from moorage.api.schema.base import API_VERSION, MIN_API_VERSION
+from moorage.api.schema.openapi import make_document
+from moorage.api.schema.output import LogLine, PluginStats
+from moorage.api.schema.packages import LoadedPlugin, PrivilegeReview, ProgressLine, SaveRequest, TermsRequest
+from moorage.api.schema.plugins import (
+    HolderLine,
+    HolderRequest,
+    HostPath,
+    PluginDetails,
+    PluginHolder,
+    PluginPolicy,
+    PluginPrivilege,
+    PolicyRequest,
+    SetRequest,
+)
+from moorage.api.schema.system import (
+    AuthRequest,
+    AuthStatus,
+    DiskUsageReport,
+    EngineDetails,
+    EventMessage,
+    PruneReport,
+    SystemInfo,
+    SystemVersion,
+)
 
 __all__ = ("ROUTES", "Route", "find_route", "split_version")
 
 Handler = Callable[[Request], Awaitable[web.StreamResponse]]
 
-_OURS = "/moorage/v1"
+_OWN = "/moorage/v1"
 _VERSION = re.compile(r"/v(\d{1,4})\.(\d{1,4})(?=/)")
 
 
@@ -36,146 +61,242 @@ class Route(Struct, frozen=True, dict=True):
     """The status of success."""
     query: tuple[str, ...] = ()
     least: tuple[int, int] = MIN_API_VERSION
-    """The version of the API that has it first."""
-    body: str = ""
-    """What is sent: json, tar, or any bytes; empty for nothing."""
+    """The first version of the API that has it."""
+    takes: Any = None
+    """The type of the JSON body, ``tar`` or ``any`` for other bodies, None for no body."""
+    returns: Any = None
+    """The type of the JSON answer; None for none."""
+    streams: Any = None
+    """The type of each line of a streamed answer; None where nothing is streamed."""
+    media_types: tuple[str, ...] = ()
+    """Content types of an answer that is streamed, or is no JSON."""
+
+    @property
+    def operation(self) -> str:
+        """The id of the operation in the OpenAPI document, of method and path: no rename of a module changes it."""
+        return "_".join([self.method.lower(), *re.findall(r"[A-Za-z0-9_]+", self.template)])
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What paths of this row look like."""
-        places = {"{name}": r"(?P<name>[\s\S]+)", "{token}": "(?P<token>[^/]+)"}
+        fields = {"{name}": r"(?P<name>[\s\S]+)", "{token}": "(?P<token>[^/]+)"}
         text = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}")
-        for place, pattern in places.items():
-            text = text.replace(place, pattern)
+        for field, pattern in fields.items():
+            text = text.replace(field, pattern)
         return re.compile(text)
 
 
+async def _document(_: Request) -> web.Response:
+    """GET openapi.json: this table."""
+    return json_answer(make_document(ROUTES))
+
+
+def _get(template: str, handler: Handler, summary: str, **options: Any) -> Route:
+    return Route("GET", template, handler, summary, **options)
+
+
+def _post(template: str, handler: Handler, summary: str, **options: Any) -> Route:
+    return Route("POST", template, handler, summary, **options)
+
+
+_REFERENCE = ("remote", "name")
+_PROGRESS: Mapping[str, Any] = {"streams": ProgressLine, "media_types": ("application/json",)}
+_PRIVILEGES = list[PluginPrivilege]
+_ONE = f"{_OWN}/plugins/{{name}}"
+_EVENT_LINES = ("application/json", "application/jsonl", "application/x-ndjson", "application/json-seq")
+_LINES = ("application/x-ndjson",)
+_TAR = ("application/x-tar",)
+_METRICS = ("text/plain", "application/openmetrics-text")
+_TEXT = ("text/plain",)
+
 ROUTES = (
-    Route("GET", "/_ping", system.ping, "whether the engine answers"),
-    Route("HEAD", "/_ping", system.ping, "the same, headers only"),
-    Route("GET", "/version", system.version, "versions of the engine and of the API"),
-    Route("GET", "/info", system.info, "the engine as a whole"),
-    Route("GET", "/events", system.events, "what happens to plugins", query=("since", "until", "filters")),
-    Route("POST", "/auth", login.auth, "check credentials against a registry", body="json"),
-    Route("GET", "/plugins", plugins.list_all, "every plugin", query=("filters",)),
-    Route("GET", "/plugins/privileges", packages.privileges, "what a plugin asks for", query=("remote",)),
-    Route("POST", "/plugins/pull", packages.pull, "install a plugin", query=("remote", "name"), body="json"),
-    Route("POST", "/plugins/create", plugins.create, "make a plugin", 204, query=("name",), body="tar"),
-    Route("GET", "/plugins/{name}/json", plugins.inspect, "one plugin"),
-    Route("POST", "/plugins/{name}/enable", plugins.enable, "start a plugin for good", query=("timeout",)),
-    Route("POST", "/plugins/{name}/disable", plugins.disable, "stop a plugin for good", query=("force",)),
-    Route("POST", "/plugins/{name}/set", plugins.set_, "change settings", 204, body="json"),
-    Route(
-        "POST",
+    # Docker's calls
+    _get("/_ping", system.ping, "Check whether the engine answers", media_types=_TEXT),
+    Route("HEAD", "/_ping", system.ping, "Check whether the engine answers, headers only"),
+    _get("/version", system.version, "Get the versions of the engine and of the API", returns=SystemVersion),
+    _get("/info", system.info, "Get information about the engine", returns=SystemInfo),
+    _get(
+        "/events",
+        system.events,
+        "Monitor events",
+        query=("since", "until", "filters"),
+        streams=EventMessage,
+        media_types=_EVENT_LINES,
+    ),
+    _post("/auth", system.auth, "Check credentials against a registry", takes=AuthRequest, returns=AuthStatus),
+    _get("/plugins", plugins.list_all, "List plugins", query=("filters",), returns=list[PluginDetails]),
+    _get(
+        "/plugins/privileges",
+        packages.privileges,
+        "Get the privileges that a plugin requests",
+        query=("remote",),
+        returns=_PRIVILEGES,
+    ),
+    _post("/plugins/pull", packages.pull, "Install a plugin", query=_REFERENCE, takes=_PRIVILEGES, **_PROGRESS),
+    _post("/plugins/create", plugins.create, "Create a plugin", answers=204, query=("name",), takes="tar"),
+    _get("/plugins/{name}/json", plugins.inspect, "Inspect a plugin", returns=PluginDetails),
+    _post("/plugins/{name}/enable", plugins.enable, "Enable a plugin", query=("timeout",)),
+    _post("/plugins/{name}/disable", plugins.disable, "Disable a plugin", query=("force",)),
+    _post("/plugins/{name}/set", plugins.set_, "Change settings of a plugin", answers=204, takes=list[str]),
+    _post(
         "/plugins/{name}/upgrade",
         packages.upgrade,
-        "change the version",
+        "Upgrade a plugin",
         query=("remote",),
         least=(1, 26),
-        body="json",
+        takes=_PRIVILEGES,
+        **_PROGRESS,
     ),
-    Route("POST", "/plugins/{name}/push", moving.push, "bring a plugin to a registry", query=("to",)),
-    Route("DELETE", "/plugins/{name}", plugins.remove, "remove a plugin", query=("force",)),
-    Route("GET", f"{_OURS}/info", extras.info, "our part of the engine as a whole"),
-    Route(
-        "POST",
-        f"{_OURS}/pull",
+    _post("/plugins/{name}/push", packages.push, "Push a plugin to a registry", query=("to",), **_PROGRESS),
+    Route("DELETE", "/plugins/{name}", plugins.remove, "Remove a plugin", query=("force",)),
+    # the engine's own
+    _get(f"{_OWN}/info", system.moorage_info, "Get what Docker's information lacks", returns=EngineDetails),
+    _post(
+        f"{_OWN}/pull",
         packages.pull_with,
-        "install a plugin with settings",
-        query=("remote", "name"),
-        body="json",
+        "Install a plugin with settings",
+        query=_REFERENCE,
+        takes=TermsRequest,
+        **_PROGRESS,
     ),
-    Route(
-        "POST",
-        f"{_OURS}/ensure",
+    _post(
+        f"{_OWN}/ensure",
         packages.ensure,
-        "install a plugin unless it is there",
-        query=("remote", "name"),
-        body="json",
+        "Install a plugin unless it is installed with these settings",
+        query=_REFERENCE,
+        takes=TermsRequest,
+        **_PROGRESS,
     ),
-    Route(
-        "POST",
-        f"{_OURS}/privileges",
+    _post(
+        f"{_OWN}/privileges",
         packages.request,
-        "what a plugin would request with settings",
-        query=("remote", "name"),
-        body="json",
+        "Get the privileges that a plugin requests with settings",
+        query=_REFERENCE,
+        takes=TermsRequest,
+        returns=PrivilegeReview,
     ),
-    Route("GET", f"{_OURS}/stats", extras.stats_of_all, "what every plugin that runs uses"),
-    Route("GET", f"{_OURS}/metrics", metrics.scrape, "metrics for Prometheus"),
-    Route("GET", f"{_OURS}/save", moving.save, "an OCI archive of plugins", query=("name",)),
-    Route("POST", f"{_OURS}/save", moving.save_listed, "the same, of any number of them", body="json"),
-    Route("POST", f"{_OURS}/load", moving.load, "take in an OCI archive", query=("name",), body="tar"),
-    Route("POST", f"{_OURS}/create", moving.create_from, "a plugin of an image", query=("name", "remote"), body="tar"),
-    Route("GET", f"{_OURS}/df", moving.df, "what plugins take of the disk"),
-    Route("POST", f"{_OURS}/prune", moving.prune, "remove what nothing refers to"),
-    Route("POST", f"{_OURS}/plugins/{{name}}/tag", moving.tag, "a further name", 204, query=("to",)),
-    Route("GET", f"{_OURS}/openapi.json", extras.document, "this API as a document"),
-    Route("GET", f"{_OURS}/plugins/{{name}}/logs", extras.logs, "output", query=("tail", "since", "follow")),
-    Route(
-        "POST", f"{_OURS}/plugins/{{name}}/call", extras.call, "call a plugin", query=("method", "timeout"), body="any"
+    _get(f"{_OWN}/stats", stats.of_all, "Get the resource usage of every running plugin", returns=list[PluginStats]),
+    _get(f"{_OWN}/metrics", metrics.scrape, "Get metrics in the format of Prometheus", media_types=_METRICS),
+    _get(f"{_OWN}/save", archives.save, "Save plugins to an OCI archive", query=("name",), media_types=_TAR),
+    _post(
+        f"{_OWN}/save",
+        archives.save_listed,
+        "Save any number of plugins to an OCI archive",
+        takes=SaveRequest,
+        media_types=_TAR,
     ),
-    Route("GET", f"{_OURS}/plugins/{{name}}/path", extras.path, "the host's path of one inside", query=("path",)),
-    Route("GET", f"{_OURS}/plugins/{{name}}/stats", extras.stats, "what a plugin uses of the machine"),
-    Route(
-        "POST",
-        f"{_OURS}/plugins/{{name}}/exec",
+    _post(
+        f"{_OWN}/load",
+        archives.load,
+        "Load plugins from an OCI archive",
+        query=("name",),
+        takes="tar",
+        returns=list[LoadedPlugin],
+    ),
+    _post(
+        f"{_OWN}/create",
+        archives.create_from,
+        "Create a plugin from a container image",
+        query=("name", "remote"),
+        takes="tar",
+        **_PROGRESS,
+    ),
+    _get(f"{_OWN}/df", system.df, "Get disk usage", returns=DiskUsageReport),
+    _post(f"{_OWN}/prune", system.prune, "Remove unused data", returns=PruneReport),
+    _get(f"{_OWN}/openapi.json", _document, "Get this document", returns=dict[str, Any]),
+    _post(f"{_ONE}/tag", plugins.tag, "Add a name to a plugin", answers=204, query=("to",)),
+    _get(
+        f"{_ONE}/logs",
+        logs.read,
+        "Get the output of a plugin",
+        query=("tail", "since", "follow"),
+        streams=LogLine,
+        media_types=_LINES,
+    ),
+    _post(f"{_ONE}/call", plugins.call, "Call a plugin", query=("method", "timeout"), takes="any"),
+    _get(f"{_ONE}/path", plugins.path, "Get the host's path of a path in a plugin", query=("path",), returns=HostPath),
+    _get(f"{_ONE}/stats", stats.of_one, "Get the resource usage of a plugin", returns=PluginStats),
+    _post(
+        f"{_ONE}/exec",
         exec.execute,
-        "run a process beside a plugin's own",
+        "Run a command in a running plugin",
         query=("command", "env", "tty", "rows", "columns"),
-        body="any",
+        takes="any",
+        media_types=(exec.MEDIA_TYPE,),
     ),
-    Route(
-        "POST",
-        f"{_OURS}/plugins/{{name}}/exec/{{token}}/resize",
+    _post(
+        f"{_ONE}/exec/{{token}}/resize",
         exec.resize,
-        "the size of its terminal",
-        204,
+        "Resize the terminal of such a command",
+        answers=204,
         query=("rows", "columns"),
     ),
-    Route(
-        "POST",
-        f"{_OURS}/plugins/{{name}}/upgrade",
+    _post(
+        f"{_ONE}/upgrade",
         packages.upgrade_with,
-        "change the version, also of a running plugin",
+        "Upgrade a plugin, also an enabled one",
         query=("remote", "restart", "force"),
-        body="json",
+        takes=TermsRequest,
+        **_PROGRESS,
     ),
-    Route("POST", f"{_OURS}/plugins/{{name}}/grant", packages.grant, "grant what it requests", body="json"),
-    Route("POST", f"{_OURS}/plugins/{{name}}/restart", extras.restart, "stop and start a plugin", 204),
-    Route("GET", f"{_OURS}/plugins/{{name}}/policy", extras.policy, "when a plugin is restarted"),
-    Route("PUT", f"{_OURS}/plugins/{{name}}/policy", extras.set_policy, "change that", body="json"),
-    Route("POST", f"{_OURS}/plugins/{{name}}/set", extras.set_, "change settings and secrets", 204, body="json"),
-    Route("GET", f"{_OURS}/plugins/{{name}}/holders", extras.holders, "who uses a plugin"),
-    Route("POST", f"{_OURS}/plugins/{{name}}/holders", extras.hold, "use it", 201, query=("attached",), body="json"),
-    Route("DELETE", f"{_OURS}/plugins/{{name}}/holders/{{token}}", extras.release, "use it no longer", 204),
+    _post(f"{_ONE}/grant", packages.grant, "Grant privileges to a plugin", takes=TermsRequest, returns=_PRIVILEGES),
+    _post(f"{_ONE}/restart", plugins.restart, "Restart a plugin", answers=204),
+    _get(f"{_ONE}/policy", plugins.policy, "Get the policy of a plugin", returns=PluginPolicy),
+    Route(
+        "PUT",
+        f"{_ONE}/policy",
+        plugins.set_policy,
+        "Change the policy of a plugin",
+        takes=PolicyRequest,
+        returns=PluginPolicy,
+    ),
+    _post(
+        f"{_ONE}/set",
+        plugins.set_with_secrets,
+        "Change settings and secrets of a plugin",
+        answers=204,
+        takes=SetRequest,
+    ),
+    _get(f"{_ONE}/holders", holders.list_all, "List the holders of a plugin", returns=list[PluginHolder]),
+    _post(
+        f"{_ONE}/holders",
+        holders.add,
+        "Add a holder to a plugin",
+        answers=201,
+        query=("attached",),
+        takes=HolderRequest,
+        returns=PluginHolder,
+        streams=HolderLine,
+        media_types=_LINES,
+    ),
+    Route("DELETE", f"{_ONE}/holders/{{token}}", holders.remove, "Remove a holder from a plugin", answers=204),
 )
 
 
 def split_version(raw_path: str) -> tuple[str, tuple[int, int]]:
-    """A path without the version of the API that it may begin with, and that version (ours where there is none).
+    """A path without the version of the API that it may begin with, and that version (the newest where there is none).
 
     Raises: Invalid for a version that is too old or too new, in Docker's words.
     """
     match = _VERSION.match(raw_path)
     if match is None:
         return raw_path, API_VERSION
-    asked = (int(match[1]), int(match[2]))
+    requested = (int(match[1]), int(match[2]))
     lowest, highest = (f"{major}.{minor}" for major, minor in (MIN_API_VERSION, API_VERSION))
-    if asked < MIN_API_VERSION:
+    if requested < MIN_API_VERSION:
         raise errors.Invalid(
             f"client version {match[1]}.{match[2]} is too old. Minimum supported API version is {lowest}, "
             "please upgrade your client to a newer version"
         )
-    if asked > API_VERSION:
+    if requested > API_VERSION:
         raise errors.Invalid(
             f"client version {match[1]}.{match[2]} is too new. Maximum supported API version is {highest}"
         )
-    return raw_path[match.end() :], asked
+    return raw_path[match.end() :], requested
 
 
 def find_route(method: str, raw_path: str, version: tuple[int, int] = API_VERSION) -> tuple[Route, dict[str, str]]:
-    """The row of a path without version, and what stands in its places.
+    """The row of a path without version, and the values in it.
 
     Raises: NotFound, Invalid for a row that this version of the API does not have.
     """

@@ -14,15 +14,16 @@ from aiohttp import web
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage._lib.unix_socket import accepts
 from moorage._version import __version__
 from moorage.api.backend import Backend
-from moorage.api.errors import answer_failure, refusal
-from moorage.api.listener import BACKLOG, ListenerLimits, serve_http, share_of_descriptors
+from moorage.api.http.errors import answer_failure, refusal
+from moorage.api.http.listener import BACKLOG, ListenerLimits, serve_http, share_of_descriptors
 from moorage.api.request import Request
 from moorage.api.routes import find_route, split_version
-from moorage.api.wire import API_VERSION
-from moorage.host.inheritance import make_directory
+from moorage.api.schema.base import API_VERSION
+from moorage.host.files import make_directory
+from moorage.host.sockets import accepts_connections
+from moorage.timeouts import DEFAULT
 
 __all__ = ("serve_api",)
 
@@ -34,11 +35,11 @@ _HEADERS = {
     "Ostype": "linux",
     "Docker-Experimental": "false",
 }
-_LAST_ANSWERS = 1.0
+_LAST_ANSWERS = DEFAULT.api_shutdown
 """Seconds that requests have to end by themselves when the server does."""
 _SHARE = 0.25
 """Of the descriptors that the process may have, what connections to the API may take."""
-_UNDO = 30.0
+_UNDO = DEFAULT.api_undo
 """Seconds that those have to clean up which did not, and were cancelled."""
 
 
@@ -89,7 +90,7 @@ class _UnderWay:
                 self._one_less.set()
 
     async def end(self) -> None:
-        """End the streams, and wait a moment for the others; cancel what is left, and wait until that is undone.
+        """End the streams, and wait a moment for the others; cancel the others, and wait until they are undone.
 
         aiohttp would cancel their tasks, and that would cut off the undo, too.
         """
@@ -108,23 +109,23 @@ class _UnderWay:
 
 async def _answer(http: web.BaseRequest, backend: Backend, under_way: _UnderWay) -> web.StreamResponse:
     what = f"{http.method} {http.rel_url.raw_path}"
-    begun: list[web.StreamResponse] = []
+    started: list[web.StreamResponse] = []
     answer: web.StreamResponse = refusal(503, "the engine is being stopped")
     with under_way.one():
         try:
             path, version = split_version(http.rel_url.raw_path)
             route, values = find_route(http.method, path, version)
-            request = Request(http, backend, values, under_way.closing, version, begun)
+            request = Request(http, backend, values, under_way.closing, version, started)
             if (unexpected := await request.answer_expectation()) is not None:
                 return unexpected
             return await route.handler(request)
-        except Exception as error:  # noqa: BLE001 - told to the client, and logged whole where it was not foreseen
+        except Exception as error:  # noqa: BLE001 - reported to the client, and logged
             answer = answer_failure(error, what)
-    if not begun:
+    if not started:
         return answer
     if http.transport is not None:
         http.transport.close()  # the client must not take a part for the whole
-    return begun[0]
+    return started[0]
 
 
 def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
@@ -135,7 +136,7 @@ def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
         raise errors.Invalid(f"cannot serve the API: there is no group {group} on this machine") from error
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise errors.Invalid(f"cannot serve the API on {path}: there is something that is no socket")
-    if accepts(path):
+    if accepts_connections(path):
         raise errors.Conflict(f"cannot serve the API: another program listens on {path}")
     half = path.with_name(f".{path.name}.new")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -143,7 +144,7 @@ def _listen(path: Path, group: str | None) -> tuple[socket.socket, int]:
         if not path.parent.exists():
             make_directory(path.parent, 0o711)
         half.unlink(missing_ok=True)
-        listener.bind(str(half))  # made beside, so that nobody connects before it is the group's
+        listener.bind(str(half))  # bound under another name, so that no client connects before it is the group's
         os.chmod(half, 0o660)
         os.chown(half, -1, owner)
         listener.listen(BACKLOG)

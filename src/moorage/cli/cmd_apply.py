@@ -1,58 +1,58 @@
-"""``moorage apply``: a machine made to look like a file."""
+"""``moorage apply``: applies a desired state of plugins."""
 
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, reach, wants_json
 from moorage.cli.consent import values_of
-from moorage.cli.credentials import registry_auth
-from moorage.cli.progress import show_progress
+from moorage.cli.context import engine_client, is_json, json_option
+from moorage.cli.progress import drain_progress, show_progress
+from moorage.cli.references import registry_auth
 from moorage.cli.terminal import complain, print_json, say
-from moorage.client import MoorageClient
 
 if TYPE_CHECKING:
-    from moorage.cli.differences import Difference
-    from moorage.cli.wanted import Wanted
+    from moorage.api.schema.packages import PrivilegeReview
+    from moorage.cli.state_diff import PluginDiff
+    from moorage.cli.state_file import DesiredPlugin
+    from moorage.client import MoorageClient, Progress
 
 _MARKS = {"install": "+", "change": "~", "remove": "-", "none": "="}
 
 
 @click.command(
     name="apply",
-    help="Make this machine have the plugins that a file in YAML asks for, as it asks for them: installed, set, "
-    "enabled. What differs is shown and then done; where nothing does, nothing is done.",
+    help="Apply a YAML file of desired plugins: install, set and enable what differs.",
 )
-@click.option("-f", "--file", "source", required=True, metavar="FILE", help="The file; - is standard input.")
-@click.option("--dry-run", is_flag=True, help="Only show what differs, and what the file does not grant.")
-@click.option("--grant-all-permissions", "grant_all", is_flag=True, help="Grant whatever the plugins ask for.")
+@click.option("-f", "--file", "source", required=True, metavar="FILE", help="Path of the file; - for standard input.")
+@click.option("--dry-run", is_flag=True, help="Only show what differs, and privileges that the file does not grant.")
+@click.option("--grant-all-permissions", "grant_all", is_flag=True, help="Grant all requested privileges.")
 @json_option
 def command(source: str, dry_run: bool, grant_all: bool) -> int:
-    """Apply; goes on after a failure."""
-    from moorage.cli.differences import find_differences
-    from moorage.cli.wanted import read_wanted
+    """Apply; continues after a failure."""
+    from moorage.cli.state_diff import diff_state
+    from moorage.cli.state_file import read_desired_state
 
     path = Path(source)
     folder = Path() if source == "-" else path.parent
-    wanted = read_wanted(_read(source), "standard input" if source == "-" else source, folder)
-    client, status = reach(), 0
-    for difference in find_differences(wanted, client.plugins()):
-        if not wants_json():
-            _show(difference)
+    desired = read_desired_state(_read(source), "standard input" if source == "-" else source, folder)
+    client, status = engine_client(), 0
+    for diff in diff_state(desired, client.plugins()):
+        if not is_json():
+            _show(diff)
         failure = ""
-        if difference.texts:
+        if diff.texts:
             try:
-                _do(client, difference, dry_run=dry_run, grant_all=grant_all)
+                _do(client, diff, dry_run=dry_run, grant_all=grant_all)
             except errors.MoorageError as error:
-                failure, status = _named(difference, error), 1
+                failure, status = _named(diff, error), 1
                 complain(f"{failure}")
-        if wants_json():
-            done = bool(difference.texts) and not dry_run and not failure
-            document = {"Name": difference.name, "Change": difference.kind, "Differences": list(difference.texts)}
+        if is_json():
+            done = bool(diff.texts) and not dry_run and not failure
+            document = {"Name": diff.name, "Change": diff.kind, "Differences": list(diff.texts)}
             print_json({**document, "Done": done, "Error": failure})
     return status
 
@@ -68,100 +68,113 @@ def _read(source: str) -> bytes:
         raise errors.Invalid(f"cannot read {source}: {error.strerror}") from error
 
 
-def _show(difference: "Difference") -> None:
-    say(f"{_MARKS[difference.kind]} {difference.name}")
-    for text in difference.texts:
+def _show(diff: "PluginDiff") -> None:
+    say(f"{_MARKS[diff.kind]} {diff.name}")
+    for text in diff.texts:
         say(f"    {text}")
 
 
-def _named(difference: "Difference", error: errors.MoorageError) -> str:
-    return f"{difference.wanted.where}: {error}" if difference.wanted else str(error)
+def _named(diff: "PluginDiff", error: errors.MoorageError) -> str:
+    return f"{diff.desired.position}: {error}" if diff.desired else str(error)
 
 
-def _do(client: MoorageClient, difference: "Difference", *, dry_run: bool, grant_all: bool) -> None:
-    """Bring one plugin where it is to be. What fails in the middle is gone on with by the next apply.
+def _do(client: "MoorageClient", diff: "PluginDiff", *, dry_run: bool, grant_all: bool) -> None:
+    """Apply the desired state of one plugin. After a failure the next apply continues.
 
-    What the file does not grant is refused before anything is done, and in a dry run, too.
+    What the file does not grant is refused before anything is done, in a dry run, too.
     """
-    name, wanted = difference.name, difference.wanted
-    if wanted is None:
+    name, desired = diff.name, diff.desired
+    if desired is None:
         if not dry_run:
-            _remove(client, difference)
+            _remove(client, diff)
         return
-    secrets = [_secret(wanted, key) for key in difference.secrets]
-    found = _agree(client, difference, secrets, grant_all=grant_all)
+    secrets = [_secret(desired, key) for key in diff.secrets]
+    review = _review(client, diff, secrets, grant_all=grant_all)
     if dry_run:
         return
-    if difference.stop:
+    if diff.stop:
         client.disable(name)
-    auth = registry_auth(wanted.reference)
-    if not difference.is_there:
-        terms = {"privileges": found["Privileges"], "settings": list(difference.settings), "secrets": secrets}
-        with client.pull(wanted.reference, name, terms, auth) as progress:
-            _quietly(progress)
-    elif difference.upgrade:
-        now = client.request_privileges(wanted.reference, name, {}, auth)  # its settings follow
-        with client.upgrade(name, wanted.reference, {"privileges": now["Privileges"]}, auth) as progress:
-            _quietly(progress)
-    if difference.is_there and (difference.settings or secrets):
-        client.set(name, difference.settings, secrets)
-    if difference.is_there and found["New"]:
-        client.grant(name, found["Privileges"])
-    if difference.policy:
-        client.set_policy(name, difference.policy)
-    if difference.start:
+    if not diff.is_installed or diff.upgrade:
+        _pull(client, diff, review, secrets)
+    if diff.is_installed and (diff.settings or secrets):
+        client.set(name, diff.settings, secrets)
+    if diff.is_installed and review.new:
+        client.grant(name, review.privileges)
+    if diff.policy:
+        from moorage.api.schema.plugins import PolicyRequest
+
+        client.set_policy(name, PolicyRequest(**diff.policy))
+    if diff.start:
         client.enable(name)
 
 
-def _remove(client: MoorageClient, difference: "Difference") -> None:
-    if difference.stop:
-        client.disable(difference.name)
-    client.remove(difference.name)
+def _pull(client: "MoorageClient", diff: "PluginDiff", review: "PrivilegeReview", secrets: list[str]) -> None:
+    """Install or upgrade one plugin."""
+    from moorage.api.schema.packages import TermsRequest
+
+    desired = diff.desired
+    assert desired is not None, "nothing is pulled for one to be removed"
+    auth = registry_auth(desired.reference)
+    if not diff.is_installed:
+        terms = TermsRequest(review.privileges, list(diff.settings), secrets)
+        with client.pull(desired.reference, diff.name, terms, auth) as progress:
+            _show_progress(progress)
+        return
+    now = client.request_privileges(desired.reference, diff.name, auth=auth)  # its settings follow
+    with client.upgrade(diff.name, desired.reference, TermsRequest(now.privileges), auth) as progress:
+        _show_progress(progress)
 
 
-def _quietly(progress: Any) -> None:
+def _remove(client: "MoorageClient", diff: "PluginDiff") -> None:
+    if diff.stop:
+        client.disable(diff.name)
+    client.remove(diff.name)
+
+
+def _show_progress(progress: "Progress") -> None:
     """With --json there is one document a plugin and nothing else."""
-    if wants_json():
-        for _ in progress.lines():
-            pass
+    if is_json():
+        drain_progress(progress)
     else:
         show_progress(progress)
 
 
-def _agree(client: MoorageClient, difference: "Difference", secrets: list[str], *, grant_all: bool) -> Any:
-    """What the plugin will request, as the API has it. Raises: Denied where the file, or the policy, does not grant it.
+def _review(client: "MoorageClient", diff: "PluginDiff", secrets: list[str], *, grant_all: bool) -> "PrivilegeReview":
+    """What the plugin will request with the desired settings.
 
-    The privileges of the file are compared with those of the settings that it asks for.
+    Raises:
+        errors.Denied: the file, or the policy of the host, does not grant it
     """
-    wanted = difference.wanted
-    assert wanted is not None, "nothing is granted to one that is removed"
-    is_from_registry = not difference.is_there or difference.upgrade
-    remote = wanted.reference if is_from_registry else ""
-    name = difference.name if difference.is_there else ""
-    settings = {"settings": list(difference.settings), "secrets": secrets}
-    found = client.request_privileges(remote, name, settings, registry_auth(remote) if remote else "")
-    requested = found["Privileges"]
-    if not (is_from_registry or difference.settings or secrets or found["New"]):
-        return found  # it has what it requests, and that stays
-    if found["Refusal"]:
-        raise errors.Denied(found["Refusal"])
-    if grant_all or wanted.granted is None:
-        return found
-    wants = Counter((each["Name"], tuple(sorted(each["Value"]))) for each in requested)
-    if wants != Counter((name, tuple(sorted(values))) for name, values in wanted.granted):
-        listed = "; ".join(f"{each['Name']}: {values_of(each)}" for each in requested) or "nothing"
+    from moorage.api.schema.packages import TermsRequest
+
+    desired = diff.desired
+    assert desired is not None, "nothing is granted to one to be removed"
+    is_from_registry = not diff.is_installed or diff.upgrade
+    remote = desired.reference if is_from_registry else ""
+    name = diff.name if diff.is_installed else ""
+    settings = TermsRequest(settings=list(diff.settings), secrets=secrets)
+    review = client.request_privileges(remote, name, settings, registry_auth(remote) if remote else "")
+    if not (is_from_registry or diff.settings or secrets or review.new):
+        return review  # it has what it requests, and that stays
+    if review.refusal:
+        raise errors.Denied(review.refusal)
+    if grant_all or desired.granted is None:
+        return review
+    requested = Counter((each.name, tuple(sorted(each.value))) for each in review.privileges)
+    if requested != Counter((name, tuple(sorted(values))) for name, values in desired.granted):
+        listed = "; ".join(f"{each.name}: {values_of(each)}" for each in review.privileges) or "nothing"
         raise errors.Denied(
-            f"plugin {wanted.name} asks for {listed}, and the file grants something else; "
+            f"plugin {desired.name} requests {listed}, and the file grants something else; "
             "write that into its privileges, or privileges: all"
         )
-    return found
+    return review
 
 
-def _secret(wanted: "Wanted", key: str) -> str:
-    path = wanted.secrets[key]
+def _secret(desired: "DesiredPlugin", key: str) -> str:
+    path = desired.secrets[key]
     try:
         return f"{key}={path.read_text().removesuffix(chr(10))}"
     except UnicodeDecodeError as error:
-        raise errors.Invalid(f"cannot read the secret {key} from {path}: it is no text in UTF-8") from error
+        raise errors.Invalid(f"cannot read the secret {key} from {path}: it is not UTF-8 text") from error
     except OSError as error:
         raise errors.Invalid(f"cannot read the secret {key} from {path}: {error.strerror}") from error

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moorage.cli.common import directories, json_option, reach, wants_json
-from moorage.cli.consent import ask_grant, grant_option, is_attended, show_requested
-from moorage.cli.credentials import registry_auth
-from moorage.cli.image_tar import config_entry, image_tar, open_file
+from moorage.cli.archives import config_entry, image_tar, open_file
+from moorage.cli.consent import confirm_grant, grant_option, is_attended, show_requested
+from moorage.cli.context import directories, engine_client, is_json, json_option
 from moorage.cli.progress import show_progress
-from moorage.cli.terminal import print_json, say, warn
-from moorage.cli.transports import check_reference
+from moorage.cli.references import check_reference, registry_auth
+from moorage.cli.terminal import print_object, say, warn
 
 if TYPE_CHECKING:
     from moorage.plugins import Config
@@ -27,8 +26,8 @@ _BLOCK = 256 * 1024
 
 @click.command(
     name="create",
-    help="Make a plugin NAME of DIRECTORY (config.json beside rootfs/), or of a container image and a config.json. It "
-    "starts out disabled.",
+    help="Create a plugin from a directory (config.json beside rootfs/), or from a container image and a config.json. "
+    "It is disabled.",
 )
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path), required=False, shell_complete=directories)
@@ -36,10 +35,10 @@ _BLOCK = 256 * 1024
     "--from",
     "image",
     metavar="IMAGE",
-    help="An image instead of DIRECTORY: an OCI layout (a directory, or an archive as docker buildx and skopeo write "
-    "it), or a reference to one in a registry.",
+    help="Container image instead of DIRECTORY: an OCI layout (a directory, or an archive as docker buildx and skopeo "
+    "write it), or a reference.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="The config.json for the image.")
+@click.option("--config", type=click.Path(path_type=Path), help="Path of the config.json for the image.")
 @grant_option
 @json_option
 def command(name: str, directory: Path | None, image: str | None, config: Path | None, grant_all: bool) -> None:
@@ -52,30 +51,31 @@ def command(name: str, directory: Path | None, image: str | None, config: Path |
         _of_image(name, image, config, grant_all=grant_all)
 
 
-def _ask(name: str, config: "Config", *, grant_all: bool) -> bool:
-    """Show what a config requests: who makes a plugin of a config of his own grants what is in it. A person is asked
-    all the same, unless ``grant_all``; whether one said yes. Raises: Denied.
+def _confirm(name: str, config: "Config", *, grant_all: bool) -> bool:
+    """Show what a config requests: who makes a plugin of a config of his own grants what is in it. A person has
+    to confirm all the same, unless ``grant_all``; whether one did. Raises: Denied.
     """
-    from moorage.plugins import compute_privileges, privileges_to_api
+    from moorage.api.schema.plugins import PluginPrivilege
+    from moorage.plugins import compute_privileges
 
-    requested = privileges_to_api(compute_privileges(config))
+    requested = [PluginPrivilege(each.name, each.description, list(each.value)) for each in compute_privileges(config)]
     if not requested or grant_all or not is_attended():
         show_requested(requested)
         return False
-    ask_grant(name, requested)
+    confirm_grant(name, requested)
     return True
 
 
 def _of_directory(name: str, directory: Path, *, grant_all: bool) -> None:
-    from moorage.engine.package import load_directory
+    from moorage.packages.directory import load_directory
 
     plugin = load_directory(directory, verb="create")
     for warning in plugin.parsed.warnings:
         warn(f"{plugin.path / 'config.json'}: {warning}")
-    is_granted = _ask(name, plugin.parsed.config, grant_all=grant_all)
-    reach().create(name, package(plugin.path))
+    is_granted = _confirm(name, plugin.parsed.config, grant_all=grant_all)
+    engine_client().create(name, package(plugin.path))
     if is_granted:
-        reach().grant(name, attended=True)
+        engine_client().grant(name, attended=True)
     say(name)
 
 
@@ -86,20 +86,22 @@ def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
     check_reference(image)
     with open_file(config) as file:
         raw = file.read()
-    is_granted = _ask(name, parse_config(raw).config, grant_all=grant_all)
+    is_granted = _confirm(name, parse_config(raw).config, grant_all=grant_all)
     path = Path(image)
     if image.startswith((".", "/")) or path.exists():
-        making = reach().create_from(name, image_tar(raw, path))
+        operation = engine_client().create_from(name, image_tar(raw, path))
     else:
-        making = reach().create_from(name, iter((config_entry(raw) + bytes(1024),)), image, registry_auth(image))
-    with making as progress:
+        config_archive = iter((config_entry(raw) + bytes(1024),))
+        operation = engine_client().create_from(name, config_archive, image, registry_auth(image))
+    with operation as progress:
         made = show_progress(progress)
+    assert made is not None, "a create has a result"
     if is_granted:
-        reach().grant(name, attended=True)
-    for warning in made["Warnings"]:
+        engine_client().grant(name, attended=True)
+    for warning in made.warnings or ():
         warn(f"{config}: {warning}")
-    if wants_json():
-        print_json(made)
+    if is_json():
+        print_object(made)
     else:
         say(name)
 

@@ -1,46 +1,51 @@
-"""``moorage doctor``: what is missing or wrong on this machine, and how to mend it."""
+"""``moorage doctor``: checks of this host and its engine."""
 
 from dataclasses import replace
-from itertools import chain
+from os.path import abspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from moorage import errors
-from moorage.cli.target import given_socket, locate_engine
+from moorage.cli.engine_location import given_socket, locate_engine
 from moorage.cli.terminal import indented, print_json, say_lines
-from moorage.client import MoorageClient
 from moorage.location import locate
+from moorage.timeouts import DEFAULT
 
-_PATIENCE = 5.0  # seconds for each step of the engine's answer
+if TYPE_CHECKING:
+    from moorage.api.schema.system import SystemInfo
+
+_TIMEOUT = DEFAULT.engine_answer  # seconds for each step of the engine's answer
 
 
 @click.command(
     name="doctor",
-    help="Look for what is missing or wrong on this machine and with its engine. Exit status 1 if anything is.",
+    help="Check this host and its engine for problems. The exit status is 1 if there is one.",
 )
 @click.pass_obj
 def command(as_json: bool) -> int:
     """Print the findings as lines, or as one JSON object a line."""
-    from moorage.engine.doctor import examine
-    from moorage.engine.doctor_engine import examine_engine
-    from moorage.engine.doctor_security import examine_security
-    from moorage.engine.findings import Verdict
-    from moorage.engine.host_security import HostSecurity
+    from moorage.doctor.all_checks import ALL_CHECKS
+    from moorage.doctor.check import CheckTarget, run_checks
+    from moorage.doctor.findings import Verdict
 
     try:
         location = locate_engine()
-    except errors.MoorageError:  # the socket is looked at all the same; of its directories nothing is known
+    except errors.MoorageError:  # the socket is checked all the same; its directories are unknown
         location = replace(locate(None, None), socket=given_socket() or Path())
-    data, state, socket = location.root, location.exec_root, given_socket() or location.socket
+    socket = given_socket() or location.socket
 
-    def ask() -> Any:
-        return MoorageClient(str(socket), _PATIENCE).info()
+    def get_info() -> "SystemInfo":
+        from moorage.client import MoorageClient
+
+        return MoorageClient(str(socket), _TIMEOUT).info()
+
+    target = CheckTarget(Path(abspath(location.root)), Path(abspath(location.exec_root)), socket, get_info)
 
     status = 0
-    for finding in chain(examine(data, state), examine_engine(data, socket, ask), examine_security(HostSecurity())):
-        if finding.verdict is Verdict.BAD:
+    for finding in run_checks(ALL_CHECKS, target):
+        if finding.verdict is Verdict.WRONG:
             status = 1
         if as_json:
             line = {"subject": finding.subject, "verdict": finding.verdict.value, "text": finding.text}

@@ -1,52 +1,17 @@
-"""``moorage serve`` and ``moorage down``: the engine, and its end."""
+"""``moorage serve``: the engine."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moorage._lib.importing import importing, without_certificates
-from moorage.cli.limits import SIZE
-from moorage.cli.target import given_socket, locate_engine
+from moorage._lib.imports import collector_paused, without_certificates
+from moorage.cli.engine_location import given_socket, location_options, serve_options
+from moorage.cli.parameters import SIZE, runtime_option
 from moorage.location import locate
 
 if TYPE_CHECKING:
-    from moorage.engine.packages import Registries
-    from moorage.location import Location
-    from moorage.serving import ServeOptions
-
-
-def _places(command: Callable[..., Any]) -> Callable[..., Any]:
-    path = click.Path(path_type=Path)
-    for option in (
-        click.option("--root", type=path, envvar="MOORAGE_ROOT", help="Data directory.  [default: /var/lib/moorage]"),
-        click.option(
-            "--exec-root",
-            type=path,
-            envvar="MOORAGE_EXEC_ROOT",
-            help="Directory of run-time files.  [default: the recorded one, or /run/moorage]",
-        ),
-        click.option(
-            "--namespace", help="Namespace in containerd; recorded at the first start.  [default: plugins.moby]"
-        ),
-        click.option(
-            "--containerd",
-            envvar="MOORAGE_CONTAINERD",
-            help="private (one of our own, the default), system, or a socket; settled at the first start.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _options(
-    location: "Location", socket: Path | None, namespace: str | None, containerd: str | None, **more: Any
-) -> "ServeOptions":
-    """``more``: other fields of the options, by their names."""
-    from moorage.serving import ServeOptions
-
-    return ServeOptions(location.root, location.exec_root, socket, namespace, containerd, **more)
+    from moorage.engine.installation import Registries
 
 
 def _registries(
@@ -55,9 +20,9 @@ def _registries(
     registry_mirror: tuple[str, ...],
     certs_dir: tuple[Path, ...],
 ) -> "Registries":
-    from moorage.distribution.hosts import Options
-    from moorage.engine.packages import Registries
+    from moorage.engine.installation import Registries
     from moorage.plugins import parse_policy
+    from moorage.registry.hosts import Options
 
     options = Options(insecure_registry, registry_mirror, certs_dir)
     return Registries(options, parse_policy(policy.read_bytes()) if policy is not None else None)
@@ -65,32 +30,34 @@ def _registries(
 
 @click.command(
     name="serve",
-    help="Run the engine until SIGTERM or Ctrl-C; plugins go on running then, and are found again. The API listens on "
-    "moorage.sock in the run-time directory, or where --host says.",
+    help="Run the engine until SIGTERM or Ctrl-C. Plugins keep running, and the next engine finds them. The API "
+    "listens on moorage.sock in the run-time directory, or on --host.",
 )
-@_places
-@click.option("--group", envvar="MOORAGE_GROUP", help="Whose members may use the API, besides root.")
-@click.option("--insecure-registry", multiple=True, help="Host or network that may be spoken to without checked TLS.")
-@click.option("--registry-mirror", multiple=True, help="URL that is asked before docker.io; may be given again.")
+@location_options
+@click.option("--group", envvar="MOORAGE_GROUP", help="Group allowed to use the API, besides root.")
+@click.option(
+    "--insecure-registry", multiple=True, help="Registry, or network of registries, to use without verified TLS."
+)
+@click.option("--registry-mirror", multiple=True, help="Mirror of docker.io, as a URL; may be repeated.")
 @click.option(
     "--certs-dir",
     type=click.Path(path_type=Path),
     multiple=True,
     default=("/etc/moorage/certs.d", "/etc/docker/certs.d"),
     show_default=True,
-    help="Directory with HOST[:PORT]/*.crt, *.cert and *.key of registries; may be given again.",
+    help="Directory with HOST[:PORT]/*.crt, *.cert and *.key of registries; may be repeated.",
 )
 @click.option(
     "--policy",
     type=click.Path(path_type=Path),
     envvar="MOORAGE_POLICY",
-    help="File that says what plugins may be granted with nobody there to ask.",
+    help="Policy file: privileges that may be granted without asking.",
 )
 @click.option(
     "--live-restore/--no-live-restore",
     envvar="MOORAGE_LIVE_RESTORE",
     default=True,
-    help="Whether plugins go on running when the engine ends (the default), or end with it, and containerd too.",
+    help="Keep plugins running when the engine stops, or stop them and containerd.  [default: keep]",
 )
 @click.option(
     "--shim",
@@ -98,38 +65,47 @@ def _registries(
     envvar="MOORAGE_SHIM",
     default="each",
     show_default=True,
-    help="A shim for each plugin, or one for all that are started from now on, which takes less memory; if that is "
-    "killed, all end with it.",
+    help="A shim for each plugin, or one for all, which needs less memory; if it is killed, all plugins are.",
+)
+@runtime_option
+@click.option(
+    "--cgroup-driver",
+    type=click.Choice(["auto", "systemd", "cgroupfs"]),
+    envvar="MOORAGE_CGROUP_DRIVER",
+    default="auto",
+    show_default=True,
+    help="Who creates the control groups of plugins: systemd (scopes in moorage.slice) or the runtime; auto is systemd "
+    "where it is process 1, with control groups version 2.",
 )
 @click.option(
     "--default-capabilities",
     type=click.Choice(["docker", "minimal"]),
     envvar="MOORAGE_DEFAULT_CAPABILITIES",
-    help="Capabilities of plugins whose policy does not say, besides those that they request (docker).",
+    help="Default capabilities of plugins, besides those that they request.  [default: docker]",
 )
 @click.option(
     "--default-pids",
     type=click.IntRange(min=0),
     envvar="MOORAGE_DEFAULT_PIDS",
-    help="Limit of processes of plugins whose policy does not say; 0 for no limit (2048).",
+    help="Default limit of processes and threads of a plugin; 0 for no limit.  [default: 2048]",
 )
 @click.option(
     "--default-memory",
     type=SIZE,
     envvar="MOORAGE_DEFAULT_MEMORY",
-    help="Limit of memory of plugins whose policy does not say, as in 256m (no limit).",
+    help="Default limit of memory of a plugin, as in 256m.  [default: no limit]",
 )
 @click.option(
     "--default-cpus",
     type=click.FloatRange(min=0),
     envvar="MOORAGE_DEFAULT_CPUS",
-    help="Limit of processors of plugins whose policy does not say, as in 0.5 (no limit).",
+    help="Default limit of processors of a plugin, as in 0.5.  [default: no limit]",
 )
 @click.option(
     "--metrics-address",
     metavar="HOST:PORT",
     envvar="MOORAGE_METRICS_ADDRESS",
-    help="Serve GET /metrics for Prometheus here, too; to be reached from other machines, HOST must be an address.",
+    help="Address of a listener for Prometheus; for access from other hosts, HOST must be an IP address.",
 )
 def command(
     root: Path | None,
@@ -149,13 +125,14 @@ def command(
     """Serve; the exit status."""
     import logging
 
-    with importing(), without_certificates():
+    with collector_paused(), without_certificates():
         import anyio
 
+        from moorage.daemon import run_engine
         from moorage.plugins import Confinement, check_confinement
-        from moorage.serving import run_engine
 
-    logging.getLogger("moorage").setLevel(min(logging.INFO, logging.getLogger().level))
+    steps = logging.getLogger("moorage")
+    steps.setLevel(min(logging.INFO, steps.getEffectiveLevel()))
     registries = _registries(policy, insecure_registry, registry_mirror, certs_dir)
     defaults = Confinement(
         capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
@@ -163,23 +140,5 @@ def command(
     check_confinement(defaults)
     more |= {"registries": registries, "confinement": defaults}
     # --host says where to listen; without it the socket is in the run-time directory, wherever that is
-    options = _options(locate(root, exec_root), given_socket(), namespace, containerd, **more)
+    options = serve_options(locate(root, exec_root), given_socket(), namespace, containerd, **more)
     return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
-
-
-@click.command(
-    name="down",
-    help="Stop the engine, all its plugins at once, and its private containerd; only the data directory stays. Plugins "
-    "that are enabled are started again at the next start. The engine is that of --root or --exec-root, else the "
-    "one of --host.",
-)
-@_places
-def down(root: Path | None, exec_root: Path | None, namespace: str | None, containerd: str | None) -> int:
-    """Take everything down; the exit status."""
-    with importing(), without_certificates():
-        import anyio
-
-        from moorage.serving import take_down
-
-    options = _options(locate_engine(root, exec_root), None, namespace, containerd)
-    return anyio.run(take_down, options, click.echo, backend_options={"use_uvloop": True})

@@ -1,25 +1,29 @@
-"""moorage stats: what plugins use of the machine, once or again and again."""
+"""``moorage stats``: resource usage of plugins, once or repeatedly."""
 
 import sys
 import time
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from moorage import errors
-from moorage.cli.common import json_option, plugin_names, reach, size, wants_json
+from moorage.cli.context import engine_client, is_json, json_option, plugin_names
 from moorage.cli.terminal import clear, print_json, table
+from moorage.cli.units import size
 
-__all__ = ("command",)
+if TYPE_CHECKING:
+    from moorage.api.schema.output import PluginStats
 
 _HEAD = ("NAME", "CPU %", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN")
 
 
-@click.command(name="stats", help="Show what each PLUGIN uses (all that run by default), until Ctrl-C.")
+@click.command(name="stats", help="Display a live stream of resource usage statistics.")
 @click.argument("plugins", metavar="[PLUGIN...]", nargs=-1, shell_complete=plugin_names)
-@click.option("--no-stream", "--once", "once", is_flag=True, help="Show it once, measured over half a second.")
-@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, help="Seconds between two readings (2).")
+@click.option("--no-stream", "--once", "once", is_flag=True, help="Display only one result, over half a second.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.1), default=2.0, help="Seconds between two results.  [default: 2]"
+)
 @json_option
 def command(plugins: tuple[str, ...], once: bool, interval: float) -> None:
     """Two readings make one line of the table: CPU is what was used between them."""
@@ -34,54 +38,71 @@ def command(plugins: tuple[str, ...], once: bool, interval: float) -> None:
         time.sleep(interval)
 
 
-def _read(plugins: tuple[str, ...]) -> dict[str, Any]:
-    """A reading of each, by id. One that was named and does not run is an error; one that ends meanwhile is not."""
-    if not plugins:
-        return {each["Id"]: each for each in reach().stats()}
+class _Reading:
+    """A plugin, and its usage; None while it does not run."""
+
+    def __init__(self, id: str, name: str, usage: "PluginStats | None") -> None:
+        self.id, self.name, self.usage = id, name, usage
+
+
+def _read(names: tuple[str, ...]) -> dict[str, _Reading]:
+    """A reading of each, by id. A named one that does not run is shown as such."""
+    client = engine_client()
+    if not names:
+        return {each.id: _Reading(each.id, each.name, each) for each in client.stats_of_all()}
     found = {}
-    for name in plugins:
+    for name in names:
         try:
-            each = reach().stats(name)
+            usage = client.stats(name)
+            reading = _Reading(usage.id, usage.name, usage)
         except errors.Conflict:
-            each = {"Id": reach().inspect(name)["Id"], "Name": name}
-        found[each["Id"]] = each
+            reading = _Reading(client.inspect(name).id, name, None)
+        found[reading.id] = reading
     return found
 
 
-def _show(before: dict[str, Any], after: dict[str, Any], *, is_live: bool) -> None:
-    if wants_json():
-        for id, each in after.items():
-            print_json({**each, "CpuPercent": _cpu(before.get(id, {}), each)})
+def _show(before: dict[str, _Reading], after: dict[str, _Reading], *, is_live: bool) -> None:
+    pairs = [(before.get(id), each) for id, each in after.items()]
+    if is_json():
+        from moorage.api.schema.base import to_document
+
+        for earlier, each in pairs:
+            document = {"Id": each.id, "Name": each.name} if each.usage is None else to_document(each.usage)
+            print_json({**document, "CpuPercent": _cpu(earlier, each)})
         return
     if is_live:
         clear()
-    table(_HEAD, [_row(before.get(id, {}), each) for id, each in sorted(after.items(), key=lambda it: it[1]["Name"])])
+    table(_HEAD, [_row(earlier, each) for earlier, each in sorted(pairs, key=lambda pair: pair[1].name)])
 
 
-def _row(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
-    if "At" not in now:
-        return (now["Name"], "does not run", "", "", "", "", "")
+def _row(before: _Reading | None, now: _Reading) -> tuple[str, ...]:
+    usage = now.usage
+    if usage is None:
+        return (now.name, "does not run", "", "", "", "", "")
     cpu = _cpu(before, now)
-    pids = "-" if now["Pids"] is None else str(now["Pids"])
-    pids = pids if now["PidsLimit"] is None else f"{pids}/{now['PidsLimit']}"
-    zombies = f" ({now['Zombies']} zombie)" if now["Zombies"] else ""
+    pids = "-" if usage.pids is None else str(usage.pids)
+    pids = pids if usage.pids_limit is None else f"{pids}/{usage.pids_limit}"
+    zombies = f" ({usage.zombies} zombie)" if usage.zombies else ""
     percent = "-" if cpu is None else f"{cpu:.2f}"
     return (
-        now["Name"],
-        percent if now["CpusLimit"] is None else f"{percent}/{100 * now['CpusLimit']:g}",
-        size(now["MemoryBytes"]),
-        size(now["MemoryLimitBytes"]),
+        now.name,
+        percent if usage.cpus_limit is None else f"{percent}/{100 * usage.cpus_limit:g}",
+        size(usage.memory_bytes),
+        size(usage.memory_limit_bytes),
         f"{pids}{zombies}",
-        size(now["ReadBytes"]),
-        size(now["WrittenBytes"]),
+        size(usage.read_bytes),
+        size(usage.written_bytes),
     )
 
 
-def _cpu(before: dict[str, Any], now: dict[str, Any]) -> float | None:
-    """Percent of one processor between two readings; None where that cannot be said."""
-    if before.get("CpuSeconds") is None or now.get("CpuSeconds") is None:
+def _cpu(before: _Reading | None, now: _Reading) -> float | None:
+    """Percent of one processor between two readings; None where that is unknown."""
+    if before is None or before.usage is None or now.usage is None:
         return None
-    seconds = (datetime.fromisoformat(now["At"]) - datetime.fromisoformat(before["At"])).total_seconds()
-    used = now["CpuSeconds"] - before["CpuSeconds"]
+    earlier, later = before.usage.cpu_seconds, now.usage.cpu_seconds
+    if earlier is None or later is None:
+        return None
+    seconds = (datetime.fromisoformat(now.usage.at) - datetime.fromisoformat(before.usage.at)).total_seconds()
+    used = later - earlier
     # less than before: another run began, with a group of its own
     return round(100 * used / seconds, 2) if seconds > 0 and used >= 0 else None

@@ -7,25 +7,44 @@ import subprocess
 
 import click
 
-from moorage import __version__
+from moorage import __version__, errors
+from moorage.cli.engine_location import host_of
 from moorage.cli.terminal import print_json, say
+from moorage.client.host import socket_of
+from moorage.timeouts import DEFAULT
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def _first_line(name: str) -> str:
+def _first_line(name: str, *options: str) -> str:
     # The supervisor finds commands the same way, but to import it means to import gRPC.
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}")
     if path is None:
-        return "not on this machine"
+        return "not installed"
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run([path, *options, "--version"], capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"does not tell: {error}"
+        return f"unknown: {error}"
     return done.stdout.partition("\n")[0].strip()
 
 
-@click.command(name="version", help="Show the versions of moorage, containerd, runc, Python and the kernel.")
+def _runtime_in_use() -> str:
+    """Which runtime the engine has chosen for plugins that it starts, and why."""
+    if not os.path.exists(socket_of(host_of(click.get_current_context()))):
+        return "no engine answers"
+    from moorage.client import MoorageClient
+
+    try:
+        engine = MoorageClient(host_of(click.get_current_context()), DEFAULT.engine_answer).info().moorage
+    except errors.MoorageError as error:
+        return f"unknown: {error}"
+    return f"{engine.runtime_version or engine.runtime} ({engine.runtime_reason})" if engine.runtime else "unknown"
+
+
+@click.command(
+    name="version",
+    help="Show the versions of moorage, containerd, runc, crun, Python and the kernel, and the runtime of the engine.",
+)
 @click.pass_obj
 def command(as_json: bool) -> None:
     """Print them as lines, or as one JSON object."""
@@ -33,6 +52,8 @@ def command(as_json: bool) -> None:
         "moorage": __version__,
         "containerd": _first_line("containerd"),
         "runc": _first_line("runc"),
+        "crun": _first_line("crun", "--root", "/"),  # without a root it makes /run/crun
+        "runtime": _runtime_in_use(),
         "python": platform.python_version(),
         "kernel": platform.release(),
     }

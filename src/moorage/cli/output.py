@@ -29,7 +29,7 @@ class Output:
     async def write(self, text: str) -> None:
         """All of the text, before any that is written later. Cancelled, it may have written a part.
 
-        Raises: OSError, BrokenPipeError where nobody reads any more.
+        Raises: OSError, BrokenPipeError where the reader closed it.
         """
         rest = memoryview(text.encode(errors="backslashreplace"))
         async with self._lock:

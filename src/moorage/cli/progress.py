@@ -2,47 +2,61 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
-from moorage._lib.escaping import escape
-from moorage.cli.common import wants_json
-from moorage.cli.terminal import print_json, say
-from moorage.client import Progress
+from moorage._lib.escapes import escape
+from moorage.cli.context import is_json
+from moorage.cli.terminal import print_object, say
 
-__all__ = ("show_progress",)
+if TYPE_CHECKING:
+    from moorage.api.schema.packages import OperationResult, ProgressLine
+    from moorage.client import Progress
+
+__all__ = ("drain_progress", "show_progress")
 
 _DONE = ("Complete", "Upload complete", "Already exists")
 
 
-def show_progress(progress: Progress) -> dict[str, Any]:
-    """Show it on standard error until its end; with --json each line as it is, on standard output. What came of it.
+def show_progress(progress: "Progress") -> "OperationResult | None":
+    """Show it on standard error until it ends; with --json each line as it is, on standard output. Its result.
 
-    Raises: what went wrong.
+    Raises:
+        errors.MoorageError: the operation failed
     """
-    aux: dict[str, Any] = {}
-    steps = _steps(progress, aux)
-    if wants_json():
+    results: list[OperationResult] = []
+    steps = _steps(progress, results)
+    if is_json():
         for line in steps:
-            print_json(line)
+            print_object(line)
     elif sys.stderr.isatty():
         _show_bars(steps)
     else:
         for line in steps:
-            if not line.get("progressDetail"):
+            if not (line.progress_detail and line.progress_detail.total):
                 say(_text(line), err=True)
-    return aux
+    return results[0] if results else None
 
 
-def _steps(progress: Progress, aux: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The steps without what came of them, which goes into ``aux``."""
+def drain_progress(progress: "Progress") -> None:
+    """Wait until it ends without showing it.
+
+    Raises:
+        errors.MoorageError: the operation failed
+    """
+    for _ in progress.lines():
+        pass
+
+
+def _steps(progress: "Progress", results: "list[OperationResult]") -> "Iterator[ProgressLine]":
+    """The steps without the result, which is appended to ``results``."""
     for line in progress.lines():
-        if "aux" in line:
-            aux.update(line["aux"])
+        if line.aux:
+            results.append(line.aux)
         else:
             yield line
 
 
-def _show_bars(steps: Iterator[dict[str, Any]]) -> None:
+def _show_bars(steps: "Iterator[ProgressLine]") -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
@@ -57,19 +71,20 @@ def _show_bars(steps: Iterator[dict[str, Any]]) -> None:
     bars: dict[str, TaskID] = {}
     with Bars(*columns, console=Console(stderr=True)) as shown:
         for line in steps:
-            detail: dict[str, Any] | None = line.get("progressDetail")
-            if detail is None:
+            detail = line.progress_detail
+            if not detail:
                 shown.console.print(escape(_text(line)), markup=False, highlight=False)
                 continue
-            id, status = escape(str(line["id"])), escape(str(line["status"]))
+            id, status = escape(line.id or ""), escape(line.status or "")
             if id not in bars:
                 bars[id] = shown.add_task("", total=None, id=id)
-            counts = {"completed": detail["current"], "total": detail["total"]} if detail else {}
             if status in _DONE or status.startswith("Mounted from"):
                 shown.update(bars[id], description=status, total=1, completed=1)
+            elif detail.total:
+                shown.update(bars[id], description=status, completed=detail.current or 0, total=detail.total)
             else:
-                shown.update(bars[id], description=status, **counts)
+                shown.update(bars[id], description=status)
 
 
-def _text(line: dict[str, Any]) -> str:
-    return f"{line['id']}: {line['status']}" if line.get("id") else str(line["status"])
+def _text(line: "ProgressLine") -> str:
+    return f"{line.id}: {line.status or ''}" if line.id else line.status or ""

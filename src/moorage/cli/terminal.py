@@ -10,15 +10,16 @@ from collections.abc import Iterable, Sequence
 import click
 
 from moorage import errors
-from moorage._lib.escaping import escape
+from moorage._lib.escapes import escape
 
 __all__ = (
-    "ask",
     "clear",
     "complain",
+    "confirm",
     "indented",
     "json_text",
     "print_json",
+    "print_object",
     "say",
     "say_lines",
     "styled",
@@ -45,7 +46,7 @@ def styled(text: str, colour: str | None) -> Styled:
 
 
 def say(*parts: str, err: bool = False, colours: bool = False) -> None:
-    """Print a line of these parts, on standard error if ``err``. Tabs stay, and colours (SGR) if they are wanted."""
+    """Print a line of these parts, on standard error if ``err``. Tabs stay, and colours (SGR) if ``colours``."""
     shown = "".join(each if isinstance(each, Styled) else escape(each, keep="\t", colours=colours) for each in parts)
     click.echo(shown, err=err, color=True if colours else None)
 
@@ -61,7 +62,7 @@ def indented(text: str) -> str:
 
 
 def complain(text: str) -> None:
-    """Print a message of ours on standard error."""
+    """Print a message of Moorage on standard error."""
     say_lines(indented(f"moorage: {text}"), err=True)
 
 
@@ -70,14 +71,25 @@ def warn(text: str) -> None:
     complain(f"warning: {text}")
 
 
-def ask(question: str, option: str) -> bool:
-    """What a person answers; no if nothing. Raises: Denied naming the option that answers where nobody is there."""
+def confirm(question: str, option: str) -> bool:
+    """Whether a person confirms; no by default.
+
+    Raises:
+        errors.Denied: there is no terminal to ask on; names the option that confirms
+    """
     try:
         return click.confirm(escape(question), err=True)
     except click.Abort as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise
-        raise errors.Denied(f"cannot ask, there is nobody to answer: give {option}") from error
+        raise errors.Denied(f"cannot ask for confirmation: standard input is not a terminal; give {option}") from error
+
+
+def print_object(value: object, *, indent: int | None = None) -> None:
+    """Print an object of the API, or a list of them, as ``print_json``."""
+    from moorage.api.schema.base import to_document
+
+    print_json(to_document(value), indent=indent)
 
 
 def print_json(document: object, *, indent: int | None = None) -> None:

@@ -1,31 +1,45 @@
 """An asynchronous client of containerd, typed and useful by itself. Nothing here knows what a plugin is.
 
-async with containerd.connect("/run/containerd/containerd.sock", "default") as client:
-    print(await client.version())
+    async with containerd.connect("/run/containerd/containerd.sock", "default") as client:
+        print(await client.version())
+
+Names, imported when they are first used:
+
+    CallObserver: Called after each call with its name, duration and failure.
+    Client: The calls of one containerd, in one namespace.
+    FifoReader: The read end of a FIFO.
+    PrivateContainerd: One containerd process with its own root and state directories.
+    TaskFifos: The standard streams of a task, as FIFOs.
+    check_identifier: Validate the id of a container or a namespace.
+    connect: A client of the containerd that listens on a unix socket.
+    make_fifos: Create the FIFOs of a task.
+    open_stdio: Open the read ends of these FIFOs.
+    subscribe: Events of the namespace whose topic matches an expression.
+    supervise: Run a containerd of one's own, and restart it when it exits.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moorage.containerd._rpc import Heard as Heard
+    from moorage.containerd._rpc import CallObserver as CallObserver
     from moorage.containerd.client import Client as Client
     from moorage.containerd.client import check_identifier as check_identifier
     from moorage.containerd.client import connect as connect
     from moorage.containerd.events import subscribe as subscribe
     from moorage.containerd.stdio import FifoReader as FifoReader
-    from moorage.containerd.stdio import Stdio as Stdio
+    from moorage.containerd.stdio import TaskFifos as TaskFifos
     from moorage.containerd.stdio import make_fifos as make_fifos
     from moorage.containerd.stdio import open_stdio as open_stdio
     from moorage.containerd.supervisor import PrivateContainerd as PrivateContainerd
     from moorage.containerd.supervisor import supervise as supervise
 
 __all__ = (
+    "CallObserver",
     "Client",
     "FifoReader",
-    "Heard",
     "PrivateContainerd",
-    "Stdio",
+    "TaskFifos",
     "check_identifier",
     "connect",
     "make_fifos",
@@ -35,11 +49,11 @@ __all__ = (
 )
 
 _MODULES = {
+    "CallObserver": "_rpc",
     "Client": "client",
     "FifoReader": "stdio",
-    "Heard": "_rpc",
     "PrivateContainerd": "supervisor",
-    "Stdio": "stdio",
+    "TaskFifos": "stdio",
     "check_identifier": "client",
     "connect": "client",
     "make_fifos": "stdio",
@@ -47,10 +61,14 @@ _MODULES = {
     "subscribe": "events",
     "supervise": "supervisor",
 }
-"""Where each name is; imported when it is first used, because an engine answers before it has gRPC."""
+"""The module of each name; imported at its first use, because an engine answers before it has gRPC."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -39,7 +39,7 @@ _STATUS = {
 
 
 def instant(stamp: Timestamp) -> datetime | None:
-    """The instant as aware UTC, microseconds kept; None where containerd sent none (Go's zero time included)."""
+    """The instant as aware UTC, to the microsecond; None if containerd sent none (Go's zero time included)."""
     if stamp.seconds <= 0:
         return None
     return stamp.ToDatetime(tzinfo=UTC)
@@ -48,7 +48,7 @@ def instant(stamp: Timestamp) -> datetime | None:
 def json_any(type_url: str, value: object) -> AnyMessage:
     """A JSON document in an Any, the way containerd carries OCI objects.
 
-    Raises: Invalid where the value is nothing that JSON can say.
+    Raises: Invalid if JSON cannot represent the value.
     """
     try:
         return AnyMessage(type_url=type_url, value=msgspec.json.encode(value))
@@ -57,7 +57,7 @@ def json_any(type_url: str, value: object) -> AnyMessage:
 
 
 def runtime_options(options: types.RuntimeOptions) -> AnyMessage:
-    """What the runc shim reads, for the container record and for the task alike. Raises: Invalid."""
+    """The options of the runc shim, for the container record and for the task alike. Raises: Invalid."""
     try:
         message = moorage_runc_pb2.Options(
             no_pivot_root=options.no_pivot_root,
@@ -76,6 +76,25 @@ def runtime_options(options: types.RuntimeOptions) -> AnyMessage:
     return AnyMessage(type_url=RUNC_OPTIONS_TYPE, value=message.SerializeToString())
 
 
+def runtime_options_value(name: str, message: AnyMessage) -> types.RuntimeOptions:
+    """The options of a record; the default for those of another shim."""
+    try:
+        found = moorage_runc_pb2.Options.FromString(message.value if message.type_url == RUNC_OPTIONS_TYPE else b"")
+    except DecodeError:
+        return types.RuntimeOptions()
+    return types.RuntimeOptions(
+        name=name or types.RuntimeOptions().name,
+        root=found.root,
+        binary_name=found.binary_name,
+        systemd_cgroup=found.systemd_cgroup,
+        no_pivot_root=found.no_pivot_root,
+        no_new_keyring=found.no_new_keyring,
+        shim_cgroup=found.shim_cgroup,
+        io_uid=found.io_uid,
+        io_gid=found.io_gid,
+    )
+
+
 def mount(value: types.Mount) -> moorage_types_pb2.Mount:
     """One mount as the shim takes it."""
     return moorage_types_pb2.Mount(
@@ -84,7 +103,7 @@ def mount(value: types.Mount) -> moorage_types_pb2.Mount:
 
 
 def mount_value(message: moorage_types_pb2.Mount) -> types.Mount:
-    """One mount as a snapshot asks for it."""
+    """One mount as a snapshot requires it."""
     return types.Mount(message.type, message.source, tuple(message.options), message.target)
 
 
@@ -132,7 +151,7 @@ def snapshot(message: moorage_snapshots_pb2.Info) -> types.Snapshot:
 
 
 def container(message: moorage_containers_pb2.Container) -> types.Container:
-    """A record; a spec that is no JSON object comes out empty, since only whoever wrote it can mend it."""
+    """A record; a spec that is not a JSON object becomes an empty one, since only its author can repair it."""
     spec: Any = {}
     try:
         spec = msgspec.json.decode(message.spec.value) if message.spec.value else {}
@@ -143,6 +162,7 @@ def container(message: moorage_containers_pb2.Container) -> types.Container:
         spec=spec if isinstance(spec, dict) else {},
         labels=dict(message.labels),
         runtime_name=message.runtime.name,
+        runtime=runtime_options_value(message.runtime.name, message.runtime.options),
         image=message.image,
         snapshotter=message.snapshotter,
         snapshot_key=message.snapshot_key,
@@ -202,7 +222,7 @@ def _event(any_message: AnyMessage) -> types.Event:
 
 
 def oom_kills(metric: moorage_types_pb2.Metric) -> int:
-    """How many processes the kernel killed in the control group for want of memory; 0 where it does not say."""
+    """The number of OOM-killed processes of the control group; 0 if it is unknown."""
     match metric.data.type_url.rpartition("/")[2]:
         case "io.containerd.cgroups.v1.Metrics":
             return moorage_cgroups_v1_pb2.Metrics.FromString(metric.data.value).memory_oom_control.oom_kill

@@ -1,8 +1,8 @@
 """One method for each of containerd's calls that we use, with values in and out and no policy between.
 
-``connect`` is the way in. Every method raises by kind (``moorage.errors``): NotFound, Conflict (exists, or in the wrong
-state), Invalid, Unsupported, Unavailable (cannot be reached, did not answer in time), and MoorageError where containerd
-gives a text but no kind, as it does for most failures of a runtime.
+``connect`` makes a client. Every method raises by kind (``moorage.errors``): NotFound, Conflict (exists, or in another
+state), Invalid, Unsupported, Unavailable (cannot be reached, did not answer in time), and MoorageError if containerd
+returns a text but no kind, as it does for most failures of a runtime.
 
 Source: containerd's API (``api/services/*/v1`` of containerd 1.6), field numbers unchanged up to 2.x.
 """
@@ -24,8 +24,8 @@ from moorage.containerd._proto import (
     moorage_tasks_pb2,
     moorage_version_pb2,
 )
-from moorage.containerd._rpc import Connection, Heard, Reply
-from moorage.containerd._verification import Verification
+from moorage.containerd._rpc import CallObserver, GrpcConnection, Reply
+from moorage.containerd.integrity import Verification
 from moorage.containerd.storage import Storage
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -41,9 +41,10 @@ _IDENTIFIER_LIMIT = 76
 
 
 def check_identifier(text: str, what: str = "id") -> str:
-    """The text itself, where containerd takes it for a container or a namespace.
+    """The text itself, if containerd accepts it as the id of a container or a namespace; ``what`` is for the error.
 
-    Raises: Invalid with the rule (1 to 76 of letters, digits and single ``.``, ``_`` or ``-`` between them).
+    Raises:
+        errors.Invalid: it is not 1 to 76 letters and digits with single ``.``, ``_`` or ``-`` between them
     Source: containerd ``identifiers.Validate``.
     """
     if len(text) > _IDENTIFIER_LIMIT or not _IDENTIFIER.fullmatch(text):
@@ -55,13 +56,19 @@ def check_identifier(text: str, what: str = "id") -> str:
 
 
 class Client:
-    """The calls of one containerd, in one namespace. Made by ``connect``."""
+    """The calls of one containerd, in one namespace. Made by ``connect``.
 
-    def __init__(self, connection: Connection, namespace: str, timeouts: Timeouts = DEFAULT) -> None:
+    ``connection`` is shared with its storage and closed by ``connect``; ``namespace`` is containerd's; ``timeouts``
+    bound the calls.
+    """
+
+    def __init__(self, connection: GrpcConnection, namespace: str, timeouts: Timeouts = DEFAULT) -> None:
         self.namespace = check_identifier(namespace, "namespace")
         self._connection = connection
         self._timeouts = timeouts
         self._verification = Verification(self._find_content)
+        self.last_version = ""
+        """What the last call of ``version`` returned; empty before the first."""
 
     @property
     def address(self) -> str:
@@ -74,21 +81,22 @@ class Client:
         return Storage(self._connection, self.namespace, self._timeouts, self._verification)
 
     async def _find_content(self) -> str:
-        """Where containerd has its content store; empty where it does not say."""
+        """The directory of containerd's content store; empty if containerd does not report it."""
         found = await self.plugins("type==io.containerd.content.v1")
         return next((root for each in found if (root := each.exports.get("root"))), "")
 
     async def version(self) -> types.Version:
-        """Which containerd answers; also the cheapest way to learn that one does."""
+        """Version and revision of containerd; also the cheapest check that it answers."""
         reply = await self._call(_VERSION + "Version", Empty(), moorage_version_pb2.VersionResponse)
+        self.last_version = reply.version
         return types.Version(reply.version, reply.revision)
 
-    async def plugins(self, *filters: str) -> list[types.Plugin]:
-        """The parts of containerd that match any of the filters, all without one."""
+    async def plugins(self, *filters: str) -> list[types.ContainerdPlugin]:
+        """The plugins of containerd that match any of the filters, all without one."""
         request = moorage_introspection_pb2.PluginsRequest(filters=filters)
         reply = await self._call(_INTROSPECTION + "Plugins", request, moorage_introspection_pb2.PluginsResponse)
         return [
-            types.Plugin(plugin.type, plugin.id, dict(plugin.exports), plugin.init_err.message)
+            types.ContainerdPlugin(plugin.type, plugin.id, dict(plugin.exports), plugin.init_err.message)
             for plugin in reply.plugins
         ]
 
@@ -99,13 +107,18 @@ class Client:
         return {namespace.name: dict(namespace.labels) for namespace in reply.namespaces}
 
     async def create_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
-        """Make a namespace. Objects make theirs on first use; this is for the labels."""
+        """Make a namespace. Objects create their namespace on first use; this is for the labels."""
         namespace = moorage_namespaces_pb2.Namespace(name=check_identifier(name, "namespace"), labels=labels or {})
         request = moorage_namespaces_pb2.CreateNamespaceRequest(namespace=namespace)
         await self._call(_NAMESPACES + "Create", request, moorage_namespaces_pb2.CreateNamespaceResponse)
 
     async def delete_namespace(self, name: str) -> None:
-        """Remove an empty namespace. Raises: Conflict while it holds anything."""
+        """Remove an empty namespace.
+
+        Raises:
+            errors.NotFound: no such namespace
+            errors.Conflict: it contains something
+        """
         await self._call(_NAMESPACES + "Delete", moorage_namespaces_pb2.DeleteNamespaceRequest(name=name), Empty)
 
     # containers: the records
@@ -120,7 +133,12 @@ class Client:
         snapshotter: str = "",
         snapshot_key: str = "",
     ) -> None:
-        """Write a record. Raises: Conflict where the id has one, Invalid for an id or spec that cannot be written."""
+        """Write a record.
+
+        Raises:
+            errors.Conflict: the id has a record
+            errors.Invalid: the id or the spec cannot be written
+        """
         record = moorage_containers_pb2.Container(
             id=check_identifier(id, "container id"),
             labels=labels or {},
@@ -133,7 +151,11 @@ class Client:
         await self._call(_CONTAINERS + "Create", request, moorage_containers_pb2.CreateContainerResponse)
 
     async def get_container(self, id: str) -> types.Container:
-        """The record of this id. Raises: NotFound."""
+        """The record of this id.
+
+        Raises:
+            errors.NotFound: no such record
+        """
         request = moorage_containers_pb2.GetContainerRequest(id=id)
         reply = await self._call(_CONTAINERS + "Get", request, moorage_containers_pb2.GetContainerResponse)
         return _wire.container(reply.container)
@@ -147,7 +169,8 @@ class Client:
     async def delete_container(self, id: str) -> None:
         """Remove the record. containerd does so even while its task runs, which makes the task unreachable.
 
-        Raises: NotFound.
+        Raises:
+            errors.NotFound: no such record
         """
         await self._call(_CONTAINERS + "Delete", moorage_containers_pb2.DeleteContainerRequest(id=id), Empty)
 
@@ -168,7 +191,9 @@ class Client:
         The standard streams are paths of FIFOs (both read ends must be open already, or containerd waits 30 s for
         them and fails), URIs that the shim understands, or empty for none.
 
-        Raises: Conflict where the id has a task; MoorageError with the runtime's text where it refuses the spec.
+        Raises:
+            errors.Conflict: the id has a task
+            errors.MoorageError: the runtime refuses the spec; its text
         """
         request = moorage_tasks_pb2.CreateTaskRequest(
             container_id=id,
@@ -187,17 +212,21 @@ class Client:
         return (await self._run(_TASKS + "Start", request, moorage_tasks_pb2.StartResponse)).pid
 
     async def get_task(self, id: str, exec_id: str = "") -> types.Process:
-        """The task of this id, or a process that was added to it.
+        """The task of this id, or a process that was added to it; of unknown status if its shim does not answer.
 
-        Raises: NotFound where it has none (which does not prove that no process runs: a task without a record, or
-        one whose creation was cut off, is not found either).
+        Raises:
+            errors.NotFound: it has none; a process may run all the same: a task without a record, or one whose
+                creation was cut off, is not found either
         """
         request = moorage_tasks_pb2.GetRequest(container_id=id, exec_id=exec_id)
-        reply = await self._call(_TASKS + "Get", request, moorage_tasks_pb2.GetResponse)
+        try:
+            reply = await self._call(_TASKS + "Get", request, moorage_tasks_pb2.GetResponse)
+        except errors.Busy:  # containerd 1.6 answers without a status
+            return types.Process(id, exec_id or id, 0, types.Status.UNKNOWN)
         return _wire.process(reply.process)
 
     async def list_tasks(self) -> list[types.Process]:
-        """Every task of the namespace. Takes 2 s more for each shim that does not answer."""
+        """Every task of the namespace, with 2 s more for each shim that is silent, whose task may be left out."""
         request = moorage_tasks_pb2.ListTasksRequest()
         reply = await self._run(_TASKS + "List", request, moorage_tasks_pb2.ListTasksResponse)
         return [_wire.process(task) for task in reply.tasks]
@@ -205,16 +234,19 @@ class Client:
     async def kill(self, id: str, signal: int, *, exec_id: str = "", all_processes: bool = False) -> None:
         """Send a signal to the task's first process, to an added one, or to all.
 
-        Raises: NotFound for one that ended.
+        Raises:
+            errors.NotFound: it has exited
         """
         request = moorage_tasks_pb2.KillRequest(container_id=id, exec_id=exec_id, signal=signal, all=all_processes)
         await self._run(_TASKS + "Kill", request, Empty)
 
     async def wait(self, id: str, exec_id: str = "", *, within: float) -> types.ProcessExit:
-        """The end of the task, waited for at most ``within`` seconds.
+        """The exit of the task, waited for at most ``within`` seconds.
 
-        Raises: Unavailable when the time is over, and also when containerd or the shim went away meanwhile: that is
-        no exit, ask ``get_task``.
+        Raises:
+            errors.NotFound: no such task
+            errors.Unavailable: the time is over, or containerd or the shim exits meanwhile; that is no exit of the
+                task, call ``get_task``
         """
         request = moorage_tasks_pb2.WaitRequest(container_id=id, exec_id=exec_id)
         reply = await self._connection.unary(
@@ -223,10 +255,13 @@ class Client:
         return types.ProcessExit(reply.exit_status, _wire.instant(reply.exited_at))
 
     async def delete_task(self, id: str) -> types.ProcessExit:
-        """Remove an ended or never started task with its shim; how it ended.
+        """Remove an exited or never started task with its shim; its exit.
 
-        Output that has not passed the shim by then is thrown away. Raises: MoorageError for one that runs; NotFound,
-        in which case a half-made task, if there was one, has been cleared all the same.
+        Output that has not passed the shim by then is lost.
+
+        Raises:
+            errors.MoorageError: it runs
+            errors.NotFound: no such task; a half-created one was removed all the same
         """
         request = moorage_tasks_pb2.DeleteTaskRequest(container_id=id)
         reply = await self._run(_TASKS + "Delete", request, moorage_tasks_pb2.DeleteResponse)
@@ -264,18 +299,22 @@ class Client:
         return (await self._run(_TASKS + "Start", request, moorage_tasks_pb2.StartResponse)).pid
 
     async def delete_process(self, id: str, exec_id: str) -> types.ProcessExit:
-        """Remove an added process that ended; how it ended."""
+        """Remove an added process that has exited; its exit."""
         request = moorage_tasks_pb2.DeleteProcessRequest(container_id=id, exec_id=exec_id)
         reply = await self._run(_TASKS + "DeleteProcess", request, moorage_tasks_pb2.DeleteResponse)
         return types.ProcessExit(reply.exit_status, _wire.instant(reply.exited_at), reply.pid)
 
     async def resize_terminal(self, id: str, exec_id: str, *, rows: int, columns: int) -> None:
-        """Tell the size of the terminal of a process. Raises: NotFound for a process that has ended."""
+        """Set the size of the terminal of a process.
+
+        Raises:
+            errors.NotFound: it has exited
+        """
         request = moorage_tasks_pb2.ResizePtyRequest(container_id=id, exec_id=exec_id, width=columns, height=rows)
         await self._call(_TASKS + "ResizePty", request, Empty)
 
     async def close_input(self, id: str, exec_id: str) -> None:
-        """Let go of the standard input on containerd's side, so that the process sees its end when we close ours."""
+        """Close the standard input on containerd's side, so that the process reads EOF once the FIFO is closed."""
         request = moorage_tasks_pb2.CloseIORequest(container_id=id, exec_id=exec_id, stdin=True)
         await self._call(_TASKS + "CloseIO", request, Empty)
 
@@ -284,13 +323,15 @@ class Client:
         await self._run(_TASKS + "Pause", moorage_tasks_pb2.PauseTaskRequest(container_id=id), Empty)
 
     async def resume(self, id: str) -> None:
-        """Let a frozen task go on."""
+        """Let a frozen task continue."""
         await self._run(_TASKS + "Resume", moorage_tasks_pb2.ResumeTaskRequest(container_id=id), Empty)
 
     async def update_task(self, id: str, resources: Mapping[str, object]) -> None:
         """Change limits of a running task: ``linux.resources`` of an OCI spec, of which only what is given changes.
 
-        Raises: NotFound; MoorageError with the runtime's text where the kernel refuses a limit.
+        Raises:
+            errors.NotFound: no such task
+            errors.MoorageError: the kernel refuses a limit; the runtime's text
         """
         request = moorage_tasks_pb2.UpdateTaskRequest(
             container_id=id, resources=_wire.json_any(_wire.RESOURCES_TYPE, resources)
@@ -304,7 +345,7 @@ class Client:
         return [process.pid for process in reply.processes]
 
     async def oom_kills(self, id: str) -> int:
-        """How many processes of the task the kernel killed for want of memory. Known until the task is deleted."""
+        """The number of OOM-killed processes of the task. Known until the task is deleted."""
         request = moorage_tasks_pb2.MetricsRequest(filters=[f"id=={id}"])
         reply = await self._call(_TASKS + "Metrics", request, moorage_tasks_pb2.MetricsResponse)
         return sum(_wire.oom_kills(metric) for metric in reply.metrics if metric.id == id)
@@ -312,14 +353,14 @@ class Client:
     # events
 
     async def publish(self, topic: str) -> None:
-        """Put an empty event of our own into the stream."""
+        """Publish an event without content."""
         request = moorage_events_pb2.PublishRequest(topic=topic)
         request.event.Pack(Empty())
         await self._call(_EVENTS + "Publish", request, Empty)
 
     @asynccontextmanager
     async def raw_events(self, *filters: str) -> AsyncIterator[AsyncIterator[types.Envelope]]:
-        """The stream of events that match any filter. ``moorage.containerd.subscribe`` says when it has begun."""
+        """The stream of events that match any filter. ``moorage.containerd.subscribe`` returns when it has started."""
         request = moorage_events_pb2.SubscribeRequest(filters=filters)
         async with self._connection.stream(
             _EVENTS + "Subscribe",
@@ -332,7 +373,7 @@ class Client:
             yield (_wire.envelope(message) async for message in messages)
 
     async def _call(self, method: str, request: Message, reply: type[Reply]) -> Reply:
-        """A call that only touches containerd's database or asks a shim for its state."""
+        """A call that only uses containerd's database or queries the state of a shim."""
         return await self._connection.unary(method, request, reply, namespace=self.namespace, within=self._timeouts.rpc)
 
     async def _run(self, method: str, request: Message, reply: type[Reply]) -> Reply:
@@ -344,15 +385,15 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    address: str, namespace: str, timeouts: Timeouts = DEFAULT, heard: Heard | None = None
+    address: str, namespace: str, timeouts: Timeouts = DEFAULT, observer: CallObserver | None = None
 ) -> AsyncIterator[Client]:
     """A client of the containerd that listens on the unix socket ``address``, until the block ends.
 
-    Nothing is sent yet: a containerd that is not there shows at the first call, and one that comes back is found again
-    by the next one. ``heard`` is told of every call with one answer: its method ("Tasks.Start"), the seconds it took,
-    and how it failed, None where it did not; of one that is cancelled it is not told.
+    Nothing is sent yet: the first call fails if containerd is unavailable, and a call after that connects again.
+    ``observer`` is called after every call with one answer, with its method ("Tasks.Start"), its duration in seconds,
+    and its failure or None; it is not called after a call that was cancelled.
     """
-    connection = Connection(address.removeprefix("unix://"), heard)
+    connection = GrpcConnection(address.removeprefix("unix://"), observer)
     try:
         yield Client(connection, namespace, timeouts)
     finally:

@@ -1,12 +1,10 @@
 """One container with one task per id, with its directory and output FIFOs: what an executor drives.
 
-It knows nothing of plugins, but in which order things are made and removed in containerd, and what a half-made one
-leaves behind (measured: docs/reference/containerd.md). It satisfies ``executor.ContainerClient`` without knowing it.
+It knows nothing of plugins, but the order in which objects are created and removed in containerd, and the leftovers of
+a half-created one (measured: docs/reference/containerd.md). It implements ``executor.ContainerClient``.
 """
 
 import logging
-import os
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -18,20 +16,25 @@ import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd._exit_note import find_exit, keep_exit
-from moorage.containerd._left_cgroups import clear_left_cgroups
-from moorage.containerd._scheduling import find_nice_value, schedule
-from moorage.containerd._shim_end import noting_ends
-from moorage.containerd._shims import end_lost_shims
 from moorage.containerd.client import Client, check_identifier
 from moorage.containerd.events import subscribe
-from moorage.containerd.stdio import Stdio, fifo_paths, make_bundle, make_fifos, open_stdio
-from moorage.containerd.supervisor import find_binary
+from moorage.containerd.shims import exits
+from moorage.containerd.shims.groups import GroupedShims
+from moorage.containerd.shims.leftovers import (
+    delete_runtime_state,
+    find_stale_task_directory,
+    is_stale_runtime_state,
+    kill_orphaned_shims,
+    remove_orphaned_cgroups,
+    thaw_groups,
+)
+from moorage.containerd.shims.processes import Priorities, find_priorities, schedule
+from moorage.containerd.stdio import TaskFifos, make_bundle, open_stdio, renew_stdio
 from moorage.containerd.types import Envelope, Mount, Process, ProcessExit, RuntimeOptions, Spec, Status
-from moorage.host.beneath import remove_tree
+from moorage.host.directory_tree import remove_tree
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "Attached", "BundledContainers")
+__all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "BundledContainers", "Consumer")
 
 log = logging.getLogger(__name__)
 
@@ -44,46 +47,43 @@ BUNDLE_LABEL = "moorage.bundle"
 INIT_PROCESS_NAME = "init"
 """How callers name a container's first process."""
 
-_KILL = 9
+_SIGKILL = 9
 
-# What containerd answers when its own directory for a task is left from before, and what it says when the runtime's is.
-_STALE_TASK_DIRECTORY = re.compile(r"mkdir (?P<path>/\S+/io\.containerd\.runtime\.v2\.task/\S+): file exists")
-_STALE_RUNTIME_STATE = "container with given ID already exists"
-
-_SHIM_IS_GONE = "ttrpc: closed"
-_LOOK_AGAIN = 0.02  # seconds until containerd is asked again whether it has noticed
+_SHIM_CLOSED = "ttrpc: closed"
+_CHECK_INTERVAL = 0.02  # seconds between two queries whether containerd has noticed
 
 
-class Attached(Protocol):
-    """Whatever took the streams."""
+class Consumer(Protocol):
+    """The owner of the streams."""
 
     async def wait(self) -> None:
-        """Return when both streams have been taken to their end."""
+        """Return when both streams have been read up to EOF."""
 
 
-Attach = Callable[[Stdio], Awaitable[Attached]]
-"""Takes both readers (from now on they are its own to close) and says when they have ended."""
+Attach = Callable[[TaskFifos], Awaitable[Consumer]]
+"""Takes ownership of both readers (it closes them) and returns their consumer."""
 
 
-def _asks_the_shim(
+def _records_exit(
     call: "Callable[Concatenate[BundledContainers, str, Arguments], Awaitable[Answer]]",
 ) -> "Callable[Concatenate[BundledContainers, str, Arguments], Coroutine[Any, Any, Answer]]":
-    """While containerd is away, how a task ended is asked of its shim and kept for ``delete_task``."""
+    """While containerd is unavailable, the exit of a task is queried from its shim and recorded for ``delete_task``."""
 
     @wraps(call)
-    async def asking(
+    async def recording(
         self: "BundledContainers", id: str, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Answer:
-        async with noting_ends(self._client.namespace, id, self._bundle(id)):
+        async with exits.recording_exit(self._client.namespace, id, self._bundle(id)):
             return await call(self, id, *args, **kwargs)
 
-    return asking
+    return recording
 
 
 class BundledContainers:
     """The containers of one namespace, each with a directory below ``<root>/bundles/<namespace>``.
 
-    ``runtime`` says which runtime made them and where it keeps its own state, to be looked through for leftovers.
+    ``client`` calls containerd; ``runtime`` names the containers' runtime and the directory of its own state, which is
+    searched for leftovers; ``timeouts`` bound the waits.
     """
 
     def __init__(self, client: Client, root: Path, *, runtime: RuntimeOptions, timeouts: Timeouts = DEFAULT) -> None:
@@ -91,11 +91,8 @@ class BundledContainers:
         self._bundles = root / "bundles" / client.namespace
         self._runtime = runtime
         self._timeouts = timeouts
-        self._made: dict[str, tuple[RuntimeOptions, Sequence[Mount], int | None]] = {}
-
-    @property
-    def _runtime_name(self) -> str:
-        return os.path.basename(self._runtime.binary_name or "runc")
+        self._shims = GroupedShims(client, timeouts.killed)
+        self._created: dict[str, tuple[RuntimeOptions, Sequence[Mount], Priorities]] = {}
 
     async def create(
         self,
@@ -106,9 +103,12 @@ class BundledContainers:
         rootfs: Sequence[Mount] = (),
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Make the directory and the record; all of it or nothing.
+        """Create the directory and the record; both or nothing.
 
-        Raises: Conflict where the id has a directory or a record; else as ``Client.create_container``.
+        Raises:
+            errors.Conflict: the id has a directory or a record
+            errors.Invalid: the id or the spec cannot be written
+            errors.MoorageError: the directory cannot be made
         """
         bundle = self._bundle(id)
         all_labels = {**(labels or {}), BUNDLE_LABEL: str(bundle)}
@@ -121,60 +121,66 @@ class BundledContainers:
                 raise errors.MoorageError(f"cannot make a directory for container {id}: {error}") from error
             undo.push_async_callback(self._undo, remove_tree, bundle)
             undo.push_async_callback(self._undo, self._delete_record, id, all_labels)
-            # Not broken off by a cancellation: containerd may write a record after we have looked for it in vain.
+            # A cancellation does not interrupt it: containerd may write a record after the undo has found none.
             with anyio.CancelScope(shield=True):
                 await self._client.create_container(id, spec, runtime_options, labels=all_labels)
             undo.pop_all()
-        self._made[id] = runtime_options, tuple(rootfs), find_nice_value(spec)
+        self._created[id] = runtime_options, tuple(rootfs), find_priorities(spec)
+        self._shims.register(id, spec)
 
     async def start(self, id: str, checkpoint_dir: str, with_stdin: bool, attach: Attach) -> int:
         """Create the task with its output in two FIFOs, hand their readers to ``attach``, start it; its pid.
 
-        On failure the readers are closed; the rest is for ``delete_task``.
+        On failure the readers are closed; ``delete_task`` removes the rest.
 
-        Raises: Conflict where something of an earlier task is in the way; Unsupported for a checkpoint or a standard
-        input; MoorageError with the runtime's words.
+        Raises:
+            errors.Conflict: leftovers of an earlier task prevented it; a second try may succeed
+            errors.NotFound: ``create`` was not called
+            errors.Unsupported: a checkpoint or a standard input
+            errors.MoorageError: the FIFOs cannot be made, or the runtime refuses; its text
         """
         if checkpoint_dir or with_stdin:
             raise errors.Unsupported(f"cannot start {id}: checkpoints and standard input are not supported")
-        if id not in self._made:
+        if id not in self._created:
             raise errors.NotFound(f"cannot start {id}: it was not created here")
-        options, rootfs, nice = self._made[id]
+        options, rootfs, priorities = self._created[id]
         try:
-            stdio = await run_blocking(lambda: _fresh_stdio(self._bundle(id), options))
+            stdio = await run_blocking(lambda: renew_stdio(self._bundle(id), uid=options.io_uid, gid=options.io_gid))
         except OSError as error:
             raise errors.MoorageError(f"cannot make the output of container {id}: {error}") from error
         stdout, stderr = str(stdio.stdout.path), str(stdio.stderr.path)
         try:
-            # Not broken off by a cancellation: containerd 1.6 would leave a shim for seconds, or for good, in a third
-            # of the cases. It runs to its end, within its time limit, and whoever cancelled undoes it.
-            with anyio.CancelScope(shield=True):
-                pid = await self._client.create_task(id, stdout=stdout, stderr=stderr, rootfs=rootfs, runtime=options)
+            pid = await self._shims.create_task(
+                id,
+                lambda: self._client.create_task(id, stdout=stdout, stderr=stderr, rootfs=rootfs, runtime=options),
+            )
         except BaseException as error:
             stdio.close()
             if isinstance(error, errors.MoorageError) and await self._clear_obstacle(id, error):
                 raise errors.Conflict(str(error)) from error
             raise
         try:
-            await run_blocking(lambda: schedule(pid, nice))
+            await run_blocking(lambda: schedule(pid, priorities))
             await attach(stdio)
             return await self._client.start_task(id)
         except BaseException:
             stdio.close()
             raise
 
-    @_asks_the_shim
+    @_records_exit
     async def restore(self, id: str, attach: Attach) -> tuple[bool, int | None]:
-        """Hand the readers of a running task to ``attach``; whether it lives, and its pid.
+        """Hand the readers of a running task to ``attach``; whether it is alive, and its pid.
 
-        Not alive is a task that was never started or has ended; ``attach`` was called all the same, since it may have
-        ended in between.
+        A task that was never started or has exited is not alive; ``attach`` is called all the same, since the task may
+        have exited in between. The readers are closed if it fails.
 
-        Raises: NotFound where there is no record, no task, or no FIFO left; Unavailable where its shim does not say.
-        The readers are closed then.
+        Raises:
+            errors.NotFound: no record, no task, or no FIFO
+            errors.Unavailable: its shim does not answer
+            errors.MoorageError: the FIFOs cannot be opened
         """
-        await self._client.get_container(id)
-        await self._client.get_task(id)
+        self._shims.register(id, (await self._client.get_container(id)).spec)
+        await self._shims.adopt(id, (await self._client.get_task(id)).pid)
         try:
             stdio = await run_blocking(lambda: open_stdio(self._bundle(id)))
         except FileNotFoundError as error:
@@ -192,65 +198,61 @@ class BundledContainers:
         alive = task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING)
         return alive, task.pid or None
 
-    @_asks_the_shim
+    @_records_exit
     async def status(self, id: str) -> Status:
-        """The state of the task. Raises: NotFound where there is none, not even one whose record was deleted."""
+        """The state of the task. Raises: NotFound if there is none, not even one whose record was deleted."""
         try:
             return (await self._client.get_task(id)).status
         except errors.NotFound:
-            # Without its record a task is only seen in the list, and it runs on; "not found" must not end its run.
-            for task in await self._client.list_tasks():
-                if task.container_id == id:
-                    return task.status
-            raise
+            # A task without its record is only in the list, and continues to run; "not found" must not end its run.
+            if (found := await exits.find_task_without_record(self._client, id)) is None:
+                raise
+            return found
 
-    @_asks_the_shim
+    @_records_exit
     async def labels(self, id: str) -> Mapping[str, str]:
         """The labels of the record. Raises: NotFound."""
         return (await self._client.get_container(id)).labels
 
-    @_asks_the_shim
+    @_records_exit
     async def signal_process(self, id: str, process_id: str, signal: int) -> None:
-        """Send a signal to the first process (``init``) or to an added one. Raises: NotFound for one that ended."""
+        """Send a signal to the first process (``init``) or to an added one. Raises: NotFound if it has exited."""
         exec_id = "" if process_id == INIT_PROCESS_NAME else process_id
         await self._client.kill(id, signal, exec_id=exec_id)
+        if signal == _SIGKILL:
+            await self._thaw(id)
 
-    @_asks_the_shim
+    @_records_exit
     async def oom_killed(self, id: str) -> bool:
-        """Whether the kernel killed anything in the container for want of memory. Known until ``delete_task``."""
+        """Whether a process of the container was OOM-killed. Known until ``delete_task``."""
         return await self._client.oom_kills(id) > 0
 
-    @_asks_the_shim
+    @_records_exit
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
-        """Kill the task, wait for its end, remove it; exit code and time, both None where there was no task.
+        """Kill the task, wait for its exit, remove it; exit code and time, both None if there was no task.
 
-        Clears what a half-made task leaves too: a task without a record, a shim without a task, the runtime's state.
-        May be repeated, also by another process: how an ended task ended is kept in its directory until ``delete``.
+        Removes the leftovers of a half-created task too: a task without a record, a shim without a task, the runtime's
+        state. May be repeated, also by another process: the exit is recorded in the directory until ``delete``.
 
-        Raises: Unavailable where the process does not end.
+        Raises:
+            errors.Unavailable: the process does not exit
         """
-        ended = await self._kill_and_delete(id)
-        if ended is None and await self._is_listed(id):
-            # A task whose record is gone can only be reached under a record of its id.
-            await self._client.create_container(id, {}, RuntimeOptions(), labels={BUNDLE_LABEL: ""})
-            ended = await self._kill_and_delete(id)
-        if ended is None:
-            await end_lost_shims(
-                self._client.address,
-                self._client.namespace,
-                id,
-                lambda: self._clear_runtime(id),
-                runtime=self._runtime_name,
-                within=self._timeouts.killed,
-            )
-            await self._clear_runtime(id)
-            ended = await run_blocking(lambda: find_exit(self._bundle(id)))
-        return (ended.code, ended.exited_at) if ended else (None, None)
+        exited = await self._kill_and_delete(id)
+        if exited is None and await exits.find_task_without_record(self._client, id) is not None:
+            # A task without a record is only accessible under a record of its id.
+            await self._client.create_container(id, {}, self._runtime, labels={BUNDLE_LABEL: ""})
+            exited = await self._kill_and_delete(id)
+        if exited is None:
+            async with self._shims.deletion(id):
+                await self._clear_shims(id)
+            exited = await run_blocking(lambda: exits.find_recorded_exit(self._bundle(id)))
+        return (exited.code, exited.exited_at) if exited else (None, None)
 
     async def delete(self, id: str) -> None:
-        """Remove the record, the directory and the FIFOs. What is gone already is fine.
+        """Remove the record, the directory and the FIFOs. What is missing is ignored.
 
-        Raises: Conflict while a process of it may live: without its record nobody could reach it any more.
+        Raises:
+            errors.Conflict: a process of it may run; without its record it would be inaccessible
         """
         bundle = self._bundle(id)
         try:
@@ -260,13 +262,15 @@ class BundledContainers:
         if status is not Status.STOPPED:
             raise errors.Conflict(f"cannot delete container {id}: it has a task that is {status.value}")
         await self._delete_record(id)
-        self._made.pop(id, None)
-        await remove_tree(bundle)  # last: it says how the task ended
+        self._created.pop(id, None)
+        self._shims.forget(id)
+        await remove_tree(bundle)  # last: it contains the recorded exit
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[Envelope]]:
-        """What happens to the tasks of the namespace, from the moment of entering. Raises: Unavailable at its end."""
+        """Events of the tasks of the namespace, from the moment of entering. Raises: Unavailable when it is closed."""
         async with subscribe(self._client, timeouts=self._timeouts) as envelopes:
+            await self._client.version()  # after a loss it may be another containerd
             yield envelopes
 
     async def _kill_and_delete(self, id: str) -> ProcessExit | None:
@@ -275,35 +279,37 @@ class BundledContainers:
                 try:
                     return await self._kill_and_delete_once(id)
                 except errors.MoorageError as error:
-                    if _SHIM_IS_GONE not in str(error):
+                    if _SHIM_CLOSED not in str(error):
                         raise
                 # The shim was killed a moment ago; containerd notices, then kills and removes what was in it.
-                await anyio.sleep(_LOOK_AGAIN)
-        raise errors.Unavailable(f"cannot end container {id}: its shim is gone, and containerd does not notice")
+                await anyio.sleep(_CHECK_INTERVAL)
+        raise errors.Unavailable(f"cannot stop container {id}: its shim has exited, and containerd has not noticed")
 
     async def _kill_and_delete_once(self, id: str) -> ProcessExit | None:
         task = await self._find_task(id)
         if task is not None and task.status is Status.STOPPED:
-            # To kill a stopped task takes the runtime 10 ms for nothing. Once it is deleted nobody else knows its end.
-            ended = ProcessExit(task.exit_code, task.exited_at)
+            # To kill a stopped task takes the runtime 10 ms for nothing. Once deleted, its exit is only known here.
+            exited = ProcessExit(task.exit_code, task.exited_at)
             try:
-                await run_blocking(lambda: keep_exit(self._bundle(id), ended))
+                await run_blocking(lambda: exits.record_exit(self._bundle(id), exited))
             except OSError as error:
-                log.warning("cannot keep how %s ended for the next process: %s", id, error)
+                log.warning("cannot record the exit of %s: %s", id, error)
         elif task is not None:
             try:
-                await self._client.kill(id, _KILL, all_processes=True)
+                await self._client.kill(id, _SIGKILL, all_processes=True)
             except errors.NotFound:
                 pass
             else:
-                await self._wait_for_end(id)
-        try:
-            return await self._client.delete_task(id)
-        except errors.NotFound:
-            return None
+                await self._thaw(id)
+                await self._wait_for_exit(id)
+        async with self._shims.deletion(id):
+            try:
+                return await self._client.delete_task(id)
+            except errors.NotFound:
+                return None
 
     async def _find_task(self, id: str) -> Process | None:
-        """The task, None where there is none; one of unknown status where its shim gives no answer."""
+        """The task, None if there is none; one of unknown status if its shim does not answer."""
         try:
             return await self._client.get_task(id)
         except errors.NotFound:
@@ -313,22 +319,19 @@ class BundledContainers:
         except errors.MoorageError:
             return Process(id, id, 0, Status.UNKNOWN)
 
-    async def _wait_for_end(self, id: str) -> None:
+    async def _wait_for_exit(self, id: str) -> None:
         try:
             await self._client.wait(id, within=self._timeouts.killed)
         except errors.NotFound:
             pass
         except errors.Unavailable as error:
-            raise errors.Unavailable(f"cannot end container {id}, its process may still live: {error}") from error
+            raise errors.Unavailable(f"cannot stop container {id}, its process may still run: {error}") from error
         except errors.MoorageError:
-            # The shim went away while we waited; containerd then kills and removes the task itself.
-            log.debug("waiting for the end of %s failed", id, exc_info=True)
-
-    async def _is_listed(self, id: str) -> bool:
-        return any(task.container_id == id for task in await self._client.list_tasks())
+            # The shim exited meanwhile; containerd then kills and removes the task itself.
+            log.debug("waiting for the exit of %s failed", id, exc_info=True)
 
     async def _delete_record(self, id: str, only_with: Mapping[str, str] | None = None) -> None:
-        """Remove the record; with ``only_with``, only one that carries just these labels (so, the one we made)."""
+        """Remove the record; with ``only_with``, only one with exactly these labels (that was created here)."""
         try:
             if only_with is not None and dict((await self._client.get_container(id)).labels) != dict(only_with):
                 return
@@ -337,47 +340,50 @@ class BundledContainers:
             pass
 
     async def _clear_obstacle(self, id: str, error: errors.MoorageError) -> bool:
-        """Whether a task could not be created because of an earlier one of this id, so that a second try is worth it.
+        """Whether a task could not be created because of an earlier one of this id, so that a second try may succeed.
 
-        The runtime's own state goes by the failure itself and containerd's half-made task by its deletion; only a
-        left directory of containerd has to be removed here.
+        A deletion removes containerd's half-created task; a leftover directory of containerd, and the state of the
+        runtime where the failure itself does not remove that, have to be removed here.
         """
-        if isinstance(error, errors.Conflict) or _STALE_RUNTIME_STATE in str(error):
+        if isinstance(error, errors.Conflict):
             return True
-        if (match := _STALE_TASK_DIRECTORY.search(str(error))) is None:
+        if is_stale_runtime_state(str(error)):
+            await self._undo(delete_runtime_state, (await self._recorded(id))[0], self._client.namespace, id)
+            return True
+        directory = find_stale_task_directory(str(error), self._client.namespace, id)
+        if directory is None:
             return False
-        directory = Path(match["path"])
-        if directory.name != id or directory.parent.name != self._client.namespace:
-            return False
-        log.warning("removing %s, left from an earlier task of %s", directory, id)
-        # containerd renames a directory to a hidden one before it removes it; killed in between it leaves that for
-        # ever, and then fails at every deletion of the same id.
-        for left in (directory, directory.with_name(f".{id}")):
-            await self._undo(remove_tree, left)
+        log.warning("removing %s, a leftover of an earlier task of %s", directory, id)
+        # containerd renames a directory to a hidden one before it removes it; killed in between it never removes the
+        # hidden one, and then fails at every deletion of the same id.
+        for leftover in (directory, directory.with_name(f".{id}")):
+            await self._undo(remove_tree, leftover)
         return True
 
-    async def _clear_runtime(self, id: str) -> None:
-        """Remove what a runtime has made of a container that containerd has no task of."""
-        await self._delete_runtime_state(id)
-        try:
-            spec = (await self._client.get_container(id)).spec
-        except errors.NotFound:
-            return
-        await clear_left_cgroups(spec, runtime=self._runtime_name, within=self._timeouts.killed)
+    async def _clear_shims(self, id: str) -> None:
+        """Remove what shim and runtime have created for a container that containerd has no task of."""
+        within = self._timeouts.killed
+        runtime, spec = await self._recorded(id)
 
-    async def _delete_runtime_state(self, id: str) -> None:
-        """Remove what the runtime has noted of a container that containerd does not know."""
-        root = Path(self._runtime.root) / self._client.namespace
-        if not self._runtime.root or not await run_blocking((root / id).exists):
-            return
-        command = [find_binary(self._runtime.binary_name or "runc"), "--root", str(root), "delete", "--force", id]
+        async def clear_runtime() -> None:
+            await delete_runtime_state(runtime, self._client.namespace, id)
+            await remove_orphaned_cgroups(spec, runtime=runtime.command, within=within)
+
+        await kill_orphaned_shims(self._client, id, clear_runtime, runtime=runtime.command, within=within)
+        await clear_runtime()
+
+    async def _recorded(self, id: str) -> tuple[RuntimeOptions, Spec]:
+        """With which runtime a container was created, which may differ from the one for new ones, and its spec."""
         try:
-            done = await anyio.run_process(command, check=False)
-        except OSError as error:
-            log.warning("cannot delete the runtime's state of %s: %s", id, error)
-            return
-        if done.returncode:
-            log.warning("cannot delete the runtime's state of %s: %s", id, done.stderr.decode(errors="replace").strip())
+            record = await self._client.get_container(id)
+        except errors.NotFound:
+            return self._runtime, {}
+        return record.runtime, record.spec
+
+    async def _thaw(self, id: str) -> None:
+        """Let a killed container continue, if it was frozen: in version 1 it gets no signal before, and crun waits."""
+        _, spec = await self._recorded(id)
+        await run_blocking(lambda: thaw_groups(spec))
 
     async def _undo(self, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
@@ -387,13 +393,5 @@ class BundledContainers:
                 log.warning("cannot clean up after a container: %s", error)
 
     def _bundle(self, id: str) -> Path:
-        # Checked at every use: the directory is removed with all below it, and an id like ".." would name others'.
+        # Checked at every use: the directory is removed with all below it, and an id like ".." would name others.
         return self._bundles / check_identifier(id, "container id")
-
-
-def _fresh_stdio(bundle: Path, options: RuntimeOptions) -> Stdio:
-    """Both FIFOs, new, with their read ends open. Ones that are left from a failed start have no writer."""
-    for path in fifo_paths(bundle):
-        path.unlink(missing_ok=True)
-    make_fifos(bundle, uid=options.io_uid, gid=options.io_gid)
-    return open_stdio(bundle)

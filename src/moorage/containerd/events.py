@@ -1,8 +1,8 @@
-"""A subscription that is known to have begun.
+"""A subscription to events that is known to have started.
 
 containerd does not say when a subscription takes effect, keeps no history and sends nothing until something happens.
-So a mark of our own is published until it comes back: from then on no event is missed. What happened before is for the
-caller to ask, after entering and before acting.
+So a mark is published until the subscription returns it: from then on no event is missed. The caller queries the state
+after entering and before acting, to learn of earlier events.
 """
 
 import secrets
@@ -18,7 +18,7 @@ from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("subscribe",)
 
-_MARK_AGAIN = 0.05  # seconds until the mark is published once more: the first may have come before the subscription
+_MARK_INTERVAL = 0.05  # seconds until the mark is published again: the first may precede the subscription
 
 
 @asynccontextmanager
@@ -27,8 +27,10 @@ async def subscribe(
 ) -> AsyncIterator[AsyncIterator[Envelope]]:
     """Every event of the client's namespace whose topic matches the regular expression, from the moment of entering.
 
-    Raises: Unavailable when containerd goes away, from entering and from the iterator. The iterator does not end
-    otherwise.
+    The iterator has no other end than the failure below.
+
+    Raises:
+        errors.Unavailable: containerd stops or does not answer; from entering and from the iterator
     """
     mark = f"/moorage/subscribed/{secrets.token_hex(8)}"
     filters = [f"namespace=={client.namespace},topic~=|{pattern}|" for pattern in (topics, f"^{mark}$")]
@@ -36,7 +38,7 @@ async def subscribe(
         early: list[Envelope] = []
         try:
             with anyio.fail_after(timeouts.rpc):
-                await _see_mark(client, mark, envelopes, early)
+                await _wait_for_mark(client, mark, envelopes, early)
         except TimeoutError as error:
             raise errors.Unavailable(
                 f"containerd at {client.address} sent no events within {timeouts.rpc:g} s"
@@ -44,11 +46,11 @@ async def subscribe(
         yield _all(early, envelopes, mark)
 
 
-async def _see_mark(client: Client, mark: str, envelopes: AsyncIterator[Envelope], early: list[Envelope]) -> None:
+async def _wait_for_mark(client: Client, mark: str, envelopes: AsyncIterator[Envelope], early: list[Envelope]) -> None:
     async def publish() -> None:
         while True:
             await client.publish(mark)
-            await anyio.sleep(_MARK_AGAIN)
+            await anyio.sleep(_MARK_INTERVAL)
 
     failure: errors.MoorageError | None = None
     try:
@@ -66,7 +68,7 @@ async def _see_mark(client: Client, mark: str, envelopes: AsyncIterator[Envelope
 
 
 def _first(group: BaseExceptionGroup[errors.MoorageError]) -> errors.MoorageError:
-    """The one failure that is told; the others of a lost connection say the same."""
+    """The failure that is raised; the others of a lost connection have the same cause."""
     error = group.exceptions[0]
     return error if isinstance(error, errors.MoorageError) else _first(error)
 

@@ -1,11 +1,11 @@
 """The standard streams of a task: two FIFOs in a directory, and their read ends.
 
 The order is: ``make_fifos`` (files), ``open_stdio`` (read ends, before the task is created), create the task, read
-until ``b""``, then ``close``, and remove the directory last. Before the shim has opened its write end a FIFO reads as
-ended, so reading begins only after the creation has returned.
+until ``b""``, then ``close``, and remove the directory last. Before the shim has opened its write end a FIFO is at EOF,
+so reading starts only after the creation has returned.
 
 Source: measured against containerd 1.6: with one read end missing, creation blocks for 30 s and fails; the shim keeps a
-write end of its own, so end of file comes only after the process has ended, whoever reads or does not.
+write end of its own, so EOF follows only after the process has exited, whether it is read or not.
 """
 
 import fcntl
@@ -18,53 +18,65 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from moorage.host.inheritance import make_directory
+from moorage.host.files import make_directory
 
-__all__ = ("FifoReader", "Stdio", "fifo_paths", "make_bundle", "make_fifos", "open_stdio")
+__all__ = ("FifoReader", "TaskFifos", "fifo_paths", "make_bundle", "make_fifos", "open_stdio", "renew_stdio")
 
 READ_BYTES = 64 * 1024
-"""Larger reads cost more and bring no more."""
+"""Larger reads cost more and return no more."""
 
 _FIFO_BYTES = 512 * 1024
 """Room for what is written while the loop does something else; the kernel takes memory only for what is in it."""
 
-_LITTLE = 16 * 1024
-_TRICKLES = 16
-_GATHER = 0.001
-"""After so many reads in a row that brought little and came at once, wait so many seconds before each next one."""
+_SMALL_READ_BYTES = 16 * 1024
+_SMALL_READS_LIMIT = 16
+_GATHER_INTERVAL = 0.001
+"""After so many consecutive reads that returned little without delay, wait so many seconds before each next one."""
 
 
 class FifoReader:
-    """The read end of a FIFO. One reader at a time; ``close`` wakes it."""
+    """The read end of the FIFO at ``path``. One reader at a time; ``close`` wakes it.
+
+    ``path`` is the FIFO's, which must exist.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open without waiting for a writer. Raises: FileNotFoundError."""
+        """Open without waiting for a writer.
+
+        Raises:
+            FileNotFoundError: no such FIFO
+        """
         self.path = path
         self._is_waited_for = False
         self._last_at = 0.0
-        self._trickles = 0
+        self._small_reads = 0
         self._descriptor: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with suppress(OSError):  # more than this user may have: it works with less, only slower
             fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _FIFO_BYTES)
 
     def fileno(self) -> int:
-        """The descriptor, for whoever hands it on. Raises: ClosedResourceError after ``close``."""
+        """The descriptor, to be passed to another process. The reader continues to own it.
+
+        Raises:
+            anyio.ClosedResourceError: ``close`` was called
+        """
         if self._descriptor is None:
             raise anyio.ClosedResourceError
         return self._descriptor
 
     async def read(self, max_bytes: int = READ_BYTES) -> bytes:
-        """The next bytes, at least one; ``b""`` when every writer is gone and all was read.
+        """The next bytes, at least one; ``b""`` when every writer has closed it and all was read.
 
-        Raises: ClosedResourceError when ``close`` was called.
+        Raises:
+            anyio.ClosedResourceError: ``close`` was called
         """
-        if self._trickles > _TRICKLES:
-            await anyio.sleep(_GATHER)
+        if self._small_reads > _SMALL_READS_LIMIT:
+            await anyio.sleep(_GATHER_INTERVAL)
         else:
-            await anyio.lowlevel.checkpoint()  # a writer that never pauses must not keep the loop to itself
+            await anyio.lowlevel.checkpoint()  # a writer that never pauses must not block the loop
         while True:
             try:
-                return self._counted(os.read(self.fileno(), max_bytes))
+                return self._count_small_reads(os.read(self.fileno(), max_bytes))
             except BlockingIOError:
                 self._is_waited_for = True
                 try:
@@ -73,18 +85,18 @@ class FifoReader:
                     self._is_waited_for = False
 
     def has_writer(self) -> bool:
-        """Whether a process may have it open for writing; False where one had since we opened it, and none has."""
+        """Whether a process may have it open for writing; False if one had since this end was opened, and none has."""
         if self._descriptor is None:
             return False
         polled = select.poll()
-        polled.register(self._descriptor, 0)  # POLLHUP comes unasked
+        polled.register(self._descriptor, 0)  # POLLHUP is always reported
         return not polled.poll(0)
 
-    def _counted(self, data: bytes) -> bytes:
-        """The data, after a look whether little of it comes all the time: then waking for each bit costs most."""
+    def _count_small_reads(self, data: bytes) -> bytes:
+        """The data, after counting consecutive small reads: waking for each of them costs most."""
         now = time.monotonic()
-        is_trickle = len(data) < _LITTLE and now - self._last_at < 2 * _GATHER
-        self._trickles = self._trickles + 1 if is_trickle else 0
+        is_small = len(data) < _SMALL_READ_BYTES and now - self._last_at < 2 * _GATHER_INTERVAL
+        self._small_reads = self._small_reads + 1 if is_small else 0
         self._last_at = now
         return data
 
@@ -93,14 +105,17 @@ class FifoReader:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             try:
-                if self._is_waited_for:  # else there may be no loop to tell it: opening happens in worker threads
+                if self._is_waited_for:  # else there may be no loop to notify: opening happens in worker threads
                     anyio.notify_closing(descriptor)
             finally:
                 os.close(descriptor)
 
 
-class Stdio:
-    """Both output streams of a task, and a standard input where there should be one (there never is with us)."""
+class TaskFifos:
+    """Both output streams of a task, ``stdout`` and ``stderr``, which it owns. ``stdin`` is always None.
+
+    ``stdout`` and ``stderr`` are closed by ``close``.
+    """
 
     def __init__(self, stdout: FifoReader, stderr: FifoReader) -> None:
         self.stdout = stdout
@@ -108,10 +123,10 @@ class Stdio:
         self.stdin: None = None
 
     def note(self, line: str) -> None:
-        """Add a line to each stream that a process still has open, as if that had written it. It may get lost."""
+        """Add a line to each stream that a process has open, as if that process had written it. It may be lost."""
         for reader in (self.stdout, self.stderr):
             if reader.has_writer():
-                _write_now(reader.path, f"\n{line}\n".encode())  # what came before may be no whole line
+                _write_now(reader.path, f"\n{line}\n".encode())  # the output before may not be a whole line
 
     def close(self) -> None:
         """Close both read ends; readers that wait are woken. May be repeated."""
@@ -120,7 +135,7 @@ class Stdio:
 
 
 def _write_now(path: Path, data: bytes) -> None:
-    """Write to a FIFO; nothing where nobody reads it any more, or it is full of what nobody takes."""
+    """Write to a FIFO; ignored if it has no reader any more, or is full."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -130,20 +145,27 @@ def _write_now(path: Path, data: bytes) -> None:
 
 
 def fifo_paths(directory: Path) -> tuple[Path, Path]:
-    """Where a task's stdout and stderr are, given its directory."""
+    """The paths of a task's stdout and stderr in its directory."""
     return directory / "stdout", directory / "stderr"
 
 
 def make_bundle(directory: Path) -> None:
-    """Make the directory of a container, for root only. Raises: FileExistsError where one is there already."""
+    """Make the directory of a container, for root only.
+
+    Raises:
+        FileExistsError: it exists
+        OSError: it cannot be made
+    """
     make_directory(directory.parent, 0o700)
     directory.mkdir(mode=0o700)
 
 
 def make_fifos(directory: Path, *, uid: int = 0, gid: int = 0) -> None:
-    """Make both FIFOs, owned by whom the process runs as, so that it may open its ``/dev/stdout`` again.
+    """Make both FIFOs, owned by the user of the process, so that it may open its ``/dev/stdout`` again.
 
-    Raises: FileExistsError where one is there already: somebody may read from it.
+    Raises:
+        FileExistsError: one exists, and may have a reader
+        OSError: they cannot be made
     """
     for path in fifo_paths(directory):
         os.mkfifo(path, 0o600)
@@ -151,12 +173,29 @@ def make_fifos(directory: Path, *, uid: int = 0, gid: int = 0) -> None:
             os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def open_stdio(directory: Path) -> Stdio:
-    """Both read ends, opened without waiting. Raises: FileNotFoundError."""
+def open_stdio(directory: Path) -> TaskFifos:
+    """Both read ends, opened without waiting. The caller closes them.
+
+    Raises:
+        FileNotFoundError: a FIFO is missing
+        OSError: a FIFO cannot be opened
+    """
     stdout_path, stderr_path = fifo_paths(directory)
     stdout = FifoReader(stdout_path)
     try:
-        return Stdio(stdout, FifoReader(stderr_path))
+        return TaskFifos(stdout, FifoReader(stderr_path))
     except BaseException:
         stdout.close()
         raise
+
+
+def renew_stdio(directory: Path, *, uid: int = 0, gid: int = 0) -> TaskFifos:
+    """Both FIFOs, new, with their read ends open. Those of a failed start are removed: they have no writer.
+
+    Raises:
+        OSError: they cannot be made or opened
+    """
+    for path in fifo_paths(directory):
+        path.unlink(missing_ok=True)
+    make_fifos(directory, uid=uid, gid=gid)
+    return open_stdio(directory)

@@ -1,7 +1,7 @@
 """containerd's storage: content, images, snapshots, unpacking, leases. One method for each call, no policy.
 
-Whatever is written is removed by the next collection unless something holds it: work under a lease (``under``) until an
-image record holds the result. Collections run by themselves, or now by ``collect``.
+The next collection removes whatever has no reference: work under a lease (``under``) until an image record references
+the result. Collections run by themselves, or now by ``collect``.
 
 Source: containerd's API (``api/services/{content,images,snapshots,diff,leases}/v1`` of containerd 1.6).
 """
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage.containerd import _wire, types
-from moorage.containerd._content_writer import ContentWriter
+from moorage.containerd._content_writer import ChunksFrom, ContentWriter
 from moorage.containerd._proto import (
     moorage_content_pb2,
     moorage_diff_pb2,
@@ -26,9 +26,8 @@ from moorage.containerd._proto import (
     moorage_leases_pb2,
     moorage_snapshots_pb2,
 )
-from moorage.containerd._rpc import Connection, Duplex, Reply
-from moorage.containerd._upload import ChunksFrom
-from moorage.containerd._verification import Verification
+from moorage.containerd._rpc import Duplex, GrpcConnection, Reply
+from moorage.containerd.integrity import Verification
 from moorage.timeouts import Timeouts
 
 __all__ = ("Storage",)
@@ -47,7 +46,7 @@ class Storage:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: GrpcConnection,
         namespace: str,
         timeouts: Timeouts,
         verification: Verification,
@@ -56,8 +55,8 @@ class Storage:
         marks: Mapping[str, str] | None = None,
         ref_prefix: str = "",
     ) -> None:
-        """``verification`` is shared by all who use one connection; ``marks`` are labels of all that is created, and
-        the refs of all uploads begin with ``ref_prefix``.
+        """``verification`` is shared by all users of one connection; ``marks`` are labels of all that is created, and
+        the refs of all uploads start with ``ref_prefix``.
         """
         self._connection = connection
         self._namespace = namespace
@@ -68,11 +67,11 @@ class Storage:
         self._ref_prefix = ref_prefix
 
     def under(self, lease: str) -> "Storage":
-        """The same storage; what is made through it is held by this lease."""
+        """The same storage; this lease references what is created through it."""
         return self._copy(lease, self._marks, self._ref_prefix)
 
     def marked(self, marks: Mapping[str, str], ref_prefix: str) -> "Storage":
-        """The same storage; leases, images, snapshots and content that are created through it bear these labels, and
+        """The same storage; leases, images, snapshots and content that are created through it have these labels, and
         the refs of uploads, which have no labels, this prefix.
         """
         return self._copy(self._lease, marks, ref_prefix)
@@ -96,7 +95,11 @@ class Storage:
     async def create_lease(
         self, id: str, *, expires_at: datetime | None = None, labels: Mapping[str, str] | None = None
     ) -> None:
-        """Make a lease; one with an end counts as gone after it. Raises: Conflict where there is one."""
+        """Create a lease, which is ignored after ``expires_at``.
+
+        Raises:
+            errors.Conflict: it exists
+        """
         end = {_EXPIRE_LABEL: expires_at.isoformat()} if expires_at else {}
         request = moorage_leases_pb2.CreateRequest(id=id, labels={**self._marks, **(labels or {}), **end})
         await self._call(_LEASES + "Create", request, moorage_leases_pb2.CreateResponse)
@@ -108,12 +111,12 @@ class Storage:
         return {lease.id: dict(lease.labels) for lease in reply.leases}
 
     async def delete_lease(self, id: str, *, collect: bool = False) -> None:
-        """End a lease; with ``collect`` return after the collection that follows. Raises: NotFound."""
+        """Delete a lease; with ``collect`` return after the collection that follows. Raises: NotFound."""
         request = moorage_leases_pb2.DeleteRequest(id=id, sync=collect)
         await self._slow_call(_LEASES + "Delete", request, Empty)
 
     async def add_snapshot_to_lease(self, id: str, snapshotter: str, key: str) -> None:
-        """Let a lease hold a snapshot, there or yet to come: containerd 1.6 does not do so for an existing one."""
+        """Let a lease reference a snapshot, existing or not: containerd 1.6 does not do so for an existing one."""
         await self._add_to_lease(id, f"snapshots/{snapshotter}", key)
 
     async def _add_to_lease(self, id: str, kind: str, key: str) -> None:
@@ -122,14 +125,14 @@ class Storage:
         await self._call(_LEASES + "AddResource", request, Empty)
 
     async def collect(self) -> None:
-        """Remove now what nothing holds: the end of an empty lease waits for a collection."""
+        """Remove now what has no reference: the deletion of an empty lease waits for a collection."""
         plain = self.under("")
-        id = f"moorage-collect-{secrets.token_hex(4)}"  # its own: who ends another's would not wait for a collection
+        id = f"moorage-collect-{secrets.token_hex(4)}"  # unique: a second deletion would not wait for a collection
         await plain.create_lease(id)
         try:
             await plain.delete_lease(id, collect=True)
         except errors.NotFound:
-            pass  # another engine's sweep
+            pass  # another engine deleted it
 
     # content
 
@@ -142,7 +145,9 @@ class Storage:
     async def verify_content(self, digest: str) -> types.Content:
         """A blob whose bytes are those of its digest: hashed at its first use since this process started.
 
-        Raises: NotFound; DamagedContent.
+        Raises:
+            errors.NotFound: no such blob
+            DamagedContent: its bytes do not match its digest, or are missing
         """
         found = await self.get_content(digest)
         await self._verification.check(digest, found.size_bytes, self.read_content)
@@ -155,7 +160,7 @@ class Storage:
         return [_wire.content(info) for reply in replies for info in reply.info]
 
     async def set_content_labels(self, digest: str, labels: Mapping[str, str]) -> None:
-        """Set these labels and keep the others. The ``gc.ref`` labels of a manifest hold its config and layers."""
+        """Set these labels, retain others. The ``gc.ref`` labels of a manifest reference its config and layers."""
         request = moorage_content_pb2.UpdateRequest(
             info=moorage_content_pb2.Info(digest=digest, labels=labels),
             update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
@@ -175,7 +180,7 @@ class Storage:
             yield (reply.data async for reply in replies)
 
     async def find_ingest(self, ref: str) -> types.Ingest | None:
-        """What was written under this ref and is no blob yet."""
+        """The unfinished upload under this ref; None if there is none."""
         request = moorage_content_pb2.StatusRequest(ref=self._full_ref(ref))
         try:
             reply = await self._call(_CONTENT + "Status", request, moorage_content_pb2.StatusResponse)
@@ -184,13 +189,13 @@ class Storage:
         return _wire.ingest(reply.status)
 
     async def list_ingests(self) -> list[types.Ingest]:
-        """Every blob of the namespace that was begun and not ended, whoever began it."""
+        """Every unfinished upload of the namespace, of every client."""
         request = moorage_content_pb2.ListStatusesRequest()
         reply = await self._call(_CONTENT + "ListStatuses", request, moorage_content_pb2.ListStatusesResponse)
         return [_wire.ingest(status) for status in reply.statuses]
 
     async def abort_ingest(self, ref: str) -> None:
-        """Throw away what was written under this ref. Nobody may be writing it. Raises: NotFound."""
+        """Discard an unfinished upload, which must have no writer. Raises: NotFound."""
         await self._call(_CONTENT + "Abort", moorage_content_pb2.AbortRequest(ref=self._full_ref(ref)), Empty)
 
     async def write_content(
@@ -207,12 +212,14 @@ class Storage:
         ``chunks_from(offset)`` is called at most once. With ``digest`` a blob that exists and is intact is not written
         at all (and its labels stay as they are); a damaged one is replaced. One writer at a time has a ref.
 
-        Raises: Invalid where the bytes are not those of ``digest`` or not ``size_bytes`` many (0: not checked), in
-        which case they are deleted; DamagedContent where a damaged blob cannot be replaced; Unavailable where another
-        writes this ref, or containerd goes away, in which case they are kept for the next try.
+        Raises:
+            errors.Invalid: the bytes do not match ``digest`` or ``size_bytes`` (0: not checked); they are deleted
+            DamagedContent: a damaged blob cannot be replaced
+            errors.Unavailable: the ref has another writer, or containerd does not answer; the bytes are retained for
+                the next try
         """
         full_ref = self._full_ref(ref)
-        writer = ContentWriter(self, self._verification, self._write_stream, full_ref, self._timeouts.transfer)
+        writer = ContentWriter(self, self._verification, self._write_stream, full_ref, self._timeouts)
         return await writer.write(chunks_from, digest, size_bytes, {**self._marks, **(labels or {})})
 
     def _write_stream(
@@ -230,18 +237,18 @@ class Storage:
         )
 
     async def delete_content(self, digest: str) -> None:
-        """Remove a blob from this namespace; its file goes with the next collection. Raises: NotFound."""
+        """Remove a blob from this namespace; the next collection removes its file. Raises: NotFound."""
         await self._call(_CONTENT + "Delete", moorage_content_pb2.DeleteContentRequest(digest=digest), Empty)
 
     async def add_content_to_lease(self, digest: str) -> None:
-        """Let the lease that this works under hold a blob, if it works under one."""
+        """Add a blob to the lease of this storage, if it has one."""
         if self._lease:
             await self._add_to_lease(self._lease, "content", digest)
 
     # images
 
     async def create_image(self, image: types.Image) -> None:
-        """Write a record: last, because it is what holds everything else. Raises: Conflict."""
+        """Write a record: last, because it references everything else. Raises: Conflict."""
         marked = replace(image, labels={**self._marks, **image.labels})
         request = moorage_images_pb2.ImageMessage(image=_wire.image_message(marked))
         await self._call(_IMAGES + "Create", request, moorage_images_pb2.ImageMessage)
@@ -265,14 +272,19 @@ class Storage:
         return [_wire.image(image) for image in reply.images]
 
     async def delete_image(self, name: str, *, collect: bool = False) -> None:
-        """Remove a record, and what only it held; with ``collect`` return after that is gone. Raises: NotFound."""
+        """Remove a record; with ``collect`` return after what only it referenced is removed. Raises: NotFound."""
         request = moorage_images_pb2.DeleteImageRequest(name=name, sync=collect)
         await self._slow_call(_IMAGES + "Delete", request, Empty)
 
     # snapshots
 
     async def prepare_snapshot(self, snapshotter: str, key: str, parent: str = "") -> list[types.Mount]:
-        """Make a writable snapshot on top of a committed one; the mounts that show it. Raises: Conflict, NotFound."""
+        """Create a writable snapshot on top of a committed one; its mounts.
+
+        Raises:
+            errors.Conflict: the key exists
+            errors.NotFound: no such parent
+        """
         request = moorage_snapshots_pb2.PrepareSnapshotRequest(
             snapshotter=snapshotter, key=key, parent=parent, labels=self._marks
         )
@@ -280,19 +292,29 @@ class Storage:
         return [_wire.mount_value(mount) for mount in reply.mounts]
 
     async def snapshot_mounts(self, snapshotter: str, key: str) -> list[types.Mount]:
-        """The mounts that show a writable snapshot. Two users at once would damage it. Raises: NotFound."""
+        """The mounts of a writable snapshot. Two users at once would damage it. Raises: NotFound."""
         reply = await self._snapshot("Mounts", snapshotter, key, moorage_snapshots_pb2.MountsResponse)
         return [_wire.mount_value(mount) for mount in reply.mounts]
 
     async def commit_snapshot(self, snapshotter: str, name: str, key: str) -> None:
-        """Turn a writable snapshot into a layer. Raises: Conflict where the name is taken; the key stays then."""
+        """Turn a writable snapshot into a layer.
+
+        Raises:
+            errors.NotFound: no such key
+            errors.Conflict: the name exists; the key stays
+        """
         request = moorage_snapshots_pb2.CommitSnapshotRequest(
             snapshotter=snapshotter, name=name, key=key, labels=self._marks
         )
         await self._slow_call(_SNAPSHOTS + "Commit", request, Empty)
 
     async def remove_snapshot(self, snapshotter: str, key: str) -> None:
-        """Remove a snapshot, also one that a running task uses. Raises: NotFound, Conflict for one with children."""
+        """Remove a snapshot, also one that a running task uses.
+
+        Raises:
+            errors.NotFound: no such snapshot
+            errors.Conflict: it has children
+        """
         await self._snapshot("Remove", snapshotter, key, Empty)
 
     async def get_snapshot(self, snapshotter: str, key: str) -> types.Snapshot:
@@ -301,7 +323,7 @@ class Storage:
         return _wire.snapshot(reply.info)
 
     async def snapshot_usage(self, snapshotter: str, key: str) -> types.Usage:
-        """What a snapshot takes on the disk. Raises: NotFound."""
+        """The disk usage of a snapshot. Raises: NotFound."""
         reply = await self._snapshot("Usage", snapshotter, key, moorage_snapshots_pb2.UsageResponse)
         return types.Usage(reply.size, reply.inodes)
 
@@ -314,8 +336,10 @@ class Storage:
     async def apply(self, layer: types.Descriptor, mounts: Sequence[types.Mount]) -> types.Descriptor:
         """Unpack a layer into a writable snapshot; what was unpacked (its digest is the diff id).
 
-        gzip, zstd and plain tar are told apart by their bytes. Raises: MoorageError in containerd's words for a media
-        type that it cannot read, or bytes that are no layer; the snapshot stays and must be removed.
+        gzip, zstd and plain tar are recognized by their bytes. After a failure the snapshot must be removed.
+
+        Raises:
+            errors.MoorageError: an unknown media type, or the bytes are not a layer; containerd's text
         """
         request = moorage_diff_pb2.ApplyRequest(
             diff=_wire.descriptor_message(layer), mounts=[_wire.mount(mount) for mount in mounts]

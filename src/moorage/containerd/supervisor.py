@@ -1,8 +1,8 @@
-"""Our own containerd: started when needed, found again by the next process, started again when it dies.
+"""A private containerd: started when needed, found again by the next process, started again when it exits.
 
-It runs in a session of its own, so that it and the containers outlive us. Everything of it is below two directories:
-``root`` (what lasts) and ``state`` (what does not: configuration, socket, pid file, lock). Whoever wants it takes the
-lock, looks whether one runs, and starts one only if not: two at once wait for each other and share it.
+It runs in a session of its own, so that it and the containers outlive this process. All its files are below two
+directories: ``root`` (persistent) and ``state`` (configuration, socket, pid file, lock). A process takes the lock,
+checks whether one runs, and starts one only if not: two processes at once wait for each other and share it.
 """
 
 import logging
@@ -17,19 +17,24 @@ from typing import TYPE_CHECKING
 import anyio
 
 from moorage import errors
-from moorage._lib.atomic_file import write_atomically
-from moorage._lib.backoff import pauses
-from moorage._lib.filelock import hold_lock
-from moorage._lib.groups import background_tasks
-from moorage._lib.importing import importing
-from moorage._lib.pidfd import wait_for_end
+from moorage._lib.backoff import Backoff
+from moorage._lib.imports import collector_paused
+from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
-from moorage._lib.unix_socket import accepts
-from moorage.containerd._containerd_process import spawn_locked
-from moorage.containerd._growing_logs import cut_log, keep_log_bounded
-from moorage.containerd.database import DamagedDatabase, check_databases, check_parts, find_damage_in_log
-from moorage.host.inheritance import keep_new_files_private, make_directory
-from moorage.host.process_identity import find_listener, find_lock_holder, is_trusted, mount_namespace, send_signal
+from moorage.containerd.containerd_process import (
+    clean_environment,
+    configuration,
+    configuration_version,
+    keep_log_bounded,
+    spawn_locked,
+    truncate_log,
+)
+from moorage.containerd.database import DamagedDatabase, check_databases, check_services, find_damage_in_log
+from moorage.host.files import file_lock, keep_new_files_private, make_directory, write_atomically
+from moorage.host.proc import namespace, namespace_path
+from moorage.host.processes import find_listener, find_lock_holder, is_trusted, send_signal, wait_for_exit
+from moorage.host.sockets import accepts_connections
+from moorage.systemd.scopes import make_scope, start_program
 from moorage.timeouts import DEFAULT, Timeouts
 
 if TYPE_CHECKING:
@@ -40,60 +45,29 @@ __all__ = ("ADDRESS_LIMIT", "PrivateContainerd", "check_machine", "find_binary",
 log = logging.getLogger(__name__)
 
 Report = Callable[[str, bool], None]
-"""Takes why containerd does not start, and whether that stays until an operator does something."""
+"""Takes the reason why containerd does not start, and whether only an operator can remove it."""
 
 ADDRESS_LIMIT = 98
 """Longest socket path in bytes: containerd adds ".ttrpc", and 107 is the kernel's limit."""
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NEEDED = {
+_REQUIRED = {
     "containerd": "containerd",
     "containerd-shim-runc-v2": "containerd",
-    "runc": "runc",
 }
-_ENDING = 0.5  # seconds from the end of a process's memory to that of its sockets, at most
-_POLL = 0.005  # seconds between two looks at a containerd that is about to serve
-
-# What a plugin engine has no use for, and what only costs start-up time; names that a version does not know are
-# ignored. The old linux runtime stays in: without it containerd 1.6 serves no tasks at all.
-_CONFIG = """\
-version = 2
-root = {root}
-state = {state}
-disabled_plugins = [
-  "io.containerd.cri.v1.images",
-  "io.containerd.cri.v1.runtime",
-  "io.containerd.grpc.v1.cri",
-  "io.containerd.internal.v1.opt",
-  "io.containerd.internal.v1.restart",
-  "io.containerd.nri.v1.nri",
-  "io.containerd.podsandbox.controller.v1.podsandbox",
-  "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.zfs",
-]
-
-[grpc]
-  address = {address}
-
-[debug]
-  level = "warn"
-
-[timeouts]
-  # A shim that is slow to answer when containerd starts again is killed with its container after this time.
-  "io.containerd.timeout.shim.load" = "60s"
-"""
+_SOCKET_RELEASE = DEFAULT.socket_close  # seconds from the release of a process's memory to that of its sockets, at most
+_POLL = 0.005  # seconds between two checks of a containerd that is about to serve
 
 
 def find_binary(name: str, search: str | None = None) -> str:
-    """The absolute path of a command: in PATH or where system packages put it, or only in the paths of ``search``.
+    """The absolute path of a command: in PATH or a system directory, or only in the paths of ``search``.
 
-    Raises: Unsupported with the package to install.
+    Raises:
+        errors.Unsupported: it is missing; the text names the package to install
     """
     found = shutil.which(name, path=search or _search_path())
     if found is None:
-        package = _NEEDED.get(name, name)
+        package = _REQUIRED.get(name, name)
         raise errors.Unsupported(
             f"cannot run containers: there is no {name} on this machine; install it (Debian: apt install {package})"
         )
@@ -101,18 +75,30 @@ def find_binary(name: str, search: str | None = None) -> str:
 
 
 def check_machine(search: str | None = None) -> None:
-    """Raises: Unsupported naming the first command that is missing here and the package that brings it."""
-    for name in _NEEDED:
+    """Return if all commands are installed that each runtime needs.
+
+    Raises:
+        errors.Unsupported: one is missing; the text names the package to install
+    """
+    for name in _REQUIRED:
         find_binary(name, search)
 
 
 class PrivateContainerd:
-    """One containerd below two directories. ``supervise`` keeps one running; this is its hand."""
+    """One containerd below two directories. ``supervise`` keeps one running.
 
-    def __init__(self, root: Path, state: Path, timeouts: Timeouts = DEFAULT, *, search: str | None = None) -> None:
-        """Nothing is touched yet. Commands are looked for as ``find_binary`` does.
+    ``root`` has its data, ``state`` its socket and configuration, both are made when needed; ``timeouts`` bounds start
+    and stop; ``search`` is a PATH for its commands, the environment's if None. ``scope`` describes the scope of systemd
+    that it and its shims run in; empty for none: they stay in the control group of this process.
+    """
 
-        Raises: Invalid where the socket's path is too long.
+    def __init__(
+        self, root: Path, state: Path, timeouts: Timeouts = DEFAULT, *, search: str | None = None, scope: str = ""
+    ) -> None:
+        """Create no file yet.
+
+        Raises:
+            errors.Invalid: the path of the socket is too long
         """
         self.root = root
         self.state = state
@@ -124,8 +110,9 @@ class PrivateContainerd:
         self._log = root / "containerd.log"
         self._timeouts = timeouts
         self._search = search
+        self._scope = scope
         self._children: set[int] = set()
-        self._log_begin = 0
+        self._log_start = 0
         self._stopping = False
         if (length := len(os.fsencode(self.address))) > ADDRESS_LIMIT:
             raise errors.Invalid(
@@ -136,24 +123,27 @@ class PrivateContainerd:
     async def ensure(self) -> int:
         """Start containerd, or find the one that runs, and wait until it serves; its pid.
 
-        Raises: Unsupported where a command is missing; Invalid for a directory that cannot be used; Conflict where
-        another program has the socket; Unavailable where it does not come up, with the end of its log.
+        Raises:
+            errors.Unsupported: a command is missing
+            errors.Invalid: a directory cannot be used
+            errors.Conflict: another program has the socket, or it runs in another mount namespace
+            errors.Unavailable: it does not start; the text has the last lines of its log, or the damaged database
         """
         self._stopping = False
         for directory in (self.root, self.state):
             try:
                 make_directory(directory, 0o700)
-                directory.chmod(0o700)  # of an older version it may be open
+                directory.chmod(0o700)  # an older version may have made it accessible
             except OSError as error:
                 raise errors.Invalid(f"cannot use {directory} for containerd: {error}") from error
-        async with hold_lock(self._lock):
+        async with file_lock(self._lock):
             return await self._ensure()
 
     async def _ensure(self) -> int:
         pid = await run_blocking(self.find)
         if pid is None:
             await run_blocking(lambda: check_databases(self.root))
-            await self._refuse_to_take_a_socket()
+            await self._check_socket_unused()
             try:
                 pid = await run_blocking(self._spawn)
             except OSError as error:
@@ -164,46 +154,54 @@ class PrivateContainerd:
         return pid
 
     def find(self) -> int | None:
-        """The pid of the containerd that runs on these directories, or None. Only looks.
+        """The pid of the containerd that runs on these directories, or None. Changes nothing.
 
-        Ours is the process that holds the lock on a file of ours, and for one of an earlier version, which took none,
-        the one that listens on our socket. Raises: Conflict where it runs in another pid namespace.
+        It is the process that holds the lock of a file in ``state``; an earlier version took no lock, and is the
+        process that listens on the socket.
+
+        Raises:
+            errors.Conflict: it runs in another pid namespace
         """
         pid = find_lock_holder(self._alive)
         if pid == 0:
             raise errors.Conflict(f"cannot use the containerd of {self.state}: it runs in another pid namespace")
-        if pid is None and (listener := find_listener(Path(self.address))) is not None and self._is_of_before(listener):
+        if (
+            pid is None
+            and (listener := find_listener(Path(self.address))) is not None
+            and self._is_from_older_version(listener)
+        ):
             pid = listener
         return pid
 
-    def _is_of_before(self, pid: int) -> bool:
-        """Whether a process is a containerd that an earlier version started, which noted its pid only."""
+    def _is_from_older_version(self, pid: int) -> bool:
+        """Whether a process is a containerd that an earlier version started, which recorded its pid only."""
         try:
-            noted = int(self._pid_file.read_text())
+            recorded = int(self._pid_file.read_text())
         except (OSError, ValueError):
             return False
-        return noted == pid and is_trusted(pid, ("containerd",))
+        return recorded == pid and is_trusted(pid, ("containerd",))
 
     def _check_mount_namespace(self, pid: int) -> None:
-        theirs, ours = mount_namespace(pid), mount_namespace()
-        if theirs and theirs != ours:
+        other, own = namespace("mnt", pid), namespace("mnt")
+        if other and other != own:
             raise errors.Conflict(
                 f"cannot use the containerd of {self.state}: process {pid} runs in another mount namespace, where what "
-                f"is mounted here is not seen; run this in it: nsenter --mount=/proc/{pid}/ns/mnt moorage ..."
+                f"is mounted here is not seen; run this in it: nsenter --mount={namespace_path('mnt', pid)} moorage ..."
             )
 
     async def stop(self) -> None:
-        """End the containerd that runs on these directories, if one does. Running containers are left as they are.
+        """Stop the containerd that runs on these directories, if one does. Running containers continue.
 
-        Raises: Unavailable for one that SIGKILL does not end.
+        Raises:
+            errors.Unavailable: it does not exit after SIGKILL
         """
         self._stopping = True
         if not self.state.exists():
             return
-        async with hold_lock(self._lock):
+        async with file_lock(self._lock):
             pid = await run_blocking(self.find)
             if pid is not None:
-                await self._end(pid)
+                await self._terminate(pid)
             for path in (
                 Path(self.address),
                 Path(self.address + ".ttrpc"),
@@ -213,11 +211,11 @@ class PrivateContainerd:
             ):
                 path.unlink(missing_ok=True)
 
-    async def _refuse_to_take_a_socket(self) -> None:
-        # A second containerd would take the socket of one with other directories, which then lives on unreachable.
-        # One of ours that is about to end has no command line any more but still its socket, for a moment.
-        with anyio.move_on_after(_ENDING):
-            while accepts(self.address):  # noqa: ASYNC110 - a process that is not our child: no event tells
+    async def _check_socket_unused(self) -> None:
+        # A second containerd would take the socket of one with other directories, which is unreachable from then on.
+        # A private one that is about to exit has no command line any more but still its socket, for a moment.
+        with anyio.move_on_after(_SOCKET_RELEASE):
+            while accepts_connections(self.address):  # noqa: ASYNC110 - a process that is not our child: no event
                 await anyio.sleep(_POLL)
             return
         raise errors.Conflict(f"cannot start containerd: another program listens on {self.address}")
@@ -225,27 +223,33 @@ class PrivateContainerd:
     def _spawn(self) -> int:
         check_machine(self._search)
         self._reap()
-        text = _CONFIG.format(root=_toml(self.root), state=_toml(self.state / "s"), address=_toml(self.address))
+        binary = find_binary("containerd", self._search)
+        text = configuration(self.root, self.state / "s", self.address, configuration_version(binary))
         write_atomically(self._config, text.encode())
-        self._keep_private()
-        cut_log(self._log)
-        command = [find_binary("containerd", self._search), "--config", str(self._config)]
-        environment = {**_clean_environment(), "PATH": self._search or _search_path()}
+        self._restrict_permissions()
+        truncate_log(self._log)
+        command = [binary, "--config", str(self._config)]
+        environment = {**clean_environment(), "PATH": self._search or _search_path()}
         with open(self._log, "ab") as output:
-            self._log_begin = output.tell()
-            child = spawn_locked(command, self._alive, output.fileno(), environment)
-        child.returncode = 0  # it outlives us, which Popen would call a leak; _reap takes its true status
+            self._log_start = output.tell()
+            child = start_program(
+                command,
+                make_scope("containerd", self._scope) if self._scope else None,
+                lambda command: spawn_locked(command, self._alive, output.fileno(), environment),
+                self._log,
+            )
+        child.returncode = 0  # it outlives this process, which Popen would call a leak; _reap takes its true status
         self._children.add(child.pid)
         self._pid_file.write_text(f"{child.pid}\n")
         log.info("started containerd, pid %d, log %s", child.pid, self._log)
         return child.pid
 
-    def _keep_private(self) -> None:
-        """What containerd writes with a mode for all, and what may hold secrets: its database, the specs of tasks."""
+    def _restrict_permissions(self) -> None:
+        """Restrict files that containerd makes accessible and that may contain secrets: database, specs of tasks."""
         for directory in (self.state / "s", self.root / "io.containerd.metadata.v1.bolt"):
             try:
                 make_directory(directory, 0o711)
-            except OSError as error:  # containerd says what that means for it
+            except OSError as error:  # containerd reports the consequence
                 log.debug("cannot make %s: %s", directory, error)
                 continue
             keep_new_files_private(directory)
@@ -262,19 +266,19 @@ class PrivateContainerd:
                         try:
                             await client.version()
                         except errors.Unavailable:
-                            if self._ended(pid):
-                                raise self._why_ended() from None
+                            if self._has_exited(pid):
+                                raise self._start_failure() from None
                             await anyio.sleep(_POLL)
                         else:
-                            await check_parts(client, self.root)
+                            await check_services(client, self.root)
                             return
         except TimeoutError as error:
             raise errors.Unavailable(
                 f"cannot start containerd: it does not serve {self.address} after "
-                f"{self._timeouts.containerd_start:g} s\n{self._log_end()}"
+                f"{self._timeouts.containerd_start:g} s\n{self._log_tail()}"
             ) from error
 
-    async def _end(self, pid: int) -> None:
+    async def _terminate(self, pid: int) -> None:
         for number, within in (
             (signal.SIGTERM, self._timeouts.containerd_stop),
             (signal.SIGKILL, self._timeouts.killed),
@@ -282,71 +286,71 @@ class PrivateContainerd:
             if not send_signal(pid, number, lambda pid: self.find() == pid):
                 return
             with anyio.move_on_after(within):
-                await wait_for_end(pid)
+                await wait_for_exit(pid)
                 self._reap()
                 return
-        raise errors.Unavailable(f"cannot stop containerd: process {pid} does not end")
+        raise errors.Unavailable(f"cannot stop containerd: process {pid} does not exit")
 
     async def keep_running(self, pid: int, report: Report = lambda problem, is_lasting: None) -> None:
-        """Start containerd again whenever the one with this pid, or a later one, ends; return after ``stop``.
+        """Start containerd again whenever the one with this pid, or a later one, exits; return after ``stop``.
 
-        ``report`` is called with why it does not start, and with an empty text when it serves again.
+        ``report`` is called with the reason why it does not start, and with an empty text when it serves again.
         """
+        backoff = Backoff(self._timeouts.reconnect_first, self._timeouts.reconnect_limit, self._timeouts.steady)
         while True:
-            await wait_for_end(pid)
+            backoff.worked()
+            await wait_for_exit(pid)
             self._reap()
             if self._stopping:
                 return
-            log.warning("containerd, pid %d, ended; starting it again", pid)
-            started = await self._come_back(report)
+            log.warning("containerd, pid %d, exited; starting it again", pid)
+            started = await self._restart(report, backoff)
             if started is None:
                 return
             pid = started
 
-    async def _come_back(self, report: Report) -> int | None:
+    async def _restart(self, report: Report, backoff: Backoff) -> int | None:
         reported = False
-        for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):
+        while True:
+            await anyio.sleep(backoff.next())
             try:
-                started = await self._start_again()
+                started = await self._ensure_again()
+                if reported:
+                    report("", False)
+                return started
             except (errors.MoorageError, OSError) as error:
                 log.warning("containerd does not start: %s", error)
                 report(str(error), isinstance(error, DamagedDatabase))
                 reported = True
-                await anyio.sleep(pause)
-            else:
-                if reported:
-                    report("", False)
-                return started
-        raise AssertionError("pauses never end")
 
-    async def _start_again(self) -> int | None:
-        """As ``ensure``; None where somebody has called ``stop`` meanwhile, which is the last word."""
-        async with hold_lock(self._lock):
+    async def _ensure_again(self) -> int | None:
+        """As ``ensure``; None if ``stop`` was called meanwhile."""
+        async with file_lock(self._lock):
             return None if self._stopping else await self._ensure()
 
     def _reap(self) -> None:
-        """Take the exit status of each containerd that we started and that ended; else they stay zombies."""
+        """Take the exit status of each child containerd that exited; else they stay zombies."""
         for pid in list(self._children):
             try:
-                ended, _ = os.waitpid(pid, os.WNOHANG)
+                exited, _ = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
-                ended = pid  # somebody else took it
-            if ended:
+                exited = pid  # it was taken elsewhere
+            if exited:
                 self._children.discard(pid)
 
-    def _ended(self, pid: int) -> bool:
-        # /proc says nothing of a child for a moment around its exec, so only its exit status counts.
+    def _has_exited(self, pid: int) -> bool:
+        # the kernel reports nothing of a child for a moment around its exec, so only its exit status counts.
         if pid in self._children:
             self._reap()
             return pid not in self._children
         return self.find() != pid
 
-    def _why_ended(self) -> errors.Unavailable:
-        """Why a containerd ended at its start."""
-        text = f"cannot start containerd: it ended at once\n{self._log_end()}"
-        return find_damage_in_log(self.root, self._log, self._log_begin) or errors.Unavailable(text)
+    def _start_failure(self) -> errors.Unavailable:
+        """The reason why a containerd exited at its start."""
+        text = f"cannot start containerd: it exited at once\n{self._log_tail()}"
+        return find_damage_in_log(self.root, self._log, self._log_start) or errors.Unavailable(text)
 
-    def _log_end(self, lines: int = 5) -> str:
+    def _log_tail(self, lines: int = 5) -> str:
         try:
             return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
         except OSError as error:
@@ -355,16 +359,25 @@ class PrivateContainerd:
 
 @asynccontextmanager
 async def supervise(
-    root: Path, state: Path, timeouts: Timeouts = DEFAULT, report: Report = lambda problem, is_lasting: None
+    root: Path,
+    state: Path,
+    timeouts: Timeouts = DEFAULT,
+    report: Report = lambda problem, is_lasting: None,
+    *,
+    scope: str = "",
 ) -> AsyncIterator[PrivateContainerd]:
-    """Our own containerd, serving, until the block ends; one that dies meanwhile is started again with back-off.
+    """A private containerd, serving, until the block ends; if it exits meanwhile it is started again with back-off.
 
-    The end of the block leaves it running, for the containers' sake; ``stop`` ends it. ``report`` as for
-    ``PrivateContainerd.keep_running``.
+    It continues to run after the block, for the containers; ``stop`` stops it. ``report`` as for
+    ``PrivateContainerd.keep_running``, ``scope`` as for ``PrivateContainerd``.
 
-    Raises: as ``PrivateContainerd.ensure``, for the first start.
+    Raises:
+        errors.Unsupported: a command is missing
+        errors.Invalid: a directory cannot be used
+        errors.Conflict: another program has the socket
+        errors.Unavailable: the first start fails
     """
-    containerd = PrivateContainerd(root, state, timeouts)
+    containerd = PrivateContainerd(root, state, timeouts, scope=scope)
     pid = await containerd.ensure()
     async with background_tasks() as tasks:
         tasks.start_soon(keep_log_bounded, containerd.root / "containerd.log")
@@ -376,24 +389,9 @@ def _search_path() -> str:
     return f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}"
 
 
-def _toml(value: Path | str) -> str:
-    """A TOML basic string."""
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _clean_environment() -> dict[str, str]:
-    # What a service manager passed to us (notify socket, listen fds) is not for a process that outlives us.
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON", "VIRTUAL_ENV"))
-    }
-
-
 def _find_connect() -> "Callable[..., AbstractAsyncContextManager[Client]]":
     """gRPC is imported while containerd starts, and beside the loop, which has an API to serve."""
-    with importing():
+    with collector_paused():
         from moorage.containerd.client import connect
 
         return connect

@@ -3,6 +3,7 @@
 Instants are aware UTC datetimes, sizes are bytes, process ids are those that containerd sees.
 """
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
@@ -10,8 +11,11 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct, field
 
+from moorage.oci.descriptor import Descriptor as Descriptor
+
 __all__ = (
     "Container",
+    "ContainerdPlugin",
     "Content",
     "Descriptor",
     "Envelope",
@@ -20,7 +24,6 @@ __all__ = (
     "Ingest",
     "Mount",
     "OtherEvent",
-    "Plugin",
     "Process",
     "ProcessExit",
     "RuntimeOptions",
@@ -44,31 +47,13 @@ class Status(Enum):
     """The state of a task or of a process in it."""
 
     UNKNOWN = "unknown"
-    """The shim did not answer. This says nothing about the process: it is not an exit."""
+    """The shim did not answer. The process may run or not: it is not an exit."""
 
     CREATED = "created"
     RUNNING = "running"
     STOPPED = "stopped"
     PAUSED = "paused"
     PAUSING = "pausing"
-
-
-class Mount(Struct, frozen=True):
-    """One mount(2) that is made for a container before its runtime starts."""
-
-    type: str
-    source: str
-    options: Sequence[str] = ()
-    target: str = ""
-
-
-class Descriptor(Struct, frozen=True):
-    """Points at content: what it is (a media type), which bytes (``sha256:...``), how many."""
-
-    media_type: str
-    digest: str
-    size_bytes: int
-    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 class Content(Struct, frozen=True):
@@ -80,7 +65,7 @@ class Content(Struct, frozen=True):
 
 
 class Ingest(Struct, frozen=True):
-    """A blob that is being written, or was begun and can be continued."""
+    """An unfinished upload of a blob, which can be continued."""
 
     ref: str
     offset_bytes: int
@@ -89,7 +74,7 @@ class Ingest(Struct, frozen=True):
 
 
 class Image(Struct, frozen=True):
-    """A name for content. Its labels can hold more: ``containerd.io/gc.ref.snapshot.<snapshotter>`` a snapshot."""
+    """A name for content. Its labels can reference more: ``containerd.io/gc.ref.snapshot.<snapshotter>`` a snapshot."""
 
     name: str
     target: Descriptor
@@ -97,7 +82,7 @@ class Image(Struct, frozen=True):
 
 
 class SnapshotKind(Enum):
-    """What can be done with a snapshot."""
+    """The kind of a snapshot."""
 
     UNKNOWN = "unknown"
     VIEW = "view"
@@ -115,21 +100,21 @@ class Snapshot(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """What a snapshot takes on the disk, without its parents."""
+    """The disk usage of a snapshot, without its parents."""
 
     size_bytes: int
     inodes: int
 
 
 class RuntimeOptions(Struct, frozen=True):
-    """Which shim runs a container, and what it tells its runtime. The options are those of the runc shim."""
+    """The shim of a container and its options for the runtime. The options are those of the runc shim."""
 
     name: str = "io.containerd.runc.v2"
     root: str = ""
     """Directory of the runtime's own state (``<root>/<namespace>/<id>``); empty is the shim's default."""
 
     binary_name: str = ""
-    """The runtime's command, by name or absolute path; empty is ``runc``."""
+    """The runtime's command, by name or absolute path; empty is ``runc``. ``command`` is the name in any case."""
 
     systemd_cgroup: bool = False
     no_pivot_root: bool = False
@@ -139,14 +124,30 @@ class RuntimeOptions(Struct, frozen=True):
     io_gid: int = 0
     """Owner of the pipes between shim and process, so that a process that is not root can reopen ``/dev/stdout``."""
 
+    @property
+    def command(self) -> str:
+        """The name of the runtime's command, without directories: ``runc``, ``crun``."""
+        return posixpath.basename(self.binary_name or "runc")
+
+
+class Mount(Struct, frozen=True):
+    """One mount(2) that is made for a container before its runtime starts, to get its root from a snapshot."""
+
+    type: str
+    source: str
+    options: Sequence[str] = ()
+    target: str = ""
+
 
 class Container(Struct, frozen=True):
-    """A record in containerd's database: what would run. It has no process; that is a task."""
+    """A record in containerd's database. It has no process; that is a task."""
 
     id: str
     spec: Spec
     labels: Mapping[str, str] = field(default_factory=dict)
     runtime_name: str = ""
+    runtime: RuntimeOptions = RuntimeOptions()
+    """With which its tasks are created; the default where the record has none, or another shim's."""
     image: str = ""
     snapshotter: str = ""
     snapshot_key: str = ""
@@ -168,7 +169,7 @@ class Process(Struct, frozen=True):
 
 
 class ProcessExit(Struct, frozen=True):
-    """How a process ended. A code of 128 + n is how runtimes say "killed by signal n"."""
+    """The exit of a process. A code of 128 + n means that signal n killed it."""
 
     code: int
     exited_at: datetime | None
@@ -183,7 +184,7 @@ class TaskStarted(Struct, frozen=True):
 
 
 class TaskExit(Struct, frozen=True):
-    """A process of a container ended: the first one when ``process_id`` is the container's id, else an added one."""
+    """A process of a container exited: the first one when ``process_id`` is the container's id, else an added one."""
 
     container_id: str
     process_id: str
@@ -193,7 +194,7 @@ class TaskExit(Struct, frozen=True):
 
 
 class TaskDeleted(Struct, frozen=True):
-    """A task is gone from containerd."""
+    """A task was deleted in containerd."""
 
     container_id: str
     pid: int
@@ -201,13 +202,13 @@ class TaskDeleted(Struct, frozen=True):
 
 
 class TaskOOM(Struct, frozen=True):
-    """The kernel killed something in the container for want of memory; not always its first process."""
+    """A process of the container was OOM-killed; not always its first process."""
 
     container_id: str
 
 
 class OtherEvent(Struct, frozen=True):
-    """An event that this client does not read further."""
+    """An event that this client does not decode."""
 
     type_url: str
     container_id: str = ""
@@ -217,7 +218,7 @@ Event: TypeAlias = TaskStarted | TaskExit | TaskDeleted | TaskOOM | OtherEvent
 
 
 class Envelope(Struct, frozen=True):
-    """An event with where and when it was published."""
+    """An event with the namespace, topic and time of its publication."""
 
     namespace: str
     topic: str
@@ -226,14 +227,14 @@ class Envelope(Struct, frozen=True):
 
 
 class Version(Struct, frozen=True):
-    """Which containerd answers."""
+    """Version and revision of containerd."""
 
     version: str
     revision: str
 
 
-class Plugin(Struct, frozen=True):
-    """One part of a containerd; ``error`` is empty where it loaded."""
+class ContainerdPlugin(Struct, frozen=True):
+    """One plugin of containerd itself; ``error`` is empty if it was loaded."""
 
     type: str
     id: str

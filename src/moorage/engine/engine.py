@@ -1,11 +1,9 @@
-"""Plugins over time: what users ask for goes to the plugin's inbox, what happens by itself does too."""
+"""All plugins of one data directory: passes requests to their supervisors, and answers from what those know."""
 
 import logging
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,33 +12,34 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.engine.adding import execute
-from moorage.engine.arrivals import Arrivals
-from moorage.engine.calls import call
-from moorage.engine.consent import Consent
-from moorage.engine.creation import Creation
-from moorage.engine.events import EventLog
-from moorage.engine.figures import Figures, ProcessView, find_groups, read_figures, read_processes
+from moorage.engine.grants import GrantPolicy, change_policy, change_settings
+from moorage.engine.installation import Installation, Registries
 from moorage.engine.lifecycle import State
-from moorage.engine.machinery import Machinery
-from moorage.engine.measuring import Metrics, measure
-from moorage.engine.meter import Meter
-from moorage.engine.moving import Moving
-from moorage.engine.ownership import Ownership
-from moorage.engine.packages import Packages, Registries
-from moorage.engine.places import SHORT_ID, PluginPlaces
-from moorage.engine.plugin import Plugin
-from moorage.engine.policy_change import policy_change
-from moorage.engine.queue_deadline import run_within
-from moorage.engine.registry import Registry
-from moorage.engine.restoring import Restoring
-from moorage.engine.startup import Startup
-from moorage.engine.store import Choice, Record, Store
-from moorage.engine.values import Answer, EngineInfo, Happened, Holder, PluginView, PolicyChange
-from moorage.engine.work import Job, Work, check_unused, logged
+from moorage.engine.plugin import PluginIndex
+from moorage.engine.restore import Restore
+from moorage.engine.runtime import ContainerRuntime, EngineContext, Ownership
+from moorage.engine.store import Store
+from moorage.engine.supervisor import Supervisor
+from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
+from moorage.engine.transfers import PackageTransfers
+from moorage.engine.values import (
+    EngineIdentity,
+    EngineInfo,
+    Holder,
+    PluginEvent,
+    PluginRecord,
+    PluginView,
+    PolicyChange,
+)
+from moorage.engine.versions import VersionBuilder
 from moorage.executor import Exit
-from moorage.logs.files import Line, PluginLog
-from moorage.plugins import NO_CONFINEMENT, Confinement
+from moorage.host.cgroup_usage import CgroupUsage, ProcessView, read_processes, read_usage
+from moorage.host.cgroups import find_groups
+from moorage.logs.reader import Line, PluginLog
+from moorage.plugins import NO_CONFINEMENT, CgroupDriver, Confinement, resolve_confinement
+from moorage.runs.directories import PluginDirectories
+from moorage.runs.http_call import PluginResponse, call
+from moorage.runs.plan import PlanOptions
 from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Engine:
         self,
         store: Store,
         runtime: Path,
-        choice: Choice,
+        choice: EngineIdentity,
         tasks: TaskGroup,
         timeouts: Timeouts,
         registries: Registries | None = None,
@@ -69,33 +68,37 @@ class Engine:
         live_restore: bool = True,
         shares_shim: bool = False,
         defaults: Confinement = NO_CONFINEMENT,
+        cgroup_driver: CgroupDriver = "cgroupfs",
     ) -> None:
         """Without ``live_restore`` nothing is taken over that an earlier engine left running; see ``ServeOptions``."""
         self._store = store
         self._runtime = runtime
         self._choice = choice
         self._timeouts = timeouts
-        self._live_restore, self._shares_shim, self._defaults = live_restore, shares_shim, defaults
+        self._live_restore = live_restore
         self._started_at = datetime.now(UTC)
         self._events = EventLog()
-        self._registry = Registry()
-        self.meter = Meter()
-        consent = Consent(registries.policy if registries is not None else None)
+        consent = GrantPolicy(registries.policy if registries is not None else None)
         self.ownership = Ownership(choice.engine_id, self._is_recorded)
-        self._work = Work(store, self._registry, self._events, tasks, timeouts, consent)
-        self._restoring = Restoring(self._work, tasks, live=live_restore)
-        self._creation = Creation(self._work, self._take)
-        self.packages = Packages(self._work, self._creation, self._do, registries)
-        self.moving = Moving(self._work, self._creation, self.packages.registries.options)
-        self.arrivals = Arrivals(self._work, self._creation, self.packages)
-        self._startup = Startup(self._work, self._creation, self._restoring, runtime)
+        options = PlanOptions(
+            confinement=resolve_confinement(defaults), shares_shim=shares_shim, cgroup_driver=cgroup_driver
+        )
+        self._context = context = EngineContext(
+            PluginIndex(), store, self._events, EngineCounters(), tasks, timeouts, consent, options
+        )
+        self.meter = context.meter
+        self._plugins, self._availability = context.plugins, context.availability
+        self._versions = VersionBuilder(context, self._take)
+        self.packages = Installation(context, self._versions, registries)
+        self.transfers = PackageTransfers(context, self._versions, self.packages)
+        self._restore = Restore(context, self._versions, runtime, live=live_restore)
         self._notices: list[str] = []
         self._address = ""
 
-    # what is there
+    # queries
 
     def load(self) -> None:
-        """Read every record (blocking). One that cannot be read is told and left alone.
+        """Read every record (blocking). One that cannot be read is logged, and its files stay.
 
         Raises: Unsupported for the data of a newer version.
         """
@@ -111,82 +114,84 @@ class Engine:
             log.error("%s", notice)
 
     def _is_recorded(self, id: str) -> bool:
-        return self._registry.find_id(id) is not None or not self._store.is_free(id)
+        return self._plugins.find_id(id) is not None or not self._store.is_free(id)
 
-    def _take(self, record: Record) -> Plugin:
-        runtime, propagated = self._runtime / "p" / record.id[:SHORT_ID], self._store.propagated_mount(record.id)
-        places = PluginPlaces(record.id, runtime, propagated, self._shares_shim)
+    def _take(self, record: PluginRecord) -> Supervisor:
+        directories = PluginDirectories(record.id, self._runtime, self._store.propagated_mount(record.id))
         plugin_log = PluginLog(self._store.root / "logs" / record.id)
-        plugin = Plugin(record, places, plugin_log, self.meter, self._defaults)
-        self._registry.add(plugin)
-        if self._work.machinery is not None:  # it was created just now
-            plugin.settle()
+        plugin = Supervisor(record, directories, plugin_log, self._context)
+        self._plugins.add(plugin)
+        if self._availability.runtime is not None:  # it was created just now
+            plugin.inbox.set_restored()
         return plugin
 
     def info(self) -> EngineInfo:
         """The engine as a whole."""
-        machinery, namespace = self._work.machinery, self._choice.namespace
-        foreign = (f"{each} in namespace {namespace} is not this engine's" for each in self._startup.foreign)
+        runtime, namespace = self._availability.runtime, self._choice.namespace
+        foreign = (f"{each} in namespace {namespace} is not this engine's" for each in self._restore.foreign)
         return EngineInfo(
             root=str(self._store.root),
             namespace=namespace,
             containerd=self._choice.containerd,
             containerd_address=self._address,
-            containerd_version=machinery.version if machinery else "",
-            problem=self._work.problem,
-            snapshotter=self._creation.snapshotter,
+            containerd_version=runtime.version if runtime else "",
+            problem=self._availability.problem,
+            snapshotter=self._versions.snapshotter,
             started_at=self._started_at,
             engine_id=self._choice.engine_id,
             live_restore=self._live_restore,
             exec_root=str(self._runtime),
-            notices=(
-                *self._notices,
-                *foreign,
-            ),
+            cgroup_driver=self._context.defaults.cgroup_driver,
+            notices=(*self._notices, *foreign),
             registries=self.packages.registries.options,
+            runtime=runtime.oci_runtime.command if runtime else "",
+            runtime_version=runtime.oci_runtime.version if runtime else "",
+            runtime_reason=runtime.oci_runtime.reason if runtime else "",
             listeners=self._events.listeners,
         )
 
     def list(self) -> Sequence[PluginView]:
         """Every plugin, by name."""
-        return [plugin.view() for plugin in self._registry.all()]
+        return [plugin.view() for plugin in self._plugins.all()]
 
     def get(self, name: str) -> PluginView:
         """One plugin. Raises: NotFound, Invalid."""
-        return self._registry.get(name).view()
+        return self._plugins.get(name).view()
 
-    async def figures(self, name: str) -> Figures:
+    async def usage(self, name: str) -> CgroupUsage:
         """What it uses of this machine now. Raises: NotFound, Invalid; Conflict while it does not run."""
-        plugin = self._registry.get(name)
-        await self._work.await_settled(plugin)
-        if plugin.run is None or plugin.run.ended.is_set():
+        plugin = self._plugins.get(name)
+        await self._wait_restored(plugin)
+        if not plugin.is_running:
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        return await run_blocking(lambda: read_figures(find_groups(plugin.places.cgroup)))
+        return await run_blocking(lambda: read_usage(find_groups(plugin.record.control_group)))
 
     async def metrics(self) -> Metrics:
         """What is counted, and measured now."""
-        return await measure(self.meter, self._registry.all(), self._work.machinery)
+        return await measure(self.meter, self._plugins.all(), self._availability.runtime)
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
         """What runs in it now, none while it does not run. Raises: NotFound, Invalid."""
-        places = self._registry.get(name).places
-        return await run_blocking(lambda: read_processes(find_groups(places.cgroup)))
+        record = self._plugins.get(name).record
+        return await run_blocking(lambda: read_processes(find_groups(record.control_group)))
 
     def host_path(self, name: str, inside: str) -> str:
-        """The host's path of one inside. Raises: NotFound, Invalid; Conflict for its root while that is not there."""
-        plugin = self._registry.get(name)
+        """The host's path of one inside. Raises: NotFound, Invalid; Conflict for its root while that is not mounted."""
+        plugin = self._plugins.get(name)
         if not inside.startswith("/") or "\0" in inside:
             raise errors.Invalid(f"cannot find {inside!r} in plugin {plugin.name}: a path inside it begins with /")
-        path = plugin.places.host_path(plugin.config, inside)
-        is_kept = Path(path).is_relative_to(plugin.places.propagated)
-        if not is_kept and plugin.state in (State.DISABLED, State.REMOVING):
+        path = plugin.directories.host_path(plugin.config, inside)
+        is_persistent = Path(path).is_relative_to(plugin.directories.propagated_mount)
+        if not is_persistent and plugin.state in (State.DISABLED, State.REMOVING):
             raise errors.Conflict(
                 f"cannot find {inside} of plugin {plugin.name}: it is {plugin.state.value}, and its root file system "
-                "is there only while it is enabled"
+                "is mounted only while it is enabled"
             )
         return path
 
-    def events(self, *, since: int | None, until: int | None) -> AbstractAsyncContextManager[AsyncIterator[Happened]]:
+    def events(
+        self, *, since: int | None, until: int | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[PluginEvent]]:
         """Events from now on, and buffered ones from ``since`` (ns since 1970), or up to ``until`` where it ends."""
         return self._events.listen(since, until)
 
@@ -194,206 +199,142 @@ class Engine:
         self, name: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[Line]]:
         """A plugin's output; what is followed ends when it is removed. Raises: NotFound, Invalid."""
-        plugin = self._registry.get(name)
-        return plugin.log.read(tail=tail, since=since, follow=follow, ended=plugin.removed)
+        plugin = self._plugins.get(name)
+        return plugin.log.read(tail=tail, since=since, follow=follow, finished=plugin.removed)
 
-    # what users ask for
+    # requests
 
     async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
         """Make a plugin of a package. Raises: Conflict for a taken name; Denied where it must be signed; Invalid."""
-        self.packages.signatures.refuse_unsigned(name)
-        return (await self._creation.create(name, package)).view()
+        return (await self.packages.create(name, package)).view()
 
     async def enable(self, name: str, within: float) -> None:
-        """Start it and wait until it is ready. Raises: Conflict; why it did not come up."""
-        plugin = self._registry.get(name)
-        queue, job = partial(self._do, plugin), partial(self._work.enable, plugin, name)
-        await run_within(plugin, within or self._timeouts.ready, "enable", queue, job)
+        """Start it and wait until it is ready. Raises: Conflict; why it did not become ready."""
+        await self._plugins.get(name).enable(name, within or self._timeouts.ready)
 
     async def disable(self, name: str, *, force: bool) -> None:
         """Stop it. Raises: Conflict, Unavailable."""
-        plugin = self._registry.get(name)
-        check_unused(plugin, force=force)
-        await plugin.ask_to_let_go(self._timeouts.let_go)
-        cuts_off = plugin.starting is not None
-        await self._stop(plugin, lambda: self._work.disable(plugin, name, force=force, cuts_off=cuts_off))
+        await self._plugins.get(name).disable(name, force=force)
 
     async def restart(self, name: str) -> None:
-        """Stop it and start it again. Raises: Conflict; why it did not come up."""
-        plugin = self._registry.get(name)
-        await self._do(plugin, lambda: self._work.restart(plugin))
+        """Stop it and start it again. Raises: Conflict; why it did not become ready."""
+        await self._plugins.get(name).restart()
 
     async def remove(self, name: str, *, force: bool) -> None:
         """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
-        if await self.moving.untag(name):
-            return
-        plugin = self._registry.get(name)
-        check_unused(plugin, force=force)
-        await plugin.ask_to_let_go(self._timeouts.let_go)
-        do = self._stop if force else self._do
-        await do(plugin, lambda: self._work.remove(plugin, name, force=force))
+        if not await self.transfers.untag(name):
+            await self._plugins.get(name).remove(name, force=force)
 
     async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
         """Change settings, all or none. Raises: Conflict, Invalid, Denied."""
-        plugin = self._registry.get(name)
-        await self._do(plugin, lambda: self._work.set(plugin, assignments, secrets))
+        await change_settings(self._context, self._plugins.get(name), assignments, secrets)
 
     async def set_policy(self, name: str, change: PolicyChange) -> PluginView:
         """Change its policy. Raises: Invalid; Denied for what this host does not grant unattended."""
-        plugin = self._registry.get(name)
-        await self._do(plugin, policy_change(self._work, plugin, change))
+        plugin = self._plugins.get(name)
+        await change_policy(self._context, plugin, change)
         return plugin.view()
 
-    async def call(self, name: str, method: str, body: bytes, within: float) -> Answer:
-        """What a plugin answers to a call. Raises: Conflict, Invalid, Unavailable."""
-        plugin = self._registry.get(name)
-        await self._work.await_settled(plugin)
+    async def call(self, name: str, method: str, body: bytes, within: float) -> PluginResponse:
+        """What a plugin answers to a call. Raises: Conflict, Invalid, InvalidResponse, Unavailable."""
+        plugin = self._plugins.get(name)
+        await self._wait_restored(plugin)
         if plugin.state is not State.READY:
             raise errors.Conflict(f"cannot call plugin {plugin.name}: it is {plugin.state.value}")
         if not plugin.config.interface.is_http:
             scheme = plugin.config.interface.protocol_scheme
             raise errors.Invalid(f"cannot call plugin {plugin.name}: it speaks {scheme}, not HTTP")
-        return await call(plugin.places.socket(plugin.config), method, body, within or self._timeouts.call)
+        socket, within = plugin.directories.socket(plugin.config), within or self._timeouts.call
+        return await call(socket, method, body, within, plugin=plugin.name)
 
     @asynccontextmanager
     async def execute(
         self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
     ) -> "AsyncIterator[AddedProcess]":
         """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
-        plugin, machinery = self._registry.get(name), await self._work.await_machinery()
-        await self._work.await_known(plugin)
-        async with execute(plugin, machinery, arguments, environment, terminal=terminal) as added:
+        plugin, runtime = self._plugins.get(name), await self._availability.wait()
+        await plugin.inbox.wait_known()
+        async with plugin.processes.run(runtime, arguments, environment, terminal=terminal) as added:
             yield added
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of an added process. Raises: NotFound."""
-        plugin = self._registry.get(name)
-        if exec_id not in plugin.added:
-            raise errors.NotFound(f"plugin {plugin.name} has no added process {exec_id}")
-        await plugin.added[exec_id].resize(rows, columns)
+        await self._plugins.get(name).processes.get(exec_id).resize(rows, columns)
 
-    async def hold(self, name: str, owner: str, *, is_attached: bool) -> Holder:
-        """Note that somebody uses it. Raises: Conflict where it is disabled."""
-        plugin = self._registry.get(name)
-        holder = Holder(secrets.token_hex(16), owner, datetime.now(UTC))
+    async def acquire(self, name: str, owner: str, *, is_attached: bool) -> Holder:
+        """Note a user of it. Raises: Conflict where it is disabled."""
+        return await self._plugins.get(name).acquire(owner, is_attached=is_attached)
 
-        async def job() -> None:
-            if not plugin.is_enabled:
-                raise errors.Conflict(f"cannot hold plugin {plugin.name}: it is disabled")
-            if is_attached:
-                plugin.attach(holder)
-            else:
-                await self._work.save(plugin, holders=(*plugin.record.holders, holder))
-
-        await self._do(plugin, job)
-        return holder
-
-    async def until_asked_to_let_go(self, name: str, token: str) -> None:
-        """Return when a forced stop asks this attached holder to let go, or when it is none any more."""
-        plugin = self._registry.get(name)
-        if (notice := plugin.notice(token)) is not None:
-            await notice.wait()
+    async def wait_release_requested(self, name: str, token: str) -> None:
+        """Return when a forced stop asks this attached user to release it, or when it is no user any more."""
+        if (request := self._plugins.get(name).connected.find_request(token)) is not None:
+            await request.wait()
 
     async def release(self, name: str, token: str) -> None:
-        """Let a hold go. Raises: NotFound."""
-        plugin = self._registry.get(name)
-
-        async def job() -> None:
-            if not plugin.detach(token):
-                left = tuple(each for each in plugin.record.holders if each.token != token)
-                if len(left) == len(plugin.record.holders):
-                    raise errors.NotFound(f"plugin {plugin.name} has no holder with this token")
-                await self._work.save(plugin, holders=left)
-
-        await self._do(plugin, job)
+        """Remove a user of it. Raises: NotFound."""
+        await self._plugins.get(name).release(token)
 
     def running(self) -> int:
         """How many plugins run."""
-        return sum(plugin.run is not None and not plugin.run.ended.is_set() for plugin in self._registry.all())
+        return sum(plugin.is_running for plugin in self._plugins.all())
 
-    async def stop_all(self, hurry: anyio.Event | None = None) -> Sequence[str]:
+    async def stop_all(self, kill_now: anyio.Event | None = None) -> Sequence[str]:
         """Stop every plugin, all at once, and remove their mounts; what is enabled stays so. What failed, as text.
 
-        When ``hurry`` is set they are killed instead of waited for.
+        When ``kill_now`` is set they are killed instead of waited for.
         """
         problems: list[str] = []
-        self._work.hurry = hurry
+        self._context.kill_now = kill_now
 
-        async def stop(plugin: Plugin) -> None:
+        async def stop(plugin: Supervisor) -> None:
             try:
-                await self._stop(plugin, lambda: self._work.stop(plugin))
+                await plugin.shut_down()
             except errors.MoorageError as error:
                 problems.append(str(error))
 
         async with anyio.create_task_group() as tasks:
-            for plugin in self._registry.all():
+            for plugin in self._plugins.all():
                 if plugin.state is not State.REMOVING:
                     tasks.start_soon(stop, plugin)
         return problems
 
-    async def _stop(self, plugin: Plugin, job: Job) -> None:
-        """As ``_do``, for a job that ends the plugin: a start, or a pause before one, is cut off for it at once."""
-
-        async def run() -> None:
-            try:
-                await job()
-            except BaseException:
-                plugin.stops -= 1
-                await self._work.go_on(plugin)
-                raise
-            plugin.stops -= 1
-
-        await self._work.await_known(plugin)
-        plugin.stops += 1
-        plugin.interrupt()
-        await self._do(plugin, run)
-
-    async def _do(self, plugin: Plugin, job: Job) -> None:
-        """Let the plugin's inbox do it, and wait. Raises: NotFound where the plugin was removed meanwhile."""
-
-        async def run() -> None:
-            if self._registry.find_id(plugin.id) is None:
-                raise errors.NotFound(f'plugin "{plugin.name}" not found')
-            await job()
-
-        await self._work.await_known(plugin)
-        await self._work.inboxes.run(plugin.id, run)
-
-    # what happens by itself
+    # reports
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
-        """The executor tells of the end of a run. Returns at once: the plugin's inbox goes on from here."""
-        plugin = self._registry.find_id(id.partition(".")[0])
-        run = plugin.run if plugin is not None else None
-        if plugin is not None and run is not None and run.container == id:
-            run.end(exit)
-            plugin.counts.exited(exit)
-            self._work.inboxes.put(plugin.id, logged(plugin, lambda: self._work.run_ended(plugin, run)))
+        """The executor reports the exit of a run. Returns at once: the plugin's inbox continues from here."""
+        plugin = self._plugins.find_id(id.partition(".")[0])
+        if plugin is not None:
+            plugin.handle_exit(id, exit)
 
     @asynccontextmanager
-    async def working_on(self, machinery: Machinery, address: str, *, start: bool) -> AsyncIterator[None]:
-        """Run plugins on this machinery for the length of the block; first take over what is there.
+    async def run_on(self, runtime: ContainerRuntime, address: str, *, start: bool) -> AsyncIterator[None]:
+        """Run plugins on this containerd for the length of the block; first take over what runs there.
 
-        ``start`` also starts what users want enabled. Raises: Conflict for a namespace that is not ours.
+        ``start`` also starts what is enabled. Raises: Conflict for a namespace of another engine.
         """
-        owners = await self._startup.claim(machinery)
+        owners = await self._restore.claim(runtime)
         self._address = address
-        self._work.found(machinery)
+        self._availability.set(runtime)
         try:
-            await self._startup.restore(owners, start=start)
+            await self._restore.restore(owners, start=start)
             yield
         finally:
-            self._work.lost("the engine is being stopped")
-            for plugin in self._registry.all():
-                plugin.forget_run()
+            self._availability.set(None, "the engine is being stopped")
+            for plugin in self._plugins.all():
+                plugin.inbox.forget_run()
 
-    def without_machinery(self, problem: str, is_lasting: bool = False) -> None:
+    def set_problem(self, problem: str, is_lasting: bool = False) -> None:
         """Say why plugins cannot be started or stopped; empty where they can be again."""
-        self._work.hinder(problem, is_lasting=is_lasting)
+        self._availability.set_problem(problem, is_lasting=is_lasting)
 
     async def settle(self) -> None:
-        """Return when containerd is there, and all that ran at the start is taken over: calls are answered as later."""
-        while self._work.machinery is None:
-            await self._work.changed()
-        for plugin in self._registry.all():
-            await plugin.settled.wait()
+        """Return when containerd runs, and all that ran at the start is taken over: calls are answered as later."""
+        while self._availability.runtime is None:
+            await self._availability.changed()
+        for plugin in self._plugins.all():
+            await plugin.inbox.wait_restored()
+
+    async def _wait_restored(self, plugin: Supervisor) -> None:
+        """Return when what ran of a plugin is taken over, at most after ``containerd_wait``."""
+        with anyio.move_on_after(self._availability.longest_wait):
+            await plugin.inbox.wait_restored()

@@ -1,7 +1,7 @@
 """Which state a plugin is in, what may happen next, and how long to wait before it is started again. Pure.
 
-The user's wish (enabled or not) is kept apart from the state: only the user changes the wish, everything else changes
-the state. The diagram in docs/reference/lifecycle.md is made from ``TRANSITIONS`` by ``scripts/diagrams``.
+The desired state (enabled or not) is apart from the actual state: only the user changes the former, everything else
+changes the latter. The diagram in docs/reference/lifecycle.md is made from ``TRANSITIONS`` by ``scripts/diagrams``.
 """
 
 from enum import Enum
@@ -18,13 +18,17 @@ __all__ = (
     "STEADY_AFTER",
     "TRANSITIONS",
     "Event",
-    "Life",
+    "ExitAction",
+    "LifecycleState",
     "RestartPolicy",
     "Restarts",
+    "Restoration",
     "State",
-    "after_end",
+    "after_exit",
     "back_off",
+    "exit_action",
     "move",
+    "restoration",
 )
 
 BACK_OFF_FIRST = 0.1
@@ -34,11 +38,11 @@ BACK_OFF_LIMIT = 60.0
 """Longest pause before a restart, in seconds."""
 
 STEADY_AFTER = 10.0
-"""Seconds ready after which an end counts as the first of its row again."""
+"""Seconds ready after which an exit counts as the first of its row again."""
 
 
 class State(Enum):
-    """What a plugin really does, whatever the user wants."""
+    """The actual state of a plugin, whatever the desired state is."""
 
     DISABLED = "disabled"
     STARTING = "starting"
@@ -53,17 +57,17 @@ class Event(Enum):
     """What happens to a plugin."""
 
     START = "start"
-    """Somebody asks for it: the user's enable or restart, the engine's own start, or the end of a pause."""
+    """It is requested: the user's enable or restart, the engine's own start, or the end of a pause."""
     ACCEPTED = "accepted"
     """Its socket accepts a connection."""
     ADOPTED = "adopted"
     """An earlier engine started it, and it lives."""
     REFUSED = "refused"
-    """The start that the user asked for failed."""
-    ENDED = "ended"
-    """It ended, or a start that nobody waits for failed, and it is to be started again."""
+    """The start that the user requested failed."""
+    EXITED = "exited"
+    """It exited, or an automatic start failed, and it is to be started again."""
     GAVE_UP = "gave up"
-    """It ended, or could not be started, and its policy wants no further try."""
+    """It exited, or could not be started, and its policy allows no further attempt."""
     STOP = "stop"
     """It is to end: the user's disable, restart or remove, or the end of the engine."""
     STOPPED = "stopped"
@@ -82,11 +86,11 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.STARTING: {
         Event.ACCEPTED: State.READY,
         Event.REFUSED: State.STOPPING,
-        Event.ENDED: State.RESTARTING,
+        Event.EXITED: State.RESTARTING,
         Event.GAVE_UP: State.FAILED,
         Event.STOP: State.STOPPING,
     },
-    State.READY: {Event.ENDED: State.RESTARTING, Event.GAVE_UP: State.FAILED, Event.STOP: State.STOPPING},
+    State.READY: {Event.EXITED: State.RESTARTING, Event.GAVE_UP: State.FAILED, Event.STOP: State.STOPPING},
     State.RESTARTING: {Event.START: State.STARTING, Event.STOP: State.STOPPING},
     State.FAILED: {Event.START: State.STARTING, Event.STOP: State.STOPPING},
     State.STOPPING: {Event.STOPPED: State.DISABLED, Event.STOP: State.STOPPING},
@@ -96,7 +100,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 
 
 class Restarts(Enum):
-    """When a plugin that ended is started again."""
+    """When a plugin that exited is started again."""
 
     ALWAYS = "always"
     ON_FAILURE = "on-failure"
@@ -104,7 +108,7 @@ class Restarts(Enum):
 
 
 class RestartPolicy(Struct, frozen=True):
-    """What to do when a plugin ends by itself, and how long it is given to end when it is told to."""
+    """What to do when a plugin exits by itself, and how long it may take to exit when it is stopped."""
 
     restarts: Restarts = Restarts.ALWAYS
     most: int | None = None
@@ -112,7 +116,7 @@ class RestartPolicy(Struct, frozen=True):
     stop_timeout: float | None = None
     """Seconds from TERM to KILL; None for the engine's default."""
 
-    def wants_another(self, *, is_failure: bool, failures: int) -> bool:
+    def allows_restart(self, *, is_failure: bool, failures: int) -> bool:
         """Whether to start it once more, after this many ends in a row (the present one counted)."""
         if self.restarts is Restarts.NEVER or (self.restarts is Restarts.ON_FAILURE and not is_failure):
             return False
@@ -122,7 +126,7 @@ class RestartPolicy(Struct, frozen=True):
 DEFAULT_POLICY = RestartPolicy()
 
 
-class Life(Struct, frozen=True):
+class LifecycleState(Struct, frozen=True):
     """The state, and what the next pause depends on."""
 
     state: State = State.DISABLED
@@ -130,8 +134,8 @@ class Life(Struct, frozen=True):
     """Ends in a row; one that was ready for ``STEADY_AFTER`` seconds begins a new row."""
 
 
-def move(life: Life, event: Event) -> Life:
-    """The life after an event. Raises: Conflict for one that cannot happen in this state."""
+def move(life: LifecycleState, event: Event) -> LifecycleState:
+    """The state after an event. Raises: Conflict for one that cannot happen in this state."""
     after = TRANSITIONS[life.state].get(event)
     if after is None:
         raise errors.Conflict(f"cannot {event.value} a plugin that is {life.state.value}")
@@ -139,11 +143,13 @@ def move(life: Life, event: Event) -> Life:
     return replace(life, state=after, failures=failures)
 
 
-def after_end(life: Life, policy: RestartPolicy, *, is_failure: bool, ready_seconds: float) -> Life:
-    """The life of a plugin that ended by itself, or that could not be started, after this long ready."""
+def after_exit(
+    life: LifecycleState, policy: RestartPolicy, *, is_failure: bool, ready_seconds: float
+) -> LifecycleState:
+    """The state of a plugin that exited by itself, or that could not be started, after this long ready."""
     failures = 1 if ready_seconds >= STEADY_AFTER else life.failures + 1
-    another = policy.wants_another(is_failure=is_failure, failures=failures)
-    return replace(move(life, Event.ENDED if another else Event.GAVE_UP), failures=failures)
+    another = policy.allows_restart(is_failure=is_failure, failures=failures)
+    return replace(move(life, Event.EXITED if another else Event.GAVE_UP), failures=failures)
 
 
 def back_off(failures: int) -> float:
@@ -151,3 +157,41 @@ def back_off(failures: int) -> float:
     if failures <= 1:
         return 0.0
     return min(BACK_OFF_LIMIT, BACK_OFF_FIRST * 2.0 ** min(failures - 2, 32))
+
+
+class ExitAction(Enum):
+    """What the exit of a plugin's present run leads to."""
+
+    NONE = "a job that starts, stops or removes it has seen the exit itself"
+    FINISH_STOP = "its stop failed because it did not exit, and now it has"
+    RESTART = "it exited by itself: start it again, or give up, as its policy says"
+
+
+def exit_action(state: State) -> ExitAction:
+    """What to do when the present run exits in this state, with no job under way."""
+    if state is State.STOPPING:
+        return ExitAction.FINISH_STOP
+    return ExitAction.RESTART if state is State.READY else ExitAction.NONE
+
+
+class Restoration(Enum):
+    """What an engine does with a plugin when it starts."""
+
+    FINISH_REMOVAL = "a removal was begun"
+    ROLL_BACK = "an upgrade was trying out a version, and the one before it is to be in use again"
+    TAKE_OVER = "it is enabled, and the container of its last run exists"
+    START = "it is enabled, and nothing of it runs"
+    CLEAN_UP = "it is disabled, or nothing is to be started: remove what was made for its last run"
+
+
+def restoration(
+    *, is_removing: bool, is_on_trial: bool, is_enabled: bool, has_container: bool, start: bool
+) -> Restoration:
+    """What to do with a plugin whose record and container are like this; ``start``: what is enabled is started."""
+    if is_removing:
+        return Restoration.FINISH_REMOVAL
+    if is_on_trial:
+        return Restoration.ROLL_BACK
+    if is_enabled and has_container:
+        return Restoration.TAKE_OVER
+    return Restoration.START if is_enabled and start else Restoration.CLEAN_UP

@@ -1,22 +1,26 @@
-"""One plugin in the engine's memory: its record, its state, its present run. Changed only by its own inbox."""
+"""What is known of plugins: which one a text means, and the record, state, run and holders of each."""
 
+import logging
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 import anyio
 from msgspec.structs import replace
 
-from moorage.engine.lifecycle import Event, Life, State, move
-from moorage.engine.meter import Meter, PluginCounts
-from moorage.engine.places import PluginPlaces
-from moorage.engine.store import Record
-from moorage.engine.values import Holder, PluginView
-from moorage.executor import Exit
-from moorage.logs.files import PluginLog
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.engine.lifecycle import Event, LifecycleState, State, move
+from moorage.engine.requests import StartControl
+from moorage.engine.runner import PluginRun, Runner
+from moorage.engine.store import Store
+from moorage.engine.telemetry import EngineCounters, EventLog, PluginCounters, log_event
+from moorage.engine.values import Holder, PluginRecord, PluginView
+from moorage.logs.reader import PluginLog
 from moorage.plugins import (
-    NO_CONFINEMENT,
     Config,
     Confinement,
     Privilege,
@@ -26,101 +30,155 @@ from moorage.plugins import (
     find_missing,
     masked,
     parse_config,
+    parse_reference,
     resolve_confinement,
     widenings,
 )
+from moorage.runs.directories import PluginDirectories
+from moorage.runs.plan import PlanOptions
 
-if TYPE_CHECKING:
-    from moorage.containerd.processes import AddedProcess
+__all__ = (
+    "ConnectedHolders",
+    "PluginIndex",
+    "PluginState",
+)
 
-__all__ = ("Plugin", "Run")
+log = logging.getLogger(__name__)
 
-
-class Run:
-    """One run of a plugin: one container, used once."""
-
-    def __init__(self, container: str) -> None:
-        self.container = container
-        self.exit: Exit | None = None
-        self.ended = anyio.Event()
-        """Set when everything of the run is removed."""
-        self.pid: int | None = None
-        self.started_at: datetime | None = None
-        """When its process began, as the kernel knows it: the same for an engine that comes later."""
-        self.begun_at = datetime.now(UTC)
-
-    def end(self, exit: Exit) -> None:
-        """The executor's word."""
-        self.exit = exit
-        self.ended.set()
+_ID = re.compile(r"[0-9a-f]{64}")
+_BEGINNING = re.compile(r"[0-9a-f]{1,64}")
 
 
-class Plugin:
-    """What an engine knows of a plugin, and what it is doing with it."""
+class ConnectedHolders:
+    """Holders of a plugin that last as long as their connection; those that last longer are in its record."""
+
+    def __init__(self) -> None:
+        self._attached: dict[str, tuple[Holder, anyio.Event]] = {}
+        """By token, each with the event that asks the user to release the plugin."""
+        self._released = anyio.Event()
+
+    def all(self) -> tuple[Holder, ...]:
+        """Every connected holder."""
+        return tuple(user for user, _ in self._attached.values())
+
+    def attach(self, user: Holder) -> None:
+        """Add a user that lasts as long as its connection."""
+        self._attached[user.token] = user, anyio.Event()
+
+    def detach(self, token: str) -> bool:
+        """Remove a user; whether there was one of this token."""
+        is_found = self._attached.pop(token, None) is not None
+        self._notify()
+        return is_found
+
+    def clear(self) -> None:
+        """Remove every user."""
+        self._attached.clear()
+        self._notify()
+
+    def find_request(self, token: str) -> anyio.Event | None:
+        """The event that asks this user to release the plugin; None where there is no such user."""
+        found = self._attached.get(token)
+        return found[1] if found else None
+
+    async def request_release(self, within: float) -> None:
+        """Ask every user to release the plugin, and return when all have, or after ``within`` seconds."""
+        for _, request in self._attached.values():
+            request.set()
+        with anyio.move_on_after(within):
+            while self._attached:
+                await self._released.wait()
+
+    def _notify(self) -> None:
+        # who waits has the event of before: several stops may wait at once
+        self._released.set()
+        self._released = anyio.Event()
+
+
+class PluginState:
+    """The state of one plugin. What is public here only reads; the rest is for ``Supervisor``, which is a plugin."""
 
     def __init__(
         self,
-        record: Record,
-        places: PluginPlaces,
+        record: PluginRecord,
+        directories: PluginDirectories,
         log: PluginLog,
-        meter: Meter,
-        defaults: Confinement = NO_CONFINEMENT,
+        store: Store,
+        events: EventLog,
+        meter: EngineCounters,
+        defaults: PlanOptions,
     ) -> None:
-        """Raises: Invalid where the config of the record cannot be read."""
-        self.record = record
-        self.config: Config = parse_config(record.config.encode(), is_stored=True).config
-        self.places = places
+        """``defaults``: the engine's confinement, where the record has none, and whether runs share a shim.
+
+        Raises: Invalid where the record's config is invalid.
+        """
+        self._record = record
+        self._config = parse_config(record.config.encode(), is_stored=True).config
+        self.directories = directories
         self.log = log
+        self._store, self._events = store, events
         self._defaults = defaults
-        self.counts = PluginCounts(meter)
-        self.life = Life(State.REMOVING) if record.removing else Life(failures=record.failures)
-        self.run: Run | None = None
-        self.problem = ""
+        self.counts = PluginCounters(meter)
+        self.runner = Runner(self)
+        self.connected = ConnectedHolders()
+        self.starts = StartControl()
+        self._life = LifecycleState(State.REMOVING) if record.removing else LifecycleState(failures=record.failures)
+        self._problem = ""
         self.removed = anyio.Event()
-        """Set when it is being removed: it has stopped for ever, and all its output is in its log."""
+        """Set when it is being removed: it has stopped permanently, and all its output is in its log."""
         if record.removing:
             self.removed.set()
-        self._attached: dict[str, tuple[Holder, anyio.Event]] = {}
-        """Holders that last as long as their connection, each with what tells it to let go."""
-        self._let_go = anyio.Event()
-        self.added: dict[str, AddedProcess] = {}
-        """Processes beside its own, by their ids."""
-        self.is_asked = False
-        """Whether a user waits for the start that is under way; only its success makes the plugin enabled."""
-        self.stops = 0
-        """Stops that are asked for and not done; nothing is started by itself before them."""
-        self.known = anyio.Event()
-        """Set when it is known what runs of it: until then nothing can be done with it."""
-        self.settled = anyio.Event()
-        """Set when what ran of it at the engine's start was taken over, or does not run."""
-        self.starting: anyio.CancelScope | None = None
-        self.waiting: anyio.CancelScope | None = None
         self._ready_since: float | None = None
         self._ready_at: datetime | None = None
 
     @property
+    def record(self) -> PluginRecord:
+        """What is on disk."""
+        return self._record
+
+    @property
+    def config(self) -> Config:
+        """Its config.json, parsed."""
+        return self._config
+
+    @property
     def id(self) -> str:
         """64 hexadecimal digits."""
-        return self.record.id
+        return self._record.id
 
     @property
     def name(self) -> str:
         """Its local name, always with a tag."""
-        return self.record.name
+        return self._record.name
 
     def is_called(self, name: str | None) -> bool:
         """Whether this local name is one of its names."""
-        return name == self.record.name or name in self.record.tags
+        return name == self._record.name or name in self._record.tags
 
     @property
     def state(self) -> State:
-        """What it really does."""
-        return self.life.state
+        """Its actual state."""
+        return self._life.state
+
+    @property
+    def problem(self) -> str:
+        """Why it is in this state, where that needs an explanation."""
+        return self._problem
+
+    @property
+    def run(self) -> PluginRun | None:
+        """Its present run."""
+        return self.runner.run
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a run that has not exited."""
+        return self.run is not None and not self.run.finished.is_set()
 
     @property
     def is_enabled(self) -> bool:
-        """What the user wants, as far as it was granted."""
-        return self.record.enabled and not self.is_asked
+        """The desired state, as far as it was reached once."""
+        return self._record.enabled and not self.starts.is_requested
 
     @property
     def is_ready(self) -> bool:
@@ -128,84 +186,61 @@ class Plugin:
         return self.state is State.READY
 
     def settings(self) -> Settings:
-        """What it runs with."""
-        return effective_settings(self.config, self.record.overrides)
+        """The settings of its next run."""
+        return effective_settings(self._config, self._record.overrides)
 
     @property
     def confinement(self) -> Confinement:
-        """What confines its next run: every field has a value."""
-        return resolve_confinement(self.record.confinement, self._defaults)
+        """The confinement of its next run: every field has a value."""
+        return resolve_confinement(self._record.confinement, self._defaults.confinement)
 
     @property
     def id_base(self) -> int:
         """First host id of its user namespace; 0 where it has none of its own."""
-        return self.record.id_base if self.confinement.userns == "auto" else 0
+        return self._record.id_base if self.confinement.userns == "auto" else 0
+
+    @property
+    def plan_options(self) -> PlanOptions:
+        """How its next run differs from one by ``moorage run``."""
+        return replace(self._defaults, confinement=self.confinement, id_base=self.id_base)
 
     def privileges(self) -> tuple[Privilege, ...]:
         """What it requests with its settings; secret ones are in here."""
-        return compute_privileges(self.config, self.settings())
+        return compute_privileges(self._config, self.settings())
 
     def shown_privileges(self) -> tuple[Privilege, ...]:
         """The same in the same order, without secrets."""
-        return compute_privileges(self.config, masked(self.settings()))
+        return compute_privileges(self._config, masked(self.settings()))
 
     def _ungranted(self) -> tuple[Privilege, ...]:
-        if self.record.granted is None:
+        if self._record.granted is None:
             return ()
-        wanted = self.privileges()
-        missing = [id(each) for each in find_missing(wanted, self.record.granted)]
-        pairs = zip(wanted, self.shown_privileges(), strict=True)
+        requested = self.privileges()
+        missing = [id(each) for each in find_missing(requested, self._record.granted)]
+        pairs = zip(requested, self.shown_privileges(), strict=True)
         return tuple(shown for each, shown in pairs if id(each) in missing)
 
-    def move(self, event: Event) -> None:
-        """Take the step that the state table has. Raises: Conflict where it has none."""
-        self.become(move(self.life, event), event)
+    def holders(self) -> tuple[Holder, ...]:
+        """Every user."""
+        return (*self._record.holders, *self.connected.all())
 
-    def become(self, life: Life, event: Event | None = None) -> None:
-        """Take this life, to which the event led, and note since when it is ready."""
-        self.counts.stepped(self.life.state, event)
-        self.life = life
-        self._ready_at = None
-        if life.state is State.REMOVING:
-            self.removed.set()
-        if life.state is State.READY:
-            self._ready_since, self._ready_at = time.monotonic(), datetime.now(UTC)
-
-    def ready_seconds(self) -> float:
-        """How long it has been ready, 0 if it never was in this run; asked once, at its end."""
-        since, self._ready_since = self._ready_since, None
-        return 0.0 if since is None else time.monotonic() - since
-
-    def interrupt(self) -> None:
-        """End the start that is under way, and the pause before the next one: somebody wants it stopped."""
-        for scope in (self.starting, self.waiting):
-            if scope is not None:
-                scope.cancel()
-
-    def know(self) -> None:
-        """It is known what runs of it."""
-        self.known.set()
-
-    def settle(self) -> None:
-        """What ran of it is taken over, or nothing runs."""
-        self.known.set()
-        self.settled.set()
-
-    def forget_run(self) -> None:
-        """The containerd that its run was known from is lost; what runs has to be found out again."""
-        self.known, self.settled = anyio.Event(), anyio.Event()
+    def check_unused(self, *, force: bool) -> None:
+        """Raises: Conflict naming who uses it, unless forced."""
+        if not force and (users := self.holders()):
+            owners = ", ".join(sorted({user.owner for user in users}))
+            raise errors.Conflict(f"plugin {self.name} is in use by {owners}")
 
     def view(self) -> PluginView:
         """The plugin at this instant."""
-        record = self.record
-        run = self.run if self.run is not None and not self.run.ended.is_set() else None
+        record = self._record
+        run = self.run if self.is_running else None
         return PluginView(
             id=record.id,
             name=record.name,
             reference=record.reference,
             enabled=self.is_enabled,
             state=self.state,
-            config=self.config,
+            config=self._config,
             settings=self.settings(),
             privileges=self.shown_privileges(),
             ungranted=self._ungranted(),
@@ -215,54 +250,142 @@ class Plugin:
             ready_at=self._ready_at,
             started_at=run.started_at if run is not None else None,
             pid=run.pid if run is not None else None,
-            socket=str(Path(self.places.sockets, self.config.interface.socket)),
+            control_group=record.control_group,
+            runtime=run.runtime if run is not None else "",
+            socket=str(self.directories.socket_directory / self._config.interface.socket),
             policy=record.policy,
             confinement=self.confinement,
             widenings=widenings(self.confinement),
             holders=self.holders(),
-            problem=self.problem,
+            problem=self._problem,
             warnings=record.warnings,
             digest=record.digest,
             tags=record.tags,
         )
 
-    def holders(self) -> tuple[Holder, ...]:
-        """Everybody who says that he uses it."""
-        return (*self.record.holders, *(holder for holder, _ in self._attached.values()))
+    # for the supervisor
 
-    def attach(self, holder: Holder) -> None:
-        """Add a holder that lasts as long as its connection."""
-        self._attached[holder.token] = holder, anyio.Event()
+    async def save(self, **fields: object) -> None:
+        """Change these fields of the record, on disk first. Raises: Unavailable, Invalid: then nothing is changed."""
+        record = self._changed(**fields)
+        await run_blocking(lambda: self._store.save(record))
+        self._change(record)
 
-    def detach(self, token: str) -> bool:
-        """Let such a holder go; whether it was there."""
-        was_there = self._attached.pop(token, None) is not None
-        self._tell_let_go()
-        return was_there
+    async def _save_or_log(self, **fields: object) -> None:
+        """As ``save``; what is known in memory anyway must not prevent a restart where the disk is full."""
+        try:
+            await self.save(**fields)
+        except errors.Unavailable as error:
+            log.error("%s", error)
+            self._change(self._changed(**fields))
 
-    def detach_all(self) -> None:
-        """Nobody holds it any more."""
-        self._attached.clear()
-        self._tell_let_go()
+    def set_problem(self, problem: str) -> None:
+        """Why it is in its state, as text; empty where that needs no explanation."""
+        self._problem = problem
 
-    def notice(self, token: str) -> anyio.Event | None:
-        """What happens when such a holder is asked to let go; None where there is none of this token."""
-        found = self._attached.get(token)
-        return found[1] if found else None
+    def report(self, action: str, *, name: str = "", **attributes: str) -> None:
+        """Publish an event of the plugin, under the name that the caller used."""
+        self._events.publish(action, self.id, name or self.name, **attributes)
+        log_event(self.name, action, attributes)
 
-    async def ask_to_let_go(self, within: float) -> None:
-        """Ask everybody who is attached, and wait until all have let go, at most ``within`` seconds."""
-        for _, notice in self._attached.values():
-            notice.set()
-        with anyio.move_on_after(within):
-            while self._attached:
-                await self._let_go.wait()
+    def _move(self, event: Event) -> None:
+        """Take the step that the state table has. Raises: Conflict where it has none."""
+        self._become(move(self._life, event), event)
 
-    def _tell_let_go(self) -> None:
-        # whoever waits holds the event of before: several stops may wait at once
-        self._let_go.set()
-        self._let_go = anyio.Event()
+    def _become(self, life: LifecycleState, event: Event | None = None) -> None:
+        """Take this life, to which the event led, and note since when it is ready."""
+        self.counts.stepped(self._life.state, event)
+        self._life = life
+        self._ready_at = None
+        if life.state is State.REMOVING:
+            self.removed.set()
+        if life.state is State.READY:
+            self._ready_since, self._ready_at = time.monotonic(), datetime.now(UTC)
 
-    def change(self, **fields: object) -> Record:
+    def _take_ready_seconds(self) -> float:
+        """How long this run was ready, 0 if it never was; read once, at its exit."""
+        since, self._ready_since = self._ready_since, None
+        return 0.0 if since is None else time.monotonic() - since
+
+    def _change(self, record: PluginRecord) -> None:
+        """Take this record, which has the same id. Raises: Invalid for its config, and then nothing is changed."""
+        if record.config != self._record.config:
+            self._config = parse_config(record.config.encode(), is_stored=True).config
+        self._record = record
+
+    def _changed(self, **fields: object) -> PluginRecord:
         """The record with these fields changed; nothing is saved, and nothing changes here."""
-        return replace(self.record, **fields)
+        return replace(self._record, **fields)
+
+
+AnyPlugin = TypeVar("AnyPlugin", bound=PluginState)
+
+
+class PluginIndex(Generic[AnyPlugin]):
+    """The supervisors of one engine, by id and by name. A name is taken from the moment it is reserved.
+
+    Which plugin a text means: full id, then name (default tag added), then unique beginning of an id.
+    """
+
+    def __init__(self) -> None:
+        self._plugins: dict[str, AnyPlugin] = {}
+        self._reserved: set[str] = set()
+
+    def all(self) -> list[AnyPlugin]:
+        """Every plugin, by name."""
+        return sorted(self._plugins.values(), key=lambda plugin: plugin.name)
+
+    def add(self, plugin: AnyPlugin) -> None:
+        """Add a plugin."""
+        self._plugins[plugin.id] = plugin
+
+    def discard(self, plugin: AnyPlugin) -> None:
+        """Remove a plugin."""
+        del self._plugins[plugin.id]
+
+    def find_id(self, id: str) -> AnyPlugin | None:
+        """The plugin with exactly this id."""
+        return self._plugins.get(id)
+
+    def find_called(self, local: str) -> AnyPlugin | None:
+        """The plugin with this local name, tag included, as one of its names."""
+        return next((plugin for plugin in self.all() if plugin.is_called(local)), None)
+
+    def get(self, text: str) -> AnyPlugin:
+        """The plugin that is meant. Raises: NotFound; Invalid for the beginning of several ids.
+
+        Source: the lookup of the Docker daemon, texts included.
+        """
+        if text in self._plugins:
+            return self._plugins[text]
+        if not _ID.fullmatch(text):
+            name = _local_name(text)
+            for plugin in self._plugins.values():
+                if plugin.is_called(name):
+                    return plugin
+            if _BEGINNING.fullmatch(text):
+                found = [plugin for id, plugin in self._plugins.items() if id.startswith(text)]
+                if len(found) == 1:
+                    return found[0]
+                if found:
+                    raise errors.Invalid(f'multiple plugins found for "{text}"')
+        raise errors.NotFound(f'plugin "{text}" not found')
+
+    @contextmanager
+    def reserve(self, name: str) -> Iterator[None]:
+        """Reserve a name for a plugin that is being created. Raises: Conflict where it is taken."""
+        if name in self._reserved or any(plugin.is_called(name) for plugin in self._plugins.values()):
+            raise errors.Conflict(f"plugin {name} already exists")
+        self._reserved.add(name)
+        try:
+            yield
+        finally:
+            self._reserved.discard(name)
+
+
+def _local_name(text: str) -> str | None:
+    try:
+        reference = parse_reference(text)
+    except errors.Invalid:
+        return None
+    return None if reference.digest else reference.local_name

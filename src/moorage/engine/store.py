@@ -5,140 +5,41 @@ Everything in ``Store`` blocks: call it in a worker thread. One engine works on 
 
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from moorage import errors
-from moorage._lib.atomic_file import sync_directory, write_atomically
-from moorage._lib.filelock import try_lock
 from moorage._lib.json_document import decode_json
-from moorage._lib.values import repr_without
-from moorage.engine.leftovers import ASIDE, find_removals, is_plugin_id, sweep_directories, sweep_temporary
-from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy
-from moorage.engine.values import Holder, LastExit
+from moorage.engine.values import SCHEMA, EngineIdentity, LoadedRecords, PluginRecord
 from moorage.executor import PLUGIN_NAMESPACE
-from moorage.host.inheritance import make_directory
-from moorage.host.process_identity import has_open, send_signal
-from moorage.plugins import NO_CONFINEMENT, NO_OVERRIDES, Confinement, Overrides, Privilege
+from moorage.host.directory_tree import remove_tree_now
+from moorage.host.files import make_directory, sync_directory, try_lock, write_atomically
+from moorage.host.mounts import mount_points_below, unmount_all_below
+from moorage.host.processes import has_file_open, send_signal
 
-__all__ = ("SCHEMA", "Choice", "Loaded", "Record", "Store", "Version", "new_id")
+__all__ = (
+    "RETAINED",
+    "Store",
+    "find_removals",
+    "is_plugin_id",
+    "list_retained",
+    "new_id",
+    "sweep_directories",
+    "sweep_temporary",
+)
 
 log = logging.getLogger(__name__)
-
-SCHEMA = 1
-"""Version of everything in the data directory."""
 
 _MIGRATIONS: Mapping[int, Callable[[dict[str, object]], dict[str, object]]] = {}
 """From a version to the next one; the first is the present one, so there is none yet."""
 
 _RECORD = "plugin.json"
-
-
-class Version(Struct, frozen=True):
-    """What an upgrade changes of a plugin; each field as the record has it."""
-
-    reference: str
-    config: str
-    image: str
-    digest: str
-    snapshotter: str
-    snapshot: str
-    overrides: Overrides
-    warnings: tuple[str, ...]
-    granted: tuple[Privilege, ...] | None = None
-    """What was granted to it; None in a record of a version that did not note that."""
-    attended: tuple[Privilege, ...] = ()
-    """What of it a person granted after it was shown."""
-
-    __repr__ = repr_without("config", "overrides", "granted", "attended")
-
-    @classmethod
-    def of(cls, record: "Record") -> "Version":
-        """The one that a record has."""
-        return cls(**{name: getattr(record, name) for name in cls.__struct_fields__})
-
-    def as_fields(self) -> dict[str, object]:
-        """What a record with this version has in the place of its own."""
-        return {name: getattr(self, name) for name in self.__struct_fields__}
-
-
-class Record(Struct, frozen=True):
-    """One plugin as it is on disk. Values that a user set stay out of ``repr``, and so of logs."""
-
-    id: str
-    name: str
-    reference: str
-    config: str
-    """The text of its config.json."""
-    image: str
-    """Name of the image record that holds its content and its root in containerd."""
-    digest: str
-    snapshotter: str
-    snapshot: str
-    """Key of the active snapshot that is its root."""
-    created_at: datetime
-    enabled: bool = False
-    overrides: Overrides = NO_OVERRIDES
-    policy: RestartPolicy = DEFAULT_POLICY
-    confinement: Confinement = NO_CONFINEMENT
-    """What the user said of its confinement; the rest is the engine's default."""
-    attended_widenings: tuple[Privilege, ...] = ()
-    """What of it gives more than the default and was granted by a person."""
-    id_base: int = 0
-    """First host id of its user namespace, from when it first had one; 0 before."""
-    run: int = 0
-    """Number of its last run; the run's container is ``<id>.<run>``."""
-    restarts: int = 0
-    failures: int = 0
-    """Ends in a row, for the next pause."""
-    last_exit: LastExit | None = None
-    next_try_at: datetime | None = None
-    holders: tuple[Holder, ...] = ()
-    warnings: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    """Further names, by which it is found, too."""
-    removing: bool = False
-    """A removal was begun, and goes on."""
-    granted: tuple[Privilege, ...] | None = None
-    attended: tuple[Privilege, ...] = ()
-    previous: Version | None = None
-    """The version to go back to unless the present one, which an upgrade is trying out, becomes ready."""
-    schema: int = SCHEMA
-
-    __repr__ = repr_without("config", "overrides", "granted", "attended")
-
-    @property
-    def container(self) -> str:
-        """Id of the container of its last run."""
-        return f"{self.id}.{self.run}"
-
-
-class Choice(Struct, frozen=True):
-    """What was settled at the first start on a data directory, and never changes."""
-
-    engine_id: str
-    containerd: str
-    """``private``, ``system`` or an address."""
-    namespace: str
-    is_claimed: bool = True
-    """Whether the namespace was ever claimed for this engine; another choice is possible before."""
-    exec_root: str = ""
-    """The run-time directory of the last start, which commands use where none is given; empty before the first."""
-    schema: int = SCHEMA
-
-
-class Loaded(Struct, frozen=True):
-    """What was found: the records, and in words what could not be read."""
-
-    records: tuple[Record, ...]
-    problems: tuple[str, ...] = ()
 
 
 def new_id() -> str:
@@ -155,7 +56,7 @@ class Store:
         self.temporary = root / "tmp"
 
     def lock(self) -> int:
-        """Make the directory ours alone; a descriptor that keeps it so. Raises: Conflict, Invalid."""
+        """Lock the directory for this engine; returns the descriptor of the lock. Raises: Conflict, Invalid."""
         try:
             for directory in (self.root, self.plugins, self.temporary):
                 make_directory(directory, 0o711 if directory is self.root else 0o700)
@@ -174,11 +75,15 @@ class Store:
         return descriptor
 
     def is_locked(self) -> bool:
-        """Whether an engine works on this directory now. Makes nothing."""
-        if not os.path.exists(self.root / "lock"):
-            return False
+        """Whether an engine works on this directory now. Creates nothing.
+
+        Raises: PermissionError where this user cannot find out.
+        """
         try:
+            os.stat(self.root / "lock")
             descriptor = try_lock(self.root / "lock")
+        except PermissionError:
+            raise
         except OSError:
             return False
         if descriptor is not None:
@@ -195,37 +100,37 @@ class Store:
     def signal_owner(self, number: int) -> bool:
         """Send a signal to the engine that has the lock; False where no process that is known for certain has it."""
         pid = self.find_owner()
-        return pid is not None and send_signal(pid, number, lambda pid: has_open(pid, self.root / "lock"))
+        return pid is not None and send_signal(pid, number, lambda pid: has_file_open(pid, self.root / "lock"))
 
-    def find_choice(self) -> Choice | None:
-        """The choice of the first start, None before it, or where it cannot be read."""
+    def find_identity(self) -> EngineIdentity | None:
+        """The identity that the first start chose, None before it, or where it cannot be read."""
         path = self.root / "engine.json"
         try:
-            return _decode(path.read_bytes(), Choice, path)
+            return _decode(path.read_bytes(), EngineIdentity, path)
         except (OSError, errors.MoorageError):
             return None
 
-    def settle(self, containerd: str | None, namespace: str | None) -> Choice:
-        """The choice of the first start, which this may be; None for what was not asked for.
+    def settle(self, containerd: str | None, namespace: str | None) -> EngineIdentity:
+        """The identity, as the first start chose it, which this may be; None for what was not given.
 
-        Until the namespace was claimed another choice may take its place: nothing was made with it.
+        Until the namespace was claimed it may be replaced: nothing was made with it.
 
         Raises: Conflict where another one was made then; Invalid where it cannot be read; Unsupported for the data of
         a newer version.
         """
         path = self.root / "engine.json"
         try:
-            made = _decode(path.read_bytes(), Choice, path)
+            made = _decode(path.read_bytes(), EngineIdentity, path)
         except FileNotFoundError:
-            made = Choice(secrets.token_hex(16), "private", PLUGIN_NAMESPACE, is_claimed=False)
+            made = EngineIdentity(secrets.token_hex(16), "private", PLUGIN_NAMESPACE, is_claimed=False)
         settled = replace(made, containerd=containerd or made.containerd, namespace=namespace or made.namespace)
-        for what, asked, found in (
+        for what, requested, found in (
             ("containerd", settled.containerd, made.containerd),
             ("namespace", settled.namespace, made.namespace),
         ):
-            if asked != found and made.is_claimed:
+            if requested != found and made.is_claimed:
                 raise errors.Conflict(
-                    f"cannot use {what} {asked}: the plugins in {self.root} were made with {found}; "
+                    f"cannot use {what} {requested}: the plugins in {self.root} were made with {found}; "
                     "leave the option out, or give another --root"
                 )
         if settled != made or not path.exists():
@@ -241,14 +146,14 @@ class Store:
         self._change(exec_root=str(exec_root))
 
     def _change(self, **fields: object) -> None:
-        choice = self.find_choice()
+        choice = self.find_identity()
         if choice is not None and (changed := replace(choice, **fields)) != choice:
             self._write(changed)
 
-    def _write(self, choice: Choice) -> None:
+    def _write(self, choice: EngineIdentity) -> None:
         write_atomically(self.root / "engine.json", msgspec.json.format(msgspec.json.encode(choice)) + b"\n")
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedRecords:
         """Every record that can be read. A bad one, or one of a newer version, is skipped, and its files stay."""
         records, problems = [], list(self._resume_removals())
         for directory in sorted(self.plugins.iterdir()):
@@ -256,7 +161,7 @@ class Store:
             if not is_plugin_id(directory.name):
                 continue
             try:
-                record = _decode(path.read_bytes(), Record, path)
+                record = _decode(path.read_bytes(), PluginRecord, path)
                 if record.id != directory.name:
                     raise errors.Invalid(f"cannot read {path}: it is of plugin {record.id}")
                 records.append(record)
@@ -264,14 +169,14 @@ class Store:
                 continue  # of a create or a remove that was cut off; the sweep takes it
             except (errors.MoorageError, OSError) as error:
                 problems.append(str(error))
-        return Loaded(tuple(records), tuple(problems))
+        return LoadedRecords(tuple(records), tuple(problems))
 
     def _resume_removals(self) -> Iterator[str]:
         """Give each directory ``<id>-removing`` its name back, with a record that says so; why one cannot be."""
         for directory, id in find_removals(self.plugins):
             path = directory / _RECORD
             try:
-                record = _decode(path.read_bytes(), Record, path)
+                record = _decode(path.read_bytes(), PluginRecord, path)
                 if record.id != id or self.directory(id).exists():
                     raise errors.Invalid(f"cannot finish the removal in {directory}: there is another plugin {id}")
                 write_atomically(path, msgspec.json.encode(replace(record, removing=True, enabled=False)))
@@ -281,7 +186,7 @@ class Store:
             except (errors.MoorageError, OSError) as error:
                 yield str(error)
 
-    def save(self, record: Record) -> None:
+    def save(self, record: PluginRecord) -> None:
         """Write a record; it is on disk when this returns. Raises: Unavailable where the disk does not take it."""
         directory = self.directory(record.id)
         try:
@@ -314,19 +219,19 @@ class Store:
         return not is_plugin_id(id) or not (self.directory(id) / _RECORD).exists()
 
     def sweep(self, known: frozenset[str]) -> None:
-        """Remove what is temporary, and directories of plugins without a record; what may be a user's is set aside.
+        """Remove what is temporary, and directories of plugins without a record; user data is moved to ``set-aside``.
 
         Raises: OSError for what stays.
         """
         sweep_temporary(self.temporary)
-        sweep_directories(self.plugins, self.root / ASIDE, lambda name: name in known or not self.is_free(name))
+        sweep_directories(self.plugins, self.root / RETAINED, lambda name: name in known or not self.is_free(name))
 
 
 Kind = TypeVar("Kind")
 
 
 def _decode(raw: bytes, kind: type[Kind], path: Path) -> Kind:
-    """The document, brought to the present version. Raises: Invalid with the place, Unsupported for a newer one."""
+    """The document, migrated to the present version. Raises: Invalid with the path, Unsupported for a newer one."""
     try:
         document = decode_json(raw)
         if not isinstance(document, dict):
@@ -343,3 +248,98 @@ def _decode(raw: bytes, kind: type[Kind], path: Path) -> Kind:
         return msgspec.convert(document, kind, strict=False)
     except (ValueError, KeyError) as error:  # msgspec's errors are ValueErrors
         raise errors.Invalid(f"cannot read {path}: {error}") from error
+
+
+RETAINED = "set-aside"
+"""Directory below the data directory: what belonged to no plugin and may contain files of a user."""
+
+_ID = re.compile(r"[0-9a-f]{64}")
+_REMOVAL = re.compile(r"(?P<id>[0-9a-f]{64})-removing")
+_PROPAGATED = "propagated-mount"
+_HALF_MADE = frozenset({".plugin.json.new"})
+
+
+def is_plugin_id(name: str) -> bool:
+    """Whether a directory of this name is a plugin's."""
+    return _ID.fullmatch(name) is not None
+
+
+def find_removals(plugins: Path) -> Iterator[tuple[Path, str]]:
+    """Directories ``<id>-removing``, each with the id: the removal of that plugin was begun."""
+    for path in sorted(plugins.iterdir()):
+        if (match := _REMOVAL.fullmatch(path.name)) is not None:
+            yield path, match["id"]
+
+
+def sweep_directories(plugins: Path, retained: Path, is_known: Callable[[str], bool]) -> None:
+    """Remove the directories of plugins that were never finished, and finish removals that have no record any more.
+
+    A directory that has other files than we make, or files in its propagated mount, is moved to ``aside``, and so is
+    whatever has another name than a plugin's id; both are logged. Raises: OSError for what stays.
+    """
+    for path in sorted(plugins.iterdir()):
+        removal = _REMOVAL.fullmatch(path.name)
+        if is_known(path.name) or (removal is not None and (path / "plugin.json").exists()):
+            continue
+        if removal is not None:
+            log.warning("finishing the removal of %s", path)
+            _remove(path)
+        elif is_plugin_id(path.name) and not _may_contain_user_data(path):
+            log.warning("removing %s, which belongs to no plugin", path)
+            _remove(path)
+        else:
+            _retain(path, retained)
+
+
+def sweep_temporary(temporary: Path) -> None:
+    """Remove what lies in the temporary directory. Raises: OSError for what stays."""
+    for path in temporary.iterdir():
+        log.warning("removing %s, which belongs to no plugin", path)
+        _remove(path)
+
+
+def list_retained(root: Path) -> list[str]:
+    """What was moved to ``set-aside`` in a data directory. Raises: PermissionError where this user cannot list it."""
+    try:
+        found = sorted(os.listdir(root / RETAINED))
+    except PermissionError:
+        raise
+    except OSError:
+        return []
+    paths = (root / RETAINED / name for name in found)
+    return [f"{path} belonged to no plugin and was moved there, because it may contain data" for path in paths]
+
+
+def _may_contain_user_data(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return True
+    unmount_all_below(path)
+    for entry in path.iterdir():
+        if entry.name == _PROPAGATED and not entry.is_symlink() and entry.is_dir():
+            if any(entry.iterdir()):
+                return True
+        elif entry.name not in _HALF_MADE:
+            return True
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        unmount_all_below(path)
+        remove_tree_now(path)
+    else:
+        path.unlink()
+
+
+def _retain(path: Path, retained: Path) -> None:
+    if path.is_dir() and not path.is_symlink() and mount_points_below(path):
+        unmount_all_below(path)
+    retained.mkdir(mode=0o700, exist_ok=True)
+    target, number = retained / path.name, 0
+    while os.path.lexists(target):
+        number += 1
+        target = retained / f"{path.name}.{number}"
+    log.warning("moving %s to %s: it belongs to no plugin and may contain data", path, target)
+    os.rename(path, target)
+    for directory in (retained, path.parent):
+        sync_directory(directory)

@@ -1,4 +1,4 @@
-"""What the engine tells of plugins: frozen values, of which the API makes JSON."""
+"""Values of an engine, all frozen: what is on disk of each plugin, and what the API returns of it."""
 
 from datetime import datetime
 
@@ -7,27 +7,62 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.values import repr_without
-from moorage.distribution.hosts import Options
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
-from moorage.plugins import BUILT_IN, NO_CONFINEMENT, Config, Confinement, Privilege, Settings, check_confinement
+from moorage.executor import Exit
+from moorage.packages.content import StoredPackage
+from moorage.plugins import (
+    BUILT_IN,
+    NO_CONFINEMENT,
+    NO_OVERRIDES,
+    CgroupDriver,
+    Config,
+    Confinement,
+    Overrides,
+    Privilege,
+    Settings,
+    check_confinement,
+    control_group,
+)
+from moorage.registry.hosts import Options
 
-__all__ = ("Answer", "EngineInfo", "Happened", "Holder", "LastExit", "PluginView", "PolicyChange", "Terms")
+__all__ = (
+    "SCHEMA",
+    "EngineIdentity",
+    "EngineInfo",
+    "Holder",
+    "InstallOptions",
+    "LastExit",
+    "LoadedRecords",
+    "PluginEvent",
+    "PluginRecord",
+    "PluginVersion",
+    "PluginView",
+    "PolicyChange",
+)
+
+SCHEMA = 1
+"""Version of everything in the data directory."""
 
 
 class LastExit(Struct, frozen=True):
-    """How the last run of a plugin ended, or why it could not be started."""
+    """How the last run of a plugin exited, or why it could not be started."""
 
     code: int | None = None
-    """Exit status, 128 + n for signal n; None where nobody can know it, or nothing ran."""
+    """Exit status, 128 + n for signal n; None where it is unknown, or nothing ran."""
     signal: str | None = None
     oom: bool = False
     at: datetime | None = None
     error: str = ""
     """Why it did not start or become ready; empty for a plain end."""
 
+    @classmethod
+    def of(cls, exit: Exit, error: str = "") -> "LastExit":
+        """An exit as the record has it."""
+        return cls(exit.code, exit.signal, exit.oom, exit.exited_at, error)
+
 
 class Holder(Struct, frozen=True):
-    """Somebody who uses a plugin. As long as there is one, disable and remove are refused."""
+    """A user of a plugin. As long as there is one, disable and remove are refused."""
 
     token: str
     owner: str
@@ -42,7 +77,7 @@ class PluginView(Struct, frozen=True):
     reference: str
     """Where it came from, in full; the local name for one made here."""
     enabled: bool
-    """What the user wants."""
+    """The desired state."""
     state: State
     config: Config
     settings: Settings
@@ -51,7 +86,7 @@ class PluginView(Struct, frozen=True):
     ungranted: tuple[Privilege, ...] = ()
     """What of it was never granted, so that it cannot be enabled."""
     restarts: int = 0
-    """Starts that nobody asked for, since the user's last enable."""
+    """Automatic restarts since the user's last enable."""
     last_exit: LastExit | None = None
     next_try_at: datetime | None = None
     ready_at: datetime | None = None
@@ -59,6 +94,10 @@ class PluginView(Struct, frozen=True):
     started_at: datetime | None = None
     """When its present process began, whichever engine started it; None where none runs."""
     pid: int | None = None
+    control_group: str = ""
+    """Path of the control group of its present or last run, the same in every hierarchy."""
+    runtime: str = ""
+    """The OCI runtime that its present run was created with, by name or path; empty where none runs."""
     socket: str = ""
     """The host's path of its socket, there or not."""
     policy: RestartPolicy = DEFAULT_POLICY
@@ -90,7 +129,7 @@ class PolicyChange(Struct, frozen=True):
     confinement: Confinement = NO_CONFINEMENT
     """What to change of its confinement."""
     is_attended: bool = False
-    """A person agreed to what it widens, so the policy for unattended grants is not asked."""
+    """A person agreed to what it widens, so the policy for unattended grants does not apply."""
 
     def of(self, policy: RestartPolicy) -> RestartPolicy:
         """A policy with this change. Raises: Invalid, also for a confinement that no plugin can have."""
@@ -113,8 +152,8 @@ class PolicyChange(Struct, frozen=True):
         return made
 
 
-class Happened(Struct, frozen=True):
-    """One event, as GET /events tells it: create, pull, enable, disable, upgrade, remove, ready, die, restart, ..."""
+class PluginEvent(Struct, frozen=True):
+    """One event, as GET /events returns it: create, pull, enable, disable, upgrade, remove, ready, die, restart, ..."""
 
     action: str
     id: str
@@ -126,14 +165,6 @@ class Happened(Struct, frozen=True):
     """The instant once more, since 1970."""
 
 
-class Answer(Struct, frozen=True):
-    """What a plugin answered to a call."""
-
-    status: int
-    body: bytes
-    content_type: str
-
-
 class EngineInfo(Struct, frozen=True):
     """The engine as a whole."""
 
@@ -143,7 +174,7 @@ class EngineInfo(Struct, frozen=True):
     """``private``, ``system`` or an address, as it was chosen at the first start."""
     containerd_address: str
     containerd_version: str
-    """Empty while containerd is away."""
+    """Empty while containerd is unavailable."""
     problem: str
     """Why plugins cannot be started or stopped right now; empty when they can."""
     snapshotter: str
@@ -151,23 +182,31 @@ class EngineInfo(Struct, frozen=True):
     engine_id: str
     """Stays over restarts."""
     live_restore: bool = True
-    """Whether plugins go on running when the engine ends, and are taken over by the next one."""
+    """Whether plugins continue to run when the engine exits, and are taken over by the next one."""
     exec_root: str = ""
     """The directory of its run-time files."""
+    cgroup_driver: CgroupDriver = "cgroupfs"
+    """Who creates the control groups of new runs."""
     notices: tuple[str, ...] = ()
     """What it found at its start and left alone: damaged records, objects in its namespace that are not its own."""
     registries: Options = field(default_factory=Options)
+    runtime: str = ""
+    """The OCI runtime of plugins that are started now, by name or path; empty while containerd is unavailable."""
+    runtime_version: str = ""
+    """The first line of its --version."""
+    runtime_reason: str = ""
+    """Why this one."""
     listeners: int = 0
     """Clients that receive events now."""
 
 
-class Terms(Struct, frozen=True):
+class InstallOptions(Struct, frozen=True):
     """On what a user agrees to a package, and how he wants it."""
 
     granted: tuple[Privilege, ...] | None = ()
     """Exactly what it may ask for; None for whatever it asks."""
     is_attended: bool = False
-    """Somebody looked at what is asked for and said yes, so the policy for unattended installs is not asked."""
+    """A person saw what is requested and agreed, so the policy for unattended installs does not apply."""
     assignments: tuple[str, ...] = ()
     """Settings for a new plugin, all or none."""
     secrets: tuple[str, ...] = ()
@@ -175,3 +214,115 @@ class Terms(Struct, frozen=True):
     """A plugin of this name that is from there and has these settings is as good as a new one."""
 
     __repr__ = repr_without("assignments", "secrets")
+
+
+class PluginVersion(Struct, frozen=True):
+    """What an upgrade changes of a plugin; each field as the record has it."""
+
+    reference: str
+    config: str
+    image: str
+    digest: str
+    snapshotter: str
+    snapshot: str
+    overrides: Overrides
+    warnings: tuple[str, ...]
+    granted: tuple[Privilege, ...] | None = None
+    """What was granted to it; None in a record of a version that did not note that."""
+    attended: tuple[Privilege, ...] = ()
+    """What of it a person granted after it was shown."""
+
+    __repr__ = repr_without("config", "overrides", "granted", "attended")
+
+    @classmethod
+    def of(cls, record: "PluginRecord") -> "PluginVersion":
+        """The one that a record has."""
+        return cls(**{name: getattr(record, name) for name in cls.__struct_fields__})
+
+    def as_fields(self) -> dict[str, object]:
+        """The fields of a record that has this version."""
+        return {name: getattr(self, name) for name in self.__struct_fields__}
+
+
+class PluginRecord(Struct, frozen=True):
+    """One plugin as it is on disk. Values that a user set stay out of ``repr``, and so of logs."""
+
+    id: str
+    name: str
+    reference: str
+    config: str
+    """The text of its config.json."""
+    image: str
+    """Name of the image record that references its content and its root in containerd."""
+    digest: str
+    snapshotter: str
+    snapshot: str
+    """Key of the active snapshot that is its root."""
+    created_at: datetime
+    enabled: bool = False
+    overrides: Overrides = NO_OVERRIDES
+    policy: RestartPolicy = DEFAULT_POLICY
+    confinement: Confinement = NO_CONFINEMENT
+    """What the user said of its confinement; the rest is the engine's default."""
+    attended_widenings: tuple[Privilege, ...] = ()
+    """What of it gives more than the default and was granted by a person."""
+    id_base: int = 0
+    """First host id of its user namespace, from when it first had one; 0 before."""
+    run: int = 0
+    """Number of its last run; the run's container is ``<id>.<run>``."""
+    cgroup_driver: CgroupDriver = "cgroupfs"
+    """Who created the control group of its last run."""
+    restarts: int = 0
+    failures: int = 0
+    """Ends in a row, for the next pause."""
+    last_exit: LastExit | None = None
+    next_try_at: datetime | None = None
+    holders: tuple[Holder, ...] = ()
+    warnings: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """Further names, by which it is found, too."""
+    removing: bool = False
+    """A removal was begun, and is to be finished."""
+    granted: tuple[Privilege, ...] | None = None
+    attended: tuple[Privilege, ...] = ()
+    previous: PluginVersion | None = None
+    """The version to go back to unless the present one, which an upgrade is trying out, becomes ready."""
+    schema: int = SCHEMA
+
+    __repr__ = repr_without("config", "overrides", "granted", "attended")
+
+    @property
+    def container(self) -> str:
+        """Id of the container of its last run."""
+        return f"{self.id}.{self.run}"
+
+    @property
+    def control_group(self) -> str:
+        """Path of the control group of its last run, the same in every hierarchy."""
+        return control_group(self.id, self.cgroup_driver)
+
+    @property
+    def stored_package(self) -> StoredPackage:
+        """Where its package is in containerd."""
+        return StoredPackage(self.name, self.reference, self.digest, self.image, self.snapshotter, self.snapshot)
+
+
+class EngineIdentity(Struct, frozen=True):
+    """What was settled at the first start on a data directory, and never changes."""
+
+    engine_id: str
+    containerd: str
+    """``private``, ``system`` or an address."""
+    namespace: str
+    is_claimed: bool = True
+    """Whether the namespace was ever claimed for this engine; another choice is possible before."""
+    exec_root: str = ""
+    """The run-time directory of the last start, which commands use where none is given; empty before the first."""
+    schema: int = SCHEMA
+
+
+class LoadedRecords(Struct, frozen=True):
+    """What was found: the records, and as text what could not be read."""
+
+    records: tuple[PluginRecord, ...]
+    problems: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""One container per id over containerd: create, restore, is running, signal, and every exit told exactly once."""
+"""One container per id on containerd: create, restore, signal, and every exit delivered exactly once."""
 
 from moorage.executor.executor import Executor as Executor
 from moorage.executor.executor import open_executor as open_executor

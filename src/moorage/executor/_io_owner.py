@@ -1,4 +1,4 @@
-"""Whom the pipes of a process must belong to, so that it can open its /dev/stdout again. Pure."""
+"""The owner of the pipes of a process, so that it can reopen its /dev/stdout. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +9,9 @@ __all__ = ("io_owner",)
 
 
 def io_owner(spec: Spec) -> tuple[int, int]:
-    """The uid and gid on the host of the spec's user, mapped through its user namespace; (0, 0) where it says nothing.
+    """The uid and gid on the host of the spec's user, mapped through its user namespace; (0, 0) if the spec names none.
 
-    An id outside every mapping belongs to nobody inside; it is returned as it is, for the runtime to refuse.
+    An id outside every mapping is returned unchanged, for the runtime to refuse.
     Source: OCI runtime spec, ``process.user`` and ``linux.uidMappings``; row E07.
     """
     user = _mapping(_mapping(spec.get("process")).get("user"))
@@ -27,7 +27,7 @@ def _on_host(inside: object, ranges: Any) -> int:
         return 0
     for each in ranges if isinstance(ranges, Sequence) else ():
         container, host, size = (_mapping(each).get(name, 0) for name in ("containerID", "hostID", "size"))
-        # What is no number is left for the runtime to refuse, in its words.
+        # Anything but a number is for the runtime to refuse.
         if all(isinstance(it, int) for it in (container, host, size)) and 0 <= inside - container < size:
             return int(host) + inside - int(container)
     return inside

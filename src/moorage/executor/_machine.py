@@ -1,12 +1,12 @@
-"""The decisions of one run: what happened comes in, what to do next goes out. Pure: no I/O, no clock, no tasks.
+"""The state machine of one run: events in, actions out. Pure: no I/O, no clock, no tasks.
 
-The one idea: nothing that is heard of an exit is believed, everything is asked. An event may be late, doubled, of an
-earlier run or of another process; a pidfd may watch a pid that was given away; a lost connection says nothing. Each of
-them only leads to the question "what is its status?", and only containerd's answer ends a run. So orders, losses and
-doublings of hints cannot do harm, and a missed hint is made up by the next comparison.
+Reports of an exit are hints, never facts. An event may be late, duplicated, of an earlier run or of another process; a
+pidfd may refer to a reused pid; a lost connection proves nothing. A hint only triggers a status query, and only
+containerd's answer ends a run. So reordered, lost and duplicated hints do no harm, and the next periodic check makes up
+for a missed one.
 
-    STARTING ──Started──▶ RUNNING ──Answered(stopped or gone)──▶ ENDING ──Removed──▶ OVER (delivered, once)
-        └────GaveUp────▶ OVER (never ran, nothing delivered)
+    STARTING ──Started──▶ RUNNING ──StatusKnown(stopped or not found)──▶ EXITED ──Removed──▶ REMOVED (delivered, once)
+        └────StartFailed────▶ REMOVED (not started, nothing delivered)
 """
 
 from datetime import datetime
@@ -19,60 +19,60 @@ from msgspec.structs import replace
 from moorage.containerd.types import Status
 
 __all__ = (
-    "KILLED",
-    "Answered",
-    "Died",
-    "Do",
-    "ExitSeen",
-    "GaveUp",
-    "Happening",
-    "Look",
-    "NotRemoved",
+    "SIGKILL_EXIT_CODE",
+    "Action",
+    "CheckRequested",
+    "ExitReported",
     "Phase",
+    "ProcessExited",
+    "RemovalFailed",
     "Removed",
-    "Run",
+    "RunEvent",
+    "RunState",
+    "StartFailed",
     "Started",
-    "Unanswered",
-    "may_replace",
+    "StatusKnown",
+    "StatusUnavailable",
+    "is_replaceable",
     "step",
 )
 
-KILLED = 137
-"""The exit code of a process that SIGKILL ended, as runtimes give it."""
+SIGKILL_EXIT_CODE = 137
+"""The exit code that runtimes report for a process killed by SIGKILL."""
 
 
 class Phase(Enum):
-    """Where a run is in its life."""
+    """The phase of a run."""
 
     STARTING = "starting"
     RUNNING = "running"
-    ENDING = "ending"
-    OVER = "over"
+    EXITED = "exited"
+    REMOVED = "removed"
 
 
-class Do(Enum):
-    """What the machine wants done."""
+class Action(Enum):
+    """What the caller of the machine does next."""
 
     NOTHING = "nothing"
-    ASK = "ask containerd for the status"
-    ASK_LATER = "ask again after a pause"
-    FINISH = "drain, read the OOM counter, delete task, record and directory"
-    FINISH_LATER = "try that again after a pause"
+    QUERY = "query the status from containerd"
+    QUERY_LATER = "query again after a pause"
+    REMOVE = "drain, read the OOM counter, delete task, record and directory"
+    REMOVE_LATER = "retry the removal after a pause"
     DELIVER = "call the exit handler"
 
 
 class Started(Struct, frozen=True):
-    """The task runs, or ran at least, with this pid."""
+    """The task was started with this pid; it may have exited since."""
 
     pid: int | None
 
 
-class GaveUp(Struct, frozen=True):
-    """The start failed or was undone, or there was nothing alive to restore."""
+class StartFailed(Struct, frozen=True):
+    """The start failed or was undone, or there was no running task to restore."""
 
 
-class ExitSeen(Struct, frozen=True):
-    """An event says that a process of this container id ended: perhaps an earlier run's, perhaps an added one."""
+class ExitReported(Struct, frozen=True):
+    """An event reports the exit of a process of this container id: possibly of an earlier run, or of an exec."""
 
     process_id: str
     pid: int
@@ -80,126 +80,136 @@ class ExitSeen(Struct, frozen=True):
     exited_at: datetime | None = None
 
 
-class Died(Struct, frozen=True):
-    """The kernel says that the pid has ended."""
+class ProcessExited(Struct, frozen=True):
+    """The kernel reports the exit of the pid."""
 
 
-class Look(Struct, frozen=True):
-    """Something may have been missed: events were lost, or it is simply time to compare."""
+class CheckRequested(Struct, frozen=True):
+    """Something may have been missed: events were lost, or it is simply time to on_gap."""
 
 
-class Answered(Struct, frozen=True):
-    """Containerd's answer; None is "no such task"."""
+class StatusKnown(Struct, frozen=True):
+    """Containerd's answer; None means that the task does not exist."""
 
     status: Status | None
 
 
-class Unanswered(Struct, frozen=True):
-    """Containerd could not be asked. This is no answer, least of all an exit."""
+class StatusUnavailable(Struct, frozen=True):
+    """Containerd could not be queried. This says nothing about the process."""
 
 
 class Removed(Struct, frozen=True):
-    """Everything of the run is removed; code and time as the deletion gave them, None where it could not."""
+    """The run's resources are removed; exit code and time as the deletion returned them, None if unknown."""
 
     code: int | None = None
     exited_at: datetime | None = None
     oom: bool = False
 
 
-class NotRemoved(Struct, frozen=True):
-    """Containerd went away, or a process does not end; the run cannot be closed yet."""
+class RemovalFailed(Struct, frozen=True):
+    """Containerd is unavailable, or a process does not exit: the removal must be retried."""
 
 
-Happening: TypeAlias = Started | GaveUp | ExitSeen | Died | Look | Answered | Unanswered | Removed | NotRemoved
+RunEvent: TypeAlias = (
+    Started
+    | StartFailed
+    | ExitReported
+    | ProcessExited
+    | CheckRequested
+    | StatusKnown
+    | StatusUnavailable
+    | Removed
+    | RemovalFailed
+)
 
 
-class Run(Struct, frozen=True):
-    """What is known of one run."""
+class RunState(Struct, frozen=True):
+    """The state of one run."""
 
     id: str
     phase: Phase = Phase.STARTING
     pid: int | None = None
     early: tuple[int, ...] = ()
-    """Pids whose exits were heard before its own pid was known."""
+    """Pids whose exits were reported before the run's own pid was known."""
 
-    look_first: bool = False
-    """A comparison was asked for while it was starting."""
+    is_check_pending: bool = False
+    """A check was requested while the run was starting."""
 
     dead: bool = False
-    """The kernel or a matching event says that it ended; containerd has yet to say so."""
+    """The kernel or a matching event has reported the exit; containerd has not confirmed it yet."""
 
     code: int | None = None
     exited_at: datetime | None = None
     oom: bool = False
 
 
-def step(run: Run, happening: Happening) -> tuple[Run, Do]:
-    """The run after this happening, and what to do. What does not fit the phase changes nothing."""
+def step(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+    """The run after this event, and what to do. Events that do not apply to the phase are ignored."""
     match run.phase:
         case Phase.STARTING:
-            return _starting(run, happening)
+            return _starting(run, event)
         case Phase.RUNNING:
-            return _running(run, happening)
-        case Phase.ENDING:
-            return _ending(run, happening)
-        case Phase.OVER:
-            return run, Do.NOTHING
+            return _running(run, event)
+        case Phase.EXITED:
+            return _exited(run, event)
+        case Phase.REMOVED:
+            return run, Action.NOTHING
 
 
-def _starting(run: Run, happening: Happening) -> tuple[Run, Do]:
-    match happening:
-        case ExitSeen() if happening.process_id == run.id:
-            return replace(run, early=(*run.early, happening.pid)), Do.NOTHING
-        case Look() | Died():
-            return replace(run, look_first=True), Do.NOTHING
-        case GaveUp():
-            return replace(run, phase=Phase.OVER, early=()), Do.NOTHING
+def _starting(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+    match event:
+        case ExitReported() if event.process_id == run.id:
+            return replace(run, early=(*run.early, event.pid)), Action.NOTHING
+        case CheckRequested() | ProcessExited():
+            return replace(run, is_check_pending=True), Action.NOTHING
+        case StartFailed():
+            return replace(run, phase=Phase.REMOVED, early=()), Action.NOTHING
         case Started(pid):
             dead = pid in run.early
             started = replace(run, phase=Phase.RUNNING, pid=pid, early=(), dead=dead)
-            return started, Do.ASK if dead or run.look_first else Do.NOTHING
+            return started, Action.QUERY if dead or run.is_check_pending else Action.NOTHING
         case _:
-            return run, Do.NOTHING
+            return run, Action.NOTHING
 
 
-def _running(run: Run, happening: Happening) -> tuple[Run, Do]:
-    match happening:
-        case ExitSeen() if _is_own(run, happening):
-            return replace(run, dead=True), Do.ASK
-        case Died():
-            return replace(run, dead=True), Do.ASK
-        case Look():
-            return run, Do.ASK
-        case Answered(Status.STOPPED | None):
-            return replace(run, phase=Phase.ENDING), Do.FINISH
-        case Answered() | Unanswered():
-            return run, Do.ASK_LATER if run.dead else Do.NOTHING
+def _running(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+    match event:
+        case ExitReported() if _is_own(run, event):
+            return replace(run, dead=True), Action.QUERY
+        case ProcessExited():
+            return replace(run, dead=True), Action.QUERY
+        case CheckRequested():
+            return run, Action.QUERY
+        case StatusKnown(Status.STOPPED | None):
+            return replace(run, phase=Phase.EXITED), Action.REMOVE
+        case StatusKnown() | StatusUnavailable():
+            return run, Action.QUERY_LATER if run.dead else Action.NOTHING
         case _:
-            return run, Do.NOTHING
+            return run, Action.NOTHING
 
 
-def _ending(run: Run, happening: Happening) -> tuple[Run, Do]:
-    match happening:
-        case Look():
-            return run, Do.FINISH
-        case NotRemoved():
-            return run, Do.FINISH_LATER
+def _exited(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+    match event:
+        case CheckRequested():
+            return run, Action.REMOVE
+        case RemovalFailed():
+            return run, Action.REMOVE_LATER
         case Removed(code, exited_at, oom):
-            # A killed child counts in the same control group; the first process died of it only if it was killed too.
-            oom = oom and code == KILLED
-            return replace(run, phase=Phase.OVER, code=code, exited_at=exited_at, oom=oom), Do.DELIVER
+            # A killed child counts in the same control group; init was OOM-killed only if SIGKILL ended it too.
+            oom = oom and code == SIGKILL_EXIT_CODE
+            return replace(run, phase=Phase.REMOVED, code=code, exited_at=exited_at, oom=oom), Action.DELIVER
         case _:
-            return run, Do.NOTHING
+            return run, Action.NOTHING
 
 
-def _is_own(run: Run, seen: ExitSeen) -> bool:
-    """The first process's exit and this run's: an added process has an id of its own, an earlier run another pid."""
+def _is_own(run: RunState, seen: ExitReported) -> bool:
+    """Whether this is the exit of init of this run: an exec has an id of its own, an earlier run another pid."""
     return seen.process_id == run.id and seen.pid == run.pid
 
 
-def may_replace(status: Status | None) -> bool:
-    """Whether what is in the way of a new record may be deleted, given its status (None: no task).
+def is_replaceable(status: Status | None) -> bool:
+    """Whether an existing container may be deleted to make room, given its status (None: no task).
 
-    A task that runs, is paused, or whose shim does not say, is never touched.
+    A task that is running, paused, or whose status is unknown is never deleted.
     """
     return status in (None, Status.CREATED, Status.STOPPED)

@@ -1,4 +1,4 @@
-"""Operations under way, so that a close can cancel them and wait for their undo, which still needs what is closed."""
+"""Operations in progress, so that a close can cancel them and wait for their clean-up, which needs the open client."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,29 +9,29 @@ from moorage import errors
 
 
 class Operations:
-    """What is under way."""
+    """The operations in progress."""
 
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
-        self._one_ended = anyio.Event()
+        self._one_done = anyio.Event()
 
     @contextmanager
-    def one(self, id: str) -> Iterator[None]:
-        """An operation on this id, for the length of the block. Raises: Conflict where ``end`` has cancelled it."""
+    def track(self, id: str) -> Iterator[None]:
+        """Track an operation on this id during the block. Raises: Conflict if ``cancel_all`` has cancelled it."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
                 yield
             finally:
                 self._scopes.discard(scope)
-                self._one_ended.set()
+                self._one_done.set()
         if scope.cancelled_caught:
-            raise errors.Conflict(f"cannot take container {id}: the executor is closed")
+            raise errors.Conflict(f"cannot use container {id}: the executor is closed")
 
-    async def end(self) -> None:
-        """Cancel every operation; return when each has undone what it did."""
+    async def cancel_all(self) -> None:
+        """Cancel every operation; return when each has cleaned up."""
         while self._scopes:
-            self._one_ended = anyio.Event()
+            self._one_done = anyio.Event()
             for scope in self._scopes:
                 scope.cancel()
-            await self._one_ended.wait()
+            await self._one_done.wait()

@@ -1,4 +1,4 @@
-"""The output of one run: who takes it, how long it is waited for, and that each sink is closed once."""
+"""The output of one run: its consumer, the bounded wait for end of file, and sinks that are closed exactly once."""
 
 import inspect
 import logging
@@ -14,7 +14,7 @@ from moorage.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
 
-_CUT_OFF = "moorage: the output was cut off here: a process kept it open after the plugin's own had exited"
+_CUT_OFF = "moorage: the output was cut off here: another process had it open after the plugin exited"
 
 
 class Streams:
@@ -25,11 +25,11 @@ class Streams:
         self._attach = attach
         self._stdio: Stdio | None = None
         self._attached: Attached | None = None
-        self._has_ended = False
+        self._is_done = False
         self._is_noted = False
 
     async def attach(self, stdio: Stdio) -> Attached:
-        """Hand the streams to whoever takes them. Raises: MoorageError for a standard input, which nobody asked for."""
+        """Hand the streams to their consumer. Raises: MoorageError for a standard input, which was not requested."""
         if stdio.stdin is not None:
             stdio.stdin.close()
             raise errors.MoorageError(f"bug: container {self._id} was given a standard input")
@@ -38,47 +38,47 @@ class Streams:
         return self._attached
 
     async def wait(self, within: float) -> bool:
-        """Whether both streams have come to their end, waited for at most ``within`` seconds.
+        """Whether both streams have ended, after a wait of at most ``within`` seconds.
 
-        A taker that fails has taken what it takes: its failure is logged, and the run goes on to its end.
+        A consumer that fails is treated as finished: its failure is logged, and the run is processed further.
         """
-        if self._attached is None or self._has_ended:
+        if self._attached is None or self._is_done:
             return True
         with anyio.move_on_after(within):
             try:
                 await self._attached.wait()
             except Exception:
-                log.exception("whoever takes the output of %s failed", self._id)
-            self._has_ended = True
-        return self._has_ended
+                log.exception("the consumer of the output of %s failed", self._id)
+            self._is_done = True
+        return self._is_done
 
     def note_cut_off(self) -> None:
-        """Say once that the output goes no further, because another process has it open: in a log, as a line of it.
+        """Note once, as a line of the output, that the rest is cut off because another process has it open.
 
-        Byte sinks get what the container wrote and nothing else; for them it is logged.
+        Byte sinks get nothing but the container's output; for them a warning is logged.
         """
         if self._stdio is None or self._is_noted:
             return
         self._is_noted = True
-        if isinstance(self._attach, Copies):
+        if isinstance(self._attach, SinkCopies):
             log.warning("the output of %s is cut off: a process keeps it open after the container's exited", self._id)
         else:
             self._stdio.note(_CUT_OFF)
 
     @property
     def is_attached(self) -> bool:
-        """Whether the streams were handed over: they cannot be a second time."""
+        """Whether the streams were handed over, which is possible only once."""
         return self._stdio is not None
 
     async def close(self) -> None:
-        """Stop reading, whoever still writes, and let the copies end. May be repeated."""
+        """Stop reading even if a process still writes, and finish the copies. May be repeated."""
         if self._stdio is not None:
             self._stdio.close()
-        if isinstance(self._attach, Copies):
+        if isinstance(self._attach, SinkCopies):
             await self._attach.close()
 
 
-class Copies:
+class SinkCopies:
     """Two byte sinks as an ``Attach``: copies both streams in the given task group, and closes each sink once."""
 
     def __init__(self, id: str, stdout: ByteSink, stderr: ByteSink, tasks: TaskGroup, timeouts: Timeouts) -> None:
@@ -97,17 +97,17 @@ class Copies:
             await copy.done.wait()
 
     async def close(self) -> None:
-        """Close the sinks of copies that never began; the others close theirs at their end."""
+        """Close the sinks of copies that were not started; the others are closed when they finish."""
         for copy in self._copies:
             if not copy.started:
                 copy.started = True
                 await copy.close()
             elif copy.is_writing:
-                log.warning("the sink for the output of %s does not take it; the rest is lost", copy.name)
+                log.warning("the sink for the output of %s does not accept data; the rest is lost", copy.name)
 
 
 class _Copy:
-    """One stream into one sink: whatever the sink does, the stream is read to its end."""
+    """Copies one stream into one sink; the stream is read until it ends whatever the sink does."""
 
     def __init__(self, name: str, sink: ByteSink, timeouts: Timeouts) -> None:
         self.name = name
@@ -117,7 +117,7 @@ class _Copy:
         self._sink = sink
         self._broken = False
         self._timeouts = timeouts
-        # Threads of its own: a sink that blocks must take none from others. The second one is for closing it.
+        # Threads of its own, so that a blocking sink uses up no shared ones. The second one is for closing it.
         self._threads = anyio.CapacityLimiter(2)
 
     async def run(self, stream: OutputStream) -> None:
@@ -125,7 +125,7 @@ class _Copy:
             while data := await stream.read():
                 await self._write(data)
         except anyio.ClosedResourceError:
-            log.info("the output of %s was cut off before its end", self.name)
+            log.info("the output of %s was cut off", self.name)
         except OSError:
             log.exception("cannot read the output of %s", self.name)
         finally:
@@ -144,18 +144,18 @@ class _Copy:
 
     async def _write(self, data: bytes) -> None:
         if self._broken:
-            return  # read on and throw away: a full pipe would stop the process
+            return  # read and discard: a full pipe would block the process
         self.is_writing = True
         try:
             await self._call(self._sink.write, data)
         except Exception:
             self._broken = True
-            log.exception("the sink for the output of %s failed; its output is thrown away from here on", self.name)
+            log.exception("the sink for the output of %s failed; further output is discarded", self.name)
         finally:
             self.is_writing = False
 
     async def _call(self, method: Callable[..., object], *arguments: object) -> None:
-        """Call a sink's method, ``async`` or plain. A plain one may block, so it gets a thread."""
+        """Call a sink's method, ``async`` or plain. A plain one may block, so it runs in a thread."""
         if inspect.iscoroutinefunction(method):
             await method(*arguments)
             return

@@ -1,4 +1,4 @@
-"""One container per id, owned for certain: started, watched, signalled, found again, and its end told exactly once."""
+"""One container per id: created, restored, signalled, watched, and its exit delivered exactly once."""
 
 import logging
 import secrets
@@ -11,17 +11,15 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.backoff import pauses
-from moorage._lib.groups import background_tasks
 from moorage._lib.inbox import Inboxes
-from moorage._lib.pidfd import wait_for_end
-from moorage.containerd.types import Envelope, Event, Mount, RuntimeOptions, Spec, Status, TaskExit
+from moorage._lib.task_groups import background_tasks
+from moorage.containerd.types import Envelope, Event, Mount, RuntimeOptions, Spec, Status, TaskExit, TaskOOM
 from moorage.executor import _machine as machine
+from moorage.executor._container import LastExits, OwnedContainer, Removal
+from moorage.executor._creation import Creator, Sweeper
 from moorage.executor._io_owner import io_owner
-from moorage.executor._machine import Do, Happening
-from moorage.executor._making import Making, Sweeper
 from moorage.executor._operations import Operations
-from moorage.executor._streams import Copies, Streams
-from moorage.executor._task import Held, LastExits, Removal
+from moorage.executor._streams import SinkCopies, Streams
 from moorage.executor.protocols import (
     INIT_PROCESS_NAME,
     RUN_LABEL,
@@ -32,20 +30,21 @@ from moorage.executor.protocols import (
     ExitHandler,
 )
 from moorage.executor.watch import watch
+from moorage.host.processes import wait_for_exit
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("Executor", "open_executor")
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = range(65)  # 0 only asks whether the process is there
+_SIGNALS = range(65)  # 0 only tests whether the process exists
 
 
 class Executor:
-    """Containers in one containerd namespace. ``open_executor`` makes one.
+    """Containers of ``client``'s namespace. ``open_executor`` makes one; exits go to ``exit_handler``.
 
-    Every method may be called from any task of the loop. Failures come by kind: Conflict (the id is held, or taken),
-    NotFound, Invalid, Unavailable (containerd is away), MoorageError (the runtime refused, in its words).
+    Every method may be called from any task of the loop. Errors are raised by kind, MoorageError for the runtime's own.
+    ``runtime`` runs all containers; ``timeouts`` bounds calls; ``wait_for_exit`` returns when a pid has exited.
     """
 
     def __init__(
@@ -54,18 +53,18 @@ class Executor:
         exit_handler: ExitHandler,
         runtime: RuntimeOptions,
         timeouts: Timeouts,
-        process_end: Callable[[int], Awaitable[None]],
+        wait_for_exit: Callable[[int], Awaitable[None]],
     ) -> None:
         self._client = client
         self._handler = exit_handler
         self._runtime = runtime
         self._timeouts = timeouts
-        self._process_end = process_end
+        self._wait_for_exit = wait_for_exit
         self._removal = Removal(client, timeouts)
-        self._making = Making(client, self._removal)
+        self._creator = Creator(client, self._removal)
         self._sweeper = Sweeper(client, self._removal, timeouts)
         self._operations = Operations()
-        self._held: dict[str, Held] = {}
+        self._containers: dict[str, OwnedContainer] = {}
         self._last_exits = LastExits()
         self._closing = anyio.Event()
         self._closed = anyio.Event()
@@ -83,30 +82,31 @@ class Executor:
         attach: Attach | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Start a container: record, task with its output, process. On failure or cancellation nothing of it is left.
+        """Create and start a container. On failure or cancellation everything of it is removed.
 
-        The output goes to two byte sinks or to ``attach``; sinks are closed once, also when this fails. ``rootfs``
-        mounts make the root, where given; otherwise ``spec["root"]["path"]`` is used as it is.
+        The output goes to two byte sinks or to ``attach``; sinks are closed once, also if this fails. If given,
+        the ``rootfs`` mounts make the root; otherwise ``spec["root"]["path"]`` is used unchanged.
 
-        Raises: Conflict where the id is held by this executor or runs; the first failure, in words that name the cause.
+        Raises: Conflict if the id is owned by this executor, or its task is running.
+        Raises: the kind of the first failure; the text names its cause.
         Source: rows E01 to E14 of docs/reference/executor.md.
         """
-        with self._operations.one(id):
-            held = await self._hold(id, secrets.token_hex(8), stdout, stderr, attach)
+        with self._operations.track(id):
+            container = await self._register(id, secrets.token_hex(8), stdout, stderr, attach)
             async with AsyncExitStack() as undo:
-                undo.push_async_callback(self._let_go, held)
+                undo.push_async_callback(self._unregister, container)
                 self._last_exits.forget(id)
                 uid, gid = io_owner(spec)
                 options = replace(self._runtime, io_uid=uid, io_gid=gid)
-                all_labels = {**(labels or {}), RUN_LABEL: held.run_id}
+                all_labels = {**(labels or {}), RUN_LABEL: container.run_id}
                 await self._sweeper.clear(id)
                 await self._make_record(
-                    held, lambda: self._client.create(id, spec, options, rootfs=rootfs, labels=all_labels)
+                    container, lambda: self._client.create(id, spec, options, rootfs=rootfs, labels=all_labels)
                 )
-                undo.push_async_callback(self._undo_create, held)
-                pid = await self._making.start(held)
+                undo.push_async_callback(self._undo_create, container)
+                pid = await self._creator.start(container)
                 undo.pop_all()
-            self._begin(held, pid)
+            self._track(container, pid)
 
     async def restore(
         self,
@@ -116,82 +116,81 @@ class Executor:
         *,
         attach: Attach | None = None,
     ) -> bool:
-        """Take over a container that an earlier process started; whether it lives.
+        """Take over a container that an earlier process started; returns whether it is running.
 
-        One that does not, in whatever state, is removed as a whole; no handler is called, and how it ended, if it ever
-        ran, is in ``last_exit``.
+        A container that is not running, in whatever state, is removed; the handler is not called, and its exit, if it
+        was ever started, is returned by ``last_exit``.
 
-        Raises: Conflict where this executor holds the id, or the container was not made by one; every other failure,
-        in which case the container is left as it is and the sinks are closed.
+        Raises: Conflict if this executor owns the id, or the container was not created by an executor.
+        Raises: the kind of any other failure; the container stays unchanged and the sinks are closed.
         Source: rows E20 to E24.
         """
-        with self._operations.one(id):
-            held = await self._hold(id, "", stdout, stderr, attach)
+        with self._operations.track(id):
+            container = await self._register(id, "", stdout, stderr, attach)
             async with AsyncExitStack() as undo:
-                undo.push_async_callback(self._let_go, held)
+                undo.push_async_callback(self._unregister, container)
                 await self._sweeper.clear(id)
-                held.run_id = await self._run_of(id)
+                container.run_id = await self._read_run_id(id)
                 try:
-                    alive, pid = await self._client.restore(id, held.streams.attach)
+                    alive, pid = await self._client.restore(id, container.streams.attach)
                 except errors.NotFound:
                     alive, pid = False, None
                 if alive:
                     undo.pop_all()
-                    self._begin(held, pid)
+                    self._track(container, pid)
                     return True
                 try:
-                    await self._removal.bury(held)
+                    await self._removal.remove_dead(container)
                 finally:
-                    if held.found is not None:
-                        self._last_exits.remember(held.found)
+                    if container.exit_found is not None:
+                        self._last_exits.add(container.exit_found)
         return False
 
     async def is_running(self, id: str) -> bool:
-        """Whether containerd says that the task runs. Raises: NotFound for an unknown id."""
+        """Whether containerd reports the task as running. Raises: NotFound for an unknown id."""
         return await self._client.status(id) is Status.RUNNING
 
     async def signal(self, id: str, signal: int) -> None:
         """Send a signal to the container's first process.
 
-        Raises: NotFound for one that is gone, which whoever wanted it stopped takes for done; Invalid for a number
-        that is no signal.
+        Raises: NotFound if it has exited.
+        Raises: Invalid for an invalid signal number.
         """
         if signal not in _SIGNALS:
-            raise errors.Invalid(f"cannot signal container {id}: {signal} is no signal (0 to {_SIGNALS[-1]})")
+            raise errors.Invalid(f"cannot signal container {id}: {signal} is not a signal (0 to {_SIGNALS[-1]})")
         await self._client.signal_process(id, INIT_PROCESS_NAME, int(signal))
 
     async def process_event(self, id: str, event: Event) -> None:
-        """Take an event of this id into account; only exits of a held container's first process count.
+        """Process an event of this id, as the executor does with each event; only exits of init of a container matter.
 
-        Returns when what follows is done, the exit handler included; what is not confirmed yet is asked for later.
-        Raises: what the exit handler raises.
+        Returns when the event is processed, the exit handler included; an unconfirmed exit is queried again later.
+        Raises: what the exit handler raises; Conflict where the executor is closed before.
         """
-        held = self._held.get(id)
-        if held is not None and isinstance(event, TaskExit):
-            seen = machine.ExitSeen(event.process_id, event.pid, event.code, event.exited_at)
-            await self._inboxes.run(id, lambda: self._feed(held, seen))
+        container = self._containers.get(id)
+        if container is not None and isinstance(event, TaskExit):
+            seen = machine.ExitReported(event.process_id, event.pid, event.code, event.exited_at)
+            await self._inboxes.run(id, lambda: self._process(container, seen))
 
     def pid(self, id: str) -> int | None:
-        """The first process of a container that this executor holds; None for others, and where nobody could tell."""
-        held = self._held.get(id)
-        return held.pid if held is not None else None
+        """The pid of init of a container that this executor owns; None for others, and if it is unknown."""
+        return self._containers[id].pid if id in self._containers else None
 
     def last_exit(self, id: str) -> Exit | None:
-        """How the last run of this id ended, until the next ``create`` of it; None where nothing is known.
+        """The exit of the last run of this id, until it is created again; None if unknown.
 
-        Of ids that are never used again only the newest few thousand are kept.
+        Only the last few thousand ids are remembered.
         """
         return self._last_exits.find(id)
 
     async def aclose(self) -> None:
-        """Let go of everything: streams, watching, sinks. Running tasks stay as they are. May be repeated."""
+        """Release all streams, watches and sinks. Running tasks continue. May be repeated."""
         self._closing.set()
         await self._closed.wait()
 
     # opening and closing
 
     async def _serve(self, *, task_status: TaskStatus[errors.MoorageError | None]) -> None:
-        """Hold the tasks of this executor until ``aclose``. Tells its starter the failure of the first subscription."""
+        """Run the tasks of this executor until ``aclose``; starts with the failure of the first subscription."""
         try:
             async with anyio.create_task_group() as self._tasks:
                 self._inboxes = Inboxes(self._tasks)
@@ -200,170 +199,177 @@ class Executor:
                 except errors.MoorageError as error:
                     task_status.started(error)
                     return
-                self._tasks.start_soon(self._compare_now_and_then)
+                self._tasks.start_soon(self._check_periodically)
                 task_status.started(None)
                 try:
                     await self._closing.wait()
                 finally:
-                    # Also where all around us is cancelled: an undo still needs this group and the client.
+                    self._closing.set()  # where it was cancelled: an operation that begins now has no group to run in
+                    # Even if the surrounding scope is cancelled: clean-up still needs this group and the client.
                     with anyio.CancelScope(shield=True):
-                        await self._operations.end()
+                        await self._operations.cancel_all()
                 self._tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
-                for held in self._held.values():
-                    await held.streams.close()
-            self._held.clear()
+                for container in self._containers.values():
+                    await container.streams.close()
+            self._containers.clear()
             self._closed.set()
 
     async def _watch(self, *, task_status: TaskStatus[None]) -> None:
-        await watch(self._client, self._on_event, self._compare, self._timeouts, task_status=task_status)
+        await watch(self._client, self._on_event, self._check_all, self._timeouts, task_status=task_status)
 
     def _on_event(self, envelope: Envelope) -> None:
-        if isinstance(envelope.event, TaskExit):
-            id, event = envelope.event.container_id, envelope.event
-            held = self._held.get(id)
-            if held is not None:
-                self._queue(held, machine.ExitSeen(event.process_id, event.pid, event.code, event.exited_at))
+        event = envelope.event
+        if isinstance(event, TaskOOM) and event.container_id in self._containers:
+            self._containers[event.container_id].oom = True
+        if isinstance(event, TaskExit) and event.container_id in self._containers:
+            self._tasks.start_soon(self._process_and_log, event)  # a slow handler of one id must delay no other
 
-    def _compare(self) -> None:
-        for held in self._held.values():
-            self._look(held)
+    async def _process_and_log(self, event: TaskExit) -> None:
+        try:
+            await self.process_event(event.container_id, event)
+        except Exception:
+            log.exception("handling the exit of %s failed", event.container_id)
 
-    def _look(self, held: Held) -> None:
-        """Ask for a comparison, unless one is waiting: a shim that hangs must not pile them up."""
-        if not held.look_queued:
-            held.look_queued = True
-            self._queue(held, machine.Look())
+    def _check_all(self) -> None:
+        for container in self._containers.values():
+            self._check(container)
 
-    async def _compare_now_and_then(self) -> None:
+    def _check(self, container: OwnedContainer) -> None:
+        """Queue a check unless one is queued: a hung shim must not accumulate them."""
+        if not container.is_check_queued:
+            container.is_check_queued = True
+            self._queue(container, machine.CheckRequested())
+
+    async def _check_periodically(self) -> None:
         while True:
             await anyio.sleep(self._timeouts.reconcile)
-            self._compare()
+            self._check_all()
 
-    # holding
+    # ownership
 
-    async def _hold(
+    async def _register(
         self, id: str, run_id: str, stdout: ByteSink | None, stderr: ByteSink | None, attach: Attach | None
-    ) -> Held:
-        """Register the id, before anything is done for it: an instant exit must find its owner."""
+    ) -> OwnedContainer:
+        """Register the id before anything else: an immediate exit must find its owner."""
         if attach is None:
             if stdout is None or stderr is None:
-                raise errors.Invalid(f"cannot take container {id}: its output needs two sinks, or attach")
-            attach = Copies(id, stdout, stderr, self._tasks, self._timeouts)
+                raise errors.Invalid(f"cannot use container {id}: its output needs two sinks, or attach")
+            attach = SinkCopies(id, stdout, stderr, self._tasks, self._timeouts)
         streams = Streams(id, attach)
-        if self._closing.is_set() or id in self._held:
+        if self._closing.is_set() or id in self._containers:
             await streams.close()
-            why = "the executor is closed" if self._closing.is_set() else "it is held already"
-            raise errors.Conflict(f"cannot take container {id}: {why}")
+            reason = "the executor is closed" if self._closing.is_set() else "it is already in use"
+            raise errors.Conflict(f"cannot use container {id}: {reason}")
         again = pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit)
-        held = self._held[id] = Held(id, run_id, machine.Run(id), streams, again)
-        return held
+        container = self._containers[id] = OwnedContainer(id, run_id, machine.RunState(id), streams, again)
+        return container
 
-    async def _let_go(self, held: Held) -> None:
-        """Undo of ``_hold``, for a run that never began."""
-        held.run, _ = machine.step(held.run, machine.GaveUp())
-        if self._held.get(held.id) is held:
-            del self._held[held.id]
+    async def _unregister(self, container: OwnedContainer) -> None:
+        """Undo ``_register`` for a run that was not started."""
+        container.run, _ = machine.step(container.run, machine.StartFailed())
+        if self._containers.get(container.id) is container:
+            del self._containers[container.id]
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
-            await held.streams.close()
+            await container.streams.close()
 
-    async def _make_record(self, held: Held, create: Callable[[], Awaitable[None]]) -> None:
+    async def _make_record(self, container: OwnedContainer, create: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._making.record(held.id, create)
+            await self._creator.record(container.id, create)
         except BaseException as error:
-            # Where an answer was not waited for, or never came, the record may be there all the same.
+            # Without an answer, the record may exist nevertheless.
             if isinstance(error, errors.Unavailable) or not isinstance(error, errors.MoorageError):
-                self._sweeper.leave(held.id, held.run_id, self._tasks, has_record=False)
+                self._sweeper.add(container.id, container.run_id, self._tasks, has_record=False)
             raise
 
-    async def _undo_create(self, held: Held) -> None:
-        if not await self._removal.clean_up(held.id):
-            self._sweeper.leave(held.id, held.run_id, self._tasks, has_record=True)
+    async def _undo_create(self, container: OwnedContainer) -> None:
+        if not await self._removal.remove(container.id):
+            self._sweeper.add(container.id, container.run_id, self._tasks, has_record=True)
 
-    def _begin(self, held: Held, pid: int | None) -> None:
-        held.pid = pid
-        self._queue(held, machine.Started(pid))
+    def _track(self, container: OwnedContainer, pid: int | None) -> None:
+        container.pid = pid
+        self._queue(container, machine.Started(pid))
         if pid is not None:
-            self._tasks.start_soon(self._watch_pid, held, pid)
+            self._tasks.start_soon(self._watch_pid, container, pid)
 
-    async def _watch_pid(self, held: Held, pid: int) -> None:
-        with held.watching:
+    async def _watch_pid(self, container: OwnedContainer, pid: int) -> None:
+        with container.pid_watch:
             try:
-                await self._process_end(pid)
+                await self._wait_for_exit(pid)
             except OSError as error:
-                log.warning("cannot watch process %d of %s, its exit will be known later: %s", pid, held.id, error)
+                log.warning("cannot watch process %d of %s; its exit is noticed later: %s", pid, container.id, error)
                 return
-            self._queue(held, machine.Died())
+            self._queue(container, machine.ProcessExited())
 
-    # what happens to a run
+    # events of a run
 
-    def _queue(self, held: Held, happening: Happening) -> None:
+    def _queue(self, container: OwnedContainer, event: machine.RunEvent) -> None:
         async def handle() -> None:
             try:
-                await self._feed(held, happening)
+                await self._process(container, event)
             except Exception:
-                log.exception("handling %s of %s failed", type(happening).__name__, held.id)
+                log.exception("handling %s of %s failed", type(event).__name__, container.id)
 
-        self._inboxes.put(held.id, handle)
+        self._inboxes.put(container.id, handle)
 
-    async def _feed(self, held: Held, happening: Happening | None) -> None:
-        """Run the machine until it has nothing more to do. Only the id's inbox calls this, one at a time."""
-        if isinstance(happening, machine.Look):
-            held.look_queued = False
-        while happening is not None:
-            held.run, do = machine.step(held.run, happening)
-            happening = await self._do(held, do)
+    async def _process(self, container: OwnedContainer, event: machine.RunEvent | None) -> None:
+        """Run the state machine until no action remains. Called by the id's inbox only, one event at a time."""
+        if isinstance(event, machine.CheckRequested):
+            container.is_check_queued = False
+        while event is not None:
+            container.run, do = machine.step(container.run, event)
+            event = await self._do(container, do)
 
-    async def _do(self, held: Held, do: Do) -> Happening | None:
+    async def _do(self, container: OwnedContainer, do: machine.Action) -> machine.RunEvent | None:
         match do:
-            case Do.NOTHING:
+            case machine.Action.NOTHING:
                 return None
-            case Do.ASK:
-                return await self._ask(held.id)
-            case Do.FINISH:
-                return await self._removal.finish(held)
-            case Do.ASK_LATER | Do.FINISH_LATER:
-                self._look_later(held)
+            case machine.Action.QUERY:
+                return await self._query(container.id)
+            case machine.Action.REMOVE:
+                return await self._removal.remove_exited(container)
+            case machine.Action.QUERY_LATER | machine.Action.REMOVE_LATER:
+                self._check_later(container)
                 return None
-            case Do.DELIVER:
-                await self._deliver(held)
+            case machine.Action.DELIVER:
+                await self._deliver(container)
                 return None
 
-    async def _ask(self, id: str) -> Happening:
+    async def _query(self, id: str) -> machine.RunEvent:
         try:
-            return machine.Answered(await self._client.status(id))
+            return machine.StatusKnown(await self._client.status(id))
         except errors.NotFound:
-            return machine.Answered(None)
+            return machine.StatusKnown(None)
         except errors.MoorageError as error:
-            log.debug("cannot ask for the status of %s: %s", id, error)
-            return machine.Unanswered()
+            log.debug("cannot query the status of %s: %s", id, error)
+            return machine.StatusUnavailable()
 
-    def _look_later(self, held: Held) -> None:
-        async def look() -> None:
-            await anyio.sleep(next(held.again))
-            held.look_planned = False
-            self._look(held)
+    def _check_later(self, container: OwnedContainer) -> None:
+        async def check() -> None:
+            await anyio.sleep(next(container.retry_pauses))
+            container.is_check_scheduled = False
+            self._check(container)
 
-        if not held.look_planned:
-            held.look_planned = True
-            self._tasks.start_soon(look)
+        if not container.is_check_scheduled:
+            container.is_check_scheduled = True
+            self._tasks.start_soon(check)
 
-    async def _deliver(self, held: Held) -> None:
-        held.watching.cancel()
-        exit = held.exit()
-        self._last_exits.remember(exit)
-        del self._held[held.id]
-        await self._handler.handle_exit_event(held.id, exit)
+    async def _deliver(self, container: OwnedContainer) -> None:
+        container.pid_watch.cancel()
+        exit = container.exit()
+        self._last_exits.add(exit)
+        del self._containers[container.id]
+        await self._handler.handle_exit_event(container.id, exit)
 
-    async def _run_of(self, id: str) -> str:
-        """The run of a record, empty where there is no record. Raises: Conflict for one that no executor made."""
+    async def _read_run_id(self, id: str) -> str:
+        """The run id of a record, empty without a record. Raises: Conflict for a record that no executor created."""
         try:
             labels = await self._client.labels(id)
         except errors.NotFound:
             return ""
         if RUN_LABEL not in labels:
-            raise errors.Conflict(f"cannot restore container {id}: it was not made by Moorage")
+            raise errors.Conflict(f"cannot restore container {id}: it was not created by Moorage")
         return labels[RUN_LABEL]
 
 
@@ -374,15 +380,15 @@ async def open_executor(
     *,
     runtime: RuntimeOptions,
     timeouts: Timeouts = DEFAULT,
-    process_end: Callable[[int], Awaitable[None]] = wait_for_end,
+    wait_for_exit: Callable[[int], Awaitable[None]] = wait_for_exit,
 ) -> AsyncIterator[Executor]:
-    """An executor over this client, until the block ends, which detaches it as ``aclose`` does.
+    """An executor over this client, closed with ``aclose`` at the end of the block.
 
-    ``process_end`` returns when the process with a pid has ended: the kernel's word, unless somebody simulates it.
+    ``wait_for_exit`` returns when the process with a pid has exited; simulations replace it.
 
-    Raises: the kind of the cause, as "cannot create containerd exec client: ...", where containerd cannot be reached.
+    Raises: the kind of the cause, as "cannot create containerd exec client: ...", if containerd cannot be reached.
     """
-    executor = Executor(client, exit_handler, runtime, timeouts, process_end)
+    executor = Executor(client, exit_handler, runtime, timeouts, wait_for_exit)
     async with background_tasks() as tasks:
         failure: errors.MoorageError | None = await tasks.start(executor._serve)
         if failure is not None:

@@ -1,7 +1,7 @@
-"""What the executor needs from others, and what it tells them.
+"""The interfaces of the executor: what it requires, and what it reports.
 
 ``ContainerClient`` is the seam to containerd: one real implementation (``moorage.containerd.containers``) and one fake,
-kept honest by running the same contract tests on both.
+verified by running the same contract tests on both.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -29,103 +29,112 @@ __all__ = (
 )
 
 PLUGIN_NAMESPACE = "plugins.moby"
-"""The containerd namespace of Docker's plugins, and ours unless told otherwise."""
+"""The containerd namespace of Docker's plugins, and Moorage's default."""
 
 INIT_PROCESS_NAME = "init"
-"""The only process that is ever signalled: the container's first."""
+"""The container's first process, the only one that is signalled."""
 
 RUN_LABEL = "moorage.run"
-"""Label of a container record: the identity of its run. A record without it is not ours."""
+"""Label of a container record: the identity of its run. A record without it was not created by Moorage."""
 
 
 class Exit(Struct, frozen=True):
-    """How one run of a container ended."""
+    """The exit of one run of a container.
+
+    ``id`` is the container's, ``run`` the run's own id, ``pid`` that of its first process in this pid namespace.
+    """
 
     id: str
     run: str
     code: int | None
-    """Exit status; 128 + n for signal n, as runtimes give it. None where nobody can know it (the shim was killed)."""
+    """Exit status; 128 + n for signal n, as runtimes report it. None if it cannot be known (the shim was killed)."""
 
     signal: str | None = None
     """Name of the signal that the code stands for, as SIGKILL. A process that returns 137 itself looks the same."""
 
     oom: bool = False
-    """The kernel killed it for want of memory."""
+    """It was OOM-killed."""
 
     exited_at: datetime | None = None
-    """When it ended, UTC; None where nobody can know it."""
+    """When it exited, UTC; None if unknown."""
 
     pid: int | None = None
 
 
 class ExitHandler(Protocol):
-    """Learns of the end of every run, exactly once."""
+    """Receives the exit of every run, exactly once."""
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
-        """The run is over and everything of it is removed: the same id can be created again, also from here."""
+        """Called when the run has exited and is removed: the id can be created again, also by this method."""
 
 
 class OutputStream(Protocol):
-    """The read end of a process's stdout or stderr."""
+    """The read end of a stdout or stderr."""
 
     async def read(self) -> bytes:
         """The next bytes, ``b""`` at the end. Raises: anyio.ClosedResourceError after ``close``."""
 
     def fileno(self) -> int:
-        """The descriptor, for whoever hands it on. Raises: anyio.ClosedResourceError after ``close``."""
+        """The descriptor, for passing it on. Raises: anyio.ClosedResourceError after ``close``."""
 
     def close(self) -> None:
-        """Stop reading; whoever waits in ``read`` is woken. May be repeated."""
+        """Stop reading; a waiting ``read`` is woken. May be repeated."""
 
 
 class InputStream(Protocol):
-    """The write end of a process's stdin."""
+    """The write end of a stdin."""
 
     def close(self) -> None:
-        """Give the process its end of file."""
+        """Close the stream; the process reads end of file."""
 
 
 class Stdio(Protocol):
     """The standard streams of a process."""
 
     @property
-    def stdout(self) -> OutputStream: ...
+    def stdout(self) -> OutputStream:
+        """The read end of its stdout."""
+        ...
 
     @property
-    def stderr(self) -> OutputStream: ...
+    def stderr(self) -> OutputStream:
+        """The read end of its stderr."""
+        ...
 
     @property
-    def stdin(self) -> InputStream | None: ...
+    def stdin(self) -> InputStream | None:
+        """The write end of its stdin; None without one."""
+        ...
 
     def note(self, line: str) -> None:
-        """Add a line to each stream that a process still has open, as if that had written it. It may get lost."""
+        """Append a line to each stream that a process has open, as if it had written it. Best effort."""
 
     def close(self) -> None:
-        """Close every end that is ours; readers that wait are woken. May be repeated."""
+        """Close all own ends; waiting readers are woken. May be repeated."""
 
 
 class Attached(Protocol):
-    """Whoever took the streams."""
+    """The consumer of the streams of a task."""
 
     async def wait(self) -> None:
-        """Return when both copies, and the io below them, have ended.
+        """Return when both streams have reached end of file.
 
-        Cancelled where that takes too long, and perhaps called again then.
+        Cancelled if that takes too long, and possibly called again.
         """
 
 
 Attach = Callable[[Stdio], Awaitable[Attached]]
-"""Takes the streams of a task that is about to run, or that runs."""
+"""Accepts the streams of a task that is about to be started, or is running."""
 
 
 class ByteSink(Protocol):
-    """Where the bytes of one stream go. Both methods may be plain or ``async``; plain ones run in a worker thread."""
+    """Receives the bytes of one stream. Both methods may be plain or ``async``; plain ones run in a worker thread."""
 
     def write(self, data: bytes, /) -> object:
-        """Take these bytes. The process waits behind a slow sink; nothing is buffered without bound."""
+        """Accept these bytes. A slow sink blocks the process; buffers are bounded."""
 
     def close(self) -> object:
-        """The stream has ended. Called once."""
+        """Called once, when the stream has ended."""
 
 
 class ContainerClient(Protocol):
@@ -140,42 +149,42 @@ class ContainerClient(Protocol):
         rootfs: Sequence[Mount] = (),
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Make record and directory, all or nothing. Raises: Conflict where the id has one."""
+        """Create record and directory, all or nothing. Raises: Conflict if the id has a record."""
 
     async def restore(self, id: str, attach: Attach) -> tuple[bool, int | None]:
-        """Attach to a task that exists; whether it lives, and its pid. Raises: NotFound where part of it is gone."""
+        """Attach to an existing task: whether it is running, and its pid. Raises: NotFound if part of it is missing."""
 
     async def status(self, id: str) -> Status:
-        """The state of the task. Raises: NotFound."""
+        """The state of the task. Raises: NotFound without a task."""
 
     async def labels(self, id: str) -> Mapping[str, str]:
-        """The labels of the record. Raises: NotFound."""
+        """The labels of the record. Raises: NotFound without a record."""
 
     async def delete(self, id: str) -> None:
-        """Remove record, directory and FIFOs; gone is fine. Raises: Conflict while a process of it may live."""
+        """Delete record, directory and FIFOs, if they exist. Raises: Conflict while a process may be running."""
 
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
-        """Kill, wait, remove the task; how it ended, both None where there was none.
+        """Kill the task, wait, delete it; returns exit code and time, both None if there was none.
 
-        How an ended task ended is told again until ``delete``, also to another process.
+        The exit of a deleted task is returned again until ``delete``, also to another process.
 
-        Raises: Unavailable while a process of it may still live.
+        Raises: Unavailable while a process of it may still be running.
         """
 
     async def start(self, id: str, checkpoint_dir: str, with_stdin: bool, attach: Attach) -> int:
-        """Create the task, hand its streams to ``attach``, start it; its pid.
+        """Create the task, hand its streams to ``attach``, start it; returns its pid.
 
-        Raises: Conflict where an earlier task of the id was in the way: clean up and try once more.
+        Raises: Conflict if a leftover task of the id exists: delete it and retry.
         """
 
     async def signal_process(self, id: str, process_id: str, signal: int) -> None:
-        """Send a signal to one process. Raises: NotFound for one that has ended."""
+        """Send a signal to one process. Raises: NotFound if it has exited."""
 
     async def oom_killed(self, id: str) -> bool:
-        """Whether the kernel killed anything in the container for want of memory. Asked before ``delete_task``."""
+        """Whether a process in the container was OOM-killed. Call it before ``delete_task``."""
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[Envelope]]:
-        """What happens to the tasks of the namespace from the moment of entering.
+        """The events of the namespace from the moment of entering.
 
-        Raises: Unavailable when containerd goes away, both from entering and from the iterator.
+        Raises: Unavailable if containerd cannot be reached, from entering and from the iterator.
         """

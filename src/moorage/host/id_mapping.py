@@ -1,4 +1,4 @@
-"""Ids of a user namespace: a namespace to name a mapping, mounts that show files under mapped ids, owners on disk.
+"""Ids of user namespaces: namespaces that define a mapping, id-mapped mounts, owners of files on disk.
 
 Everything here blocks. Source: mount_setattr(2) and open_tree(2) (Linux 5.12; overlay takes such layers from 5.19 on),
 user_namespaces(7).
@@ -12,7 +12,8 @@ import subprocess
 from pathlib import Path
 
 from moorage import errors
-from moorage.host.beneath import Directory
+from moorage.host import proc
+from moorage.host.directory_tree import Directory
 
 __all__ = ("FIRST_BASE", "ID_COUNT", "bind_mapped", "find_base", "mapped_owner", "open_user_namespace", "shift_owners")
 
@@ -20,7 +21,7 @@ ID_COUNT = 65536
 """Ids of each user namespace."""
 
 FIRST_BASE, _END_BASE = 0x70000000, 0x7FFF0000
-"""Host ids of user namespaces of plugins: nobody's by systemd's table "Users, Groups, UIDs and GIDs"."""
+"""Host ids of user namespaces of plugins: unassigned in systemd's table "Users, Groups, UIDs and GIDs"."""
 
 _MARK = "trusted.moorage.ids"
 """Extended attribute of a directory whose files have all been given the ids from this base on; only root may set it."""
@@ -42,14 +43,14 @@ class _MountAttr(ctypes.Structure):
 def open_user_namespace(base: int) -> int:
     """A descriptor of a new user namespace, in which id 0 is ``base`` on the host; the caller closes it.
 
-    Raises: Unsupported where the kernel makes none.
+    Raises: Unsupported if the kernel refuses.
     """
     try:
         process = subprocess.Popen(
             ["unshare", "--user", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except OSError as error:
-        raise errors.Unsupported(f"cannot make a user namespace: unshare: {error.strerror}") from error
+        raise errors.Unsupported(f"cannot create a user namespace: unshare: {error.strerror}") from error
     with process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -57,22 +58,21 @@ def open_user_namespace(base: int) -> int:
         try:
             process.stdin.write(b"x")
             process.stdin.flush()
-            if process.stdout.read(1) != b"x":  # what it echoes, it echoes from within
+            if process.stdout.read(1) != b"x":  # its echo shows that it is in the namespace
                 words = process.stderr.read().decode(errors="replace").strip()
-                raise errors.Unsupported(f"cannot make a user namespace: {words}")
-            for kind in ("uid_map", "gid_map"):
-                Path(f"/proc/{process.pid}/{kind}").write_text(f"0 {base} {ID_COUNT}\n")
-            return os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+                raise errors.Unsupported(f"cannot create a user namespace: {words}")
+            proc.write_id_map(process.pid, base, ID_COUNT)
+            return os.open(proc.namespace_path("user", process.pid), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise errors.Unsupported(f"cannot make a user namespace: {error.strerror}") from error
+            raise errors.Unsupported(f"cannot create a user namespace: {error.strerror}") from error
         finally:
             process.kill()
 
 
 def bind_mapped(source: Path, target: Path, user_namespace: int) -> None:
-    """Show a directory at ``target``, with every owner as the user namespace maps it.
+    """Mount a directory at ``target`` with every owner as the user namespace maps it.
 
-    Raises: Unsupported where the kernel or the file system cannot do that.
+    Raises: Unsupported if the kernel or the file system cannot do that.
     """
     try:
         tree = _call(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), ctypes.c_uint(_OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC))
@@ -87,11 +87,11 @@ def bind_mapped(source: Path, target: Path, user_namespace: int) -> None:
         raise errors.Unsupported(f"cannot map the owners of files in {source}: {error.strerror}") from error
 
 
-def find_base(taken: frozenset[int], wish: int) -> int:
-    """A base that is not taken: the one that a number chooses, or the next free one. Raises: Unavailable for none."""
+def find_base(taken: frozenset[int], start: int) -> int:
+    """A base that is not taken: number ``start`` of all, or the next free one. Raises: Unavailable if none is free."""
     count = (_END_BASE - FIRST_BASE) // ID_COUNT
     for step in range(count):
-        base = FIRST_BASE + (wish + step) % count * ID_COUNT
+        base = FIRST_BASE + (start + step) % count * ID_COUNT
         if base not in taken:
             return base
     raise errors.Unavailable("cannot give the plugin a user namespace of its own: all ids for them are in use")
@@ -106,8 +106,8 @@ def mapped_owner(id: int, base: int) -> int:
 def shift_owners(directory: Path, base: int) -> None:
     """Give everything in a directory that only root can reach the owner that it has under this base.
 
-    Done once: a mark on the directory says which base its files have. May be interrupted and repeated. Set-uid bits
-    stay; file capabilities are lost, as by any change of owner.
+    Done once: an extended attribute of the directory contains the base of its files. May be interrupted and repeated.
+    Set-uid bits stay; file capabilities are lost, as by any change of owner.
 
     Raises: OSError naming what could not be changed.
     """

@@ -1,7 +1,8 @@
-"""Sockets that plugins make: whether one listens, and how to connect to it and to nothing else."""
+"""Unix sockets: whether a server accepts connections, and how to connect to a plugin's socket and to nothing else."""
 
 import errno
 import os
+import socket
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,18 +12,18 @@ from pathlib import Path
 from msgspec import Struct
 
 from moorage import errors
-from moorage._lib.unix_socket import accepts
-from moorage.host.beneath import Directory, open_beneath
+from moorage.host.directory_tree import Directory, open_beneath
+from moorage.host.proc import descriptor_path
 
-__all__ = ("PluginSocket",)
+__all__ = ("PluginSocket", "accepts_connections", "is_socket")
 
 _MOST_ENTRIES, _MOST_OTHERS = 1000, 3
 
 
 class PluginSocket(Struct, frozen=True):
-    """A unix socket that a plugin makes below a directory of its own, which is where ``call`` may connect to.
+    """A unix socket that a plugin creates below a directory of its own.
 
-    A link or a mount in the way is not followed: it could lead to the engine's own socket, or to a server that hangs.
+    A link or a mount on the way is not followed: it could lead to the engine's own socket, or to a server that hangs.
     """
 
     directory: Path
@@ -37,15 +38,15 @@ class PluginSocket(Struct, frozen=True):
 
     @contextmanager
     def open(self) -> Iterator[str]:
-        """A path that leads to this very socket until the block ends, whatever the plugin puts in its place.
+        """A path that leads to this very socket until the block ends, even if the plugin replaces it.
 
         Never blocks.
 
-        Raises: Unavailable where no socket is there, or not by a path without links and mounts.
+        Raises: Unavailable if no socket exists, or only by a path with links or mounts.
         """
         found = self._find()
         try:
-            yield f"/proc/self/fd/{found}"
+            yield descriptor_path(found)
         finally:
             os.close(found)
 
@@ -68,7 +69,7 @@ class PluginSocket(Struct, frozen=True):
         return found
 
     def others(self) -> Sequence[str]:
-        """Names of other sockets where this one should be, a few of them: the one that is there by another name."""
+        """Names of a few other sockets in its directory: one of them may be this one by another name."""
         directory, _, own = self.name.rpartition("/")
         try:
             with Directory.open(self.directory) as above:
@@ -88,9 +89,29 @@ class PluginSocket(Struct, frozen=True):
         """Whether it accepts a connection now. Never waits: connect() succeeds, or fails at once."""
         try:
             with self.open() as path:
-                return accepts(path)
+                return accepts_connections(path)
         except errors.Unavailable:
             return False
+
+
+def accepts_connections(path: str | os.PathLike[str]) -> bool:
+    """Whether a unix socket accepts a connection now; its file alone may be a leftover. Never waits."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as client:
+        try:
+            client.connect(os.fspath(path))
+        except BlockingIOError:
+            return True  # a server listens, and its queue is full
+        except OSError:
+            return False
+        return True
+
+
+def is_socket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a socket itself, not a link to one: in a plugin's directory that may lead anywhere."""
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _is_socket(directory: int, name: str) -> bool:

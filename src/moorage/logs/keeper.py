@@ -2,11 +2,11 @@
 
     python -m moorage.logs.keeper STATE
 
-It works in the directory STATE: ``k.sock``, where engines ask (``wire`` has the messages), and ``pid``, which is locked
-for as long as a keeper lives. The command returns when the keeper serves, in the background, or when another one does.
+The directory STATE contains ``k.sock``, the socket for engines (``keeper_protocol`` has the messages), and ``pid``,
+which is locked while a keeper runs. The command returns when this keeper, or another one, serves in the background.
 
-One thread around a selector, no event loop and no library: what it imports is its size. It never waits for an engine:
-one that does not take what it is told is cut off, and asks again when it is back.
+One thread around a selector, without event loop and libraries, to save memory. It never waits for an engine: one that
+does not read its messages is disconnected, and asks again when it reconnects.
 """
 
 import fcntl
@@ -20,33 +20,33 @@ import sys
 import time
 from collections.abc import Callable
 
-from moorage.logs.wire import GREETING, PACKET_BYTES, Request, pack, parse_request
+from moorage.logs.keeper_protocol import GREETING, PACKET_BYTES, KeeperRequest, pack, parse_request
 from moorage.logs.writer import STREAMS, LineStream, LogWriter
 
 __all__ = ("Keeper", "main")
 
 _FIFO_BYTES = 1024 * 1024
-"""As much as we let a FIFO hold: room for its writer while we pause or are not there."""
+"""The capacity set for a FIFO: room for its writer while the keeper pauses or is not running."""
 
 _READ_BYTES = 256 * 1024
 _SHORTEST, _LONGEST = 0.0001, 0.002  # seconds
-_LOOK_AROUND = 30.0  # seconds between two looks whether anybody can reach us at all
+_CHECK_INTERVAL = 30.0  # seconds between two checks whether the socket still exists
 
 
-class _Pace:
-    """How long to pause after a round, so that many small writes are one read and wake nobody.
+class _ReadPause:
+    """The pause after a round, so that many small writes become one read without wake-ups.
 
-    The pause grows while it brings little, and shrinks before a FIFO gets full within it.
+    It grows while little is read, and shrinks before a FIFO fills up.
     """
 
     def __init__(self) -> None:
         self._seconds = 0.0
 
-    def after(self, brought: int) -> float:
-        """Seconds, given the bytes that the last round has brought."""
-        if brought >= _READ_BYTES:
+    def after(self, read_bytes: int) -> float:
+        """The pause in seconds after a round that read so many bytes."""
+        if read_bytes >= _READ_BYTES:
             self._seconds = self._seconds / 4 if self._seconds > _SHORTEST else 0.0
-        elif brought < _READ_BYTES // 2:
+        elif read_bytes < _READ_BYTES // 2:
             self._seconds = min(max(2 * self._seconds, _SHORTEST), _LONGEST)
         return self._seconds
 
@@ -58,14 +58,14 @@ class _Output:
         self.key = key
         self.writer = writer
         self.streams: dict[int, LineStream] = {}
-        """By descriptor; those that have not ended."""
+        """By descriptor; streams that have not ended."""
 
 
 class Keeper:
-    """All that one keeper drains, and whom it tells."""
+    """Drains outputs and notifies engines."""
 
     def __init__(self, listener: socket.socket) -> None:
-        """Takes over the listening socket."""
+        """Takes ownership of the listening socket."""
         self._listener = listener
         self._path = listener.getsockname()
         self._inode = os.stat(self._path).st_ino
@@ -74,43 +74,43 @@ class Keeper:
         self._clients: set[socket.socket] = set()
         self._outputs: dict[str, _Output] = {}
         self._writers: dict[str, LogWriter] = {}
-        self._is_ending = False
-        self._brought = 0
-        # A signal's handler runs between two steps of ours; this wakes the one that waits.
+        self._is_stopping = False
+        self._read_bytes = 0
+        # Written to by signal handlers, to wake the selector.
         self._waking, self._woken = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ, lambda: self._woken.recv(1))
 
     def run(self) -> None:
-        """Drain until told to quit; what was read is written then."""
-        pace = _Pace()
-        while not self._is_ending:
-            ready = self._selector.select(_LOOK_AROUND)
-            self._brought = 0
+        """Drain until ``quit``; everything read is written by then."""
+        pause = _ReadPause()
+        while not self._is_stopping:
+            ready = self._selector.select(_CHECK_INTERVAL)
+            self._read_bytes = 0
             for each, _ in ready:
                 each.data()
-            if self._brought and (seconds := pace.after(self._brought)):
+            if self._read_bytes and (seconds := pause.after(self._read_bytes)):
                 time.sleep(seconds)
-            if not ready and not self._outputs and not self._can_be_reached():
+            if not ready and not self._outputs and not self._is_reachable():
                 return
 
     def close(self) -> None:
-        """Write what is no whole line yet, and let everything go. The FIFOs keep what comes now."""
+        """Write incomplete lines and close everything. Later output stays in the FIFOs."""
         for output in list(self._outputs.values()):
             for descriptor, stream in list(output.streams.items()):
                 stream.flush()
-                self._drop(output, descriptor)
+                self._close_stream(output, descriptor)
         for client in list(self._clients):
-            self._hang_up(client)
+            self._disconnect(client)
         for each in (self._selector, self._listener, self._waking, self._woken):
             each.close()
 
     def quit(self) -> None:
-        """Let ``run`` return, also from a signal's handler."""
-        self._is_ending = True
+        """Make ``run`` return. May be called from a signal handler."""
+        self._is_stopping = True
         self._waking.send(b"q")
 
-    def _can_be_reached(self) -> bool:
-        """Whether our socket is still where it was: without, and with nothing to drain, nobody needs us."""
+    def _is_reachable(self) -> bool:
+        """Whether the socket still exists: without it and without outputs, the keeper exits."""
         try:
             return os.stat(self._path).st_ino == self._inode
         except OSError:
@@ -121,28 +121,28 @@ class Keeper:
     def _read(self, output: _Output, descriptor: int) -> None:
         stream = output.streams.get(descriptor)
         if stream is None:
-            return  # ended by what came before it in this round
+            return  # closed earlier in this round
         try:
             data = os.read(descriptor, _READ_BYTES)
         except BlockingIOError:
             return
-        self._brought += len(data)
+        self._read_bytes += len(data)
         if data:
             stream.take(data)
             return
         stream.end()
-        self._drop(output, descriptor)
+        self._close_stream(output, descriptor)
         if not output.streams:
-            self._forget(output)
+            self._remove_output(output)
             for client in list(self._clients):
-                self._tell(client, "d", output.key)
+                self._notify(client, "d", output.key)
 
-    def _drop(self, output: _Output, descriptor: int) -> None:
+    def _close_stream(self, output: _Output, descriptor: int) -> None:
         del output.streams[descriptor]
         self._selector.unregister(descriptor)
         os.close(descriptor)
 
-    def _forget(self, output: _Output) -> None:
+    def _remove_output(self, output: _Output) -> None:
         del self._outputs[output.key]
         if all(each.writer is not output.writer for each in self._outputs.values()):
             output.writer.close()
@@ -153,7 +153,7 @@ class Keeper:
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:  # too many files: the next look comes after a pause
+        except OSError:  # too many open files: retried after a pause
             time.sleep(_LONGEST)
             return
         client.setblocking(False)
@@ -169,39 +169,39 @@ class Keeper:
         except BlockingIOError:
             return
         except OSError:
-            self._hang_up(client)
+            self._disconnect(client)
             return
         try:
             if flags & socket.MSG_TRUNC:
                 raise ValueError("too long")
             request = parse_request(packet)
         except ValueError:
-            self._hang_up(client)
+            self._disconnect(client)
         else:
-            self._do(client, request, descriptors)
+            self._handle(client, request, descriptors)
         finally:
-            for descriptor in descriptors:  # those that are still in the list have found no taker
+            for descriptor in descriptors:  # those still in the list were not accepted
                 os.close(descriptor)
 
-    def _do(self, client: socket.socket, request: Request, descriptors: list[int]) -> None:
+    def _handle(self, client: socket.socket, request: KeeperRequest, descriptors: list[int]) -> None:
         output = self._outputs.get(request.key)
         if request.verb == "Q":
             self.quit()
         elif request.verb == "F":
             for stream in output.streams.values() if output is not None else ():
                 stream.flush()
-            self._tell(client, "f", request.key)
+            self._notify(client, "f", request.key)
         elif output is not None:
-            self._tell(client, "a", request.key)
+            self._notify(client, "a", request.key)
         elif len(descriptors) != len(STREAMS):
-            self._tell(client, "r", request.key, "its streams did not come with it: are too many files open?")
+            self._notify(client, "r", request.key, "its descriptors are missing: are too many files open?")
         elif not all(stat.S_ISFIFO(os.fstat(each).st_mode) for each in descriptors):
-            self._tell(client, "r", request.key, "its streams are no FIFOs")
+            self._notify(client, "r", request.key, "its streams are not FIFOs")
         else:
-            self._take(request, descriptors)
-            self._tell(client, "a", request.key)
+            self._add_output(request, descriptors)
+            self._notify(client, "a", request.key)
 
-    def _take(self, request: Request, descriptors: list[int]) -> None:
+    def _add_output(self, request: KeeperRequest, descriptors: list[int]) -> None:
         writer = self._writers.get(request.directory)
         if writer is None:
             writer = LogWriter(request.directory, most_bytes=request.most_bytes, files=request.files)
@@ -213,23 +213,23 @@ class Keeper:
             try:
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _FIFO_BYTES)
             except OSError:
-                pass  # what it has will do
+                pass  # the default capacity works, too
             output.streams[descriptor] = LineStream(writer, name)
             self._selector.register(descriptor, selectors.EVENT_READ, self._reader(output, descriptor))
 
     def _reader(self, output: _Output, descriptor: int) -> Callable[[], None]:
         return lambda: self._read(output, descriptor)
 
-    def _tell(self, client: socket.socket, verb: str, *fields: str) -> None:
+    def _notify(self, client: socket.socket, verb: str, *fields: str) -> None:
         self._send(client, pack(verb, *fields))
 
     def _send(self, client: socket.socket, packet: bytes) -> None:
         try:
             client.send(packet)
-        except OSError:  # it is gone, or stopped and takes nothing: it asks for everything again when it is back
-            self._hang_up(client)
+        except OSError:  # it has exited or does not read: it asks again after it reconnects
+            self._disconnect(client)
 
-    def _hang_up(self, client: socket.socket) -> None:
+    def _disconnect(self, client: socket.socket) -> None:
         if client in self._clients:
             self._clients.discard(client)
             self._selector.unregister(client)
@@ -237,7 +237,7 @@ class Keeper:
 
 
 def main(state: str) -> int:
-    """Serve in the background; the exit status for whoever started this. Returns 0 where another keeper serves."""
+    """Serve in the background; returns the exit status of the command, 0 also if another keeper serves."""
     lock = os.open(os.path.join(state, "pid"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -248,18 +248,18 @@ def main(state: str) -> int:
         os.unlink(path)  # of a keeper that was killed
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
-    ready, tell = os.pipe()
+    ready, notify = os.pipe()
     if os.fork():
-        os.close(tell)
+        os.close(notify)
         os._exit(0 if os.read(ready, 1) else 1)
     os.close(ready)
     os.setsid()
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    listener.listen(64)  # here, so that the kernel names this process to who connects
+    listener.listen(64)  # here, so that SO_PEERCRED names this process to clients
     listener.setblocking(False)
-    os.write(tell, b"1")
-    os.close(tell)
+    os.write(notify, b"1")
+    os.close(notify)
     _serve(listener)
     return 0
 

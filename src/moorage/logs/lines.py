@@ -1,7 +1,7 @@
 """Records of a log as lines of output: pieces of a long line are joined again, up to a limit.
 
-``writer`` says what records are. A line that is longer than the limit comes in several ``Line``s, of which all but the
-last are ``partial``: with the next one of the same stream, until one that is not, they are what was written.
+``writer`` describes records. A line longer than the limit becomes several ``Line``s, of which all but the last are
+``partial``: joined with the next ones of the same stream, they are the original line.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from moorage.logs.writer import STREAMS
 
-__all__ = ("JOINED_BYTES", "Line", "LineJoiner", "Record", "parse_head", "parse_records")
+__all__ = ("JOINED_BYTES", "Line", "LineJoiner", "LogRecord", "parse_head", "parse_records")
 
 JOINED_BYTES = 1024 * 1024
 """Longest text of one ``Line``."""
@@ -22,61 +22,66 @@ _HEAD_BYTES = 64
 
 
 class Line(Struct, frozen=True):
-    """One line of output, without its end."""
+    """One line of output, without the newline."""
 
     at: datetime
-    """When its first byte that is known was written down."""
+    """When its first known byte was written."""
     stream: str
     """stdout or stderr."""
     text: str
-    """Bytes that are no UTF-8 are shown as ``\\xNN``."""
+    """Invalid UTF-8 is shown as ``\\xNN``."""
     partial: bool = False
-    """Whether it goes on in the next line of this stream."""
+    """Whether it continues in the next line of this stream."""
 
 
-class Record(NamedTuple):
+class LogRecord(NamedTuple):
     """One record of a log file."""
 
     at: datetime
     stream: str
     is_piece: bool
-    """Whether the line goes on in the next record of this stream."""
+    """Whether the line continues in the next record of this stream."""
     text: bytes
 
 
 def parse_head(record: bytes) -> tuple[str, bool] | None:
-    """Stream of a record, and whether it is a piece; None for what is no record, as a killed writer may leave it."""
-    head = record[:_HEAD_BYTES].split(b" ", 2)
-    return _NAMES.get(head[1].decode(errors="replace")) if len(head) == 3 else None
+    """The stream of a record, and whether it is a piece; None for an invalid record (a killed writer)."""
+    parsed = _parse(record[:_HEAD_BYTES])
+    return (parsed.stream, parsed.is_piece) if parsed is not None else None
 
 
-def parse_records(data: bytes) -> Iterator[Record]:
-    """The records of whole lines of a log file; what is none is left out."""
+def parse_records(data: bytes) -> Iterator[LogRecord]:
+    """The records of whole lines of a log file; invalid ones are skipped."""
     for raw in data.split(b"\n"):
-        stamp, _, rest = raw.partition(b" ")
-        stream, blank, text = rest.partition(b" ")
-        found = _NAMES.get(stream.decode(errors="replace"))
-        if not blank or found is None:
-            continue
-        try:
-            at = datetime.fromisoformat(stamp.decode("ascii"))
-        except ValueError:
-            continue
-        if at.tzinfo is not None:
-            yield Record(at, *found, text)
+        if (record := _parse(raw)) is not None:
+            yield record
+
+
+def _parse(raw: bytes) -> LogRecord | None:
+    """One record. All readers agree on what is one, or lines that one of them counts would be missing in another."""
+    stamp, _, rest = raw.partition(b" ")
+    stream, blank, text = rest.partition(b" ")
+    found = _NAMES.get(stream.decode(errors="replace"))
+    if not blank or found is None:
+        return None
+    try:
+        at = datetime.fromisoformat(stamp.decode("ascii"))
+    except ValueError:
+        return None
+    return LogRecord(at, *found, text) if at.tzinfo is not None else None
 
 
 class LineJoiner:
-    """Makes lines of records, which come in the order of the file."""
+    """Joins records, in the order of the file, to lines."""
 
     def __init__(self, skip: int = 0) -> None:
-        """The first ``skip`` lines are left out."""
+        """The first ``skip`` lines are omitted."""
         self._skip = skip
         self._at: dict[str, datetime] = {}
         self._text: dict[str, bytearray] = {}
 
-    def feed(self, record: Record) -> Iterator[Line]:
-        """The lines that are known with this record."""
+    def feed(self, record: LogRecord) -> Iterator[Line]:
+        """The lines that are complete with this record."""
         waiting = self._text.setdefault(record.stream, bytearray())
         at = self._at.setdefault(record.stream, record.at)
         if waiting and len(waiting) + len(record.text) > JOINED_BYTES:
@@ -91,7 +96,7 @@ class LineJoiner:
             del self._at[record.stream]
 
     def flush(self) -> Iterator[Line]:
-        """The beginnings of lines whose end is not there."""
+        """The incomplete lines."""
         for stream, at in self._at.items():
             yield from self._line(Line(at, stream, _shown(self._text[stream]), partial=True))
         self._at, self._text = {}, {}

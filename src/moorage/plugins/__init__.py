@@ -1,5 +1,9 @@
 """What a plugin is: its config, what a user set, what it asks for, and the container it becomes. Pure, no I/O."""
 
+from moorage._lib.values import CgroupDriver as CgroupDriver
+from moorage.oci.reference import Reference as Reference
+from moorage.oci.reference import local_name as local_name
+from moorage.oci.reference import parse_reference as parse_reference
 from moorage.plugins.confinement import BUILT_IN as BUILT_IN
 from moorage.plugins.confinement import NO_CONFINEMENT as NO_CONFINEMENT
 from moorage.plugins.confinement import Confinement as Confinement
@@ -28,9 +32,6 @@ from moorage.plugins.privileges import find_missing as find_missing
 from moorage.plugins.privileges import find_named as find_named
 from moorage.plugins.privileges import parse_privileges as parse_privileges
 from moorage.plugins.privileges import privileges_to_api as privileges_to_api
-from moorage.plugins.reference import Reference as Reference
-from moorage.plugins.reference import local_name as local_name
-from moorage.plugins.reference import parse_reference as parse_reference
 from moorage.plugins.settings import NO_OVERRIDES as NO_OVERRIDES
 from moorage.plugins.settings import Overrides as Overrides
 from moorage.plugins.settings import Rebased as Rebased
@@ -38,14 +39,16 @@ from moorage.plugins.settings import Settings as Settings
 from moorage.plugins.settings import apply_settings as apply_settings
 from moorage.plugins.settings import effective_settings as effective_settings
 from moorage.plugins.settings import masked as masked
+from moorage.plugins.settings import merge_overrides as merge_overrides
 from moorage.plugins.settings import rebase as rebase
 from moorage.plugins.settings import settings_to_api as settings_to_api
 from moorage.plugins.spec import DeviceNode as DeviceNode
+from moorage.plugins.spec import HostPaths as HostPaths
 from moorage.plugins.spec import Need as Need
 from moorage.plugins.spec import Needs as Needs
-from moorage.plugins.spec import Places as Places
 from moorage.plugins.spec import build_spec as build_spec
 from moorage.plugins.spec import cgroup_path as cgroup_path
+from moorage.plugins.spec import control_group as control_group
 from moorage.plugins.spec import host_path as host_path
 from moorage.plugins.spec import needs as needs
 from moorage.plugins.spec import socket_path as socket_path
@@ -57,16 +60,17 @@ __all__ = (
     "BUILT_IN",
     "NO_CONFINEMENT",
     "NO_OVERRIDES",
+    "CgroupDriver",
     "Config",
     "Confinement",
     "DeviceNode",
     "HostFeatures",
+    "HostPaths",
     "MountEntry",
     "Need",
     "Needs",
     "Overrides",
     "ParsedConfig",
-    "Places",
     "Policy",
     "Privilege",
     "Rebased",
@@ -85,12 +89,14 @@ __all__ = (
     "compute_privileges",
     "config_to_api",
     "confined_spec",
+    "control_group",
     "effective_settings",
     "find_missing",
     "find_named",
     "host_path",
     "local_name",
     "masked",
+    "merge_overrides",
     "needs",
     "parse_config",
     "parse_policy",

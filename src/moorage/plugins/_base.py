@@ -4,21 +4,26 @@ Source: moby daemon/pkg/oci/defaults.go@b985e21, checked against the spec that d
 masked beyond 20.10 (``/sys/devices/virtual/powercap``, as in later ones).
 """
 
+from collections.abc import Iterable
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 __all__ = (
     "CAPABILITIES",
+    "CGROUP_MOUNT",
     "DEFAULT_CAPABILITIES",
     "DEFAULT_PATH",
     "DEVICE_RULES",
     "MASKED_PATHS",
     "MOUNTS",
     "READONLY_PATHS",
-    "Mount",
+    "OciMount",
+    "with_host_cgroups",
 )
 
 
-class Mount(Struct, frozen=True):
+class OciMount(Struct, frozen=True):
     """One mount of the runtime spec."""
 
     destination: str
@@ -72,14 +77,19 @@ CAPABILITIES = frozenset(
 )  # fmt: skip
 """All that Linux has up to 6.x (linux/capability.h)."""
 
+CGROUP_MOUNT = "/sys/fs/cgroup"
+"""Where control groups are mounted, on the host and in every plugin."""
+
 MOUNTS = (
-    Mount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
-    Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
-    Mount("/dev/pts", "devpts", "devpts", ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")),
-    Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
-    Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", "nosuid", "noexec", "nodev")),
-    Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
-    Mount("/dev/shm", "tmpfs", "shm", ("nosuid", "noexec", "nodev", "mode=1777")),
+    OciMount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
+    OciMount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
+    OciMount(
+        "/dev/pts", "devpts", "devpts", ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
+    ),
+    OciMount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
+    OciMount(CGROUP_MOUNT, "cgroup", "cgroup", ("ro", "nosuid", "noexec", "nodev")),
+    OciMount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
+    OciMount("/dev/shm", "tmpfs", "shm", ("nosuid", "noexec", "nodev", "mode=1777")),
 )
 
 DEVICE_RULES: tuple[tuple[bool, str, int | None, int | None], ...] = (
@@ -109,3 +119,17 @@ MASKED_PATHS = (
 )
 
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+def with_host_cgroups(mounts: Iterable[OciMount]) -> list[OciMount]:
+    """These mounts with every new mount of control groups version 2 replaced by a bind of the host's.
+
+    The hierarchy has one set of options, and one who mounts it from the host's namespace sets them for the host, too.
+    Source: docs/adr/0041-a-plugin-binds-the-hosts-control-groups.md.
+    """
+    return [
+        replace(each, type="bind", source=CGROUP_MOUNT, options=("rbind", *each.options))
+        if each.type in ("cgroup", "cgroup2") and not each.is_bind
+        else each
+        for each in mounts
+    ]

@@ -1,4 +1,4 @@
-"""Reading JSON that strangers wrote: lenient in the ways real plugins need, exact about where something is wrong.
+"""Reads untrusted JSON: lenient in the ways that real plugins need, exact about the location of an error.
 
 Keys match in any letter case and ``null`` is the same as nothing, as in the Go programs that these documents were made
 for. Everything else is strict, and each complaint carries the path of its value. Complaints are collected, so that one
@@ -18,7 +18,7 @@ from typing import NoReturn
 import msgspec
 
 from moorage import errors
-from moorage._lib.escaping import escape, find_control, is_printable
+from moorage._lib.escapes import find_control, quote
 
 __all__ = (
     "MAX_DEPTH",
@@ -29,7 +29,6 @@ __all__ = (
     "decode",
     "encode",
     "is_text",
-    "quote",
     "read_object",
 )
 
@@ -46,13 +45,13 @@ _NUMBER = msgspec.json.Encoder(decimal_format="number")
 
 
 class JsonObject(dict[str, object]):
-    """An object as it came in; of equal keys the last with a value counts, and ``repeated`` names them."""
+    """A decoded object; of equal keys the last with a value counts, and ``repeated`` names them."""
 
     repeated: tuple[str, ...] = ()
 
 
 class Notes:
-    """What one reading found: what is wrong, and what is only odd. Both are bounded, whatever the input."""
+    """The errors and warnings of one document. Both are bounded, whatever the input."""
 
     def __init__(self, document: str, *, refuses_unknown: bool = False, refuses_controls: bool = False) -> None:
         """``refuses_unknown``: an unknown key is an error. ``refuses_controls``: so is a text with characters that do
@@ -66,13 +65,13 @@ class Notes:
         self._more = 0
 
     def wrong(self, path: str, text: str) -> None:
-        """Note an error; reading goes on with the default. Raises: Invalid when there are enough of them."""
+        """Record an error and continue with the default. Raises: Invalid at the maximum number of errors."""
         self._wrong.append(f"{path}: {text}" if path else text)
         if len(self._wrong) == _SHOWN:
             self.finish()
 
     def odd(self, path: str, text: str) -> None:
-        """Note a warning."""
+        """Record a warning."""
         if len(self._odd) < _SHOWN:
             self._odd.append(f"{path}: {text}" if path else text)
         else:
@@ -84,7 +83,7 @@ class Notes:
         return len(self._odd) >= _SHOWN
 
     def finish(self) -> tuple[str, ...]:
-        """All warnings. Raises: Invalid with every error, and the warnings as well, which often explain them."""
+        """All warnings. Raises: Invalid with every error and the warnings, which often explain them."""
         odd = tuple(self._odd) + ((f"{self._more} more of the kind",) if self._more else ())
         if self._wrong:
             also = f" (also odd: {'; '.join(odd)})" if odd else ""
@@ -212,8 +211,8 @@ def decode(raw: bytes, document: str) -> object:
     Raises: Invalid for anything that is not exactly one JSON document in UTF-8 of bearable size and depth.
     """
 
-    def refuse(why: str) -> NoReturn:
-        raise errors.Invalid(f"cannot read {document}: {why}")
+    def refuse(reason: str) -> NoReturn:
+        raise errors.Invalid(f"cannot read {document}: {reason}")
 
     if len(raw) > MAX_DOCUMENT_BYTES:
         refuse(f"it has {len(raw)} bytes, and the limit is {MAX_DOCUMENT_BYTES}")
@@ -252,15 +251,6 @@ def encode(value: object) -> bytes:
 def is_text(text: str) -> bool:
     """Whether a text can be an argument or a variable of a process: UTF-8 without NUL."""
     return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
-
-
-def quote(text: str, *, always: bool = False) -> str:
-    """A text from outside, fit to stand in a message: bounded, no control characters, in quotes where they help."""
-    short = text if len(text) <= _NEAR_LENGTH else text[:_NEAR_LENGTH] + "..."
-    is_plain = is_printable(short)
-    if is_plain and short and " " not in short and not always:
-        return short
-    return escape(json.dumps(short, ensure_ascii=False))
 
 
 def _is_deep(text: str) -> bool:

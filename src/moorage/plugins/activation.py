@@ -11,7 +11,7 @@ _KNOWN = frozenset(
 
 
 def find_mismatch(types: Sequence[str], implements: Sequence[object] | None) -> str:
-    """What is wrong between the types of a config (``docker.volumedriver/1.0``) and an answer; "" where nothing is.
+    """How the types of a config (``docker.volumedriver/1.0``) differ from an answer; "" if they agree.
 
     Letter case does not count; nothing is said of other capabilities, and of an answer that names nothing.
     Source: docker's plugin protocol, in which the answer says ``VolumeDriver`` where the config says ``volumedriver``.

@@ -13,7 +13,7 @@ def normal_capability(spelling: str) -> str:
 
 
 def capability_problem(spelling: str) -> str:
-    """What is wrong with a name, with the one that is probably meant; empty where Linux has it."""
+    """The error for an unknown name, with a similar known one; empty for a known name."""
     name = normal_capability(spelling)
     if name in _base.CAPABILITIES:
         return ""

@@ -1,4 +1,4 @@
-"""What confines a plugin beyond namespaces: defaults, what an operator may change, and the same as an OCI spec. Pure.
+"""The confinement of a plugin beyond namespaces: defaults, an operator's changes, and the OCI spec of both. Pure.
 
 A value that is None is the engine's default (``moorage serve --default-...``), and without one that of ``BUILT_IN``.
 Defaults are never inherited from whatever started the engine.
@@ -16,7 +16,7 @@ from moorage.plugins.model import ISOLATED_NETWORKS, Config
 from moorage.plugins.privileges import Privilege
 from moorage.plugins.seccomp import Caller, Profile, build_filter
 from moorage.plugins.settings import Settings
-from moorage.plugins.spec import Places, build_spec
+from moorage.plugins.spec import HostPaths, build_spec
 
 __all__ = (
     "BUILT_IN",
@@ -54,17 +54,21 @@ _IDS = 65536
 
 
 class Confinement(Struct, frozen=True):
-    """What an operator may say of one plugin, or of all by default; None says nothing."""
+    """An operator's confinement settings for one plugin, or the defaults for all; None changes nothing.
+
+    ``seccomp`` is the default profile or none; ``oom_score_adj`` (-1000 to 1000) and ``nice`` (-20 to 19) are those of
+    the first process.
+    """
 
     seccomp: Literal["default", "unconfined"] | None = None
     new_privileges: bool | None = None
     """Whether set-uid programs and file capabilities take effect."""
     capabilities: Literal["docker", "minimal"] | None = None
-    """What every plugin has besides what its config requests: Docker's 14, or less (``_MINIMAL``)."""
+    """Capabilities besides those that the config requests: Docker's 14, or fewer (``_MINIMAL``)."""
     memory_bytes: int | None = None
     """0 is no limit."""
     cpus: float | None = None
-    """Processors' worth of time; 0 is no limit."""
+    """CPUs; 0 is no limit."""
     pids: int | None = None
     """Processes and threads; 0 is no limit."""
     init: bool | None = None
@@ -72,7 +76,7 @@ class Confinement(Struct, frozen=True):
     apparmor: str | None = None
     """``default``, ``unconfined``, or the name of a profile that is loaded on the host."""
     selinux_label: str | None = None
-    """Passed to the runtime as it is; empty is none."""
+    """Passed to the runtime unchanged; empty is none."""
     read_only: bool | None = None
     """Whether its root file system is read-only, with a tmpfs on each of ``/run``, ``/tmp`` and ``/var/tmp``."""
     userns: Literal["host", "auto"] | None = None
@@ -80,10 +84,10 @@ class Confinement(Struct, frozen=True):
     oom_score_adj: int | None = None
     nice: int | None = None
     rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Soft and hard limit by name; -1 is unlimited. Names that are not here are the default's."""
+    """Soft and hard limit by name; -1 is unlimited. Other names have the default's limits."""
 
     def updated(self, change: "Confinement") -> "Confinement":
-        """This one with everything that a change says."""
+        """This confinement with a change applied."""
         said = {name: value for name, value in asdict(change).items() if value is not None and name != "rlimits"}
         return replace(self, **said, rlimits={**self.rlimits, **change.rlimits})
 
@@ -128,17 +132,25 @@ BUILT_IN = Confinement(
 
 
 class HostFeatures(Struct, frozen=True):
-    """What confines on this host, found out by the caller, who may do I/O."""
+    """The security features of this host, determined by the caller, who may do I/O.
+
+    ``architecture`` is Go's name, ``kernel`` the version (major, minor); ``has_seccomp`` says whether the kernel
+    filters system calls.
+    """
 
     architecture: str = "amd64"
     kernel: tuple[int, int] = (6, 1)
     has_seccomp: bool = True
     seccomp_profile: Profile | None = None
     """The host's profile in the format of containers-common."""
+    has_apparmor: bool = False
+    """Whether the kernel has AppArmor and it is active."""
     apparmor_profile: str = ""
-    """Name of the loaded profile that ``default`` means; empty where AppArmor is not active."""
+    """The loaded profile that ``default`` means for this plugin; empty for none."""
+    apparmor_profiles: frozenset[str] = frozenset()
+    """All that are loaded; empty where that is unknown."""
     init_program: str = ""
-    """Path of a static init program; empty where there is none."""
+    """Path of a static init program; empty if there is none."""
     open_files: int = 1 << 20
     """The kernel's bound for RLIMIT_NOFILE (fs.nr_open)."""
     rlimit_bounds: Mapping[str, int] = field(default_factory=dict)
@@ -150,7 +162,7 @@ class HostFeatures(Struct, frozen=True):
 
 
 def resolve_confinement(own: Confinement, defaults: Confinement = NO_CONFINEMENT) -> Confinement:
-    """What applies to a plugin: every field has a value."""
+    """The confinement that applies to a plugin: every field has a value."""
     return BUILT_IN.updated(defaults).updated(own)
 
 
@@ -180,7 +192,7 @@ def check_confinement(change: Confinement) -> None:
 
 
 def widenings(confinement: Confinement) -> tuple[Privilege, ...]:
-    """What gives a plugin more than the default does: privileges that have to be granted like those of a config."""
+    """The settings that give a plugin more than the default: privileges to be granted like those of a config."""
     found = []
     if confinement.seccomp == "unconfined":
         found.append(Privilege("seccomp", "run without a system call filter", ("unconfined",)))
@@ -192,7 +204,7 @@ def widenings(confinement: Confinement) -> tuple[Privilege, ...]:
 
 
 def check_user_namespace(config: Config, settings: Settings) -> None:
-    """Raises: Invalid for a plugin that needs what a user namespace of its own takes away, with the reason."""
+    """Raises: Invalid for a plugin that cannot run in a user namespace of its own, with the reason."""
     reasons = []
     if config.propagated_mount:
         reasons.append(f"what it mounts below {config.propagated_mount} would not reach the host")
@@ -219,13 +231,13 @@ def requested_capabilities(config: Config) -> frozenset[str]:
 
 
 def resources_of(confinement: Confinement, changed: Confinement) -> dict[str, object]:
-    """``linux.resources`` of a resolved confinement for what was changed of it; no limit is written as such.
+    """``linux.resources`` of a resolved confinement for its changed fields; unlimited is written explicitly.
 
     Empty where nothing that can be changed while a plugin runs is changed.
     """
     every = _every_resource(confinement)
-    wanted = (("memory", changed.memory_bytes), ("cpu", changed.cpus), ("pids", changed.pids))
-    return {name: every[name] for name, value in wanted if value is not None}
+    requested = (("memory", changed.memory_bytes), ("cpu", changed.cpus), ("pids", changed.pids))
+    return {name: every[name] for name, value in requested if value is not None}
 
 
 def _every_resource(confinement: Confinement) -> dict[str, object]:
@@ -239,20 +251,20 @@ def _every_resource(confinement: Confinement) -> dict[str, object]:
 
 
 def confined_spec(
-    config: Config, settings: Settings, places: Places, confinement: Confinement, host: HostFeatures
+    config: Config, settings: Settings, paths: HostPaths, confinement: Confinement, host: HostFeatures
 ) -> dict[str, object]:
     """The OCI runtime spec of a plugin under a resolved confinement, ready for JSON.
 
-    Raises: Invalid as ``build_spec``, and where the host or the config cannot have what is asked for.
+    Raises: Invalid as ``build_spec``, and for a setting that the host or the config does not support.
     """
     if confinement.userns == "auto":
         check_user_namespace(config, settings)
-    host = replace(host, in_user_namespace=host.in_user_namespace or places.in_user_namespace)
-    return confine(build_spec(config, settings, places), config, confinement, host)
+    host = replace(host, in_user_namespace=host.in_user_namespace or paths.in_user_namespace)
+    return confine(build_spec(config, settings, paths), config, confinement, host)
 
 
 def confine(spec: Mapping[str, Any], config: Config, confinement: Confinement, host: HostFeatures) -> dict[str, Any]:
-    """A spec with everything that a resolved confinement asks for.
+    """A spec with a resolved confinement applied.
 
     Raises: Invalid where the host or the config cannot have it.
     """
@@ -262,9 +274,9 @@ def confine(spec: Mapping[str, Any], config: Config, confinement: Confinement, h
     if confinement.capabilities == "minimal":
         _drop_capabilities(process, config)
     if confinement.seccomp == "default" and host.has_seccomp:
-        held = frozenset(process["capabilities"]["bounding"])
+        bounding = frozenset(process["capabilities"]["bounding"])
         linux["seccomp"] = build_filter(
-            Caller(held, host.architecture, host.kernel, config.pid_host), host.seccomp_profile
+            Caller(bounding, host.architecture, host.kernel, config.pid_host), host.seccomp_profile
         )
     _label(process, linux, confinement, host)
     if not host.in_user_namespace:
@@ -284,32 +296,39 @@ def confine(spec: Mapping[str, Any], config: Config, confinement: Confinement, h
 
 
 def _limits(confinement: Confinement) -> dict[str, object]:
-    """Only the limits that there are: a controller that the host lacks is then no obstacle."""
-    wanted = (("memory", confinement.memory_bytes), ("cpu", confinement.cpus), ("pids", confinement.pids))
+    """Only limits that are set, so that a missing controller is no obstacle."""
+    requested = (("memory", confinement.memory_bytes), ("cpu", confinement.cpus), ("pids", confinement.pids))
     every = _every_resource(confinement)
-    return {name: every[name] for name, value in wanted if value}
+    return {name: every[name] for name, value in requested if value}
 
 
 def _drop_capabilities(process: dict[str, Any], config: Config) -> None:
     requested = requested_capabilities(config)
     process["capabilities"] = {
-        kind: [each for each in held if each in _MINIMAL or each in requested]
-        for kind, held in process["capabilities"].items()
+        kind: [each for each in bounding if each in _MINIMAL or each in requested]
+        for kind, bounding in process["capabilities"].items()
     }
 
 
 def _label(process: dict[str, Any], linux: dict[str, Any], confinement: Confinement, host: HostFeatures) -> None:
-    """AppArmor and SELinux. Raises: Invalid for a profile where AppArmor is not active."""
-    profile = confinement.apparmor or "default"
-    if profile == "default":
-        profile = host.apparmor_profile
-    elif not host.apparmor_profile and profile != "unconfined":
-        raise errors.Invalid(f"cannot use AppArmor profile {profile}: AppArmor is not active on this host")
-    if profile:
+    """AppArmor and SELinux. Raises: Invalid for a profile that this host does not have."""
+    if profile := _apparmor_profile(confinement.apparmor or "default", host):
         process["apparmorProfile"] = profile
     if confinement.selinux_label:
         process["selinuxLabel"] = confinement.selinux_label
         linux["mountLabel"] = confinement.selinux_label
+
+
+def _apparmor_profile(setting: str, host: HostFeatures) -> str:
+    if setting == "default":
+        return host.apparmor_profile
+    if not host.has_apparmor:
+        if setting == "unconfined":
+            return ""  # runtimes fail on any name, this one included
+        raise errors.Invalid(f"cannot use AppArmor profile {setting}: AppArmor is not active on this host")
+    if setting != "unconfined" and host.apparmor_profiles and setting not in host.apparmor_profiles:
+        raise errors.Invalid(f"cannot use AppArmor profile {setting}: it is not loaded on this host")
+    return setting
 
 
 def _rlimits(confinement: Confinement, host: HostFeatures) -> list[dict[str, object]]:
@@ -335,7 +354,7 @@ def _unsigned(value: int) -> int:
 
 
 def _with_writable_directories(mounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A tmpfs with a copy of what the root has there, on each directory that programs expect to be able to write."""
+    """A tmpfs with a copy of the root's content, on each directory that programs expect to be writable."""
     taken = {each["destination"].rstrip("/") for each in mounts}
     modes = {"/run": "mode=755", "/tmp": "mode=1777", "/var/tmp": "mode=1777"}
     options = ["nosuid", "nodev", "tmpcopyup", "size=65536k"]

@@ -5,8 +5,9 @@ import re
 
 from msgspec import Struct, field
 
+from moorage._lib.escapes import quote
 from moorage._lib.values import repr_without
-from moorage.plugins._reader import Fields, quote, read_object
+from moorage.plugins._reader import Fields, read_object
 from moorage.plugins.capabilities import capability_problem
 
 __all__ = (
@@ -60,7 +61,7 @@ class InterfaceType(Struct, frozen=True):
 
     @property
     def prefix(self) -> str:
-        """Before the last dot of what stands before the first slash."""
+        """The part before the first slash, up to its last dot."""
         return self.text.partition("/")[0].rpartition(".")[0]
 
     @property
@@ -75,7 +76,7 @@ class InterfaceType(Struct, frozen=True):
 
 
 class Interface(Struct, frozen=True):
-    """Where a plugin listens (``socket`` is a path below SOCKET_DIRECTORY) and what it speaks there."""
+    """The socket of a plugin (a path below SOCKET_DIRECTORY) and its protocols."""
 
     socket: str
     types: tuple[InterfaceType, ...] = ()
@@ -99,7 +100,11 @@ class Network(Struct, frozen=True):
 
 
 class MountEntry(Struct, frozen=True):
-    """A mount from the host; source None must be set before the plugin can run, "" means off until it is set."""
+    """A mount from the host; source None must be set before the plugin can run, "" means off until it is set.
+
+    ``name``, ``description`` and ``settable`` (names of its fields) are for users; ``source``, ``destination``,
+    ``type`` and ``options`` are those of mount(8).
+    """
 
     name: str = ""
     description: str = ""
@@ -116,12 +121,12 @@ class MountEntry(Struct, frozen=True):
 
     @property
     def bind_options(self) -> tuple[str, ...]:
-        """What a runtime is given for a bind: without an option for it, it would look for a file system called bind."""
+        """The options of a bind for the runtime, which without "bind" would search a file system of that name."""
         return self.options if {"bind", "rbind"} & set(self.options) else ("rbind", *self.options)
 
     @property
     def is_recursive(self) -> bool:
-        """Whether a bind shows what is mounted below its source, too."""
+        """Whether a bind includes mounts below its source."""
         return "rbind" in self.bind_options
 
     @property
@@ -135,7 +140,7 @@ class MountEntry(Struct, frozen=True):
 
 
 class EnvEntry(Struct, frozen=True):
-    """An environment variable; value None means that it is not there until somebody sets it."""
+    """An environment variable; with value None it is unset until a user sets it."""
 
     name: str
     description: str = ""
@@ -162,7 +167,7 @@ class DeviceEntry(Struct, frozen=True):
 
 
 class LinuxConfig(Struct, frozen=True):
-    """What a plugin asks of the kernel, beyond what every container has."""
+    """The kernel features that a plugin requests beyond those of every container."""
 
     capabilities: tuple[str, ...] = ()
     allow_all_devices: bool = False
@@ -170,7 +175,7 @@ class LinuxConfig(Struct, frozen=True):
 
 
 class UserConfig(Struct, frozen=True):
-    """Whom the entrypoint runs as."""
+    """The user and group of the entrypoint."""
 
     uid: int = 0
     gid: int = 0
@@ -184,7 +189,12 @@ class RootfsConfig(Struct, frozen=True):
 
 
 class Config(Struct, frozen=True):
-    """One config.json. ``document`` is the text that it was read from, unknown fields and all."""
+    """One config.json. ``document`` is the text that it was read from, unknown fields and all.
+
+    Fields are named as in config.json: ``entrypoint``, ``interface``, ``description``, ``documentation``,
+    ``docker_version``, ``workdir``, ``network``, ``mounts``, ``propagated_mount``, ``ipc_host``, ``pid_host``, ``env``,
+    ``args``, ``linux``, ``user``, ``rootfs`` (None before a package is built).
+    """
 
     entrypoint: tuple[str, ...]
     interface: Interface
@@ -208,17 +218,20 @@ class Config(Struct, frozen=True):
 
 
 class ParsedConfig(Struct, frozen=True):
-    """A config, and what was odd about its text (typing errors, most of the time)."""
+    """A config, and the warnings about its text (mostly typing errors).
+
+    ``config`` is valid whatever ``warnings`` says.
+    """
 
     config: Config
     warnings: tuple[str, ...] = ()
 
 
 def parse_config(raw: bytes, *, is_stored: bool = False) -> ParsedConfig:
-    """Read a config.json. Whatever ``raw`` is, this ends soon, with a config or with Invalid.
+    """Read a config.json. Bounded for any input: returns a config or raises Invalid.
 
     ``is_stored``: it is the config of an installed plugin, which an earlier version has accepted. What has become an
-    error since is none then, lest an update of this program loses the plugin; the printer escapes what it shows.
+    error since is none then, so that an update of this program does not lose the plugin; output is escaped.
 
     Raises: Invalid naming the path of each value that is wrong (``linux.devices[1].path``).
     Source: Docker's documentation of the plugin config; what is lenient here is what published plugins need.
@@ -291,7 +304,7 @@ def _settable(fields: Fields, field_name: str) -> tuple[str, ...]:
         if other != field_name:
             fields.odd("settable", f"only {field_name} can be set, not {quote(other)}")
     if field_name in settable and not fields.text("name"):
-        fields.odd("name", "is missing, so nobody can set it")
+        fields.odd("name", "is missing, so that it cannot be set")
     return settable
 
 

@@ -1,4 +1,4 @@
-"""What a host grants with nobody there to ask: its policy file, and whether a plugin stays within it."""
+"""The policy file of a host: what it grants unattended, and whether a plugin complies with it."""
 
 import posixpath
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct, field
 
 from moorage import errors
-from moorage._lib.escaping import escape
+from moorage._lib.escapes import escape
 from moorage.plugins._reader import Fields, decode, read_object
 from moorage.plugins.model import Config, MountEntry
 from moorage.plugins.privileges import Privilege, compute_privileges, describe_mount
@@ -30,14 +30,14 @@ _WITHOUT_SOURCE = frozenset(
 
 
 class Policy(Struct, frozen=True):
-    """What a host grants unattended; what is not here is never granted."""
+    """What a host grants unattended; anything else is never granted."""
 
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Rules by key of the file; ``"*"`` allows anything, a path that ends in a slash everything below it."""
     flags: frozenset[str] = frozenset()
     """Names of the privileges that are allowed as a whole."""
     trusted_keys: TrustedKeys = field(default_factory=TrustedKeys)
-    """Whose signatures packages must have; unlike privileges, also where a person is asked."""
+    """The required signatures of packages; unlike privileges, also if a user is prompted."""
 
     def allows(self, key: str, value: str) -> bool:
         """Whether a list allows a value as it is written."""
@@ -93,7 +93,7 @@ def parse_policy(raw: bytes) -> Policy:
 
 
 def _finish(top: Fields) -> None:
-    """Raises: Invalid for what is only odd, too."""
+    """Raises: Invalid for warnings, too."""
     for warning in top.notes.finish():
         raise errors.Invalid(f"cannot read the policy: {warning}")
 

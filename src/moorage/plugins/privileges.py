@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from moorage import errors
-from moorage._lib.escaping import escape, is_printable
-from moorage.plugins._reader import Fields, Notes, decode, quote
+from moorage._lib.escapes import escape, is_printable, quote
+from moorage.plugins._reader import Fields, Notes, decode
 from moorage.plugins.model import ISOLATED_NETWORKS, Config, MountEntry
 from moorage.plugins.settings import Overrides, Settings, effective_settings
 
@@ -42,7 +42,10 @@ _FILE_SYSTEMS = {
 
 
 class Privilege(Struct, frozen=True):
-    """One thing that a plugin requests; only name and values count, the description is for people."""
+    """One privilege that a plugin requests; only name and values are compared, the description is for users.
+
+    ``name`` is Docker's, as "network"; ``value`` are its values, as "host"; ``description`` is for users.
+    """
 
     name: str
     description: str = ""
@@ -91,11 +94,11 @@ def describe_mount(mount: MountEntry) -> Privilege:
 
 def _describe_bind(mount: MountEntry) -> Privilege:
     if not mount.is_read_only:
-        access, meaning = "read-write", "the plugin can change what is there"
+        access, meaning = "read-write", "the plugin can change its content"
     elif mount.is_recursive:
         access, meaning = "read-only", "but what is mounted below it keeps its own access"
     else:
-        access, meaning = "read-only", "the plugin can read what is there"
+        access, meaning = "read-only", "the plugin can read its content"
     options = ",".join(map(_word, mount.bind_options))
     text = f"{_word(mount.source or '')} on {_word(_inside(mount.destination))}, {access} ({options})"
     return Privilege("bind mount", f"{access}: {meaning}", (text,))
@@ -115,12 +118,12 @@ def check_granted(required: Iterable[Privilege], granted: Iterable[Privilege]) -
     Raises: Denied for any difference, with what is missing and what is too much.
     Source: the kind of check that moby got wrong until 99a095ecf0 (CVE-2026-33997); its text starts the same.
     """
-    asked = list(required)
+    requested = list(required)
     given = list(granted)
-    missing, surplus = find_missing(asked, given), find_missing(given, asked)
+    missing, surplus = find_missing(requested, given), find_missing(given, requested)
     parts = [
         f"{title}: {', '.join(map(str, each))}"
-        for title, each in (("not granted", missing), ("not asked for", surplus))
+        for title, each in (("not granted", missing), ("not requested", surplus))
         if each
     ]
     if parts:

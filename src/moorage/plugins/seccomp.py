@@ -5,7 +5,7 @@ of containers-common (/usr/share/containers/seccomp.json) can narrow them, and d
 name; it cannot widen them: that profile lets every container call unshare, mount and keyctl, and relies on
 capabilities alone.
 
-Calls that containers must not make fail with EPERM; calls that nobody has heard of fail with ENOSYS, so that a C
+Calls that containers must not make fail with EPERM; unknown calls fail with ENOSYS, so that a C
 library that is newer than this list falls back to an older call.
 """
 
@@ -60,13 +60,13 @@ class Caller(Struct, frozen=True):
 
 
 class ProfileRule(Struct, frozen=True):
-    """One entry of a profile: what happens to these calls, where its conditions hold."""
+    """One entry of a profile: the action for these calls if its conditions apply."""
 
     names: tuple[str, ...]
     action: str
     errno: int | None = None
     arguments: tuple[tuple[int, int, int, str], ...] = ()
-    """Index, value, second value, operator; all must hold."""
+    """Index, value, second value, operator; all must match."""
     needs_capabilities: frozenset[str] = frozenset()
     needs_architectures: frozenset[str] = frozenset()
     needs_kernel: tuple[int, int] | None = None
@@ -74,7 +74,7 @@ class ProfileRule(Struct, frozen=True):
     without_architectures: frozenset[str] = frozenset()
 
     def applies(self, caller: Caller) -> bool:
-        """Whether its conditions hold for a caller. Source: containers-common pkg/seccomp, ``setupSeccomp``."""
+        """Whether its conditions apply to a caller. Source: containers-common pkg/seccomp, ``setupSeccomp``."""
         architecture = _PROFILE_ARCHITECTURES.get(caller.architecture, caller.architecture)
         if self.needs_architectures and architecture not in self.needs_architectures:
             return False
@@ -103,7 +103,7 @@ class Profile(Struct, frozen=True):
     rules: tuple[ProfileRule, ...] = field(default_factory=tuple)
 
     def effective(self, caller: Caller) -> list[ProfileRule]:
-        """The rules whose conditions hold."""
+        """The rules whose conditions apply."""
         return [rule for rule in self.rules if rule.applies(caller)]
 
 
@@ -177,16 +177,16 @@ def _our_rules(caller: Caller) -> Iterator[dict[str, object]]:
 
 
 def _narrowed(caller: Caller, host: Profile) -> Iterator[dict[str, object]]:
-    """The host's rules for calls that ours do not guard; ours for those that they do and the host allows, too."""
+    """The host's rules for calls without a guard here; Moorage's for guarded calls that the host allows, too."""
     guarded, conditional, allowed = _guarded(), _conditional_names(), _allowed(caller)
     effective = host.effective(caller)
-    theirs = frozenset(name for rule in effective if rule.action == _ALLOW for name in rule.names)
-    ours = (guarded - allowed - conditional) | (guarded & theirs)
+    host_allowed = frozenset(name for rule in effective if rule.action == _ALLOW for name in rule.names)
+    own = (guarded - allowed - conditional) | (guarded & host_allowed)
     for rule in effective:  # what the host refuses although we would allow it keeps the host's error number
-        if names := [name for name in rule.names if name not in ours]:
+        if names := [name for name in rule.names if name not in own]:
             yield rule.to_oci(names)
-    yield _allow(sorted(guarded & allowed & theirs - conditional))
-    yield from (each for each in _conditional(caller, allowed) if set(_names(each)) <= theirs)
+    yield _allow(sorted(guarded & allowed & host_allowed - conditional))
+    yield from (each for each in _conditional(caller, allowed) if set(_names(each)) <= host_allowed)
     yield _refuse(sorted(guarded - allowed - conditional))
 
 

@@ -1,7 +1,7 @@
-"""What a user set, kept apart from the config, and what it comes to together with one.
+"""The overrides of a user, stored apart from the config, and the effective settings of both.
 
-Effective settings are computed, never stored: the defaults of the config that is there now, then the user's overrides.
-So they are the same before and after a restart, and an upgrade brings its new defaults without losing what was set.
+Effective settings are computed, never stored: the defaults of the current config, then the user's overrides. So they
+are the same before and after a restart, and an upgrade applies its new defaults without losing overrides.
 """
 
 import shlex
@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from moorage import errors
-from moorage._lib.escaping import find_control
+from moorage._lib.escapes import find_control, quote
 from moorage._lib.values import repr_without
-from moorage.plugins._reader import is_text, quote
+from moorage.plugins._reader import is_text
 from moorage.plugins.document import device_to_api, mount_to_api
 from moorage.plugins.model import Config, DeviceEntry, EnvEntry, MountEntry
 
@@ -26,6 +26,7 @@ __all__ = (
     "apply_settings",
     "effective_settings",
     "masked",
+    "merge_overrides",
     "rebase",
     "settable_names",
     "settings_to_api",
@@ -36,7 +37,10 @@ MASK = "********"
 
 
 class Overrides(Struct, frozen=True):
-    """What a user set, by name of the entry, in the order of setting. Values stay out of ``repr``, and so of logs."""
+    """What a user set, by name of the entry, in the order of setting. Values stay out of ``repr``, and so of logs.
+
+    ``env``, ``mounts`` (sources) and ``devices`` (paths) are pairs of a name and a value; ``args`` replaces all.
+    """
 
     env: tuple[tuple[str, str], ...] = ()
     mounts: tuple[tuple[str, str], ...] = ()
@@ -54,7 +58,10 @@ NO_OVERRIDES = Overrides()
 
 
 class Settings(Struct, frozen=True):
-    """What a plugin runs with: config and overrides together. Values stay out of ``repr``, and so of logs."""
+    """What a plugin runs with: config and overrides together. Values stay out of ``repr``, and so of logs.
+
+    ``args``, ``mounts`` and ``devices`` are effective; ``secrets`` and ``args_name`` are those of the overrides.
+    """
 
     env: tuple[tuple[str, str], ...] = ()
     """Each name once; the value "" is present and empty."""
@@ -68,7 +75,10 @@ class Settings(Struct, frozen=True):
 
 
 class Rebased(Struct, frozen=True):
-    """Overrides that apply to a config, and the names (``state.source``) of those that do not and were dropped."""
+    """Overrides that apply to a config, and the names (``state.source``) of those that do not and were dropped.
+
+    ``overrides`` apply; ``dropped`` are the names.
+    """
 
     overrides: Overrides
     dropped: tuple[str, ...] = ()
@@ -129,20 +139,20 @@ def effective_settings(config: Config, overrides: Overrides) -> Settings:
 def rebase(config: Config, overrides: Overrides) -> Rebased:
     """Move overrides to another config: those whose entry is gone or can no longer be set are dropped, and named."""
     targets = {(each.kind, each.name) for each in _targets(config) if each.is_settable}
-    kept = Overrides(
+    remaining = Overrides(
         env=tuple(pair for pair in overrides.env if ("env", pair[0]) in targets),
         mounts=tuple(pair for pair in overrides.mounts if ("mount", pair[0]) in targets),
         devices=tuple(pair for pair in overrides.devices if ("device", pair[0]) in targets),
     )
     if overrides.args is not None and ("args", overrides.args_name) in targets:
-        kept = replace(kept, args=overrides.args, args_name=overrides.args_name)
-    still = set(_keys(kept))
+        remaining = replace(remaining, args=overrides.args, args_name=overrides.args_name)
+    still = set(_keys(remaining))
     dropped = tuple(key for key in _keys(overrides) if key not in still)
-    return Rebased(replace(kept, secrets=overrides.secrets & still), dropped)
+    return Rebased(replace(remaining, secrets=overrides.secrets & still), dropped)
 
 
 def masked(settings: Settings) -> Settings:
-    """The same settings with MASK in the place of each secret value: what may be shown."""
+    """The same settings with MASK instead of each secret value, for display."""
 
     def shown(key: str, value: str) -> str:
         return MASK if key in settings.secrets else value
@@ -229,8 +239,8 @@ def _words(target: _Target, value: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(value))
     except ValueError as error:
-        why = str(error).lower()
-        raise errors.Invalid(f"cannot set {quote(target.key)}: its words cannot be told apart: {why}") from error
+        reason = str(error).lower()
+        raise errors.Invalid(f"cannot set {quote(target.key)}: it cannot be split into words: {reason}") from error
 
 
 def _override(overrides: Overrides, target: _Target, value: str) -> Overrides:
@@ -272,3 +282,18 @@ def _keys(overrides: Overrides) -> list[str]:
         *(f"{name}.path" for name, _ in overrides.devices),
         *([f"{overrides.args_name}.value"] if overrides.args is not None else []),
     ]
+
+
+def merge_overrides(own: Overrides, given: Overrides) -> Overrides:
+    """The overrides, with those of ``given`` instead of those for the same settings."""
+    if given == NO_OVERRIDES:
+        return own
+    return replace(
+        own,
+        env=tuple({**dict(own.env), **dict(given.env)}.items()),
+        mounts=tuple({**dict(own.mounts), **dict(given.mounts)}.items()),
+        devices=tuple({**dict(own.devices), **dict(given.devices)}.items()),
+        args=own.args if given.args is None else given.args,
+        args_name=own.args_name if given.args is None else given.args_name,
+        secrets=own.secrets | given.secrets,
+    )

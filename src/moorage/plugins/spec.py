@@ -1,4 +1,4 @@
-"""Config and settings become an OCI runtime spec. Nothing is looked up here: what is on the host comes as ``Places``.
+"""The OCI runtime spec of a plugin from config and settings. Pure: facts about the host come as ``HostPaths``.
 
 Source: moby daemon/pkg/plugin/v2/plugin_linux.go@b985e21. Where we differ on purpose is one table in
 docs/reference/oci-spec.md.
@@ -11,9 +11,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.escapes import quote
+from moorage._lib.values import CgroupDriver
 from moorage.plugins import _base
-from moorage.plugins._base import Mount
-from moorage.plugins._reader import quote
+from moorage.plugins._base import OciMount
 from moorage.plugins.capabilities import capability_problem, normal_capability
 from moorage.plugins.model import ISOLATED_NETWORKS, MISSING, SOCKET_DIRECTORY, Config, DeviceEntry, MountEntry
 from moorage.plugins.settings import Settings
@@ -21,12 +22,13 @@ from moorage.plugins.settings import Settings
 __all__ = (
     "MAX_SOCKET_PATH_BYTES",
     "DeviceNode",
+    "HostPaths",
     "Need",
     "Needs",
-    "Places",
     "build_spec",
     "cgroup_path",
     "check_runnable",
+    "control_group",
     "host_path",
     "needs",
     "socket_path",
@@ -39,7 +41,10 @@ _ALL_DEVICES: tuple[dict[str, object], ...] = ({"allow": True, "access": "rwm"},
 
 
 class DeviceNode(Struct, frozen=True):
-    """A device of the host as it shall appear in the plugin: ``type`` is c or b, ``file_mode`` only permission bits."""
+    """A device of the host as it shall appear in the plugin: ``type`` is c or b, ``file_mode`` only permission bits.
+
+    ``path`` is the one in the plugin; ``major`` and ``minor`` are its numbers, ``uid`` and ``gid`` its owner's.
+    """
 
     path: str
     type: str
@@ -50,13 +55,16 @@ class DeviceNode(Struct, frozen=True):
     gid: int = 0
 
 
-class Places(Struct, frozen=True):
-    """Where on this host the parts of one plugin are, found out by whoever may do I/O. All paths are absolute."""
+class HostPaths(Struct, frozen=True):
+    """The paths of one plugin on this host, determined by the caller, who may do I/O. All are absolute.
+
+    ``cgroup_path`` is linux.cgroupsPath; ``resolv_conf`` is treated as ``hosts``.
+    """
 
     rootfs: str
-    """Goes into root.path as it is."""
+    """Becomes root.path unchanged."""
     socket_directory: str
-    """Appears at SOCKET_DIRECTORY."""
+    """Mounted at SOCKET_DIRECTORY."""
     cgroup_path: str
     propagated_mount: str | None = None
     """Source of the propagated mount, outside the rootfs; needed if the config has one."""
@@ -64,27 +72,32 @@ class Places(Struct, frozen=True):
     """Source of /etc/hosts for plugins on the host's network; None binds nothing."""
     resolv_conf: str | None = "/etc/resolv.conf"
     devices: Mapping[str, tuple[DeviceNode, ...]] = field(default_factory=dict)
-    """What stands at each path of ``Needs.devices``; a path that is missing here is not on this host."""
+    """The device nodes at each path of ``Needs.devices``; missing paths do not exist on this host."""
     in_user_namespace: bool = False
     """Whether the runtime has no rights in the first user namespace (rootless, or ``unshare -Ur``)."""
     locked_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """In a user namespace: by mount source, the options (nosuid, nodev, noexec, ro, ...) it must keep."""
+    has_cgroup_v2: bool = False
+    """Whether the host has control groups version 2 only (not hybrid)."""
 
 
 class Need(Struct, frozen=True):
-    """A path that has to be on the host, and which entry of the config asks for it."""
+    """A path that must exist on the host, and the entry of the config that needs it.
+
+    ``path`` is on the host, ``entry`` names the field of the config, ``advice`` the next step for the user.
+    """
 
     path: str
     entry: str
     advice: str
 
     def missing(self) -> errors.Invalid:
-        """What to raise when it is not there."""
+        """The error to raise if it does not exist."""
         return errors.Invalid(f"cannot enable the plugin: {self.entry}: there is no {self.path} here; {self.advice}")
 
 
 class Needs(Struct, frozen=True):
-    """What to look up before a spec can be built."""
+    """The host's paths to resolve before a spec can be built."""
 
     devices: tuple[Need, ...] = ()
     """Paths of devices, or of directories of devices."""
@@ -92,17 +105,22 @@ class Needs(Struct, frozen=True):
     """Sources of bind mounts."""
 
 
-def cgroup_path(plugin_id: str, *, is_systemd: bool = False) -> str:
-    """The cgroup of a plugin, as the runtime wants it: a path, or slice, prefix and name of ``moorage-<id>.scope``."""
-    return f"system.slice:moorage:{plugin_id}" if is_systemd else f"/moorage/{plugin_id}"
+def cgroup_path(plugin_id: str, driver: CgroupDriver = "cgroupfs") -> str:
+    """The cgroup of a plugin, in the runtime's format: a path, or slice, prefix and name of ``moorage-<id>.scope``."""
+    return f"moorage.slice:moorage:{plugin_id}" if driver == "systemd" else f"/moorage/{plugin_id}"
 
 
-def socket_path(config: Config, places: Places) -> str:
-    """Where the plugin's socket is on the host.
+def control_group(plugin_id: str, driver: CgroupDriver = "cgroupfs") -> str:
+    """The same as the kernel has it: its path in every hierarchy."""
+    return f"/moorage.slice/moorage-{plugin_id}.scope" if driver == "systemd" else f"/moorage/{plugin_id}"
+
+
+def socket_path(config: Config, paths: HostPaths) -> str:
+    """The path of the plugin's socket on the host.
 
     Raises: Invalid if the path is longer than a unix socket's may be, there or inside the plugin.
     """
-    for directory in (places.socket_directory, SOCKET_DIRECTORY):
+    for directory in (paths.socket_directory, SOCKET_DIRECTORY):
         path = posixpath.join(directory, config.interface.socket)
         size = len(path.encode())
         if size > MAX_SOCKET_PATH_BYTES:
@@ -110,26 +128,26 @@ def socket_path(config: Config, places: Places) -> str:
                 f"cannot use the socket {config.interface.socket}: the path {path} has {size} bytes, "
                 f"and a unix socket's path may have {MAX_SOCKET_PATH_BYTES}"
             )
-    return posixpath.join(places.socket_directory, config.interface.socket)
+    return posixpath.join(paths.socket_directory, config.interface.socket)
 
 
-def host_path(config: Config, places: Places, path: str) -> str:
-    """Where on the host is what the plugin calls ``path``: in its propagated directory, or else below its root.
+def host_path(config: Config, paths: HostPaths, path: str) -> str:
+    """The host's path of a path in the plugin: in its propagated directory, or else below its root.
 
     Whole path components count: with a propagated mount on /mnt, /mnt2 is below the root. Symbolic links inside the
     plugin's root are not followed.
     """
     inner = _clean(path)
     propagated = _clean(config.propagated_mount) if config.propagated_mount else None
-    if propagated is None or places.propagated_mount is None:
-        return _below(places.rootfs, inner)
+    if propagated is None or paths.propagated_mount is None:
+        return _below(paths.rootfs, inner)
     if inner == propagated or inner.startswith(propagated.rstrip("/") + "/"):
-        return _below(places.propagated_mount, inner[len(propagated) :])
-    return _below(places.rootfs, inner)
+        return _below(paths.propagated_mount, inner[len(propagated) :])
+    return _below(paths.rootfs, inner)
 
 
 def needs(settings: Settings) -> Needs:
-    """Which device paths must be resolved, and which mount sources must exist, before ``build_spec``.
+    """The device paths to resolve, and the mount sources that must exist, before ``build_spec``.
 
     Raises: Invalid naming an entry without a source or path, and the ``set`` that would fill it.
     """
@@ -144,7 +162,7 @@ def needs(settings: Settings) -> Needs:
 
 
 def check_runnable(config: Config) -> None:
-    """Return if a config has all that a start needs: dockerd creates plugins that lack it, and does not enable them.
+    """Return if a config has everything that a start needs: dockerd creates plugins without it, but cannot enable them.
 
     Raises: Invalid naming the path of each value that is missing.
     """
@@ -158,22 +176,22 @@ def check_runnable(config: Config) -> None:
         raise errors.Invalid(f"config.json is not complete: {'; '.join(missing)}")
 
 
-def build_spec(config: Config, settings: Settings, places: Places) -> dict[str, object]:
+def build_spec(config: Config, settings: Settings, paths: HostPaths) -> dict[str, object]:
     """The OCI runtime spec of a plugin, ready for JSON.
 
-    Raises: Invalid for an entry without a source or path, a device that is not there, an unknown capability or network
-    type, or a socket path that is too long.
+    Raises: Invalid for an entry without a source or path, a device that does not exist, an unknown capability or
+    network type, or a socket path that is too long.
     """
     check_runnable(config)
-    socket_path(config, places)
+    socket_path(config, paths)
     if not config.network.is_host and config.network.type not in ISOLATED_NETWORKS:
         raise errors.Invalid(
             f"cannot set up network {quote(config.network.type)}: it must be host, none, null or bridge"
         )
-    nodes = _nodes(settings, places)
+    nodes = _nodes(settings, paths)
     linux: dict[str, object] = {
-        "resources": {"devices": _device_rules(config, nodes)},
-        "cgroupsPath": places.cgroup_path,
+        "resources": {"devices": _device_rules(config, nodes, in_scope=":" in paths.cgroup_path)},
+        "cgroupsPath": paths.cgroup_path,
         "namespaces": [{"type": each} for each in _namespaces(config)],
         "maskedPaths": list(_base.MASKED_PATHS),
         "readonlyPaths": list(_base.READONLY_PATHS),
@@ -185,8 +203,8 @@ def build_spec(config: Config, settings: Settings, places: Places) -> dict[str, 
     return {
         "ociVersion": "1.0.2",
         "process": _process(config, settings),
-        "root": {"path": places.rootfs},
-        "mounts": [each.to_json() for each in _mounts(config, settings, places)],
+        "root": {"path": paths.rootfs},
+        "mounts": [each.to_json() for each in _mounts(config, settings, paths)],
         "linux": linux,
     }
 
@@ -203,12 +221,17 @@ def _process(config: Config, settings: Settings) -> dict[str, object]:
 
 
 def _capabilities(config: Config) -> dict[str, object]:
-    """Docker's sets, and ambient for a user that is not root: without it the kernel drops at exec what was granted."""
-    asked = list(dict.fromkeys(_capability(each) for each in config.linux.capabilities))
-    held = list(dict.fromkeys([*_base.DEFAULT_CAPABILITIES, *asked]))
-    made: dict[str, object] = {"bounding": held, "effective": held, "permitted": held, "inheritable": asked}
+    """Docker's sets, and ambient for a user that is not root: without it the kernel drops capabilities at exec."""
+    requested = list(dict.fromkeys(_capability(each) for each in config.linux.capabilities))
+    granted = list(dict.fromkeys([*_base.DEFAULT_CAPABILITIES, *requested]))
+    made: dict[str, object] = {
+        "bounding": granted,
+        "effective": granted,
+        "permitted": granted,
+        "inheritable": requested,
+    }
     if config.user.uid != 0:
-        made["ambient"] = asked
+        made["ambient"] = requested
     return made
 
 
@@ -223,35 +246,37 @@ def _namespaces(config: Config) -> list[str]:
     return [each for each in ("mount", "network", "uts", "pid", "ipc") if not shared.get(each, False)]
 
 
-def _mounts(config: Config, settings: Settings, places: Places) -> list[Mount]:
+def _mounts(config: Config, settings: Settings, paths: HostPaths) -> list[OciMount]:
     """Base, propagated mount, the config's in order, socket directory, network files: real plugins depend on it."""
-    asked = _propagated(config, places) + [_asked(each) for each in _on_mounts(settings)]
-    taken = {_clean(each.destination) for each in asked}
+    requested = _propagated(config, paths) + [_as_requested(each) for each in _on_mounts(settings)]
+    taken = {_clean(each.destination) for each in requested}
     base = [each for each in _base.MOUNTS if not each.destination.startswith("/dev/") or each.destination not in taken]
-    made = [*base, *asked, Mount(SOCKET_DIRECTORY, "bind", places.socket_directory, ("rbind", "rshared"))]
+    made = [*base, *requested, OciMount(SOCKET_DIRECTORY, "bind", paths.socket_directory, ("rbind", "rshared"))]
     if config.network.is_host:
-        files = (("/etc/hosts", places.hosts), ("/etc/resolv.conf", places.resolv_conf))
-        made += [Mount(inside, "bind", source, ("rbind", "ro")) for inside, source in files if source is not None]
-    return _for_user_namespace(made, config, places) if places.in_user_namespace else made
+        files = (("/etc/hosts", paths.hosts), ("/etc/resolv.conf", paths.resolv_conf))
+        made += [OciMount(inside, "bind", source, ("rbind", "ro")) for inside, source in files if source is not None]
+    if paths.has_cgroup_v2:
+        made = _base.with_host_cgroups(made)
+    return _for_user_namespace(made, config, paths) if paths.in_user_namespace else made
 
 
-def _propagated(config: Config, places: Places) -> list[Mount]:
+def _propagated(config: Config, paths: HostPaths) -> list[OciMount]:
     if not config.propagated_mount:
         return []
-    if places.propagated_mount is None:
+    if paths.propagated_mount is None:
         raise errors.MoorageError(
-            "cannot build the spec: the config has a propagated mount, and no place is given for it"
+            "cannot build the spec: the config has a propagated mount, and no directory is given for it"
         )
-    return [Mount(_absolute(config.propagated_mount), "bind", places.propagated_mount, ("rbind", "rw", "rshared"))]
+    return [OciMount(_absolute(config.propagated_mount), "bind", paths.propagated_mount, ("rbind", "rw", "rshared"))]
 
 
-def _asked(entry: MountEntry) -> Mount:
-    """As given; only a bind that forgot its option gets it, because runc would look for a file system called bind."""
+def _as_requested(entry: MountEntry) -> OciMount:
+    """As requested; a bind without its option gets it, because runc would search a file system called bind."""
     options = entry.bind_options if entry.is_bind else entry.options
-    return Mount(_absolute(entry.destination), entry.type, entry.source or "", options)
+    return OciMount(_absolute(entry.destination), entry.type, entry.source or "", options)
 
 
-def _for_user_namespace(mounts: Iterable[Mount], config: Config, places: Places) -> list[Mount]:
+def _for_user_namespace(mounts: Iterable[OciMount], config: Config, paths: HostPaths) -> list[OciMount]:
     """What the kernel lets a user namespace mount: no locked flag may be lost by a remount, a file system that belongs
     to a namespace of the host (sysfs: network, proc: pid, mqueue: ipc) can only be bound, and gid 5 may not be mapped.
     """
@@ -260,12 +285,12 @@ def _for_user_namespace(mounts: Iterable[Mount], config: Config, places: Places)
     made = []
     for mount in mounts:
         if mount.is_bind:
-            locked = places.locked_flags.get(mount.source, ())
+            locked = paths.locked_flags.get(mount.source, ())
             mount = replace(mount, options=tuple(dict.fromkeys([*mount.options, *locked])))
         elif mount.type == "devpts":
             mount = replace(mount, options=tuple(each for each in mount.options if not each.startswith("gid=")))
         elif (mount.type, mount.destination) in bound:
-            mount = Mount(mount.destination, "bind", mount.destination, ("rbind", "nosuid", "noexec", "nodev", "ro"))
+            mount = OciMount(mount.destination, "bind", mount.destination, ("rbind", "nosuid", "noexec", "nodev", "ro"))
         elif mount.type == "mqueue" and config.ipc_host:
             continue
         made.append(mount)
@@ -273,7 +298,7 @@ def _for_user_namespace(mounts: Iterable[Mount], config: Config, places: Places)
 
 
 def _on_mounts(settings: Settings) -> list[MountEntry]:
-    """The mounts that are not off. Raises: Invalid for one that nobody has given a source."""
+    """The mounts that are not disabled. Raises: Invalid for one without a source."""
     for each in settings.mounts:
         if each.source is None:
             raise errors.Invalid(f"cannot enable the plugin: {_mount_title(each)} has no source; {_mount_advice(each)}")
@@ -286,7 +311,7 @@ def _on_mounts(settings: Settings) -> list[MountEntry]:
 
 
 def _on_devices(settings: Settings) -> list[DeviceEntry]:
-    """The devices that are not off. Raises: Invalid for one that nobody has given a path."""
+    """The devices that are not disabled. Raises: Invalid for one without a path."""
     for each in settings.devices:
         if each.path is None:
             raise errors.Invalid(f"cannot enable the plugin: {_device_title(each)} has no path; {_device_advice(each)}")
@@ -314,10 +339,10 @@ def _device_advice(entry: DeviceEntry) -> str:
     return "this version of the plugin does not let you set it"
 
 
-def _nodes(settings: Settings, places: Places) -> list[DeviceNode]:
+def _nodes(settings: Settings, paths: HostPaths) -> list[DeviceNode]:
     found: dict[str, DeviceNode] = {}
     for need in needs(settings).devices:
-        nodes = places.devices.get(need.path, ())
+        nodes = paths.devices.get(need.path, ())
         if not nodes:
             raise need.missing()
         for node in nodes:
@@ -325,8 +350,11 @@ def _nodes(settings: Settings, places: Places) -> list[DeviceNode]:
     return list(found.values())
 
 
-def _device_rules(config: Config, nodes: Iterable[DeviceNode]) -> list[dict[str, object]]:
+def _device_rules(config: Config, nodes: Iterable[DeviceNode], *, in_scope: bool) -> list[dict[str, object]]:
     base = _ALL_DEVICES if config.linux.allow_all_devices else tuple(_rule(*each) for each in _base.DEVICE_RULES)
+    if in_scope:
+        # systemd has a list of what is allowed and nothing else, and crun refuses a rule that denies once more
+        base = (*base[:1], *(each for each in base[1:] if each["allow"]))
     return [*base, *(_rule(True, each.type, each.major, each.minor) for each in nodes)]
 
 

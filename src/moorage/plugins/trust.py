@@ -1,6 +1,6 @@
 """Which keys must have signed a package, by repository: the section ``trusted_keys`` of a host's policy. Pure.
 
-Keys are texts here, PEM or the path of a file; ``distribution.signatures`` reads them.
+Keys are texts here, PEM or the path of a file; ``packages.signatures`` reads them.
 """
 
 import re
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from moorage import errors
-from moorage.plugins._reader import Fields, JsonObject, Notes, quote
-from moorage.plugins.reference import DEFAULT_HOST, Reference, parse_reference
+from moorage._lib.escapes import quote
+from moorage.oci.reference import DEFAULT_HOST, Reference, parse_reference
+from moorage.plugins._reader import Fields, JsonObject, Notes
 
 __all__ = ("TrustRule", "TrustedKeys", "parse_trusted_keys", "repository_of")
 
@@ -42,7 +43,10 @@ class TrustRule(Struct, frozen=True):
 
 
 class TrustedKeys(Struct, frozen=True):
-    """The rules of a host. A repository without a rule needs no signature."""
+    """The rules of a host. A repository without a rule needs no signature.
+
+    ``rules`` are in the order of the policy file.
+    """
 
     rules: tuple[TrustRule, ...] = ()
 

@@ -1,0 +1,27 @@
+"""Background tasks for the length of a block."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+
+__all__ = ("background_tasks",)
+
+
+@asynccontextmanager
+async def background_tasks() -> AsyncIterator[TaskGroup]:
+    """A task group that is cancelled at the end of the block.
+
+    What the block raises is raised as itself, not in an ExceptionGroup: the user of a context manager need not know
+    that it runs tasks. A task that fails cancels the block, and its error is raised in a group, as always.
+    """
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield tasks
+        except Exception as error:  # noqa: BLE001 - raised again below, outside the group
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,38 @@
+"""``moorage df``: disk usage of plugins."""
+
+import click
+
+from moorage.cli.context import engine_client, is_json, json_option
+from moorage.cli.terminal import print_object, say, table
+from moorage.cli.units import size
+
+_HEAD = ("NAME", "PACKAGE", "SHARED", "LAYERS", "SHARED", "WRITTEN", "DATA", "LOGS")
+
+
+@click.command(name="df", help="Show disk usage of plugins: packages, layers, files, logs.")
+@json_option
+def command() -> None:
+    """Disk usage."""
+    usage = engine_client().disk_usage()
+    if is_json():
+        print_object(usage)
+        return
+    rows = [
+        (
+            each.name,
+            size(each.package_bytes),
+            size(each.shared_package_bytes),
+            size(each.layers_bytes),
+            size(each.shared_layers_bytes),
+            size(each.written_bytes),
+            size(each.data_bytes),
+            size(each.logs_bytes),
+        )
+        for each in usage.plugins
+    ]
+    table(_HEAD, rows)
+    say()
+    say(f"packages      {size(usage.content_bytes)}, each blob once")
+    say(f"layers        {size(usage.layers_bytes)}, each once; written on top {size(usage.written_bytes)}")
+    say(f"uploads       {usage.uploads}, {size(usage.uploads_bytes)}")
+    say(f"unreferenced  {size(usage.unreferenced_bytes)}; moorage prune frees what interrupted operations left")

@@ -1,0 +1,20 @@
+"""``moorage prune``: remove unused data."""
+
+import click
+
+from moorage.cli.context import engine_client, is_json, json_option
+from moorage.cli.terminal import print_object, say
+from moorage.cli.units import size
+
+
+@click.command(name="prune", help="Remove unused data: stale uploads, unreferenced content and layers, orphaned logs.")
+@json_option
+def command() -> None:
+    """Prune."""
+    pruned = engine_client().prune()
+    if is_json():
+        print_object(pruned)
+        return
+    say(f"freed {size(pruned.freed_bytes)}; removed {pruned.uploads} stale uploads")
+    if pruned.under_way:
+        say(f"{pruned.under_way} operations are under way, so uploads were not removed; try again later")

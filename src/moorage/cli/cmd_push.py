@@ -1,0 +1,36 @@
+"""``moorage push``: copy a plugin to a registry."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from moorage.cli.context import engine_client, is_json, json_option, plugin_names
+from moorage.cli.progress import show_progress
+from moorage.cli.references import registry_auth
+from moorage.cli.terminal import print_object, say
+
+if TYPE_CHECKING:
+    from moorage.api.schema.plugins import PluginDetails
+
+
+@click.command(name="push", help="Push a plugin to a registry, as REFERENCE or under its name.")
+@click.argument("plugin", shell_complete=plugin_names)
+@click.argument("reference", required=False)
+@json_option
+def command(plugin: str, reference: str | None) -> None:
+    """Push, with the credentials that docker login stored."""
+    client = engine_client()
+    name = reference or _target(plugin, client.inspect(plugin))
+    with client.push(plugin, reference or "", registry_auth(name)) as progress:
+        pushed = show_progress(progress)
+    assert pushed is not None, "a push has a result"
+    if is_json():
+        print_object(pushed)
+    else:
+        say(f"{pushed.tag}: digest: {pushed.digest} size: {pushed.size}")
+
+
+def _target(plugin: str, found: "PluginDetails") -> str:
+    """Where a push goes that names no reference: the further name that was used, else the plugin's own."""
+    used = next((each for each in found.moorage.tags if each in (plugin, f"{plugin}:latest")), None)
+    return used or found.name

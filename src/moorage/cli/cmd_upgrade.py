@@ -1,0 +1,60 @@
+"""``moorage upgrade``: another version of a plugin."""
+
+import click
+
+from moorage import errors
+from moorage.cli.consent import agree, grant_option
+from moorage.cli.context import engine_client, is_json, json_option, plugin_names
+from moorage.cli.progress import show_progress
+from moorage.cli.references import check_reference, registry_auth
+from moorage.cli.terminal import confirm, say
+
+
+@click.command(
+    name="upgrade",
+    help="Upgrade a disabled plugin to REFERENCE, by default to the present version of its own reference. Its id, "
+    "settings and propagated files are retained. Additional privileges are shown first.",
+)
+@click.argument("plugin", shell_complete=plugin_names)
+@click.argument("reference", required=False, default="")
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Upgrade an enabled plugin: stop, upgrade and start it; roll back if it does not become ready.",
+)
+@click.option("-f", "--force", is_flag=True, help="Upgrade a plugin that is in use.")
+@click.option(
+    "--skip-remote-check", is_flag=True, help="Do not ask before the plugin of another repository replaces it."
+)
+@grant_option
+@json_option
+def command(plugin: str, reference: str, restart: bool, force: bool, skip_remote_check: bool, grant_all: bool) -> None:
+    """Upgrade."""
+    from moorage.api.schema.packages import TermsRequest
+
+    check_reference(reference)
+    client = engine_client()
+    found = client.inspect(plugin)
+    name, origin = found.name, found.plugin_reference or found.name
+    if found.enabled and not restart:
+        raise errors.Conflict(f"cannot upgrade plugin {name}: it is enabled; disable it first, or give --restart")
+    reference = reference or origin
+    if not skip_remote_check:
+        _check_origin(name, origin, reference)
+    auth = registry_auth(reference)
+    review = client.request_privileges(reference, name, auth=auth)
+    terms = agree(name, found.moorage.privileges, review, TermsRequest(), grant_all=grant_all)
+    with client.upgrade(name, reference, terms, auth, restart=restart, force=force) as progress:
+        show_progress(progress)
+    if not is_json():
+        say(name)
+
+
+def _check_origin(name: str, origin: str, reference: str) -> None:
+    from moorage.plugins import parse_reference
+    from moorage.registry.origin import is_same_repository
+
+    if is_same_repository(parse_reference(origin), parse_reference(reference)):
+        return
+    if not confirm(f"Plugin {name} is from {origin}. Replace it by {reference}?", "--skip-remote-check"):
+        raise errors.Denied(f"plugin {name} was not upgraded")

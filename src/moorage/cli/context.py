@@ -1,0 +1,84 @@
+"""The context of a command: the client of its engine, the option --json, completion of its arguments."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from moorage import errors
+from moorage._lib.imports import collector_paused
+from moorage.cli.engine_location import host_of
+from moorage.cli.terminal import complain
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from moorage.client import MoorageClient
+
+__all__ = (
+    "directories",
+    "each_name",
+    "engine_client",
+    "is_json",
+    "json_option",
+    "plugin_names",
+)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def engine_client() -> "MoorageClient":
+    """A client of the engine that the command line names."""
+    with collector_paused():
+        from moorage.client import MoorageClient
+
+    return MoorageClient(host_of(click.get_current_context()))
+
+
+def plugin_names(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Completions of the name of a plugin."""
+    from moorage.cli.completion import find_plugins
+
+    return find_plugins(context, incomplete)
+
+
+def directories(_: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Completions of a directory."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def json_option(command: Command) -> Command:
+    """The option --json, which may also follow the name of the command."""
+
+    def note(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+        if is_given:
+            context.find_root().meta["json"] = True
+
+    option = click.option("--json", is_flag=True, expose_value=False, callback=note, help="Print data as JSON.")
+    return option(command)
+
+
+def is_json() -> bool:
+    """Whether --json was given, before or after the command's name."""
+    root = click.get_current_context().find_root()
+    return bool(root.params.get("as_json") or root.meta.get("json"))
+
+
+def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:
+    """Call ``do`` for each name, also after a failure; the exit status.
+
+    Raises:
+        errors.Unavailable: no engine answers, so that the other names would fail, too
+    """
+    status = 0
+    for name in names:
+        try:
+            do(name)
+        except errors.Unavailable:
+            raise
+        except errors.MoorageError as error:
+            complain(f"{error}")
+            status = 1
+    return status

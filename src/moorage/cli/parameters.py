@@ -1,0 +1,127 @@
+"""Values as users write them: "256m", "nofile=1024:4096", "10m" ago, NAME=@FILE."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moorage import errors
+
+__all__ = (
+    "SIZE",
+    "ULIMIT",
+    "parse_instant",
+    "parse_size",
+    "parse_ulimit",
+    "read_secret",
+    "runtime_option",
+    "size_text",
+)
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNLIMITED = {"unlimited", "infinity", "-1"}
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from a number with or without k, m, g or t (powers of 1024). Raises: ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not a size like 256m or 2g (0 is no limit)")
+    return int(float(found[1]) * (1 << _UNITS[found[2].lower()]))
+
+
+def parse_ulimit(text: str) -> tuple[str, tuple[int, int]]:
+    """Name, soft and hard limit, from NAME=SOFT[:HARD]; -1 is unlimited. Raises: ValueError."""
+    name, equals, values = text.partition("=")
+    soft, _, hard = values.partition(":")
+    if not equals or not name:
+        raise ValueError(f"{text!r} is not NAME=SOFT[:HARD], as in nofile=1024:4096")
+    return name.strip().lower().removeprefix("rlimit_"), (_limit(soft), _limit(hard or soft))
+
+
+def size_text(size: int) -> str:
+    """A size as ``parse_size`` reads it."""
+    for unit in ("t", "g", "m", "k"):
+        if size and size % (1 << _UNITS[unit]) == 0:
+            return f"{size >> _UNITS[unit]}{unit}"
+    return str(size)
+
+
+def parse_instant(text: str, option: str) -> str:
+    """A time as the API takes it: a duration, as in 10m, becomes that long ago in seconds since 1970.
+
+    Raises:
+        errors.Invalid: it is neither a time nor a duration; the text names the option
+    """
+    parts = _DURATION.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        past = timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+        return f"{(datetime.now(UTC) - past).timestamp():.6f}"
+    if not text or re.fullmatch(r"\d+(\.\d+)?", text):
+        return text
+    try:
+        return datetime.fromisoformat(text).astimezone().isoformat()
+    except ValueError as error:
+        raise errors.Invalid(f"cannot read {option} {text}: neither a time nor a duration like 10m or 1h30m") from error
+
+
+def read_secret(assignment: str) -> str:
+    """NAME=VALUE for NAME=@FILE, without a trailing newline.
+
+    Raises:
+        errors.Invalid: the file is not UTF-8 text
+        OSError: the file cannot be read
+    """
+    name, equals, value = assignment.partition("=")
+    if not equals or not value.startswith("@"):
+        return assignment
+    path = Path(value[1:])
+    try:
+        return f"{name}={path.read_text().removesuffix(chr(10))}"
+    except UnicodeDecodeError as error:
+        raise errors.Invalid(f"cannot read the secret {name} from {path}: it is not UTF-8 text") from error
+
+
+def _limit(text: str) -> int:
+    text = text.strip().lower()
+    if text in _UNLIMITED:
+        return -1
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is not a limit: give a number, or unlimited")
+    return int(text)
+
+
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    def __init__(self, name: str, parse: Any) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = _Parsed("size", parse_size)
+ULIMIT = _Parsed("ulimit", parse_ulimit)
+
+
+def runtime_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that names the OCI runtime."""
+    return click.option(
+        "--runtime",
+        metavar="auto|runc|crun|PATH",
+        envvar="MOORAGE_RUNTIME",
+        default="auto",
+        show_default=True,
+        help="Runtime of containers that are created from now on; auto is crun where it works here, else runc.",
+    )(command)

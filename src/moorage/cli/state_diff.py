@@ -1,0 +1,159 @@
+"""The diff between the plugins of an engine and their desired state, as steps for each plugin. Pure."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from moorage.api.schema.plugins import PluginDetails
+from moorage.cli.state_file import POLICY_KEYS, DesiredPlugin, DesiredState
+from moorage.plugins import parse_reference
+
+__all__ = ("PluginDiff", "diff_state")
+
+_MASK = "********"
+"""What the engine shows for a secret."""
+
+
+class PluginDiff(Struct, frozen=True):
+    """The steps for one plugin, in this order, and as text."""
+
+    name: str
+    desired: DesiredPlugin | None
+    """None for one to be removed."""
+    is_installed: bool = False
+    stop: bool = False
+    """It is enabled, and has to be disabled, also in order to change something."""
+    upgrade: bool = False
+    settings: tuple[str, ...] = ()
+    """NAME=VALUE."""
+    secrets: tuple[str, ...] = ()
+    """Names."""
+    policy: Mapping[str, Any] | None = None
+    start: bool = False
+    texts: tuple[str, ...] = ()
+    """Every difference as text, one a line."""
+
+    @property
+    def kind(self) -> str:
+        """``install``, ``change``, ``remove`` or ``none``."""
+        if self.desired is None:
+            return "remove"
+        return "install" if not self.is_installed else "change" if self.texts else "none"
+
+
+def diff_state(desired: DesiredState, plugins: Sequence[PluginDetails]) -> list[PluginDiff]:
+    """The diff of each plugin: first of those to be removed, then in the order of the file."""
+    known = {name: each for each in plugins for name in (each.name, *each.moorage.tags)}
+    listed = {known[each.name].id for each in desired.plugins if each.name in known}
+    others = [each for each in plugins if each.id not in listed] if desired.removes_others else []
+    return [
+        *(PluginDiff(each.name, None, is_installed=True, stop=each.enabled, texts=("remove",)) for each in others),
+        *(_diff(each, known.get(each.name)) for each in desired.plugins),
+    ]
+
+
+def _diff(desired: DesiredPlugin, plugin: PluginDetails | None) -> PluginDiff:
+    if plugin is None:
+        return _install(desired)
+    reference = _full(plugin)
+    has_moved = reference != desired.reference
+    settings = tuple(key for key, value in desired.settings.items() if not _is_set(plugin, key, value))
+    secrets = tuple(key for key in desired.secrets if _value(plugin, key) != _MASK)
+    policy = {key: value for key, value in desired.policy.items() if not _is_policy(plugin, key, value)}
+    must_stop = has_moved or bool(settings) or bool(secrets)
+    is_enabled = plugin.enabled
+    texts = (
+        *((f"reference: {reference} -> {desired.reference}",) if has_moved else ()),
+        *(f"{key}: {_shown(_value(plugin, key))} -> {_shown(desired.settings[key])}" for key in settings),
+        *(f"{key}: a secret, not set -> from {desired.secrets[key]}" for key in secrets),
+        *(f"policy {_POLICY[key]}: {_policy(plugin, key)} -> {value}" for key, value in policy.items()),
+        *((f"enabled: {_word(is_enabled)} -> {_word(desired.enabled)}",) if is_enabled != desired.enabled else ()),
+    )
+    return PluginDiff(
+        desired.name,
+        desired,
+        is_installed=True,
+        stop=is_enabled and (must_stop or not desired.enabled),
+        upgrade=has_moved,
+        settings=tuple(f"{key}={desired.settings[key]}" for key in settings),
+        secrets=secrets,
+        policy=policy or None,
+        start=desired.enabled and (not is_enabled or must_stop),
+        texts=texts,
+    )
+
+
+def _install(desired: DesiredPlugin) -> PluginDiff:
+    return PluginDiff(
+        desired.name,
+        desired,
+        settings=tuple(f"{key}={value}" for key, value in desired.settings.items()),
+        secrets=tuple(desired.secrets),
+        policy=desired.policy or None,
+        start=desired.enabled,
+        texts=(
+            f"install {desired.reference}",
+            *(f"{key}: {_shown(value)}" for key, value in desired.settings.items()),
+            *(f"{key}: a secret, from {path}" for key, path in desired.secrets.items()),
+            *(f"policy {_POLICY[key]}: {value}" for key, value in desired.policy.items()),
+            f"enabled: {_word(desired.enabled)}",
+        ),
+    )
+
+
+_POLICY = {each.name: key for key, each in POLICY_KEYS.items()}
+
+
+def _full(plugin: PluginDetails) -> str:
+    return str(parse_reference(plugin.plugin_reference or plugin.name).with_default_tag())
+
+
+def _value(plugin: PluginDetails, key: str) -> str | None:
+    """The present value of a setting, by the name that ``set`` has for it; None where it is not set, or unknown."""
+    settings, args_name = plugin.settings, plugin.config.args.name
+    name, dot, field = key.rpartition(".")
+    for text in settings.env:
+        known, _, value = text.partition("=")
+        if known == key or (dot and (known, "value") == (name, field)):
+            return value
+    paths = [(each.name, "source", each.source) for each in settings.mounts]
+    paths += [(each.name, "path", each.path) for each in settings.devices]
+    for known, kind, path in paths:
+        if known and (known == key or (dot and (known, kind) == (name, field))):
+            return path
+    if key and args_name in (key, name if dot and field == "value" else key):
+        return shlex.join(settings.args)
+    return None
+
+
+def _is_set(plugin: PluginDetails, key: str, value: str) -> bool:
+    found = _value(plugin, key)
+    if found is not None and plugin.config.args.name == key:
+        try:
+            return shlex.split(value) == plugin.settings.args
+        except ValueError:
+            return False
+    return found == value
+
+
+def _policy(plugin: PluginDetails, key: str) -> object:
+    return getattr(plugin.moorage.policy, key)
+
+
+def _is_policy(plugin: PluginDetails, key: str, value: object) -> bool:
+    found = _policy(plugin, key)
+    if key == "rlimits":
+        assert isinstance(found, Mapping)
+        assert isinstance(value, Mapping)
+        return all(list(found.get(name, ())) == list(pair) for name, pair in value.items())
+    return (found or 0) == value if key == "most" else found == value
+
+
+def _shown(value: str | None) -> str:
+    return "not set" if value is None else f'"{value}"'
+
+
+def _word(is_enabled: bool) -> str:
+    return "yes" if is_enabled else "no"

@@ -1,0 +1,100 @@
+"""Calls for one plugin, or all of them: lifecycle, settings, policy, output, resource usage."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from moorage.api.schema.output import LogLine, PluginStats
+from moorage.api.schema.packages import TermsRequest
+from moorage.api.schema.plugins import HostPath, PluginDetails, PluginPolicy, PluginPrivilege, PolicyRequest, SetRequest
+from moorage.client.transport import OWN, EngineTransport, encode_filters, quoted
+
+__all__ = ("PluginClient",)
+
+
+class PluginClient(EngineTransport):
+    """Calls for plugins. A plugin is named by its name, its id, or the beginning of its id."""
+
+    def plugins(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[PluginDetails]:
+        """Every plugin that passes the filters."""
+        return self._get(list[PluginDetails], "/plugins", encode_filters(filters))
+
+    def inspect(self, name: str) -> PluginDetails:
+        """One plugin, with its processes."""
+        return self._get(PluginDetails, f"/plugins/{quoted(name)}/json")
+
+    def create(self, name: str, package: Iterator[bytes]) -> None:
+        """Create a plugin from a tar stream of config.json and rootfs/."""
+        headers = {"Content-Type": "application/x-tar"}
+        with self._open("POST", "/plugins/create", {"name": name}, package, headers) as answer:
+            answer.read()
+
+    def enable(self, name: str, timeout: int = 0) -> None:
+        """Start it; returns when it is ready. ``timeout`` in seconds, 0 for the engine's default."""
+        self._do("POST", f"/plugins/{quoted(name)}/enable", {"timeout": str(timeout)})
+
+    def disable(self, name: str, *, force: bool = False) -> None:
+        """Stop it; returns when no process of it is left."""
+        self._do("POST", f"/plugins/{quoted(name)}/disable", _force(force))
+
+    def restart(self, name: str) -> None:
+        """Stop it and start it again."""
+        self._do("POST", f"{_own(name)}/restart")
+
+    def remove(self, name: str, *, force: bool = False) -> None:
+        """Remove it."""
+        self._do("DELETE", f"/plugins/{quoted(name)}", _force(force))
+
+    def tag(self, name: str, to: str) -> None:
+        """Add a name to it."""
+        self._do("POST", f"{_own(name)}/tag", {"to": to})
+
+    def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str] = ()) -> None:
+        """Change settings, all or none; values of ``secrets`` are never shown again."""
+        self._do("POST", f"{_own(name)}/set", body=SetRequest(list(assignments), list(secrets)))
+
+    def grant(
+        self, name: str, privileges: Sequence[PluginPrivilege] | None = None, *, attended: bool = False
+    ) -> list[PluginPrivilege]:
+        """Grant exactly these privileges (None: all that it requests); ``attended``: a person agreed to them."""
+        terms = TermsRequest(attended=attended)
+        if privileges is not None:
+            terms = TermsRequest(list(privileges), attended=attended)
+        return self._send(list[PluginPrivilege], "POST", f"{_own(name)}/grant", body=terms)
+
+    def policy(self, name: str) -> PluginPolicy:
+        """When it is restarted, and what confines it."""
+        return self._get(PluginPolicy, f"{_own(name)}/policy")
+
+    def set_policy(self, name: str, change: PolicyRequest) -> PluginPolicy:
+        """Change its policy; the policy that results."""
+        return self._send(PluginPolicy, "PUT", f"{_own(name)}/policy", body=change)
+
+    def logs(self, name: str, *, tail: int | None = None, since: str = "", follow: bool = False) -> Iterator[LogLine]:
+        """Its output, oldest first."""
+        query = {"tail": "all" if tail is None else str(tail), "since": since, "follow": "1" if follow else ""}
+        yield from self._lines(LogLine, f"{_own(name)}/logs", query)
+
+    def host_path(self, name: str, inside: str) -> str:
+        """The host's path of a path in it."""
+        return self._get(HostPath, f"{_own(name)}/path", {"path": inside}).path
+
+    def stats(self, name: str) -> PluginStats:
+        """The resource usage of one that runs."""
+        return self._get(PluginStats, f"{_own(name)}/stats")
+
+    def stats_of_all(self) -> list[PluginStats]:
+        """The resource usage of each one that runs."""
+        return self._get(list[PluginStats], f"{OWN}/stats")
+
+    def call(self, name: str, method: str, body: bytes = b"", timeout: float = 0.0) -> tuple[int, bytes]:
+        """Call a method of it; the status and the body of its answer. ``timeout`` in seconds, 0 for the default."""
+        query = {"method": method, "timeout": f"{timeout:g}"}
+        with self._open("POST", f"{_own(name)}/call", query, body) as answer:
+            return int(answer.headers.get("X-Plugin-Status", "200")), answer.read()
+
+
+def _own(name: str) -> str:
+    return f"{OWN}/plugins/{quoted(name)}"
+
+
+def _force(force: bool) -> dict[str, str]:
+    return {"force": "1"} if force else {}

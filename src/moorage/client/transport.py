@@ -1,0 +1,156 @@
+"""Requests to the engine over its unix socket: one connection each, failures by kind."""
+
+import http.client
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+from moorage import errors
+from moorage.api.schema.base import to_document
+from moorage.client.answers import decode_answer, error_of
+from moorage.client.host import DEFAULT_HOST, socket_of
+from moorage.client.unix_http import UnixHttpConnection
+
+__all__ = ("OWN", "EngineTransport", "accept_answer", "encode_body", "encode_filters", "quoted")
+
+log = logging.getLogger(__name__)
+
+OWN = "/moorage/v1"
+"""Prefix of the calls that Docker's API does not have."""
+
+Value = TypeVar("Value")
+Body = bytes | Iterator[bytes] | None
+
+
+def quoted(name: str) -> str:
+    """A name as part of a path."""
+    return quote(name, safe="")
+
+
+def encode_filters(filters: Mapping[str, Sequence[str]] | None) -> dict[str, str]:
+    """The query of filters; empty for none."""
+    if not filters:
+        return {}
+    return {"filters": json.dumps({key: dict.fromkeys(values, True) for key, values in filters.items()})}
+
+
+class EngineTransport:
+    """Requests to one engine.
+
+    Args:
+        host: ``unix://PATH``, or an absolute path
+        within: seconds that one step of an answer may take; None where only the engine bounds it
+    """
+
+    def __init__(self, host: str = DEFAULT_HOST, within: float | None = None) -> None:
+        """Nothing is connected yet.
+
+        Raises:
+            errors.Invalid: the host is no socket
+        """
+        self._path = socket_of(host)
+        self._within = within
+
+    def _get(self, kind: type[Value], path: str, query: Mapping[str, str] | None = None, auth: str = "") -> Value:
+        with self._open("GET", path, query, None, _auth(auth)) as answer:
+            return decode_answer(answer.read(), kind)
+
+    def _send(
+        self,
+        kind: type[Value],
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        auth: str = "",
+    ) -> Value:
+        """A request with an object as its body, and its answer."""
+        raw, headers = encode_body(body, auth)
+        with self._open(method, path, query, raw, headers) as answer:
+            return decode_answer(answer.read(), kind)
+
+    def _do(self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None) -> None:
+        """A request whose answer is empty."""
+        raw, headers = encode_body(body)
+        with self._open(method, path, query, raw, headers) as answer:
+            answer.read()
+
+    def _lines(self, kind: type[Value], path: str, query: Mapping[str, str]) -> Iterator[Value]:
+        with self._open("GET", path, query) as answer:
+            for line in answer:
+                if line.strip():
+                    yield decode_answer(line, kind)
+
+    @contextmanager
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Body = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        target = f"{path}?{urlencode(query)}" if query else path
+        began = time.monotonic()
+        log.debug("%s %s on %s", method, path, self._path)  # without the query, which may have secrets
+        with self._connect() as connection:
+            try:
+                connection.request(method, target, body, dict(headers or {}))
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it may refuse before it has read everything; the answer has the reason
+            answer = connection.getresponse()
+            log.debug("%s %s: %d after %.3f s", method, path, answer.status, time.monotonic() - began)
+            yield accept_answer(answer)
+
+    @contextmanager
+    def _connect(self) -> Iterator[UnixHttpConnection]:
+        connection = UnixHttpConnection(self._path, self._within)
+        try:
+            yield connection
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
+    def _unreachable(self, error: Exception) -> errors.MoorageError:
+        if isinstance(error, PermissionError):
+            return errors.Denied(f"cannot use {self._path}: permission denied; run this with sudo")
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return errors.Unavailable(
+                f"cannot reach moorage at {self._path}: is it running? start it with: moorage serve"
+            )
+        number = error.errno if isinstance(error, OSError) else None
+        cause = os.strerror(number) if number else str(error) or "it hung up"
+        return errors.Unavailable(f"lost moorage at {self._path}: {cause}")
+
+
+def accept_answer(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:
+    """The answer, if it is a success.
+
+    Raises:
+        errors.MoorageError: by kind, with the message of the engine
+    """
+    if answer.status < 400:
+        return answer
+    raw = answer.read()
+    try:
+        message = str(json.loads(raw)["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = f"the engine answered {answer.status} {answer.reason}"
+    raise error_of(answer.status, message)
+
+
+def encode_body(body: object, auth: str = "") -> tuple[bytes | None, dict[str, str]]:
+    """An object as a body of JSON with its headers; None is no body."""
+    if body is None:
+        return None, _auth(auth)
+    return json.dumps(to_document(body)).encode(), {"Content-Type": "application/json", **_auth(auth)}
+
+
+def _auth(value: str) -> dict[str, str]:
+    return {"X-Registry-Auth": value} if value else {}

@@ -1,0 +1,1 @@
+"""What ``moorage doctor`` checks: the machine, its security features, the engine."""

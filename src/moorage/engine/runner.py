@@ -1,0 +1,390 @@
+"""Runs one plugin on containerd: starts a run, takes it over, stops it, and runs processes beside it for callers."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from moorage import errors
+from moorage._lib.backoff import pauses
+from moorage._lib.threads import run_abandonable, run_blocking
+from moorage.containerd.containerd_process import truncate_runtime_log
+from moorage.containerd.processes import AddedProcess, add_process, derive_process, destroy_process
+from moorage.containerd.types import Spec
+from moorage.engine.runtime import PLUGIN_LABEL
+from moorage.engine.values import LastExit
+from moorage.executor import Exit
+from moorage.host.cgroups import parent_group_in_use
+from moorage.host.directory_tree import remove_tree
+from moorage.host.proc import process_stat
+from moorage.host.sockets import PluginSocket
+from moorage.packages.content import reinstall_hint
+from moorage.plugins import widenings
+from moorage.runs.entrypoint import explain_start_failure
+from moorage.runs.exit_text import describe_exit
+from moorage.runs.pins import release_pins
+from moorage.runs.plan import build_plan
+from moorage.runs.preparation import Preparation, close_views, mount_snapshot, prepare_run, protect_directories
+from moorage.runs.readiness import describe_other_sockets, wait_until_listening
+from moorage.runs.removal import delete_all, remove_runtime
+from moorage.runs.termination import terminate
+from moorage.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from moorage.engine.grants import GrantPolicy
+    from moorage.engine.plugin import PluginState
+    from moorage.engine.runtime import ContainerRuntime, EngineContext
+
+__all__ = ("AddedProcesses", "PluginRun", "Runner", "last_exit")
+
+log = logging.getLogger(__name__)
+
+_LAST_LINES = 10
+_EXEC = "exec-"
+"""Of the directory of each, in the run-time directory of its plugin; the id follows."""
+
+
+class PluginRun:
+    """One run of a plugin: one container, used once."""
+
+    def __init__(self, container: str, runtime: str = "") -> None:
+        self.container = container
+        self.runtime = runtime
+        """The OCI runtime that it was created with; empty where containerd does not report it."""
+        self.exit: Exit | None = None
+        self.finished = anyio.Event()
+        """Set when everything of the run is removed."""
+        self.pid: int | None = None
+        self.started_at: datetime | None = None
+        """When its process began, as the kernel knows it: the same for an engine that comes later."""
+        self.created_at = datetime.now(UTC)
+
+    def end(self, exit: Exit) -> None:
+        """Note the exit that the executor reports."""
+        self.exit = exit
+        self.finished.set()
+
+
+class Runner:
+    """Owns the present run of a plugin; at most one at a time."""
+
+    def __init__(self, plugin: "PluginState") -> None:
+        """``plugin`` is only read."""
+        self._plugin = plugin
+        self._run: PluginRun | None = None
+
+    @property
+    def run(self) -> PluginRun | None:
+        """The present run, which may have ended; None where there is none."""
+        return self._run
+
+    def forget(self) -> None:
+        """There is no run any more."""
+        self._run = None
+
+    async def start(
+        self, runtime: "ContainerRuntime", consent: "GrantPolicy", within: float, report: Callable[..., None]
+    ) -> None:
+        """Start the run that the record names, and return when its socket accepts.
+
+        On failure the process may be running: ``stop`` ends it. ``report`` takes an event.
+
+        Raises: why it did not become ready: Invalid for what this host lacks, Denied for what was not granted,
+        MoorageError for the rest.
+        """
+        plugin = self._plugin
+        config, directories = plugin.config, plugin.directories
+        consent.check_widenings(widenings(plugin.confinement), plugin.record.attended_widenings)
+        settings = await run_blocking(lambda: consent.prepare_now(plugin.name, plugin.record, config, directories))
+        plan = await run_blocking(lambda: build_plan(directories, config, settings, plugin.plan_options))
+        await run_blocking(lambda: consent.check_devices_now(plugin.record, settings, plan.spec))
+        try:
+            mounts = await runtime.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
+        except errors.NotFound as error:
+            raise errors.MoorageError(
+                f"its package is not in containerd any more ({error}); its settings and data are; "
+                f"to get it back {reinstall_hint(plugin.record.stored_package)}"
+            ) from error
+        preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts)))
+        self._report(preparation, report)
+        run = await self._create(runtime, plan.spec)
+        await run_blocking(lambda: close_views(directories))
+        await run_blocking(lambda: release_pins(directories.pins))
+        await self._await_ready(run, runtime, plan.socket, within, plan.spec)
+
+    async def _create(self, runtime: "ContainerRuntime", spec: Spec) -> PluginRun:
+        plugin = self._plugin
+        run = PluginRun(plugin.record.container, runtime.oci_runtime.command)
+        labels = {PLUGIN_LABEL: plugin.id, **runtime.ownership.marks}
+        taker = runtime.keeper.attacher(run.container, plugin.log)
+        self._run = run
+        try:
+            async with runtime.creating:
+                with parent_group_in_use():
+                    await runtime.executor.create(run.container, spec, attach=taker, labels=labels)
+        except BaseException as error:
+            self._run = None
+            if isinstance(error, errors.MoorageError) and not isinstance(error, errors.Unavailable):
+                raise await self._creation_error(spec, error) from error
+            raise
+        return run
+
+    def _report(self, preparation: Preparation, report: Callable[..., None]) -> None:
+        name = self._plugin.name
+        for problem in preparation.network_problems:
+            log.warning("%s", problem)
+        for point in preparation.unmounted:
+            log.warning("unmounted %s of plugin %s: its server is gone", point, name)
+            report("unmount", path=str(point))
+        for point in preparation.hung:
+            log.warning("%s of plugin %s does not answer; it stays mounted", point, name)
+
+    async def await_ready(self, runtime: "ContainerRuntime", within: float) -> None:
+        """Return when the socket of a run that was taken over accepts. Raises: MoorageError saying why it does not."""
+        assert self._run is not None
+        await self._await_ready(self._run, runtime, self._plugin.directories.socket(self._plugin.config), within)
+
+    async def _await_ready(
+        self, run: PluginRun, runtime: "ContainerRuntime", socket: PluginSocket, within: float, spec: Spec | None = None
+    ) -> None:
+        """Return when the socket of a run accepts. Raises: MoorageError where it ends, or takes too long."""
+        deadline = anyio.current_time() + within
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_find_process, run, runtime)
+            is_ready = await wait_until_listening(
+                socket, lambda: run.finished.is_set() or anyio.current_time() > deadline
+            )
+            if is_ready and run.pid is not None:
+                tasks.cancel_scope.cancel()
+        if run.finished.is_set():
+            reason = await self._explain(spec) if spec is not None else ""
+            raise errors.MoorageError(
+                f"it {describe_exit(run.exit)} before it accepted a connection on {socket.path}"
+                f"{f': {reason}' if reason else await _hint(socket)}{self._last_output(run)}"
+            )
+        if not is_ready:
+            await runtime.keeper.flush(run.container)
+            raise errors.MoorageError(
+                f"it did not accept a connection on {socket.path} within {within:g} s{await _hint(socket)}"
+                f"{self._last_output(run)}"
+            )
+
+    async def adopt(self, runtime: "ContainerRuntime") -> Exit | None:
+        """Take over the run that the record names: None where it is running, else how it exited meanwhile."""
+        plugin = self._plugin
+        run = self._run = PluginRun(plugin.record.container, await _runtime_of(runtime, plugin.record.container))
+        try:
+            taker = runtime.keeper.attacher(run.container, plugin.log)
+            if await runtime.executor.restore(run.container, attach=taker):
+                await run_blocking(lambda: protect_directories(plugin.directories))
+                return None
+        except BaseException:
+            self._run = None
+            raise
+        self._run = None
+        exit = runtime.executor.last_exit(run.container) or Exit(run.container, "", None)
+        plugin.counts.exited(exit)
+        return exit
+
+    async def stop(
+        self,
+        runtime: "ContainerRuntime | None",
+        timeouts: Timeouts,
+        *,
+        at_once: bool = False,
+        keep_mounted: bool = False,
+        kill_now: anyio.Event | None = None,
+    ) -> None:
+        """End the present run, if there is one, and unmount and remove what was made for it.
+
+        ``at_once`` kills it without SIGTERM, ``kill_now`` when it is set; ``keep_mounted`` leaves the root mounted for
+        the next run.
+
+        Raises: Unavailable for a process that does not exit, or for what cannot be removed; it may be called again.
+        """
+        plugin, run = self._plugin, self._run
+        if run is not None and not run.finished.is_set():
+            if runtime is None:
+                raise errors.Unavailable(f"cannot stop plugin {plugin.name}: containerd is unavailable")
+            executor = runtime.executor
+            own = plugin.record.policy.stop_timeout
+            stop_timeout = 0.0 if at_once else timeouts.stop if own is None else own
+            if not await terminate(
+                lambda number: executor.signal(run.container, number),
+                run.finished,
+                timeouts,
+                stop_timeout=stop_timeout,
+                kill_now=kill_now,
+            ):
+                raise errors.Unavailable(
+                    f"cannot stop plugin {plugin.name}: its process{_pid(run)} is still there "
+                    f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
+                )
+        self._run = None
+        if not keep_mounted and run is None and runtime is not None:
+            await self.remove_orphans(runtime)  # nothing runs when this returns, also where no run was known
+        if not keep_mounted:
+            await run_blocking(lambda: remove_runtime(plugin.directories))
+
+    async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
+        """Remove every container of this plugin that is not its present run. Source: row M16."""
+        plugin = self._plugin
+        present = self._run.container if self._run is not None else ""
+        for container, owner in (await runtime.owners(plugin.id)).items():
+            if container != present and plugin.id in (owner, container.partition(".")[0]):
+                await runtime.destroy(container)
+
+    async def erase(self, runtime: "ContainerRuntime") -> None:
+        """Remove all of the plugin but its record: containers, directories, images, logs. Raises: Unavailable."""
+        plugin = self._plugin
+        await self.remove_orphans(runtime)
+        await run_blocking(lambda: delete_all(plugin.directories))
+        previous = plugin.record.previous  # there, where a new version was tried out and could not be taken back
+        for image in (plugin.record.image, *([previous.image] if previous is not None else [])):
+            try:
+                await runtime.delete_image(image, plugin.id)
+            except errors.NotFound:
+                pass
+        await remove_tree(plugin.log.directory)
+
+    # why it is not ready
+
+    async def _creation_error(self, spec: Spec, error: errors.MoorageError) -> errors.MoorageError:
+        reason = await self._explain(spec)
+        return type(error)(f"{reason} ({error})" if reason else str(error))
+
+    async def _explain(self, spec: Spec) -> str:
+        root, owner = str(self._plugin.directories.root), self._plugin.id
+        return await run_abandonable(lambda: explain_start_failure(spec, root, owner=owner))
+
+    def _last_output(self, run: PluginRun) -> str:
+        lines = [line for line in self._plugin.log.last_lines(_LAST_LINES) if line.at >= run.created_at]
+        return "; its last output:\n" + "\n".join(line.text for line in lines) if lines else "; it wrote nothing"
+
+
+class AddedProcesses:
+    """The processes that callers run beside one plugin's own. A directory each is the trace of one that may run."""
+
+    def __init__(self, plugin: "PluginState", context: "EngineContext") -> None:
+        """``plugin`` is only read."""
+        self._plugin = plugin
+        self._context = context
+        self._present: dict[str, AddedProcess] = {}
+
+    @asynccontextmanager
+    async def run(
+        self, runtime: "ContainerRuntime", arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
+    ) -> AsyncIterator[AddedProcess]:
+        """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
+        plugin, run = self._plugin, self._plugin.run
+        if run is None or run.finished.is_set():
+            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
+        spec = (await runtime.client.get_container(run.container)).spec
+        process = derive_process(spec, arguments, environment=environment, terminal=terminal)
+        exec_id = secrets.token_hex(8)
+        directory = plugin.directories.runtime / f"{_EXEC}{exec_id}"
+        try:
+            async with add_process(
+                runtime.client, run.container, exec_id, process, directory, timeouts=self._context.timeouts
+            ) as added:
+                self._present[exec_id] = added
+                yield added
+        except errors.NotFound as error:
+            raise errors.Conflict(f"plugin {plugin.name} does not run any more: {error}") from error
+        except errors.Invalid as error:
+            raise errors.Invalid(f"cannot run {arguments[0]} in plugin {plugin.name}: {error}") from error
+        finally:
+            self._present.pop(exec_id, None)
+            pid = run.pid
+            with anyio.CancelScope(shield=True):
+                if pid is not None:  # the runtime has appended to its log, whatever came of it
+                    await run_blocking(lambda: truncate_runtime_log(pid, run.container))
+                if await run_blocking(directory.exists):
+                    self._context.tasks.start_soon(self._end_when_possible, run.container, directory)
+
+    def get(self, exec_id: str) -> AddedProcess:
+        """One of them by its id. Raises: NotFound."""
+        if exec_id not in self._present:
+            raise errors.NotFound(f"plugin {self._plugin.name} has no added process {exec_id}")
+        return self._present[exec_id]
+
+    async def find_orphans(self) -> Sequence[Path]:
+        """The directories of those of an earlier engine. Called before a process can be added by this engine."""
+        return await run_blocking(lambda: sorted(self._plugin.directories.runtime.glob(f"{_EXEC}*")))
+
+    async def end_orphans(self, directories: Sequence[Path]) -> None:
+        """Kill what an earlier engine has added to the present run, as its callers exited with that engine.
+
+        What cannot be removed now is removed in the background.
+        """
+        assert self._plugin.run is not None
+        container = self._plugin.run.container
+        for directory in directories:
+            log.warning("ending a process that was added to plugin %s by an engine that has exited", self._plugin.name)
+            try:
+                await self._end(container, directory)
+            except errors.Unavailable as error:
+                log.warning("plugin %s: %s; it is tried again", self._plugin.name, error)
+                self._context.tasks.start_soon(self._end_when_possible, container, directory)
+
+    async def _end_when_possible(self, container: str, directory: Path) -> None:
+        """End a process that is still added to a container, as soon as containerd answers."""
+        timeouts, name = self._context.timeouts, self._plugin.name
+        for pause in pauses(timeouts.reconnect_first, timeouts.reconnect_limit):
+            await anyio.sleep(pause)
+            try:
+                await self._end(container, directory)
+            except errors.Unavailable as error:
+                log.debug("plugin %s: %s", name, error)
+            except OSError as error:
+                log.warning("cannot remove %s: %s", directory, error.strerror)
+                return
+            else:
+                log.info("ended process %s that was added to plugin %s", _exec_id(directory), name)
+                return
+
+    async def _end(self, container: str, directory: Path) -> None:
+        client = self._context.availability.require().client
+        await destroy_process(client, container, _exec_id(directory), directory, timeouts=self._context.timeouts)
+
+
+def last_exit(run: PluginRun | None, error: str = "") -> LastExit:
+    """How a run exited, as the record has it; ``error`` says why it was not ready."""
+    if run is not None and run.exit is not None:
+        return LastExit.of(run.exit, error)
+    return LastExit(at=datetime.now(UTC), error=error)
+
+
+async def _find_process(run: PluginRun, runtime: "ContainerRuntime") -> None:
+    pid = runtime.executor.pid(run.container)
+    if pid is not None:
+        stat = await run_blocking(lambda: process_stat(pid))
+        run.started_at = stat.started_at if stat is not None else None
+    run.pid = pid  # last: the task that waits for it cancels this one
+
+
+async def _hint(socket: PluginSocket) -> str:
+    text = await run_abandonable(lambda: describe_other_sockets(socket))
+    return f"; {text}" if text else ""
+
+
+def _pid(run: PluginRun) -> str:
+    return f" (pid {run.pid})" if run.pid else ""
+
+
+def _exec_id(directory: Path) -> str:
+    return directory.name.removeprefix(_EXEC)
+
+
+async def _runtime_of(runtime: "ContainerRuntime", container: str) -> str:
+    """With which OCI runtime a container was created; empty where containerd does not say so."""
+    try:
+        options = (await runtime.client.get_container(container)).runtime
+    except errors.MoorageError:
+        return ""
+    return options.binary_name or options.command

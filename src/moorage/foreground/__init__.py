@@ -1,0 +1,1 @@
+"""What ``moorage run`` does: one plugin, private directories, a private containerd, until the command ends."""

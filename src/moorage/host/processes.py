@@ -1,0 +1,168 @@
+"""Processes that are not our children: their identity, signals to them, waiting for their exit, their scheduling.
+
+A process is identified by what the kernel reports of it and only root can arrange, never by its name or command line:
+any user can start a process with the name of one of the engine's. Only root can lock a file of root's, listen on a
+socket in a directory of root's, or run a program as root in the host's namespaces.
+"""
+
+import fcntl
+import os
+import signal as signals
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+
+from moorage.host import proc
+
+__all__ = (
+    "FORK_GUARD",
+    "change_scheduling_policy",
+    "find_listener",
+    "find_lock_holder",
+    "has_file_open",
+    "has_users",
+    "is_trusted",
+    "lock_until_exit",
+    "send_signal",
+    "set_nice_value",
+    "wait_for_exit",
+)
+
+_FLOCK = "hhlli4x"  # struct flock of fcntl(2): type, whence, start, length, pid
+_SHARED = ("mnt", "pid")  # namespaces that a plugin does not have
+FORK_GUARD = threading.Lock()
+"""Locked from opening a file that a child is to lock until the child runs its program, and while the owner of that lock
+is queried: a second descriptor of the file in the child would release the lock when it is closed. Source: fcntl(2)."""
+
+
+def lock_until_exit(descriptor: int) -> None:
+    """Lock a file until this process exits, also when it executes another program; its children do not have the lock.
+
+    For a child between fork and exec. Raises: OSError if another process has the lock.
+    """
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def find_lock_holder(path: Path) -> int | None:
+    """The process that has the lock of ``lock_until_exit`` on a file; None if no process has it.
+
+    0 for one that is not visible in this pid namespace.
+    """
+    with FORK_GUARD:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, query))
+        finally:
+            os.close(descriptor)
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+def find_listener(path: Path) -> int | None:
+    """The process of our own user that listens on a unix socket; None if none does. Source: unix(7), SO_PEERCRED."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+        if client.connect_ex(os.fspath(path)) != 0:
+            return None
+        pid, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid if uid == os.geteuid() and pid > 0 else None
+
+
+def is_trusted(pid: int, programs: Sequence[str]) -> bool:
+    """Whether a process is root's, in our namespaces, and runs a program whose file name begins with one of these."""
+    if not has_users(pid, os.geteuid()):
+        return False
+    seen, own = ([proc.namespace(kind, each) for kind in _SHARED] for each in (pid, "self"))
+    return all(seen) and seen == own and os.path.basename(proc.executable(pid)).startswith(tuple(programs))
+
+
+def has_users(pid: int, uid: int) -> bool:
+    """Whether this is a process's real, effective, saved and file system user; False for one that is gone."""
+    return proc.user_ids(pid) == {uid}
+
+
+def has_file_open(pid: int, path: Path) -> bool:
+    """Whether a process has this file open, which for a file of root's only root's can."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return False
+    for descriptor in proc.descriptors(pid):
+        with suppress(OSError):
+            if os.path.samestat(os.stat(descriptor), file):
+                return True
+    return False
+
+
+def send_signal(pid: int, number: int, is_intended: Callable[[int], bool]) -> bool:
+    """Send a signal to a process, if it is still the intended one: its pid may be reused. Whether it was sent."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_intended(pid):
+            return False
+        signals.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+async def wait_for_exit(pid: int) -> None:
+    """Return when the process with this pid has exited, at once if there is none.
+
+    Within a millisecond of the exit and without polling. If the pid was reused, this waits for the wrong process: the
+    return is a reason to check, never a proof.
+
+    Raises: OSError if the kernel refuses a descriptor (too many are open).
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await anyio.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_nice_value(pid: int, nice: int) -> None:
+    """Set the nice value of all threads of a process (blocking). One that is gone is fine.
+
+    Raises: PermissionError for another user's process, or for a lower value without CAP_SYS_NICE.
+    """
+    _for_each_thread(pid, lambda thread: os.setpriority(os.PRIO_PROCESS, thread, nice))
+
+
+def change_scheduling_policy(pid: int, before: int, after: int) -> None:
+    """Give the threads of a process that have one scheduling policy another (blocking). One that is gone is fine.
+
+    With SCHED_BATCH a thread gets as much time, but waits for its turn when it wakes up.
+
+    Raises: PermissionError for another user's process.
+    """
+
+    def change(thread: int) -> None:
+        if os.sched_getscheduler(thread) == before:
+            os.sched_setscheduler(thread, after, os.sched_param(0))
+
+    _for_each_thread(pid, change)
+
+
+def _for_each_thread(pid: int, call: Callable[[int], None]) -> None:
+    seen: set[int] = set()
+    while new := proc.thread_ids(pid) - seen:  # a thread inherits from the one that starts it
+        seen |= new
+        for thread in new:
+            with suppress(ProcessLookupError):
+                call(thread)

@@ -1,0 +1,1 @@
+"""Values of the OCI specifications and Docker's: references, manifests, digests. Pure."""

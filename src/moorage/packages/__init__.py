@@ -1,0 +1,1 @@
+"""Packages of plugins: between registries, archives, images, directories and containerd's store."""

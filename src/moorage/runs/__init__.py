@@ -1,0 +1,1 @@
+"""One run of a plugin on this host: directories, root, plan, readiness, calls, stop; for engine and foreground."""

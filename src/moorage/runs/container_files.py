@@ -1,0 +1,147 @@
+"""The files of a container as its process sees them, examined from the host without entering its mount namespace.
+
+They are the plugin's, so they are opened beneath its root or beneath the source of a mount, and never through a link
+that the host would resolve. Everything here blocks.
+"""
+
+import os
+import posixpath
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from msgspec import Struct
+
+from moorage.containerd.types import Spec
+from moorage.host.directory_tree import open_beneath
+from moorage.host.proc import descriptor_path
+
+__all__ = ("ContainerFile", "ContainerFiles", "NotVisible", "open_container_files")
+
+_MOST_LINKS = 40  # as many as the kernel follows
+
+
+class NotVisible(Exception):
+    """A path is in a file system that exists only inside the container."""
+
+
+class _ContainerMount(Struct, frozen=True):
+    destination: str
+    source: str | None
+    """Path on the host; None for a file system that exists only inside the container."""
+
+
+class ContainerFile(Struct, frozen=True):
+    """A file of a container: a path without symbolic links beneath an open file or directory."""
+
+    base: int
+    path: str
+    """"." for the base itself, which may be a file."""
+
+    def open(self, flags: int) -> int:
+        """A descriptor of it; the caller closes it. Raises: OSError."""
+        if self.path == ".":
+            return os.open(descriptor_path(self.base), flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
+        return open_beneath(self.base, self.path, flags, crosses_mounts=True)
+
+    def status(self) -> os.stat_result:
+        """Its status, of the link itself for a link. Raises: OSError."""
+        descriptor = self.open(os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read_link(self) -> str | None:
+        """The target of a symbolic link; None for anything else. Raises: OSError where it does not exist."""
+        descriptor = self.open(os.O_PATH | os.O_NOFOLLOW)
+        try:
+            is_link = stat.S_ISLNK(os.fstat(descriptor).st_mode)
+            return os.readlink("", dir_fd=descriptor) if is_link else None
+        finally:
+            os.close(descriptor)
+
+
+class ContainerFiles:
+    """The files of one container. ``open_container_files`` makes one."""
+
+    def __init__(self, mounts: Sequence[tuple[_ContainerMount, int | None]]) -> None:
+        """``mounts``: each with its open source, None where it does not exist; the root first."""
+        self._mounts = mounts
+
+    def find(self, path: str) -> ContainerFile | None:
+        """The file at a path inside, links followed as inside; None where there is none.
+
+        Raises: NotVisible.
+        """
+        rest = [part for part in path.split("/") if part]
+        resolved, links = "/", 0
+        while rest:
+            part = rest.pop(0)
+            if part in (".", ".."):
+                resolved = posixpath.normpath(posixpath.join(resolved, part))
+                continue
+            step = posixpath.join(resolved, part)
+            try:
+                target = self._beneath(step).read_link()
+            except OSError:
+                return None
+            if target is None:
+                resolved = step
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                return None
+            rest = [each for each in target.split("/") if each] + rest
+            resolved = "/" if target.startswith("/") else resolved
+        return self._beneath(resolved)
+
+    def host_path(self, path: str) -> str:
+        """The host's path of a path inside, for people."""
+        mount, _ = self._mount_of(path)
+        return posixpath.join(mount.source or "/", posixpath.relpath(path, mount.destination))
+
+    def _beneath(self, path: str) -> ContainerFile:
+        mount, base = self._mount_of(path)
+        if mount.source is None:
+            raise NotVisible
+        if base is None:
+            raise FileNotFoundError(mount.source)
+        return ContainerFile(base, posixpath.relpath(path, mount.destination))
+
+    def _mount_of(self, path: str) -> tuple[_ContainerMount, int | None]:
+        best = self._mounts[0]
+        for mount, base in self._mounts:
+            is_inside = path == mount.destination or path.startswith(mount.destination.rstrip("/") + "/")
+            if is_inside and len(mount.destination) >= len(best[0].destination):
+                best = mount, base
+        return best
+
+
+@contextmanager
+def open_container_files(spec: Spec, root: str) -> Iterator[ContainerFiles]:
+    """The files of a container with this OCI spec and this root on the host, until the block ends.
+
+    The sources of binds are the host's paths, so links in them are followed.
+    """
+    mounts = [
+        _ContainerMount(posixpath.normpath(each["destination"]), each["source"] if _is_bind(each) else None)
+        for each in spec.get("mounts", ())
+    ]
+    with ExitStack() as opened:
+
+        def open_source(source: str | None) -> int | None:
+            if source is None:
+                return None
+            try:
+                descriptor = os.open(source, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                return None
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        yield ContainerFiles([(each, open_source(each.source)) for each in (_ContainerMount("/", root), *mounts)])
+
+
+def _is_bind(mount: Spec) -> bool:
+    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options") or ()))

@@ -1,0 +1,24 @@
+"""A local user without privileges: the one who attacks an engine from outside its plugins."""
+
+import subprocess
+from collections.abc import Sequence
+
+from support.limits import limit
+
+USER = 64111
+"""A user and group id that no account and no plugin of these tests has."""
+
+
+def run_as_user(*command: str, uid: int = USER, groups: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user without privileges, in no group but its own; the result with its output as text."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=limit(60),
+        user=uid,
+        group=uid,
+        extra_groups=list(groups),
+        cwd="/",
+    )
