@@ -75,6 +75,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="peers (root, containerd, runc, dockerd, static-cc, ...) that must be there; "
         "what needs one that is neither required nor there is skipped",
     )
+    parser.addoption("--failures-file", metavar="FILE", help="where the names of the tests that failed are written")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -98,6 +99,15 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"kernel: {platform.release()}; cgroup: {cgroup_mode()}; user id: {os.geteuid()}; required: {required}",
         f"time limits: {limit(1):g} times the usual ones",
     ]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the names of the tests that failed; with several processes, in the one that has the reports of all."""
+    path = session.config.getoption("--failures-file")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if path and reporter:
+        reports = [*reporter.stats.get("failed", ()), *reporter.stats.get("error", ())]
+        Path(path).write_text("".join(f"{name}\n" for name in dict.fromkeys(each.nodeid for each in reports)))
 
 
 def limit_of(item: pytest.Item) -> float:
