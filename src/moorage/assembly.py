@@ -29,7 +29,7 @@ from moorage.runtime_directory import RuntimeDirectory
 from moorage.systemd.cgroup_driver import RequestedDriver, choose_driver
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("EngineSetup", "ServeOptions", "open_engine", "open_plugins")
+__all__ = ("EngineSetup", "ServeOptions", "lock_data_directory", "open_engine", "open_plugins")
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,14 @@ class EngineSetup(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, EngineSetup]]:
-    """An engine that has the data directory to itself, with its records read."""
+async def lock_data_directory(options: ServeOptions, *, serves: bool) -> AsyncIterator[Store]:
+    """The data directory, which no other engine can open until the block ends.
+
+    ``serves``: whether this process is an engine, which exits when it is signalled, and not one that stops what runs.
+
+    Raises: by kind: Denied without root, Invalid for a directory that cannot be used, Conflict for one that another
+    engine works on.
+    """
     if os.geteuid() != 0:
         raise errors.Denied("cannot run plugins: mounts and control groups need root; run this with sudo")
     for directory in (options.root, options.exec_root):
@@ -105,8 +111,17 @@ async def open_engine(options: ServeOptions) -> AsyncIterator[tuple[Engine, Engi
             raise errors.Invalid(f"cannot use {directory}: it must be an absolute path")
     check_runtime_name(options.runtime)
     store = Store(options.root)
+    lock = await run_blocking(lambda: store.lock(os.getpid() if serves else None))
+    try:
+        yield store
+    finally:
+        os.close(lock)
+
+
+@asynccontextmanager
+async def open_engine(store: Store, options: ServeOptions) -> AsyncIterator[tuple[Engine, EngineSetup]]:
+    """An engine on a data directory that the caller has locked, with its records read."""
     with ExitStack() as undo:
-        undo.callback(os.close, await run_blocking(store.lock))
         choice = await run_blocking(lambda: store.settle(options.containerd, options.namespace))
         ground = EngineSetup(store, choice, options)
         _ = ground.private  # a path that is too long for its socket is refused now

@@ -14,9 +14,10 @@ from moorage._lib.stop_signals import stop_signals
 from moorage._lib.task_groups import background_tasks
 from moorage.api.metrics import serve_metrics
 from moorage.api.server import serve_api
-from moorage.assembly import EngineSetup, ServeOptions, open_engine, open_plugins
+from moorage.assembly import EngineSetup, ServeOptions, lock_data_directory, open_engine, open_plugins
 from moorage.containerd.database import DamagedDatabase
 from moorage.engine.engine import Engine
+from moorage.engine.store import Store
 from moorage.host.process_environment import set_process_defaults
 from moorage.service_manager import describe_stop, notify_service_manager
 from moorage.shutdown import stop_all_plugins, stop_engine
@@ -36,18 +37,23 @@ async def run_engine(options: ServeOptions) -> int:
     engine works on, Invalid for a directory that cannot be used, Unsupported for the data of a newer version.
     """
     set_process_defaults()
-    async with stop_signals(describe_stop(live_restore=options.live_restore)) as stop:
-        await _serve(options, stop.scope)
+    async with (
+        stop_signals(describe_stop(live_restore=options.live_restore)) as stop,
+        lock_data_directory(
+            options, serves=True
+        ) as store,  # to the last: what this process stops, no other one stops as well
+    ):
+        await _serve(store, options, stop.scope)
         if not options.live_restore:
-            await stop_all_plugins(options, kill_now=stop.urgent)
+            await stop_all_plugins(store, options, kill_now=stop.urgent)
     return 0
 
 
-async def _serve(options: ServeOptions, stop: anyio.CancelScope) -> None:
+async def _serve(store: Store, options: ServeOptions, stop: anyio.CancelScope) -> None:
     failure: errors.MoorageError | None = None
     manager = ServiceManager()
     socket = options.api_socket
-    async with open_engine(options) as (engine, ground):
+    async with open_engine(store, options) as (engine, ground):
         with stop:
 
             async def keep_working() -> None:

@@ -3,7 +3,8 @@
 import logging
 import os
 import signal as signals
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.assembly import EngineSetup, ServeOptions, open_engine, open_plugins
+from moorage.assembly import EngineSetup, ServeOptions, lock_data_directory, open_engine, open_plugins
 from moorage.containerd.supervisor import PrivateContainerd
 from moorage.engine.engine import Engine
 from moorage.engine.store import Store
@@ -80,7 +81,8 @@ async def stop_engine(options: ServeOptions, report: Callable[[str], None] = log
     if not is_settled:
         await _clear_without_data(options, runtime)
     elif _may_run(choice, runtime, stopped):
-        await _stop_all(options, stopped, anyio.Event())
+        async with _lock_when_free(store, options):
+            await _stop_all(store, options, stopped, anyio.Event())
     else:
         await _remove_runtime(runtime, owner)
     report(stopped.as_text() or f"nothing to stop: no plugin of the engine on {options.root} runs")
@@ -94,16 +96,18 @@ def _may_run(choice: EngineIdentity | None, runtime: RuntimeDirectory, stopped: 
     return choice.containerd != "private" and choice.is_claimed
 
 
-async def stop_all_plugins(options: ServeOptions, *, kill_now: anyio.Event) -> None:
+async def stop_all_plugins(store: Store, options: ServeOptions, *, kill_now: anyio.Event) -> None:
     """Stop all that an engine has left running, which has detached; when ``kill_now`` is set, plugins are killed.
 
-    Raises: Conflict where another one works on it; Unavailable naming what could not be stopped.
+    The caller has the data directory locked.
+
+    Raises: Unavailable naming what could not be stopped.
     """
-    await _stop_all(options, _Stopped(), kill_now)
+    await _stop_all(store, options, _Stopped(), kill_now)
 
 
-async def _stop_all(options: ServeOptions, stopped: _Stopped, kill_now: anyio.Event) -> None:
-    async with open_engine(options) as (engine, ground):
+async def _stop_all(store: Store, options: ServeOptions, stopped: _Stopped, kill_now: anyio.Event) -> None:
+    async with open_engine(store, options) as (engine, ground):
         owner = await run_blocking(ground.runtime.find_owner)
         problems = await _stop_plugins(engine, ground, stopped, kill_now)
         if problems:
@@ -140,6 +144,18 @@ async def _stop_plugins(engine: Engine, ground: EngineSetup, stopped: _Stopped, 
         ground.store, private.state, private.address, ground.choice.namespace, timeouts
     )
     return problems
+
+
+@asynccontextmanager
+async def _lock_when_free(store: Store, options: ServeOptions) -> AsyncIterator[None]:
+    """Lock the data directory as soon as it is free: another ``moorage down`` may have been quicker."""
+    async with AsyncExitStack() as undo:
+        while True:
+            await _end_engine(store, options.timeouts)
+            with suppress(errors.Conflict):
+                await undo.enter_async_context(lock_data_directory(options, serves=False))
+                break
+        yield
 
 
 async def _end_engine(store: Store, timeouts: Timeouts) -> None:

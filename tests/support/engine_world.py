@@ -464,7 +464,7 @@ class World:
         self.host = Host(base)
         self.store = Store(base / "data")
         self.engine: Engine
-        self._descriptor = self.store.lock()
+        self._descriptor = self.store.lock(os.getpid())
 
     @staticmethod
     def id(number: int) -> str:

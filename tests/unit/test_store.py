@@ -26,7 +26,7 @@ def make_record(name: str = "a:latest", **fields: object) -> PluginRecord:
 
 def make_store(root: Path) -> Store:
     store = Store(root / "data")
-    os.close(store.lock())
+    os.close(store.lock(os.getpid()))
     return store
 
 
@@ -143,12 +143,12 @@ def test_m19_an_older_version_is_migrated(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_m11_the_directory_is_one_engines(tmp_path: Path) -> None:
     store = Store(tmp_path / "data")
-    lock = store.lock()
+    lock = store.lock(os.getpid())
     assert Store(tmp_path / "data").is_locked()
     with pytest.raises(errors.Conflict, match=f"pid {os.getpid()}"):
-        Store(tmp_path / "data").lock()
+        Store(tmp_path / "data").lock(os.getpid())
     os.close(lock)
-    os.close(store.lock())
+    os.close(store.lock(os.getpid()))
     assert not store.is_locked()
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +41,8 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, object]], dict[str, object]]] = {}
 """From a version to the next one; the first is the present one, so there is none yet."""
 
 _RECORD = "plugin.json"
+_LOCK_ATTEMPTS = 10
+_LOCK_PAUSE = 0.01  # seconds
 
 
 def new_id() -> str:
@@ -55,12 +58,15 @@ class Store:
         self.plugins = root / "plugins"
         self.temporary = root / "tmp"
 
-    def lock(self) -> int:
-        """Lock the directory for this engine; returns the descriptor of the lock. Raises: Conflict, Invalid."""
+    def lock(self, pid: int | None) -> int:
+        """Lock the directory; returns the descriptor of the lock. ``pid``: the engine's, which others may signal.
+
+        Raises: Conflict, Invalid.
+        """
         try:
             for directory in (self.root, self.plugins, self.temporary):
                 make_directory(directory, 0o711 if directory is self.root else 0o700)
-            descriptor = try_lock(self.root / "lock")
+            descriptor = self._try_lock()
         except OSError as error:
             raise errors.Invalid(
                 f"cannot use {self.root} as data directory: {error.strerror} ({error.filename})"
@@ -71,8 +77,18 @@ class Store:
                 "stop that one, or give another directory with --root"
             )
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        if pid is not None:
+            os.write(descriptor, f"{pid}\n".encode())
         return descriptor
+
+    def _try_lock(self) -> int | None:
+        """Lock it. Who asks whether it is locked has the lock for a moment, which is no reason to be refused."""
+        for _ in range(_LOCK_ATTEMPTS):
+            descriptor = try_lock(self.root / "lock")
+            if descriptor is not None:
+                return descriptor
+            time.sleep(_LOCK_PAUSE)
+        return None
 
     def is_locked(self) -> bool:
         """Whether an engine works on this directory now. Creates nothing.
