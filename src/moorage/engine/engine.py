@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.consumers.requests import publish, unpublish
 from moorage.engine.grants import GrantPolicy, change_policy, change_settings
 from moorage.engine.installation import Installation, Registries
 from moorage.engine.lifecycle import State
@@ -23,6 +24,7 @@ from moorage.engine.supervisor import Supervisor
 from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
 from moorage.engine.transfers import PackageTransfers
 from moorage.engine.values import (
+    PUBLISH_DIRECTORY,
     EngineIdentity,
     EngineInfo,
     Holder,
@@ -37,6 +39,7 @@ from moorage.host.cgroup_usage import CgroupUsage, ProcessView, read_processes, 
 from moorage.host.cgroups import find_groups
 from moorage.logs.reader import Line, PluginLog
 from moorage.plugins import NO_CONFINEMENT, CgroupDriver, Confinement, resolve_confinement
+from moorage.proxy.protocol import PublishOptions
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.http_call import PluginResponse, call
 from moorage.runs.plan import PlanOptions
@@ -69,6 +72,7 @@ class Engine:
         shares_shim: bool = False,
         defaults: Confinement = NO_CONFINEMENT,
         cgroup_driver: CgroupDriver = "cgroupfs",
+        publish_directory: Path = PUBLISH_DIRECTORY,
     ) -> None:
         """Without ``live_restore`` nothing is taken over that an earlier engine left running; see ``ServeOptions``."""
         self._store = store
@@ -84,7 +88,7 @@ class Engine:
             confinement=resolve_confinement(defaults), shares_shim=shares_shim, cgroup_driver=cgroup_driver
         )
         self._context = context = EngineContext(
-            PluginIndex(), store, self._events, EngineCounters(), tasks, timeouts, consent, options
+            PluginIndex(), store, self._events, EngineCounters(), tasks, timeouts, consent, options, publish_directory
         )
         self.meter = context.meter
         self._plugins, self._availability = context.plugins, context.availability
@@ -234,6 +238,36 @@ class Engine:
         plugin = self._plugins.get(name)
         await change_policy(self._context, plugin, change)
         return plugin.view()
+
+    async def publish(
+        self,
+        name: str,
+        names: Sequence[str],
+        options: PublishOptions,
+        group: str,
+        *,
+        force: bool,
+        podman: bool | None = None,
+    ) -> PluginView:
+        """Publish it to consumers under these names (none: its own). Raises: Conflict, Invalid, Unavailable."""
+        plugin = self._plugins.get(name)
+        await publish(self._context, plugin, names, options, group, force=force, podman=podman)
+        return plugin.view()
+
+    async def unpublish(self, name: str, *, force: bool) -> None:
+        """Remove its sockets for consumers. Raises: Conflict where it is not published, or in use."""
+        await unpublish(self._plugins.get(name), force=force)
+
+    async def volume_call(
+        self, name: str, method: str, body: dict[str, Any], consumer: str, within: float = 0.0
+    ) -> dict[str, Any]:
+        """The answer of a volume driver to ``VolumeDriver.<method>`` through the plugin proxy, whose paths are the
+        host's and which knows the ``consumer`` as the owner of a mount. ``within`` seconds; 0 for the proxy's limit.
+
+        Raises: Invalid for a plugin that is no volume driver; MoorageError with the driver's own error; Unavailable.
+        """
+        plugin = self._plugins.get(name)
+        raise errors.Unavailable(f"cannot call plugin {plugin.name}: the plugin proxy is not running")
 
     async def call(self, name: str, method: str, body: bytes, within: float) -> PluginResponse:
         """What a plugin answers to a call. Raises: Conflict, Invalid, InvalidResponse, Unavailable."""

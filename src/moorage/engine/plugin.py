@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.consumers.holders import ConnectedHolders, mount_holders
 from moorage.engine.lifecycle import Event, LifecycleState, State, move
 from moorage.engine.requests import StartControl
 from moorage.engine.runner import PluginRun, Runner
@@ -34,11 +35,11 @@ from moorage.plugins import (
     resolve_confinement,
     widenings,
 )
+from moorage.proxy.protocol import VolumeMount
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.plan import PlanOptions
 
 __all__ = (
-    "ConnectedHolders",
     "PluginIndex",
     "PluginState",
 )
@@ -47,52 +48,6 @@ log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _BEGINNING = re.compile(r"[0-9a-f]{1,64}")
-
-
-class ConnectedHolders:
-    """Holders of a plugin that last as long as their connection; those that last longer are in its record."""
-
-    def __init__(self) -> None:
-        self._attached: dict[str, tuple[Holder, anyio.Event]] = {}
-        """By token, each with the event that asks the user to release the plugin."""
-        self._released = anyio.Event()
-
-    def all(self) -> tuple[Holder, ...]:
-        """Every connected holder."""
-        return tuple(user for user, _ in self._attached.values())
-
-    def attach(self, user: Holder) -> None:
-        """Add a user that lasts as long as its connection."""
-        self._attached[user.token] = user, anyio.Event()
-
-    def detach(self, token: str) -> bool:
-        """Remove a user; whether there was one of this token."""
-        is_found = self._attached.pop(token, None) is not None
-        self._notify()
-        return is_found
-
-    def clear(self) -> None:
-        """Remove every user."""
-        self._attached.clear()
-        self._notify()
-
-    def find_request(self, token: str) -> anyio.Event | None:
-        """The event that asks this user to release the plugin; None where there is no such user."""
-        found = self._attached.get(token)
-        return found[1] if found else None
-
-    async def request_release(self, within: float) -> None:
-        """Ask every user to release the plugin, and return when all have, or after ``within`` seconds."""
-        for _, request in self._attached.values():
-            request.set()
-        with anyio.move_on_after(within):
-            while self._attached:
-                await self._released.wait()
-
-    def _notify(self) -> None:
-        # who waits has the event of before: several stops may wait at once
-        self._released.set()
-        self._released = anyio.Event()
 
 
 class PluginState:
@@ -124,6 +79,7 @@ class PluginState:
         self.starts = StartControl()
         self._life = LifecycleState(State.REMOVING) if record.removing else LifecycleState(failures=record.failures)
         self._problem = ""
+        self._mounts: tuple[VolumeMount, ...] = ()
         self.removed = anyio.Event()
         """Set when it is being removed: it has stopped permanently, and all its output is in its log."""
         if record.removing:
@@ -221,14 +177,19 @@ class PluginState:
         return tuple(shown for each, shown in pairs if id(each) in missing)
 
     def holders(self) -> tuple[Holder, ...]:
-        """Every user."""
-        return (*self._record.holders, *self.connected.all())
+        """Every user, also consumers with mounts."""
+        return (*self._record.holders, *self.connected.all(), *mount_holders(self._mounts))
 
     def check_unused(self, *, force: bool) -> None:
         """Raises: Conflict naming who uses it, unless forced."""
         if not force and (users := self.holders()):
             owners = ", ".join(sorted({user.owner for user in users}))
             raise errors.Conflict(f"plugin {self.name} is in use by {owners}")
+
+    def check_unmounted(self, *, force: bool) -> None:
+        """Raises: Conflict naming the consumers that have mounted volumes, unless forced."""
+        if not force and (users := mount_holders(self._mounts)):
+            raise errors.Conflict(f"plugin {self.name} is in use by {'; '.join(user.owner for user in users)}")
 
     def view(self) -> PluginView:
         """The plugin at this instant."""
@@ -261,6 +222,8 @@ class PluginState:
             warnings=record.warnings,
             digest=record.digest,
             tags=record.tags,
+            published=record.published,
+            mounts=self._mounts,
         )
 
     # for the supervisor

@@ -296,6 +296,7 @@ class EngineContext:
         timeouts: "Timeouts",
         consent: "GrantPolicy",
         defaults: "PlanOptions",
+        publish_directory: Path,
     ) -> None:
         """``tasks`` is the group of everything that the engine does in the background; it is cancelled at its exit."""
         self.store = store
@@ -305,6 +306,8 @@ class EngineContext:
         self.consent = consent
         self.defaults = defaults
         """How plugins run whose records do not say otherwise."""
+        self.publish_directory = publish_directory
+        """Where sockets for consumers are made."""
         self.meter = meter
         self.plugins = plugins
         self.availability = RuntimeAvailability(timeouts)

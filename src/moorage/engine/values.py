@@ -1,6 +1,7 @@
 """Values of an engine, all frozen: what is on disk of each plugin, and what the API returns of it."""
 
 from datetime import datetime
+from pathlib import Path
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -23,9 +24,11 @@ from moorage.plugins import (
     check_confinement,
     control_group,
 )
+from moorage.proxy.protocol import PublishOptions, VolumeMount
 from moorage.registry.hosts import Options
 
 __all__ = (
+    "PUBLISH_DIRECTORY",
     "SCHEMA",
     "EngineIdentity",
     "EngineInfo",
@@ -38,10 +41,15 @@ __all__ = (
     "PluginVersion",
     "PluginView",
     "PolicyChange",
+    "Publication",
 )
 
 SCHEMA = 1
 """Version of everything in the data directory."""
+
+
+PUBLISH_DIRECTORY = Path("/run/docker/plugins")
+"""Where dockerd looks for sockets of plugins."""
 
 
 class LastExit(Struct, frozen=True):
@@ -67,6 +75,20 @@ class Holder(Struct, frozen=True):
     token: str
     owner: str
     since: datetime
+
+
+class Publication(Struct, frozen=True):
+    """How a plugin is published to consumers. The directory of its sockets is the engine's."""
+
+    names: tuple[str, ...]
+    """Names of its sockets, without ``.sock``: unique among the plugins of an engine."""
+    group: str = ""
+    """Whose members may connect, besides root; empty for none."""
+    mode: int = 0o600
+    """Of the sockets."""
+    options: PublishOptions = PublishOptions()
+    podman: bool | None = None
+    """Whether it is written into podman's configuration; None where podman is installed."""
 
 
 class PluginView(Struct, frozen=True):
@@ -114,6 +136,10 @@ class PluginView(Struct, frozen=True):
     """Of the manifest of its package."""
     tags: tuple[str, ...] = ()
     """Its further names."""
+    published: Publication | None = None
+    """How consumers reach it; None where it is not published."""
+    mounts: tuple[VolumeMount, ...] = ()
+    """What consumers have mounted through the plugin proxy and not given back."""
 
     __repr__ = repr_without("settings")
 
@@ -285,6 +311,8 @@ class PluginRecord(Struct, frozen=True):
     """A removal was begun, and is to be finished."""
     granted: tuple[Privilege, ...] | None = None
     attended: tuple[Privilege, ...] = ()
+    published: Publication | None = None
+    """How consumers reach it; None where it is not published."""
     previous: PluginVersion | None = None
     """The version to go back to unless the present one, which an upgrade is trying out, becomes ready."""
     schema: int = SCHEMA

@@ -1,8 +1,10 @@
 """What the engine and the plugin proxy send each other over the socket of the proxy.
 
-The proxy greets first. Then the engine sends its whole ``Tables`` whenever something in it has changed, and the proxy
-its whole ``News``; nothing is acknowledged, and who reconnects sends all of it again. Each message is JSON with its
-length before it; descriptors travel with it.
+The proxy greets first, and sends its ``News`` at once, so that an engine that finds it knows what is mounted. Then the
+engine sends its whole ``Tables`` whenever something in it has changed, and the proxy its whole ``News``; who reconnects
+sends all of it again. Each ``Tables`` has a number, which the next ``News`` repeats when the sockets are as the tables
+say: an engine waits for that, and a proxy that does not answer is replaced. Each message is JSON with its length before
+it; descriptors travel with it (``frames``).
 """
 
 from datetime import datetime
@@ -17,13 +19,15 @@ __all__ = (
     "GREETING",
     "MAGIC",
     "QUIT",
-    "Mount",
     "News",
     "PathRule",
+    "PluginNews",
     "PluginTable",
     "ProxyState",
     "PublishOptions",
+    "Report",
     "Tables",
+    "VolumeMount",
     "WhileDisabled",
     "decode_news",
     "decode_tables",
@@ -91,10 +95,17 @@ class Tables(Struct, frozen=True):
     """Everything that the proxy must know. A plugin that is not in here loses its sockets and what is known of it."""
 
     plugins: tuple[PluginTable, ...] = ()
+    listeners: tuple[str, ...] = ()
+    """Paths of the listening sockets whose descriptors travel with this message, in their order. Only the first message
+    on a connection has any: they are those of a proxy that was killed. A socket that no plugin names any more is closed
+    and unlinked."""
+    number: int = 0
+    """Counts the tables on one connection, from 1. The engine sends the same tables with another number to check that
+    the proxy answers."""
 
 
-class Mount(Struct, frozen=True):
-    """A mount that a consumer has asked for and not given back."""
+class VolumeMount(Struct, frozen=True):
+    """A mount that a consumer has requested and not given back."""
 
     volume: str
     id: str
@@ -102,7 +113,7 @@ class Mount(Struct, frozen=True):
     path: str
     """On the host."""
     consumer: str
-    """Who asked, as text: ``podman (pid 812)``, or the owner that ``moorage volume mount`` was given."""
+    """Who requested it, as text: ``podman (pid 812)``, or the owner that ``moorage volume mount`` was given."""
     since: datetime
     problem: str = ""
     """Why it could not be made again after a restart; empty where it is mounted."""
@@ -114,13 +125,18 @@ class PluginNews(Struct, frozen=True):
     """One plugin as the proxy knows it."""
 
     id: str
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[VolumeMount, ...] = ()
     log_files: tuple[str, ...] = ()
     """FIFOs whose logging was started and not stopped."""
     socket_problems: dict[str, str] = field(default_factory=dict)
     """Why a socket could not be made, by path."""
     is_answering: bool = False
     """Whether the sockets exist while the plugin is disabled."""
+    state: ProxyState = "starting"
+    """With ``run`` and ``pid`` as the last tables had it: what an engine that has just started says of a plugin until
+    it has found out what runs."""
+    run: int = 0
+    pid: int = 0
 
 
 class Report(Struct, frozen=True):
@@ -137,6 +153,11 @@ class News(Struct, frozen=True):
 
     plugins: tuple[PluginNews, ...] = ()
     reports: tuple[Report, ...] = ()
+    listeners: tuple[str, ...] | None = None
+    """Paths of all sockets that listen, also the internal ones, whose descriptors travel with this message in their
+    order; None where they are those of the message before."""
+    number: int = 0
+    """Of the last tables that the sockets follow; 0 before the first tables on this connection."""
 
 
 def encode(message: Tables | News) -> bytes:

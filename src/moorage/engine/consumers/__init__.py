@@ -1,0 +1,1 @@
+"""Who uses the plugins of an engine: published sockets, mounts, holders."""

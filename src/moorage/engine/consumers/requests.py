@@ -1,0 +1,93 @@
+"""Publish a plugin, and the opposite: jobs of its inbox."""
+
+import grp
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moorage import errors
+from moorage._lib.threads import run_blocking
+from moorage.engine.consumers.names import make_publication
+from moorage.engine.lifecycle import State
+from moorage.proxy.protocol import PublishOptions
+
+if TYPE_CHECKING:
+    from moorage.engine.runtime import EngineContext
+    from moorage.engine.supervisor import Supervisor
+    from moorage.engine.values import Publication
+
+__all__ = ("publish", "unpublish")
+
+_DEADLOCK = (
+    "every dockerd deadlocks in its own plugin store when it finds a published metrics collector, and `docker volume "
+    "ls` never returns; use --force if only other programs will use it"
+)
+
+
+async def publish(
+    context: "EngineContext",
+    plugin: "Supervisor",
+    names: Sequence[str],
+    options: PublishOptions,
+    group: str,
+    *,
+    force: bool,
+    podman: bool | None = None,
+) -> None:
+    """Give a plugin listening sockets under these names, instead of those that it has. May be repeated.
+
+    Raises: Conflict naming who has a name; Invalid for a name, a group or an option; Unavailable.
+    """
+    made = make_publication(plugin.name, names, options, group, context.publish_directory, podman=podman)
+    await run_blocking(lambda: _check_group(group))
+    _check_kinds(plugin, force=force)
+
+    async def job() -> None:
+        if plugin.state is State.REMOVING:
+            raise errors.Conflict(f"cannot publish plugin {plugin.name}: it is being removed")
+        _check_other_plugins(context, plugin, made)
+        await plugin.save(published=made)
+        plugin.report("publish", names=" ".join(made.names))
+
+    await plugin.inbox.do(job)
+
+
+async def unpublish(plugin: "Supervisor", *, force: bool) -> None:
+    """Remove the sockets of a plugin. Raises: Conflict where it is not published, or in use, unless forced."""
+
+    async def job() -> None:
+        if plugin.record.published is None:
+            raise errors.Conflict(f"plugin {plugin.name} is not published")
+        plugin.check_unmounted(force=force)
+        names = plugin.record.published.names
+        await plugin.save(published=None)
+        plugin.report("unpublish", names=" ".join(names))
+
+    await plugin.inbox.do(job)
+
+
+def _check_group(group: str) -> None:
+    if group:
+        try:
+            grp.getgrnam(group)
+        except KeyError as error:
+            raise errors.Invalid(f"cannot publish to group {group!r}: there is no such group") from error
+
+
+def _check_kinds(plugin: "Supervisor", *, force: bool) -> None:
+    """Raises: Conflict for a kind that harms consumers; Invalid for a plugin that speaks no HTTP."""
+    interface = plugin.config.interface
+    if not interface.is_http:
+        raise errors.Invalid(f"cannot publish plugin {plugin.name}: it speaks {interface.protocol_scheme}, not HTTP")
+    if not force and any(each.capability == "metricscollector" for each in interface.types):
+        raise errors.Conflict(f"cannot publish plugin {plugin.name}: {_DEADLOCK}")
+
+
+def _check_other_plugins(context: "EngineContext", plugin: "Supervisor", made: "Publication") -> None:
+    """Raises: Conflict naming the plugin that has one of the names."""
+    for other in context.plugins.all():
+        if other is not plugin and other.record.published is not None:
+            for name in made.names:
+                if name in other.record.published.names:
+                    raise errors.Conflict(
+                        f"cannot publish plugin {plugin.name} as {name}: plugin {other.name} has that name"
+                    )
