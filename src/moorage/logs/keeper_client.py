@@ -17,14 +17,27 @@ from moorage import errors
 from moorage._lib.backoff import Backoff
 from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
-from moorage.logs._keeper_process import connect, kill_keeper, receive, stop_keeper
-from moorage.logs.keeper_protocol import pack, unpack
+from moorage.background_process import BackgroundProcess, BackgroundProgram, receive_packet
+from moorage.logs.keeper_protocol import GREETING, MAGIC, QUIT, pack, unpack
 from moorage.logs.reader import PluginLog
 from moorage.timeouts import Timeouts
 
 __all__ = ("KeeperClient", "KeeperOutput", "RunStreams", "Stream", "open_keeper_client", "stop_keeper")
 
 log = logging.getLogger(__name__)
+
+_KEEPER = BackgroundProgram(
+    "log keeper",
+    "moorage.logs.keeper",
+    "k.sock",
+    "keeper",
+    MAGIC,
+    GREETING,
+    QUIT,
+    environment={"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(2 * 1024 * 1024)},
+)
+"""The buffers of one read are smaller than these thresholds. By default, glibc returns them to the kernel each time,
+and page faults are then a fifth of the keeper's CPU time. Source: mallopt(3)."""
 
 
 class Stream(Protocol):
@@ -69,7 +82,7 @@ class KeeperClient:
     """A connection to the log keeper. ``open_keeper_client`` creates one."""
 
     def __init__(self, state: Path, timeouts: Timeouts) -> None:
-        self._state = state
+        self._process = _process(state, timeouts)
         self._timeouts = timeouts
         self._outputs: dict[str, KeeperOutput] = {}
         self._flushed: dict[str, anyio.Event] = {}
@@ -107,7 +120,7 @@ class KeeperClient:
             await self._hand_over(output)
             return True
         if self._client is not None:
-            kill_keeper(self._client)
+            self._process.kill(self._client)
         return False
 
     async def flush(self, key: str) -> None:
@@ -126,7 +139,7 @@ class KeeperClient:
             try:
                 async with background_tasks() as tasks:
                     tasks.start_soon(self._hand_over_all)
-                    while packet := await receive(client):
+                    while packet := await receive_packet(client):
                         self._receive(packet)
             finally:
                 self._client = None
@@ -145,7 +158,7 @@ class KeeperClient:
         while True:
             await anyio.sleep(self._backoff.next())
             try:
-                client = await connect(self._state, self._timeouts)
+                client = await self._process.connect()
             except errors.MoorageError as error:
                 log.error("%s; plugins that write much output block until it runs", error)
                 for output in self._outputs.values():
@@ -210,6 +223,15 @@ class KeeperClient:
         if output is not None:
             output.answer()
             output.finished.set()
+
+
+async def stop_keeper(state: Path, timeouts: Timeouts) -> None:
+    """Stop the keeper of this directory, if any, and wait for it. Raises: Unavailable if it does not exit."""
+    await _process(state, timeouts).stop()
+
+
+def _process(state: Path, timeouts: Timeouts) -> BackgroundProcess:
+    return BackgroundProcess(_KEEPER, state, timeouts.keeper, timeouts.killed)
 
 
 @asynccontextmanager
