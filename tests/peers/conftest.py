@@ -1,3 +1,4 @@
+from peers.consumers import consumers as consumers
 from peers.dockerd import dockerd as dockerd
 from support.engine_fixtures import house as house
 from support.engine_fixtures import machine as machine

@@ -36,8 +36,12 @@ SOCKETS = Path("/run/docker/plugins")
 class Dockerd:
     """A running dockerd. ``stop`` must be called."""
 
-    def __init__(self, directory: Path, *, containerd: str = "") -> None:
-        """``containerd`` is the address of one to share; empty for one of its own."""
+    def __init__(
+        self, directory: Path, *, containerd: str = "", prefix: Sequence[str] = (), options: Sequence[str] = ()
+    ) -> None:
+        """``containerd`` is the address of one to share; empty for one of its own. ``prefix`` is put before its
+        command.
+        """
         self.directory = directory
         self.data = directory / "data"
         self.state = directory / "exec"
@@ -45,6 +49,7 @@ class Dockerd:
         self.log = directory / "log"
         self._made = [each for each in (SOCKETS, SOCKETS.parent) if not each.exists()]
         self._command = [
+            *prefix,
             "dockerd",
             "--iptables=false",
             "--bridge=none",
@@ -53,6 +58,7 @@ class Dockerd:
             f"--pidfile={directory / 'pid'}",
             f"--host=unix://{self.address}",
             *([f"--containerd={containerd}"] if containerd else []),
+            *options,
         ]
         self.process = self._spawn()
 
