@@ -119,6 +119,9 @@ class VolumeMount(Struct, frozen=True):
     """Why it could not be made again after a restart; empty where it is mounted."""
     is_stale: bool = False
     """Whether it was made again: programs that had it open before still see the dead one."""
+    mount_point: str = ""
+    """The mount point of the plugin's file system, at or above ``path``: where a placeholder belongs while the plugin
+    does not serve it (row P11a). Empty where ``path`` was a plain directory, which a placeholder would only hide."""
 
 
 class PluginNews(Struct, frozen=True):

@@ -1,0 +1,147 @@
+"""Answers of plugins as consumers must get them: a failure is never status 200, a path is the host's (P07, P08)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from moorage.proxy import calls
+from moorage.proxy.paths import to_host
+from moorage.proxy.protocol import PathRule
+
+__all__ = ("Answer", "Document", "Volume", "failure", "host_paths", "normalize", "scope", "success", "volumes")
+
+_SHOWN = 200  # bytes of an answer that cannot be read
+
+Document = dict[str, Any]
+
+
+class Answer(Struct, frozen=True):
+    """An HTTP answer, complete."""
+
+    status: int
+    body: bytes
+    content_type: str = calls.CONTENT_TYPE
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the call failed."""
+        return self.status != 200
+
+
+class Volume(Struct, frozen=True):
+    """A volume in an answer to Get or List."""
+
+    name: str
+    mountpoint: str
+
+
+def failure(text: str, status: int = 500) -> Answer:
+    """The answer of a failed call, as every consumer reads it."""
+    return Answer(status, msgspec.json.encode({"Err": text}))
+
+
+def success(document: Document | None = None) -> Answer:
+    """The answer of a call that succeeded."""
+    return Answer(200, msgspec.json.encode({"Err": ""} if document is None else document))
+
+
+def normalize(path: str, plugin: str, status: int, body: bytes) -> tuple[Answer, Document]:
+    """The answer to a call that was read whole, and what it says; an empty document for a failure.
+
+    Keys are found in any letter case, as Go programs read them.
+    """
+    document = _read(body, may_be_empty=calls.has_empty_answer(path))
+    text = _error_text(document) if document is not None else ""
+    if status != 200:
+        answered = f"plugin {plugin} answered {status} to {calls.method(path)}: {_shown(body)}"
+        return failure(text or answered.rstrip(": "), status if 400 <= status <= 599 else 500), {}
+    if document is None:
+        what = _shown(body)
+        return failure(
+            f"plugin {plugin} answered {calls.method(path)} with what is no JSON object: {what or 'nothing'}"
+        ), {}
+    if text:
+        return failure(text), {}
+    return Answer(200, body if body.strip() else b"{}"), document
+
+
+def host_paths(path: str, rules: Sequence[PathRule], answer: Answer, document: Document) -> tuple[Answer, Document]:
+    """The answer of a volume driver with its paths as the host's; empty where a path has none on the host."""
+    changed = False
+    for each in _with_mountpoint(path, document):
+        key = _key(each, "Mountpoint")
+        inside = each.get(key)
+        if isinstance(inside, str) and inside:
+            found = to_host(rules, inside)
+            each[key] = found.path if found is not None else ""
+            changed = True
+    return (Answer(answer.status, msgspec.json.encode(document), answer.content_type) if changed else answer), document
+
+
+def mountpoint(document: Document) -> str:
+    """The field Mountpoint of an answer to Mount or Path; empty if it has none."""
+    value = document.get(_key(document, "Mountpoint"))
+    return value if isinstance(value, str) else ""
+
+
+def volumes(path: str, document: Document) -> tuple[Volume, ...]:
+    """The volumes in an answer to Get or List."""
+    found = []
+    for each in _with_mountpoint(path, document):
+        name, where = each.get(_key(each, "Name")), each.get(_key(each, "Mountpoint"))
+        if isinstance(name, str) and name:
+            found.append(Volume(name, where if isinstance(where, str) else ""))
+    return tuple(found)
+
+
+def scope(document: Document) -> str:
+    """The scope in an answer to VolumeDriver.Capabilities; empty if it has none."""
+    inner = document.get(_key(document, "Capabilities"))
+    value = inner.get(_key(inner, "Scope")) if isinstance(inner, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _with_mountpoint(path: str, document: Document) -> list[Document]:
+    """The objects in an answer that may have a Mountpoint."""
+    if path == calls.GET:
+        one = document.get(_key(document, "Volume"))
+        return [one] if isinstance(one, dict) else []
+    if path == calls.LIST:
+        several = document.get(_key(document, "Volumes"))
+        return [each for each in several if isinstance(each, dict)] if isinstance(several, list) else []
+    return [document] if path in (calls.MOUNT, calls.PATH) else []
+
+
+def _read(body: bytes, *, may_be_empty: bool) -> Document | None:
+    """The object in a body; None if it has none. ``null`` is an empty one, as for Go programs."""
+    if not body.strip():
+        return {} if may_be_empty else None
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else None
+
+
+def _error_text(document: Document) -> str:
+    for name in ("Err", "Error"):  # ipam drivers have the second
+        value = document.get(_key(document, name))
+        if value:
+            return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return ""
+
+
+def _key(document: Document, name: str) -> str:
+    """The key that a Go program would take for this name."""
+    if name in document:
+        return name
+    return next((key for key in document if key.lower() == name.lower()), name)
+
+
+def _shown(body: bytes) -> str:
+    text = body[:_SHOWN].decode(errors="replace").strip()
+    return "".join(each if each.isprintable() else " " for each in text)

@@ -1,0 +1,157 @@
+"""What the calls of consumers are: how each is read, limited and repeated, and how ``Plugin.Activate`` is answered.
+
+Source: moby pkg/plugins, daemon/volume/drivers/proxy.go, daemon/logger/proxy.go; podman libpod/plugin/volume_api.go.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from moorage import errors
+
+__all__ = (
+    "ACTIVATE",
+    "CONTENT_TYPE",
+    "CREATE",
+    "GET",
+    "LIST",
+    "LOG_CAPABILITIES",
+    "MOST_BODY_BYTES",
+    "MOUNT",
+    "PATH",
+    "READ_LOGS",
+    "REMOVE",
+    "SCOPE",
+    "START_LOGGING",
+    "START_METRICS",
+    "STOP_LOGGING",
+    "STOP_METRICS",
+    "UNMOUNT",
+    "Arguments",
+    "activation",
+    "arguments",
+    "has_empty_answer",
+    "is_counted",
+    "is_endless",
+    "is_repeatable",
+    "is_whole",
+    "method",
+    "time_limit",
+    "wait_limit",
+)
+
+ACTIVATE = "/Plugin.Activate"
+CREATE = "/VolumeDriver.Create"
+REMOVE = "/VolumeDriver.Remove"
+MOUNT = "/VolumeDriver.Mount"
+UNMOUNT = "/VolumeDriver.Unmount"
+PATH = "/VolumeDriver.Path"
+GET = "/VolumeDriver.Get"
+LIST = "/VolumeDriver.List"
+SCOPE = "/VolumeDriver.Capabilities"
+START_LOGGING = "/LogDriver.StartLogging"
+STOP_LOGGING = "/LogDriver.StopLogging"
+READ_LOGS = "/LogDriver.ReadLogs"
+LOG_CAPABILITIES = "/LogDriver.Capabilities"
+START_METRICS = "/MetricsCollector.StartMetrics"
+STOP_METRICS = "/MetricsCollector.StopMetrics"
+
+CONTENT_TYPE = "application/json"
+MOST_BODY_BYTES = 1024 * 1024
+"""Of a call that is read whole."""
+
+_VOLUME = frozenset((CREATE, REMOVE, MOUNT, UNMOUNT, PATH, GET, LIST, SCOPE))
+_WHOLE = _VOLUME | {START_LOGGING, STOP_LOGGING, LOG_CAPABILITIES, START_METRICS, STOP_METRICS}
+_QUERIES = frozenset((PATH, GET, LIST, SCOPE, LOG_CAPABILITIES))
+_EMPTY = frozenset((CREATE, REMOVE, UNMOUNT, START_LOGGING, STOP_LOGGING, START_METRICS, STOP_METRICS))
+
+_LONG_LIMIT, _LIMIT = 120.0, 60.0  # seconds; moby's own limits of volume calls
+_QUERY_WAIT, _WAIT = 3.0, 20.0  # seconds; podman itself waits 5 s for any answer
+
+_NAMES = {
+    "volumedriver": "VolumeDriver",
+    "networkdriver": "NetworkDriver",
+    "ipamdriver": "IpamDriver",
+    "logdriver": "LogDriver",
+    "authz": "authz",
+    "metricscollector": "MetricsCollector",
+    "secretprovider": "secretprovider",
+}
+
+
+class Arguments(Struct, frozen=True):
+    """What the proxy reads of a call's body; empty where the call has no such field."""
+
+    volume: str = ""
+    id: str = ""
+    """Of a mount."""
+    file: str = ""
+    """FIFO of a log."""
+
+
+class _Body(Struct, frozen=True):
+    Name: str = ""
+    ID: str = ""
+    File: str = ""
+
+
+def method(path: str) -> str:
+    """The name of a call for people: ``VolumeDriver.Mount``."""
+    return path.lstrip("/")
+
+
+def activation(types: Sequence[str]) -> bytes:
+    """The answer to ``Plugin.Activate`` for the types of a config (``docker.volumedriver/1.0``).
+
+    The plugin itself is not queried: managed plugins may answer 404, or with a name that dockerd refuses.
+    """
+    named = [each.partition("/")[0].rpartition(".")[2] for each in types]
+    return msgspec.json.encode({"Implements": list(dict.fromkeys(_NAMES.get(each, each) for each in named))})
+
+
+def is_whole(path: str) -> bool:
+    """Whether a call and its answer are read completely before they are passed on; others pass through as streams."""
+    return path in _WHOLE
+
+
+def is_repeatable(path: str) -> bool:
+    """Whether a call may be sent again after its connection broke: its second effect is that of the first."""
+    return path in _QUERIES or path == MOUNT
+
+
+def is_endless(path: str) -> bool:
+    """Whether the answer may last for ever, as followed logs do."""
+    return path == READ_LOGS
+
+
+def is_counted(path: str) -> bool:
+    """Whether a call takes one of the plugin's slots; followers of logs would use them up."""
+    return not is_endless(path)
+
+
+def has_empty_answer(path: str) -> bool:
+    """Whether an answer without a body means success: the call has nothing to answer."""
+    return path in _EMPTY
+
+
+def time_limit(path: str, limits: Mapping[str, float]) -> float:
+    """Seconds for the whole call, or until an endless answer begins. ``limits`` are the plugin's own, by call."""
+    usual = _LONG_LIMIT if path in (CREATE, MOUNT) else _LIMIT
+    return limits.get(method(path), usual)
+
+
+def wait_limit(path: str) -> float:
+    """Seconds that a call waits for a plugin that is not ready."""
+    return _QUERY_WAIT if path in _QUERIES else _WAIT
+
+
+def arguments(path: str, body: bytes) -> Arguments:
+    """What the body of a whole call says. Raises: Invalid if it is no JSON object, or a name in it is no text."""
+    try:
+        read = msgspec.json.decode(body, type=_Body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise errors.Invalid(f"cannot call {method(path)}: its body is no JSON object: {error}") from error
+    if path in _VOLUME:
+        return Arguments(read.Name, read.ID if path in (MOUNT, UNMOUNT) else "")
+    return Arguments(file=read.File)
