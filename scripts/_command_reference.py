@@ -16,19 +16,32 @@ BEGIN, END = "<!-- made by scripts/diagrams -->", "<!-- end -->"
 
 def fill(page: str) -> str:
     """The page with a current block below the heading of each command."""
-    root = click.Context(_moorage, info_name="moorage")
-    for name in _moorage.list_commands(root):
-        command = _moorage.get_command(root, name)
-        assert command is not None
-        heading = rf"^## moorage {re.escape(name)}(?: [^\n]*)?\n"
+    for context in command_contexts():
+        path = context.command_path
+        words = " COMMAND" if isinstance(context.command, click.Group) else r"(?: [^a-z][^\n]*)?"
+        heading = rf"^## {re.escape(path)}{words}\n"
         found = re.findall(heading, page, re.M)
         if len(found) != 1:
-            raise SystemExit(f"diagrams: docs/reference/commands.md needs one section '## moorage {name}'")
+            raise SystemExit(f"diagrams: docs/reference/commands.md needs one section '## {path}'")
         before, after = page.split(found[0])
         after = re.sub(rf"\A\n{BEGIN}\n.*?{END}\n", "", after, flags=re.S)
-        block = "\n\n".join((BEGIN, *_block(click.Context(command, info_name=name, parent=root)), END))
+        block = "\n\n".join((BEGIN, *_block(context), END))
         page = f"{before}{found[0]}\n{block}\n{after}"
     return page
+
+
+def command_contexts(parent: click.Context | None = None) -> Iterator[click.Context]:
+    """Every command of the program, each group before its own commands; the program itself is not among them."""
+    parent = parent or click.Context(_moorage, info_name="moorage", **_moorage.context_settings)
+    group = parent.command
+    assert isinstance(group, click.Group)
+    for name in group.list_commands(parent):
+        command = group.get_command(parent, name)
+        assert command is not None
+        context = click.Context(command, info_name=name, parent=parent)
+        yield context
+        if isinstance(command, click.Group):
+            yield from command_contexts(context)
 
 
 def _block(context: click.Context) -> Iterator[str]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from _command_reference import command_contexts
 
 from moorage import __version__
 from moorage.cli.main import _moorage
@@ -66,7 +67,7 @@ def synopsis(context: click.Context) -> str:
 
 def page(context: click.Context, see_also: list[str]) -> str:
     """One page."""
-    command, name = context.command, context.command_path.replace(" ", "-")
+    command, name = context.command, page_name(context)
     day = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now().timestamp()), UTC)
     first, _, _ = (command.help or "").partition(". ")
     lines = [
@@ -86,6 +87,7 @@ def page(context: click.Context, see_also: list[str]) -> str:
     if isinstance(command, click.Group):
         found = [(each, command.get_command(context, each)) for each in command.list_commands(context)]
         lines += [".SH COMMANDS", *entries((each, sub.help or "") for each, sub in found if sub)]
+    if context.parent is None:
         lines += [".SH EXIT STATUS", *entries(iter(STATUS))]
         lines += [".SH FILES", *entries(iter(FILES))]
     references = [rf".BR {escaped(each)} (1)" for each in see_also if each != name]
@@ -99,14 +101,18 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     root = click.Context(_moorage, info_name="moorage", **_moorage.context_settings)
     assert isinstance(_moorage, click.Group)
-    names = _moorage.list_commands(root)
-    whole = page(root, [f"moorage-{name}" for name in names])
-    (folder / "moorage.1").write_text(whole)
-    for name in names:
-        command = _moorage.get_command(root, name)
-        assert command is not None
-        context = click.Context(command, parent=root, info_name=name)
-        (folder / f"moorage-{name}.1").write_text(page(context, ["moorage"]))
+    contexts = list(command_contexts())
+    (folder / "moorage.1").write_text(page(root, [page_name(each) for each in contexts]))
+    for context in contexts:
+        parent = context.parent
+        assert parent is not None
+        own = [page_name(each) for each in contexts if each.parent and each.parent.command is context.command]
+        (folder / f"{page_name(context)}.1").write_text(page(context, [page_name(parent), *own]))
+
+
+def page_name(context: click.Context) -> str:
+    """The name of the page of a command."""
+    return context.command_path.replace(" ", "-")
 
 
 if __name__ == "__main__":

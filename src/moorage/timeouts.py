@@ -81,6 +81,9 @@ class Timeouts:
     call: float = 60.0
     """One call to a plugin, where the caller gives no bound."""
 
+    volume_list: float = 10.0
+    """One call to a volume driver that only reads, where several drivers are queried at once."""
+
     activate: float = 10.0
     """One call to a plugin that only reports what it implements."""
 

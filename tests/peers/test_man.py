@@ -9,11 +9,13 @@ from pathlib import Path
 
 import click
 import pytest
+from _command_reference import command_contexts
 
 from moorage.cli.main import COMMANDS, _moorage
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["moorage", *(f"moorage-{name}" for name in COMMANDS)]
+PAGES = {context.command_path.replace(" ", "-"): context.command for context in command_contexts()}
+NAMES = ["moorage", *PAGES]
 
 
 def run(*command: str, **more: str) -> str:
@@ -31,11 +33,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(name: str) -> click.Command:
-    if name == "moorage":
-        return _moorage
-    found = importlib.import_module(f"moorage.cli.cmd_{name.removeprefix('moorage-')}").command
-    assert isinstance(found, click.Command)
-    return found
+    return _moorage if name == "moorage" else PAGES[name]
 
 
 def words(text: str) -> str:

@@ -107,10 +107,13 @@ OTHER_VERBS = {
     "exec": "tests/real/test_exec.py",
     "install": "tests/real/test_pull.py",
     "privileges": "tests/real/test_pull.py",
+    "publish": "tests/real/test_publish.py",
     "run": "below",
     "set": "tests/real/test_api.py",
     "stats": "tests/real/test_stats.py",
+    "unpublish": "tests/real/test_publish.py",
     "upgrade": "tests/real/test_pull.py",
+    "volume": "tests/real/test_volumes.py",
 }
 
 

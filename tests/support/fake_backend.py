@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
-from moorage.engine.values import EngineInfo, Holder, PluginEvent, PluginView, PolicyChange
+from moorage.engine.values import EngineInfo, Holder, PluginEvent, PluginView, PolicyChange, Publication
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.plugins import (
@@ -30,9 +31,11 @@ from moorage.plugins import (
     parse_config,
     widenings,
 )
+from moorage.proxy.protocol import PublishOptions, VolumeMount
 from moorage.runs.http_call import PluginResponse
 from support.fake_packages import FakePackages
 from support.fake_transfers import FakeTransfers
+from support.fake_volumes import FakeVolumeDriver
 
 
 class FakeBackend:
@@ -51,6 +54,9 @@ class FakeBackend:
         """What the next lookup of a plugin raises."""
         self.packages = FakePackages(self)
         self.transfers = FakeTransfers(self)
+        self.drivers: dict[str, FakeVolumeDriver] = {}
+        self.volume_calls: list[tuple[str, str, dict[str, Any], str]] = []
+        """Plugin, method, body and consumer of each call to a volume driver."""
         self._more = anyio.Event()
 
     async def settle(self) -> None:
@@ -180,6 +186,50 @@ class FakeBackend:
         if not plugin.enabled:
             raise errors.Conflict(f"cannot call plugin {plugin.name}: it is disabled")
         return PluginResponse(200 if method == "Echo" else 404, body, "application/json")
+
+    async def publish(
+        self,
+        name: str,
+        names: Sequence[str],
+        options: PublishOptions,
+        group: str,
+        *,
+        force: bool,
+        podman: bool | None = None,
+    ) -> PluginView:
+        plugin = self.get(name)
+        chosen = tuple(names) or (plugin.name,)
+        for other in self.plugins.values():
+            if (
+                other.id != plugin.id
+                and other.published is not None
+                and (taken := set(chosen) & {*other.published.names})
+            ):
+                raise errors.Conflict(f"cannot publish plugin {plugin.name} as {min(taken)}: plugin {other.name} is")
+        made = replace(plugin, published=Publication(chosen, group, 0o660 if group else 0o600, options, podman))
+        self._put(made)
+        return made
+
+    async def unpublish(self, name: str, *, force: bool) -> None:
+        plugin = self.get(name)
+        if plugin.published is None:
+            raise errors.Conflict(f"cannot unpublish plugin {plugin.name}: it is not published")
+        self._put(replace(plugin, published=None))
+
+    async def volume_call(
+        self, name: str, method: str, body: dict[str, Any], consumer: str, within: float
+    ) -> dict[str, Any]:
+        plugin = self.get(name)
+        self.volume_calls.append((plugin.name, method, dict(body), consumer))
+        driver = self.drivers.setdefault(plugin.id, FakeVolumeDriver())
+        answer = await driver.answer(method, body)
+        if method in ("Mount", "Unmount"):
+            mounts = tuple(each for each in plugin.mounts if (each.volume, each.id) != (body["Name"], body["ID"]))
+            if method == "Mount":
+                path = answer["Mountpoint"]
+                mounts += (VolumeMount(body["Name"], body["ID"], path, consumer, datetime.now(UTC)),)
+            self._put(replace(plugin, mounts=mounts))
+        return answer
 
     async def acquire(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         plugin = self.get(name)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.api.conversion import to_plugin
@@ -11,7 +12,7 @@ from moorage.api.schema.plugins import PluginDetails
 from moorage.cli.state_diff import PluginDiff, diff_state
 from moorage.cli.state_file import DesiredState, read_desired_state
 from moorage.engine.lifecycle import State
-from moorage.engine.values import PluginView
+from moorage.engine.values import PluginView, Publication
 from moorage.plugins import NO_OVERRIDES, effective_settings, parse_config
 
 CONFIG = parse_config(b'{"description": "", "entrypoint": ["/p"], "interface": {"socket": "p.sock"}}').config
@@ -81,6 +82,9 @@ def test_d09_a_file_says_what_is_desired() -> None:
         ("plugins:\n- reference: a\n  privileges:\n  - {name: x}", "p.yaml:4: plugins[0].privileges[0]: a privilege"),
         ("plugins:\n- reference: a\n  settings: {A: 1}\n  secrets: {A: f}", "A is both a setting and a secret"),
         ("plugins:\n- reference: a\n- reference: a:latest", "p.yaml:3: plugins[1]: plugin a:latest is in the file"),
+        ("plugins:\n- reference: a\n  publish: {name: x}", "plugins[0].publish.name: there is no such field"),
+        ("plugins:\n- reference: a\n  publish: {while-disabled: x}", "while-disabled: it must be one of auto, unlink"),
+        ("plugins:\n- reference: a\n  publish: {time-limits: {x: 1}}", "time-limits.x: 'x=1' is not CALL=SECONDS"),
         ("plugins: []\nothers: burn", "p.yaml:2: others: it must be one of keep, remove"),
         ("plugins: []\n---\nplugins: []", "p.yaml:2: this is no YAML"),
         (b"plugins: \xff", "it is not UTF-8 text"),
@@ -94,9 +98,16 @@ def test_d09_what_is_wrong_is_reported_with_its_line_and_key(text: str | bytes, 
     assert said in str(caught.value)
 
 
-def plugin(name: str = "p:latest", *, enabled: bool = True, tags: tuple[str, ...] = ()) -> PluginDetails:
+def plugin(
+    name: str = "p:latest",
+    *,
+    enabled: bool = True,
+    tags: tuple[str, ...] = (),
+    published: Publication | None = None,
+) -> PluginDetails:
     """A plugin as the engine shows it, but for fields that make no difference."""
     view = PluginView(name * 3, name, "docker.io/library/p:latest", enabled, State.READY, CONFIG, SETTINGS, tags=tags)
+    view = replace(view, published=published)
     document = to_document(to_plugin(view))
     document["Config"]["Args"]["Name"] = "args"
     mount = {"Description": "", "Settable": [], "Destination": "/m", "Type": "bind", "Options": []}
@@ -180,3 +191,46 @@ def test_d09_other_plugins_stay_unless_the_file_says_otherwise() -> None:
     remove = diff_state(read("plugins: []\nothers: remove"), [other])
     assert keep == []
     assert [(each.name, each.kind, each.stop) for each in remove] == [("other:1", "remove", True)]
+
+
+PUBLISHED = Publication(("p:latest",))
+
+
+@pytest.mark.parametrize(
+    ("line", "publish"),
+    [
+        ("", None),
+        ("publish: no", False),
+        ("publish: yes", {"names": []}),
+        ("publish: vieux/sshfs", {"names": ["vieux/sshfs"]}),
+        ("publish: [a, b]", {"names": ["a", "b"]}),
+        ("publish: {group: staff, replay: no, at-once: 3, podman: yes, time-limits: {VolumeDriver.Mount: 300}}",
+         {"names": [], "group": "staff", "replay": False, "at_once": 3, "podman": True,
+          "time_limits": {"VolumeDriver.Mount": 300}}),
+    ],
+)  # fmt: skip
+def test_p01_a_file_says_how_a_plugin_is_published(line: str, publish: object) -> None:
+    assert read(f"plugins:\n- reference: a\n  {line}").plugins[0].publish == publish
+
+
+@pytest.mark.parametrize(
+    ("line", "published", "text"),
+    [
+        ("", PUBLISHED, ""),
+        ("publish: no", PUBLISHED, "publish: as p:latest -> no"),
+        ("publish: no", None, ""),
+        ("publish: yes", PUBLISHED, ""),
+        ("publish: yes", None, "publish: no -> as its name"),
+        ("publish: q", PUBLISHED, "publish: as p:latest -> as q"),
+        ("publish: {group: staff}", PUBLISHED, "publish: as p:latest -> as its name group=staff"),
+        ("publish: yes", Publication(("p:latest",), "staff", 0o660), "publish: as p:latest -> as its name"),
+    ],
+)
+def test_p01_a_difference_in_how_a_plugin_is_published_is_shown(
+    line: str, published: Publication | None, text: str
+) -> None:
+    desired = read(f"plugins:\n- reference: p\n  {line}")
+    (diff,) = diff_state(desired, [plugin(published=published)])
+    assert list(diff.texts) == ([text] if text else [])
+    assert (diff.publish is not None) == bool(text)
+    assert not diff.stop

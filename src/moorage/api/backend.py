@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from moorage.engine.grants import PrivilegeRequest
 from moorage.engine.installation import Operation
@@ -14,6 +14,7 @@ from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.packages.usage import DiskUsage, Pruned
 from moorage.plugins import Privilege
+from moorage.proxy.protocol import PublishOptions
 from moorage.registry.credentials import Credentials
 from moorage.runs.http_call import PluginResponse
 
@@ -161,6 +162,32 @@ class Backend(Protocol):
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of such a process. Raises: NotFound."""
+
+    async def publish(
+        self,
+        name: str,
+        names: Sequence[str],
+        options: PublishOptions,
+        group: str,
+        *,
+        force: bool,
+        podman: bool | None = None,
+    ) -> PluginView:
+        """Give it sockets for consumers, by these names or its own; one that is published gets the new names instead.
+
+        Raises: Invalid for a name or option; Conflict where another plugin or program has a name, or a mount is in use.
+        """
+
+    async def unpublish(self, name: str, *, force: bool) -> None:
+        """Remove its sockets. Raises: Conflict where it is not published, or a consumer uses it, unless forced."""
+
+    async def volume_call(
+        self, name: str, method: str, body: dict[str, Any], consumer: str, within: float
+    ) -> dict[str, Any]:
+        """Call ``VolumeDriver.<method>`` of it through the plugin proxy, within this many seconds (0: the default).
+
+        Raises: Conflict where it is disabled, Unavailable for no answer; MoorageError with what the driver reports.
+        """
 
     async def acquire(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         """Add a holder; an attached one is not stored over a restart of the engine. Raises: Conflict."""

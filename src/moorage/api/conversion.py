@@ -11,15 +11,17 @@ from msgspec.structs import asdict
 
 from moorage import errors
 from moorage._version import __version__
-from moorage.api.schema import output, packages, plugins, system
+from moorage.api.schema import consumers, output, packages, plugins, system
 from moorage.api.schema.base import API_VERSION, MIN_API_VERSION, from_document
+from moorage.engine.consumers.volumes import VolumeView
 from moorage.engine.transfers import LoadResult
-from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView
+from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView, Publication
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.oci.platforms import architecture_of_machine
 from moorage.packages.usage import DiskUsage, Pruned
 from moorage.plugins import Confinement, Privilege, config_to_api, settings_to_api
+from moorage.proxy.protocol import PublishOptions, VolumeMount
 
 __all__ = (
     "to_confinement",
@@ -28,14 +30,18 @@ __all__ = (
     "to_holder",
     "to_loaded_plugin",
     "to_log_line",
+    "to_mount",
     "to_plugin",
     "to_policy",
     "to_privileges",
     "to_process",
     "to_prune_report",
+    "to_publication",
+    "to_publish_options",
     "to_stats",
     "to_time",
     "to_version",
+    "to_volume",
 )
 
 
@@ -70,6 +76,8 @@ def to_plugin(view: PluginView, processes: Sequence[ProcessView] | None = None) 
             digest=view.digest,
             tags=list(view.tags),
             processes=UNSET if processes is None else [to_process(each) for each in processes],
+            published=to_publication(view.published) if view.published else None,
+            mounts=[to_mount(each) for each in view.mounts],
         ),
     )
 
@@ -104,6 +112,60 @@ def to_confinement(request: plugins.PolicyRequest) -> Confinement:
 def to_holder(holder: Holder) -> plugins.PluginHolder:
     """A holder, with the token that releases the plugin."""
     return plugins.PluginHolder(holder.token, holder.owner, holder.since.isoformat())
+
+
+def to_publication(publication: Publication) -> consumers.PluginPublication:
+    """How consumers reach a plugin."""
+    options = publication.options
+    return consumers.PluginPublication(
+        names=list(publication.names),
+        group=publication.group,
+        mode=f"{publication.mode:04o}",
+        while_disabled=options.while_disabled,
+        replay=options.replays,
+        at_once=options.at_once,
+        time_limits=dict(options.time_limits),
+        podman=publication.podman,
+    )
+
+
+def to_publish_options(request: consumers.PublishRequest) -> PublishOptions:
+    """The options of a request; those that are absent have their defaults."""
+    fields = {
+        "while_disabled": request.while_disabled,
+        "replays": request.replay,
+        "at_once": request.at_once,
+        "time_limits": request.time_limits,
+    }
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not UNSET}
+    return PublishOptions(**given)
+
+
+def to_mount(mount: VolumeMount) -> consumers.PluginMountUse:
+    """A mount that a consumer has not released."""
+    return consumers.PluginMountUse(
+        volume=mount.volume,
+        id=mount.id,
+        path=mount.path,
+        consumer=mount.consumer,
+        since=mount.since.isoformat(),
+        problem=mount.problem,
+        stale=mount.is_stale,
+    )
+
+
+def to_volume(volume: VolumeView) -> consumers.VolumeDetails:
+    """A volume with its users."""
+    return consumers.VolumeDetails(
+        name=volume.name,
+        driver=volume.driver,
+        mountpoint=volume.mountpoint,
+        created_at=volume.created_at,
+        scope=volume.scope,
+        status=dict(volume.status),
+        options=dict(volume.options),
+        mounts=[to_mount(each) for each in volume.mounts],
+    )
 
 
 def to_event(event: PluginEvent) -> system.EventMessage:

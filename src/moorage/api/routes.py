@@ -14,9 +14,17 @@ from aiohttp import web
 from msgspec import Struct
 
 from moorage import errors
-from moorage.api import archives, exec, holders, logs, metrics, packages, plugins, stats, system
+from moorage.api import archives, consumers, exec, holders, metrics, output, packages, plugins, system
 from moorage.api.request import Request, json_answer
 from moorage.api.schema.base import API_VERSION, MIN_API_VERSION
+from moorage.api.schema.consumers import (
+    MountedVolume,
+    PublishRequest,
+    VolumeDetails,
+    VolumeList,
+    VolumeMountRequest,
+    VolumeRequest,
+)
 from moorage.api.schema.openapi import make_document
 from moorage.api.schema.output import LogLine, PluginStats
 from moorage.api.schema.packages import LoadedPlugin, PrivilegeReview, ProgressLine, SaveRequest, TermsRequest
@@ -109,6 +117,37 @@ _TAR = ("application/x-tar",)
 _METRICS = ("text/plain", "application/openmetrics-text")
 _TEXT = ("text/plain",)
 
+_VOLUME = f"{_OWN}/volumes/{{name}}"
+_VOLUMES = (
+    _get(f"{_OWN}/volumes", consumers.list_volumes, "List volumes", query=("driver",), returns=VolumeList),
+    _post(
+        f"{_OWN}/volumes",
+        consumers.create_volume,
+        "Create a volume",
+        answers=201,
+        takes=VolumeRequest,
+        returns=VolumeDetails,
+    ),
+    _post(
+        f"{_VOLUME}/mount",
+        consumers.mount_volume,
+        "Mount a volume for an owner",
+        query=("driver",),
+        takes=VolumeMountRequest,
+        returns=MountedVolume,
+    ),
+    _post(
+        f"{_VOLUME}/unmount",
+        consumers.unmount_volume,
+        "Release a mount of a volume",
+        answers=204,
+        query=("driver",),
+        takes=VolumeMountRequest,
+    ),
+    _get(_VOLUME, consumers.inspect_volume, "Inspect a volume", query=("driver",), returns=VolumeDetails),
+    Route("DELETE", _VOLUME, consumers.remove_volume, "Remove a volume", answers=204, query=("driver", "force")),
+)
+
 ROUTES = (
     # Docker's calls
     _get("/_ping", system.ping, "Check whether the engine answers", media_types=_TEXT),
@@ -175,7 +214,12 @@ ROUTES = (
         takes=TermsRequest,
         returns=PrivilegeReview,
     ),
-    _get(f"{_OWN}/stats", stats.of_all, "Get the resource usage of every running plugin", returns=list[PluginStats]),
+    _get(
+        f"{_OWN}/stats",
+        output.stats_of_all,
+        "Get the resource usage of every running plugin",
+        returns=list[PluginStats],
+    ),
     _get(f"{_OWN}/metrics", metrics.scrape, "Get metrics in the format of Prometheus", media_types=_METRICS),
     _get(f"{_OWN}/save", archives.save, "Save plugins to an OCI archive", query=("name",), media_types=_TAR),
     _post(
@@ -203,11 +247,12 @@ ROUTES = (
     ),
     _get(f"{_OWN}/df", system.df, "Get disk usage", returns=DiskUsageReport),
     _post(f"{_OWN}/prune", system.prune, "Remove unused data", returns=PruneReport),
+    *_VOLUMES,
     _get(f"{_OWN}/openapi.json", _document, "Get this document", returns=dict[str, Any]),
     _post(f"{_ONE}/tag", plugins.tag, "Add a name to a plugin", answers=204, query=("to",)),
     _get(
         f"{_ONE}/logs",
-        logs.read,
+        output.logs,
         "Get the output of a plugin",
         query=("tail", "since", "follow"),
         streams=LogLine,
@@ -215,7 +260,7 @@ ROUTES = (
     ),
     _post(f"{_ONE}/call", plugins.call, "Call a plugin", query=("method", "timeout"), takes="any"),
     _get(f"{_ONE}/path", plugins.path, "Get the host's path of a path in a plugin", query=("path",), returns=HostPath),
-    _get(f"{_ONE}/stats", stats.of_one, "Get the resource usage of a plugin", returns=PluginStats),
+    _get(f"{_ONE}/stats", output.stats, "Get the resource usage of a plugin", returns=PluginStats),
     _post(
         f"{_ONE}/exec",
         exec.execute,
@@ -241,6 +286,14 @@ ROUTES = (
     ),
     _post(f"{_ONE}/grant", packages.grant, "Grant privileges to a plugin", takes=TermsRequest, returns=_PRIVILEGES),
     _post(f"{_ONE}/restart", plugins.restart, "Restart a plugin", answers=204),
+    _post(
+        f"{_ONE}/publish",
+        consumers.publish,
+        "Publish a plugin to programs that use it",
+        takes=PublishRequest,
+        returns=PluginDetails,
+    ),
+    _post(f"{_ONE}/unpublish", consumers.unpublish, "Unpublish a plugin", answers=204, query=("force",)),
     _get(f"{_ONE}/policy", plugins.policy, "Get the policy of a plugin", returns=PluginPolicy),
     Route(
         "PUT",

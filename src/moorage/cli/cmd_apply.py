@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,8 +105,19 @@ def _do(client: "MoorageClient", diff: "PluginDiff", *, dry_run: bool, grant_all
         from moorage.api.schema.plugins import PolicyRequest
 
         client.set_policy(name, PolicyRequest(**diff.policy))
+    _publish(client, diff)
     if diff.start:
         client.enable(name)
+
+
+def _publish(client: "MoorageClient", diff: "PluginDiff") -> None:
+    """Publish or unpublish one plugin, if that differs."""
+    if isinstance(diff.publish, Mapping):
+        from moorage.api.schema.consumers import PublishRequest
+
+        client.publish(diff.name, PublishRequest(**diff.publish))
+    elif diff.publish is False:
+        client.unpublish(diff.name)
 
 
 def _pull(client: "MoorageClient", diff: "PluginDiff", review: "PrivilegeReview", secrets: list[str]) -> None:

@@ -12,7 +12,8 @@ import click
 
 from moorage.cli.archives import config_entry, image_tar, open_file
 from moorage.cli.consent import confirm_grant, grant_option, is_attended, show_requested
-from moorage.cli.context import directories, engine_client, is_json, json_option
+from moorage.cli.context import directories, engine_client, is_json, json_option, publish_new
+from moorage.cli.parameters import PublishCommand, publish_option
 from moorage.cli.progress import show_progress
 from moorage.cli.references import check_reference, registry_auth
 from moorage.cli.terminal import print_object, say, warn
@@ -26,6 +27,7 @@ _BLOCK = 256 * 1024
 
 @click.command(
     name="create",
+    cls=PublishCommand,
     help="Create a plugin from a directory (config.json beside rootfs/), or from a container image and a config.json. "
     "It is disabled.",
 )
@@ -40,8 +42,11 @@ _BLOCK = 256 * 1024
 )
 @click.option("--config", type=click.Path(path_type=Path), help="Path of the config.json for the image.")
 @grant_option
+@publish_option
 @json_option
-def command(name: str, directory: Path | None, image: str | None, config: Path | None, grant_all: bool) -> None:
+def command(
+    name: str, directory: Path | None, image: str | None, config: Path | None, grant_all: bool, publish: str | None
+) -> None:
     """Create."""
     if (directory is None) == (image is None) or (image is None) != (config is None):
         raise click.UsageError("give a DIRECTORY, or --from IMAGE with --config config.json")
@@ -49,6 +54,8 @@ def command(name: str, directory: Path | None, image: str | None, config: Path |
         _of_directory(name, directory, grant_all=grant_all)
     elif image is not None and config is not None:
         _of_image(name, image, config, grant_all=grant_all)
+    if publish is not None:
+        publish_new(name, publish, "created")
 
 
 def _confirm(name: str, config: "Config", *, grant_all: bool) -> bool:

@@ -4,8 +4,8 @@ import click
 
 from moorage import errors
 from moorage.cli.consent import agree, grant_option
-from moorage.cli.context import engine_client, is_json, json_option
-from moorage.cli.parameters import read_secret
+from moorage.cli.context import engine_client, is_json, json_option, publish_new
+from moorage.cli.parameters import PublishCommand, publish_option, read_secret
 from moorage.cli.progress import show_progress
 from moorage.cli.references import check_reference, registry_auth
 from moorage.cli.terminal import say
@@ -13,6 +13,7 @@ from moorage.cli.terminal import say
 
 @click.command(
     name="install",
+    cls=PublishCommand,
     help="Install a plugin from a registry, with settings NAME=VALUE, and enable it. The privileges that it requests "
     "are shown first. If the pull fails or a setting is invalid, nothing is installed.",
 )
@@ -23,6 +24,7 @@ from moorage.cli.terminal import say
 @grant_option
 @click.option("--ensure", is_flag=True, help="Succeed if already installed from this reference with these settings.")
 @click.option("--secret", "secrets", metavar="NAME=@FILE", multiple=True, help="A setting that is never shown again.")
+@publish_option
 @json_option
 def command(
     reference: str,
@@ -32,6 +34,7 @@ def command(
     grant_all: bool,
     ensure: bool,
     secrets: tuple[str, ...],
+    publish: str | None,
 ) -> None:
     """Install, and enable."""
     from moorage.api.schema.packages import TermsRequest
@@ -47,6 +50,8 @@ def command(
         terms = agree(local, [], review, settings, grant_all=grant_all)
     with client.pull(reference, alias, terms, auth, once=ensure) as progress:
         show_progress(progress)
+    if publish is not None:
+        publish_new(progress.name, publish, "installed")
     if not leave_disabled and not client.inspect(progress.name).enabled:
         try:
             client.enable(progress.name)

@@ -32,12 +32,9 @@ def command(quiet: bool, no_trunc: bool, filters: tuple[str, ...]) -> None:
         for plugin in plugins:
             say(plugin.id if no_trunc else plugin.id[:_SHORT])
     else:
-        rows = [_row(plugin, no_trunc=no_trunc) for plugin in plugins]
-        if any(plugin.moorage.widenings for plugin in plugins):  # else the column would be empty
-            rows = [(*row, _widenings(plugin)) for row, plugin in zip(rows, plugins, strict=True)]
-            table((*_HEAD, "WIDENED BY"), rows)
-        else:
-            table(_HEAD, rows)
+        columns = [(name, show) for name, show in _MORE.items() if any(show(plugin) for plugin in plugins)]
+        rows = [(*_row(plugin, no_trunc=no_trunc), *(show(plugin) for _, show in columns)) for plugin in plugins]
+        table((*_HEAD, *(name for name, _ in columns)), rows)
 
 
 def _row(plugin: "PluginDetails", *, no_trunc: bool) -> tuple[str, ...]:
@@ -60,6 +57,15 @@ def _row(plugin: "PluginDetails", *, no_trunc: bool) -> tuple[str, ...]:
 def _widenings(plugin: "PluginDetails") -> str:
     """What the policy grants beyond the default."""
     return ", ".join(f"{each.name}: {', '.join(each.value)}" for each in plugin.moorage.widenings)
+
+
+def _published(plugin: "PluginDetails") -> str:
+    """Names of its sockets for consumers."""
+    return ", ".join(plugin.moorage.published.names) if plugin.moorage.published else ""
+
+
+_MORE = {"WIDENED BY": _widenings, "PUBLISHED AS": _published}
+"""Columns that are only shown where one of their cells has a text."""
 
 
 def _last_exit(last: "PluginLastExit | None") -> str:

@@ -19,7 +19,7 @@ from moorage._lib.imports import collector_paused
 from moorage.cli.engine_location import host_of
 from moorage.timeouts import DEFAULT
 
-__all__ = ("find_plugins", "register", "script")
+__all__ = ("find_plugins", "find_volumes", "register", "script")
 
 _VARIABLE = "_MOORAGE_COMPLETE"
 _ANSWER_SECONDS = DEFAULT.completion  # no user waits longer for a key
@@ -114,3 +114,20 @@ def find_plugins(context: click.Context, incomplete: str) -> list[CompletionItem
         if is_printable(name) and offered.startswith(incomplete) and not {name, offered} & given:
             items.append(CompletionItem(offered, help=escape(state)))
     return items
+
+
+def find_volumes(context: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+    """The volumes of the engine that the line names, with their driver; none where no engine answers."""
+    with collector_paused():
+        from moorage.client import MoorageClient
+
+    try:
+        volumes = MoorageClient(host_of(context), _ANSWER_SECONDS).volumes().volumes
+    except errors.MoorageError:
+        return []
+    given = {each for value in context.params.values() for each in (value if isinstance(value, tuple) else ())}
+    return [
+        CompletionItem(each.name, help=escape(each.driver))
+        for each in volumes
+        if is_printable(each.name) and each.name.startswith(incomplete) and each.name not in given
+    ]

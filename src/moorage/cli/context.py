@@ -22,6 +22,7 @@ __all__ = (
     "is_json",
     "json_option",
     "plugin_names",
+    "publish_new",
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,6 +34,22 @@ def engine_client() -> "MoorageClient":
         from moorage.client import MoorageClient
 
     return MoorageClient(host_of(click.get_current_context()))
+
+
+def publish_new(name: str, publish: str, done: str) -> None:
+    """Publish a new plugin by a name, or by its own for an empty one.
+
+    Raises:
+        errors.MoorageError: by kind, and says what is done already (``installed``)
+    """
+    from moorage.api.schema.consumers import PublishRequest
+
+    try:
+        engine_client().publish(name, PublishRequest(names=[publish] if publish else []))
+    except errors.MoorageError as error:
+        raise type(error)(
+            f"plugin {name} is {done}, but cannot be published: {error}; after fixing that, run: moorage publish {name}"
+        ) from error
 
 
 def plugin_names(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":

@@ -37,6 +37,7 @@ COMMANDS = (
     "privileges",
     "probe",
     "prune",
+    "publish",
     "push",
     "restart",
     "rm",
@@ -46,8 +47,10 @@ COMMANDS = (
     "set",
     "stats",
     "tag",
+    "unpublish",
     "upgrade",
     "version",
+    "volume",
 )
 """Each is ``command`` in the module ``cmd_NAME``."""
 

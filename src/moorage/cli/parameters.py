@@ -12,10 +12,14 @@ from moorage import errors
 
 __all__ = (
     "SIZE",
+    "TIME_LIMIT",
     "ULIMIT",
+    "PublishCommand",
     "parse_instant",
     "parse_size",
+    "parse_time_limit",
     "parse_ulimit",
+    "publish_option",
     "read_secret",
     "runtime_option",
     "size_text",
@@ -43,6 +47,18 @@ def parse_ulimit(text: str) -> tuple[str, tuple[int, int]]:
     if not equals or not name:
         raise ValueError(f"{text!r} is not NAME=SOFT[:HARD], as in nofile=1024:4096")
     return name.strip().lower().removeprefix("rlimit_"), (_limit(soft), _limit(hard or soft))
+
+
+def parse_time_limit(text: str) -> tuple[str, float]:
+    """A call of plugins and its time limit in seconds, from CALL=SECONDS. Raises: ValueError."""
+    call, equals, value = text.partition("=")
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0
+    if not equals or "." not in call or not 0 < seconds < float("inf"):
+        raise ValueError(f"{text!r} is not CALL=SECONDS, as in VolumeDriver.Mount=300")
+    return call.strip().lstrip("/"), seconds
 
 
 def size_text(size: int) -> str:
@@ -113,6 +129,26 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before 
 
 SIZE = _Parsed("size", parse_size)
 ULIMIT = _Parsed("ulimit", parse_ulimit)
+TIME_LIMIT = _Parsed("time limit", parse_time_limit)
+
+
+class PublishCommand(click.Command):
+    """A command with the option ``--publish[=NAME]``: what follows ``--publish`` is the next argument, no name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; the arguments that are left."""
+        end = args.index("--") if "--" in args else len(args)
+        options = ["--publish=" if each == "--publish" else each for each in args[:end]]
+        return super().parse_args(ctx, options + args[end:])
+
+
+def publish_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that publishes a new plugin, for a ``PublishCommand``; a text without name is its own."""
+    return click.option(
+        "--publish",
+        metavar="[=NAME]",
+        help="Publish the plugin to podman, dockerd and other programs, by its own name or this one.",
+    )(command)
 
 
 def runtime_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
+from moorage.api.schema.consumers import PluginPublication
 from moorage.api.schema.plugins import PluginDetails
 from moorage.cli.state_file import POLICY_KEYS, DesiredPlugin, DesiredState
 from moorage.plugins import parse_reference
@@ -31,6 +33,8 @@ class PluginDiff(Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     """Names."""
     policy: Mapping[str, Any] | None = None
+    publish: Mapping[str, Any] | bool | None = None
+    """Fields of a ``PublishRequest``; False for one to be unpublished, None where nothing changes."""
     start: bool = False
     texts: tuple[str, ...] = ()
     """Every difference as text, one a line."""
@@ -62,6 +66,7 @@ def _diff(desired: DesiredPlugin, plugin: PluginDetails | None) -> PluginDiff:
     settings = tuple(key for key, value in desired.settings.items() if not _is_set(plugin, key, value))
     secrets = tuple(key for key in desired.secrets if _value(plugin, key) != _MASK)
     policy = {key: value for key, value in desired.policy.items() if not _is_policy(plugin, key, value)}
+    publish = _publication(desired, plugin)
     must_stop = has_moved or bool(settings) or bool(secrets)
     is_enabled = plugin.enabled
     texts = (
@@ -69,6 +74,7 @@ def _diff(desired: DesiredPlugin, plugin: PluginDetails | None) -> PluginDiff:
         *(f"{key}: {_shown(_value(plugin, key))} -> {_shown(desired.settings[key])}" for key in settings),
         *(f"{key}: a secret, not set -> from {desired.secrets[key]}" for key in secrets),
         *(f"policy {_POLICY[key]}: {_policy(plugin, key)} -> {value}" for key, value in policy.items()),
+        *((f"publish: {_shown_publication(plugin)} -> {_shown_publish(publish)}",) if publish is not None else ()),
         *((f"enabled: {_word(is_enabled)} -> {_word(desired.enabled)}",) if is_enabled != desired.enabled else ()),
     )
     return PluginDiff(
@@ -80,6 +86,7 @@ def _diff(desired: DesiredPlugin, plugin: PluginDetails | None) -> PluginDiff:
         settings=tuple(f"{key}={desired.settings[key]}" for key in settings),
         secrets=secrets,
         policy=policy or None,
+        publish=publish,
         start=desired.enabled and (not is_enabled or must_stop),
         texts=texts,
     )
@@ -92,15 +99,41 @@ def _install(desired: DesiredPlugin) -> PluginDiff:
         settings=tuple(f"{key}={value}" for key, value in desired.settings.items()),
         secrets=tuple(desired.secrets),
         policy=desired.policy or None,
+        publish=desired.publish or None,
         start=desired.enabled,
         texts=(
             f"install {desired.reference}",
             *(f"{key}: {_shown(value)}" for key, value in desired.settings.items()),
             *(f"{key}: a secret, from {path}" for key, path in desired.secrets.items()),
             *(f"policy {_POLICY[key]}: {value}" for key, value in desired.policy.items()),
+            *((f"publish: {_shown_publish(desired.publish)}",) if desired.publish else ()),
             f"enabled: {_word(desired.enabled)}",
         ),
     )
+
+
+def _publication(desired: DesiredPlugin, plugin: PluginDetails) -> Mapping[str, Any] | bool | None:
+    """How to publish it, False to unpublish it, None where nothing changes; what the file omits has its default."""
+    requested, present = desired.publish, plugin.moorage.published
+    if not isinstance(requested, Mapping):
+        return False if requested is False and present is not None else None
+    if present is None:
+        return requested
+    fields = {**asdict(PluginPublication([])), **requested, "names": requested["names"] or [plugin.name]}
+    del fields["mode"]
+    return None if all(getattr(present, key) == value for key, value in fields.items()) else requested
+
+
+def _shown_publication(plugin: PluginDetails) -> str:
+    published = plugin.moorage.published
+    return "no" if published is None else f"as {', '.join(published.names)}"
+
+
+def _shown_publish(publish: Mapping[str, Any] | bool | None) -> str:
+    if not isinstance(publish, Mapping):
+        return "no"
+    options = [f"{key}={value}" for key, value in publish.items() if key != "names"]
+    return " ".join((f"as {', '.join(publish['names']) or 'its name'}", *options))
 
 
 _POLICY = {each.name: key for key, each in POLICY_KEYS.items()}

@@ -11,7 +11,7 @@ import yaml
 from msgspec import Struct, field
 
 from moorage import errors
-from moorage.cli.parameters import parse_size, parse_ulimit
+from moorage.cli.parameters import parse_size, parse_time_limit, parse_ulimit
 from moorage.plugins import local_name, parse_reference
 
 __all__ = ("POLICY_KEYS", "DesiredPlugin", "DesiredState", "Grant", "read_desired_state")
@@ -42,6 +42,8 @@ class DesiredPlugin(Struct, frozen=True):
     """Fields of a ``PolicyRequest`` that are given: ``restarts``, ``memory_bytes``, ..."""
     granted: tuple[Grant, ...] | None = ()
     """Exactly the privileges that it may request; None for any."""
+    publish: Mapping[str, Any] | bool | None = None
+    """Fields of a ``PublishRequest``; False for one to be unpublished, None where the file does not say."""
 
 
 class DesiredState(Struct, frozen=True):
@@ -156,7 +158,7 @@ class _Node(Struct, frozen=True):
 
 
 def _plugin(node: _Node, folder: Path) -> DesiredPlugin:
-    fields = node.fields("name", "reference", "settings", "secrets", "enabled", "policy", "privileges")
+    fields = node.fields("name", "reference", "settings", "secrets", "enabled", "policy", "privileges", "publish")
     if "reference" not in fields:
         raise node.wrong("there is no reference, which says where the plugin comes from")
     reference = fields["reference"].checked(lambda text: str(parse_reference(text).with_default_tag()))
@@ -174,6 +176,7 @@ def _plugin(node: _Node, folder: Path) -> DesiredPlugin:
         enabled=fields["enabled"].truth() if "enabled" in fields else True,
         policy=_policy(fields["policy"]) if "policy" in fields else {},
         granted=_grants(fields["privileges"]) if "privileges" in fields else (),
+        publish=_publish(fields["publish"]) if "publish" in fields else None,
     )
 
 
@@ -186,8 +189,35 @@ def _policy(node: _Node) -> dict[str, Any]:
     return {POLICY_KEYS[key].name: POLICY_KEYS[key].read(each) for key, each in fields.items()}
 
 
+def _publish(node: _Node) -> Mapping[str, Any] | bool:
+    """True or false, a name, a list of names, or a mapping of names and options."""
+    if isinstance(node.node, yaml.ScalarNode):
+        text = node.text()
+        is_published = _TRUTH.get(text.lower())
+        return {"names": [text]} if is_published is None else ({"names": []} if is_published else False)
+    if isinstance(node.node, yaml.SequenceNode):
+        return {"names": _texts(node)}
+    fields = node.fields(*_PUBLISH_KEYS)
+    found = {_PUBLISH_KEYS[key].name: _PUBLISH_KEYS[key].read(each) for key, each in fields.items()}
+    return {"names": [], **found}
+
+
+def _texts(node: _Node) -> list[str]:
+    return [each.text() for each in node.items()]
+
+
+def _time_limits(node: _Node) -> dict[str, float]:
+    limits = {}
+    for call, each in node.fields().items():
+        try:
+            limits[call] = parse_time_limit(f"{call}={each.text()}")[1]
+        except ValueError as error:
+            raise each.wrong(str(error)) from error
+    return limits
+
+
 class _PolicyKey(Struct, frozen=True):
-    """A line of a policy: its name in the API, and how its value is read."""
+    """A line of a policy, or of a publication: its name in the API, and how its value is read."""
 
     name: str
     read: Callable[[_Node], object]
@@ -230,6 +260,18 @@ POLICY_KEYS: Mapping[str, _PolicyKey] = {
     "nice": _PolicyKey("nice", lambda node: _parsed(int, node)),
 }
 """Keys of a policy."""
+
+
+_PUBLISH_KEYS: Mapping[str, _PolicyKey] = {
+    "names": _PolicyKey("names", _texts),
+    "group": _PolicyKey("group", _Node.text),
+    "while-disabled": _PolicyKey("while_disabled", lambda node: node.choice("auto", "unlink", "answer")),
+    "replay": _PolicyKey("replay", _Node.truth),
+    "at-once": _PolicyKey("at_once", lambda node: int(node.number(int))),
+    "time-limits": _PolicyKey("time_limits", _time_limits),
+    "podman": _PolicyKey("podman", _Node.truth),
+}
+"""Keys of a plugin that is published."""
 
 
 def _grants(node: _Node) -> tuple[Grant, ...] | None:

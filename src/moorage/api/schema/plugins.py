@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType, field
 
 from moorage.api.schema.base import ApiObject
+from moorage.api.schema.consumers import PluginMountUse, PluginPublication
 
 __all__ = (
     "HolderLine",
@@ -249,6 +250,10 @@ class PluginExtension(ApiObject, frozen=True):
     """Further names."""
     processes: list[PluginProcess] | UnsetType = UNSET
     """Only where one plugin is inspected."""
+    published: PluginPublication | None = None
+    """How consumers reach it; None where it is not published."""
+    mounts: list[PluginMountUse] = field(default_factory=list)
+    """Mounts of its volumes that consumers have not released."""
 
 
 class PluginDetails(ApiObject, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""What the commands for volumes need besides the client: templates of output, and the helpers of mount and umount."""
