@@ -77,3 +77,56 @@ def test_only_the_end_of_the_host_takes_plugins_down() -> None:
     assert down["Service"]["ExecStop"] == "-/usr/bin/moorage down"
     assert not {"PartOf", "BindsTo", "Requires", "StopWhenUnneeded"} & set(down["Unit"])
     assert "Install" not in down
+
+
+CONSUMERS = {
+    "docker.service": "[Unit]\nAfter=network-online.target docker.socket containerd.service\nRequires=docker.socket\n",
+    "docker.socket": "[Socket]\nListenStream=/run/docker.sock\n",
+    "podman.service": "[Unit]\nRequires=podman.socket\nAfter=podman.socket\n",
+    "podman.socket": "[Socket]\nListenStream=/run/podman/podman.sock\n",
+    "podman-restart.service": "[Unit]\nAfter=network-online.target\n",
+    "containerd.service": "[Unit]\nAfter=network.target\n",
+}
+"""As Debian's packages order them, and their sockets are enabled."""
+
+
+def verify_with_consumers(folder: Path, **changes: str) -> str:
+    """What systemd says of a boot with the consumers of plugins; ``changes`` are texts to be replaced, by file."""
+    for name in UNITS:
+        text = (FOLDER / name).read_text().replace("/usr/bin/moorage", "/bin/true")
+        (folder / name).write_text(text + changes.get(name.partition(".")[0], ""))
+    for name, text in CONSUMERS.items():
+        run = "\n[Service]\nExecStart=/bin/true\n" if name.endswith(".service") else ""
+        (folder / name).write_text(text + run)
+    wanted = folder / "sockets.target.wants"
+    wanted.mkdir()
+    for name in ("docker.socket", "podman.socket"):
+        (wanted / name).symlink_to(folder / name)
+    targets = ["basic.target", "multi-user.target", *UNITS, *CONSUMERS]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *targets],
+        env={"SYSTEMD_UNIT_PATH": f"{folder}:", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "\n".join(line for line in done.stderr.splitlines() if "ordering cycle" in line)
+
+
+def test_p16_plugins_are_started_before_their_consumers_and_stopped_after_them() -> None:
+    for name in ("moorage.service", "moorage-down.service"):
+        unit = read(name)["Unit"]
+        assert {"docker.service", "podman.service", "podman-restart.service"} <= set(unit["Before"].split())
+    # What is stopped in reverse order: consumers, the engine, the plugins.
+    assert "moorage-down.service" in read("moorage.service")["Unit"]["After"].split()
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_p16_a_boot_with_docker_and_podman_has_no_ordering_cycle(tmp_path: Path) -> None:
+    assert verify_with_consumers(tmp_path) == ""
+
+
+@pytest.mark.needs("systemd-analyze")
+@pytest.mark.parametrize("name", ["docker.socket", "podman.socket"])
+def test_p16_sockets_cannot_be_ordered_after_a_service(tmp_path: Path, name: str) -> None:
+    assert "ordering cycle" in verify_with_consumers(tmp_path, moorage=f"\n[Unit]\nBefore={name}\n")
