@@ -98,10 +98,10 @@ def verify_with_consumers(folder: Path, **changes: str) -> str:
     for name, text in CONSUMERS.items():
         run = "\n[Service]\nExecStart=/bin/true\n" if name.endswith(".service") else ""
         (folder / name).write_text(text + run)
-    wanted = folder / "sockets.target.wants"
-    wanted.mkdir()
+    enabled = folder / "sockets.target.wants"
+    enabled.mkdir()
     for name in ("docker.socket", "podman.socket"):
-        (wanted / name).symlink_to(folder / name)
+        (enabled / name).symlink_to(folder / name)
     targets = ["basic.target", "multi-user.target", *UNITS, *CONSUMERS]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *targets],
