@@ -13,11 +13,12 @@ from moorage import errors
 from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
 from moorage.containerd.supervisor import PrivateContainerd, Report, supervise
+from moorage.engine.consumers.podman import PODMAN_CONFIG
 from moorage.engine.engine import Engine
 from moorage.engine.installation import Registries
 from moorage.engine.runtime import open_runtime
 from moorage.engine.store import Store
-from moorage.engine.values import EngineIdentity
+from moorage.engine.values import PUBLISH_DIRECTORY, EngineIdentity
 from moorage.host.proc import boot_id
 from moorage.logs.keeper_client import open_keeper_client
 from moorage.oci_runtime.choice import AUTO, OciRuntime, check_runtime_name, choose_runtime
@@ -61,6 +62,10 @@ class ServeOptions(Struct, frozen=True):
     registries: Registries = field(default_factory=Registries)
     confinement: Confinement = NO_CONFINEMENT
     """Defaults for all plugins; what is not said is as in ``BUILT_IN``."""
+    publish_directory: Path = PUBLISH_DIRECTORY
+    """Where plugins are published: a dockerd looks for sockets in the default."""
+    podman_config: Path = PODMAN_CONFIG
+    """The file that makes podman know published volume drivers."""
     metrics_address: str | None = None
     """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
 
@@ -106,7 +111,7 @@ async def lock_data_directory(options: ServeOptions, *, serves: bool) -> AsyncIt
     """
     if os.geteuid() != 0:
         raise errors.Denied("cannot run plugins: mounts and control groups need root; run this with sudo")
-    for directory in (options.root, options.exec_root):
+    for directory in (options.root, options.exec_root, options.publish_directory):
         if not directory.is_absolute():
             raise errors.Invalid(f"cannot use {directory}: it must be an absolute path")
     check_runtime_name(options.runtime)
@@ -146,8 +151,12 @@ async def open_engine(store: Store, options: ServeOptions) -> AsyncIterator[tupl
                 shares_shim=options.shim == "shared",
                 defaults=options.confinement,
                 cgroup_driver=await run_blocking(lambda: choose_driver(options.cgroup_driver)),
+                publish_directory=options.publish_directory,
+                podman_config=options.podman_config,
             )
             await run_blocking(engine.load)
+            await run_blocking(engine.publisher.prepare)
+            tasks.start_soon(engine.publisher.run)
             await run_blocking(HostSecurity().refresh_apparmor_profiles)
             network = NetworkFiles(options.exec_root / NETWORK_PART)
             tasks.start_soon(refresh_periodically, network, options.timeouts.network_files)

@@ -18,7 +18,7 @@ from moorage.runs.network_files import NETWORK_PART, NetworkFiles
 
 __all__ = ("RUNTIME_PARTS", "RuntimeDirectory", "RuntimeOwner", "check_mount_namespace")
 
-RUNTIME_PARTS = ("p", "u", "bundles", "runtime-root", "containerd", "keeper", TRIAL_PART, NETWORK_PART)
+RUNTIME_PARTS = ("p", "u", "bundles", "runtime-root", "containerd", "keeper", "proxy", TRIAL_PART, NETWORK_PART)
 """What an engine makes in its run-time directory, besides the API's socket."""
 
 _RECORD, _LOCK = "engine.json", "lock"

@@ -1,4 +1,4 @@
-"""The end of an engine and of all that it has left running: plugins first, then the log keeper and our containerd."""
+"""The end of an engine and of all that it has left running: plugins first, then what they need."""
 
 import logging
 import os
@@ -24,6 +24,7 @@ from moorage.host.leftovers import end_processes, remove_leftovers, remove_shim_
 from moorage.host.mounts import unmount_all_below
 from moorage.host.sockets import accepts_connections, is_socket
 from moorage.logs.keeper_client import stop_keeper
+from moorage.proxy.client import clear_proxy_state, stop_proxy
 from moorage.runtime_directory import RUNTIME_PARTS, RuntimeDirectory, RuntimeOwner, check_mount_namespace
 from moorage.timeouts import Timeouts
 
@@ -51,7 +52,7 @@ class _Stopped(Struct):
 
 
 async def stop_engine(options: ServeOptions, report: Callable[[str], None] = log.info) -> int:
-    """Stop the engine of these directories and all its plugins, at once, then the log keeper and our containerd.
+    """Stop the engine of these directories and all its plugins, at once, then log keeper, proxy and our containerd.
 
     Only the data stays, and in it which plugins are enabled, for the next start. Nothing of another engine is touched.
     ``report`` is called with what was stopped.
@@ -113,10 +114,11 @@ async def _stop_all(store: Store, options: ServeOptions, stopped: _Stopped, kill
         if problems:
             raise errors.Unavailable("; ".join(problems))
         await stop_keeper(ground.keeper, options.timeouts)
+        await engine.publisher.shut_down()
         if ground.choice.containerd == "private":
             await ground.private.stop()
             stopped.containerd = True
-        await _remove_runtime(ground.runtime, owner)
+        await _remove_runtime(ground.runtime, owner, retains_ledger=engine.publisher.has_mounts)
 
 
 async def _stop_plugins(engine: Engine, ground: EngineSetup, stopped: _Stopped, kill_now: anyio.Event) -> Sequence[str]:
@@ -143,6 +145,7 @@ async def _stop_plugins(engine: Engine, ground: EngineSetup, stopped: _Stopped, 
     stopped.plugins, problems = await stop_without_containerd(
         ground.store, private.state, private.address, ground.choice.namespace, timeouts
     )
+    await engine.publisher.protect_mounts()
     return problems
 
 
@@ -178,12 +181,18 @@ async def _end_engine(store: Store, timeouts: Timeouts) -> None:
 async def _clear_without_data(options: ServeOptions, runtime: RuntimeDirectory) -> None:
     """Clear the run-time directory of an engine whose data directory is gone, and with it what its plugins were."""
     await stop_keeper(options.exec_root / "keeper", options.timeouts)
+    await stop_proxy(options.exec_root / "proxy", options.timeouts)
     await PrivateContainerd(options.root / "containerd", options.exec_root / "containerd", options.timeouts).stop()
     await _remove_runtime(runtime, await run_blocking(runtime.find_owner))
 
 
-async def _remove_runtime(runtime: RuntimeDirectory, owner: RuntimeOwner | None) -> None:
-    """Remove what is below the run-time directory, and it too where nothing else is in it."""
+async def _remove_runtime(
+    runtime: RuntimeDirectory, owner: RuntimeOwner | None, *, retains_ledger: bool = False
+) -> None:
+    """Remove what is below the run-time directory, and it too where nothing else is in it.
+
+    ``retains_ledger``: what consumers have mounted stays known, and is mounted again after the next start.
+    """
 
     def remove_rest() -> None:
         if owner is not None:
@@ -195,7 +204,10 @@ async def _remove_runtime(runtime: RuntimeDirectory, owner: RuntimeOwner | None)
     try:
         for part in RUNTIME_PARTS:
             await run_blocking(lambda part=part: unmount_all_below(runtime.path / part))  # type: ignore[misc]
-            await remove_tree(runtime.path / part)
+            if part == "proxy" and retains_ledger:
+                await run_blocking(lambda: clear_proxy_state(runtime.path / "proxy"))
+            else:
+                await remove_tree(runtime.path / part)
         await run_blocking(remove_rest)
     except OSError as error:
         raise errors.Unavailable(f"cannot remove {error.filename or runtime.path}: {error.strerror}") from error

@@ -60,6 +60,16 @@ class Timeouts:
     keeper: float = 10.0
     """Until the log keeper is up, takes the streams of a plugin, or has ended; one that does not is killed."""
 
+    proxy: float = 10.0
+    """Until the plugin proxy is up, has carried out what the engine sent it, or has ended; one that has not is killed.
+    """
+
+    proxy_check: float = 30.0
+    """Between two checks that the plugin proxy answers, while nothing else is sent to it."""
+
+    proxy_news: float = 1.0
+    """Until the plugin proxy has reported what is mounted, after its greeting."""
+
     added_process: float = 7 * 24 * 3600.0
     """Longest life of a process that was added to a plugin, so that nothing waits without bound."""
 
@@ -83,6 +93,9 @@ class Timeouts:
 
     volume_list: float = 10.0
     """One call to a volume driver that only reads, where several drivers are queried at once."""
+
+    volume_call: float = 150.0
+    """One call to a volume driver through the plugin proxy, whose own limits are below this."""
 
     activate: float = 10.0
     """One call to a plugin that only reports what it implements."""

@@ -412,7 +412,7 @@ def build_small_plan(directories: Any, config: Any, settings: Any, options: Any)
     return RunPlan(config, directories, socket, spec)
 
 
-def prepare_without_mounts(plan: RunPlan, _: Any) -> Preparation:
+def prepare_without_mounts(plan: RunPlan, _: Any, __: Any) -> Preparation:
     """The directories of a plan without the mounts."""
     directories = plan.directories
     directories.root.mkdir(parents=True, exist_ok=True)

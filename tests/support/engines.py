@@ -58,6 +58,8 @@ options = ServeOptions(
     namespace=namespace,
     timeouts=replace(DEFAULT, **more.get("timeouts", {})),
     metrics_address=metrics or None,
+    publish_directory=Path(more["publish_directory"]),
+    podman_config=Path(more["podman_config"]),
     registries=Registries(hosts, policy),
     live_restore=more.get("live_restore", True),
     shim=more.get("shim", "each"),
@@ -143,12 +145,15 @@ class EngineProcess:
         **serve_options: Any,
     ) -> None:
         """``serve_options``: prefix (of its command), insecure, mirrors, certificates, policy (of registries),
-        timeouts, live_restore, shim, runtime, confinement (defaults).
+        timeouts, live_restore, shim, runtime, confinement (defaults), publish_directory, podman_config.
         """
         self.root = base / "data"
         # only a name: an engine that a test never starts leaves nothing
         self.exec_root = Path(f"/run/mt-{secrets.token_hex(4)}")
         self.socket = self.exec_root / "moorage.sock"
+        # beside it: an engine leaves nothing in its own directory
+        self.published = Path(serve_options.setdefault("publish_directory", f"{self.exec_root}.p"))
+        self.podman_config = Path(serve_options.setdefault("podman_config", str(base / "podman.conf")))
         self.log = base / "engine.log"
         self.containerd, self.namespace, self.metrics, self.serve_options = (
             containerd,
@@ -215,9 +220,16 @@ class EngineProcess:
         if self.prefix[:1] == ["nsenter"]:  # its mounts are visible in its mount namespace only
             self.down()
             assert self.left() == []
-            shutil.rmtree(self.exec_root, ignore_errors=True)
+            self._remove_directories()
             return
-        options = ServeOptions(self.root, self.exec_root, containerd=self.containerd or None, namespace=self.namespace)
+        options = ServeOptions(
+            self.root,
+            self.exec_root,
+            containerd=self.containerd or None,
+            namespace=self.namespace,
+            publish_directory=self.published,
+            podman_config=self.podman_config,
+        )
         # What `moorage down` does, without a process that imports all of it once more for each engine of a test; in a
         # thread, because an event loop may run in this one.
         with ThreadPoolExecutor(1) as pool:
@@ -226,7 +238,11 @@ class EngineProcess:
             assert self.child.wait(limit(10)) == 0
             self.child = None
         assert self.left() == []
-        shutil.rmtree(self.exec_root, ignore_errors=True)
+        self._remove_directories()
+
+    def _remove_directories(self) -> None:
+        for path in (self.exec_root, self.published):
+            shutil.rmtree(path, ignore_errors=True)
 
     def left(self) -> list[str]:
         """The files outside the data directory."""
@@ -235,6 +251,7 @@ class EngineProcess:
             *(f"mount {point}" for point in leftovers.mounts_below(*paths)),
             *(f"process {pid}: {b' '.join(leftovers.command_line(pid)).decode()}" for pid in processes_below(*paths)),
             *(f"file {path}" for path in sorted(self.exec_root.rglob("*")) if self.exec_root.exists()),
+            *(f"socket {path}" for path in sorted(self.published.rglob("*.sock")) if self.published.exists()),
         ]
 
     # the API

@@ -105,7 +105,7 @@ def test_mounts_with_odd_names() -> None:
         + b"\rreturn\xff rw - tmpfs tmpfs rw\n"
     )
     first, second, third = proc.parse_mountinfo(text)
-    assert first == proc.MountInfo("/mnt1", "/mnt 2\ttab\\back\nline", "ext3", ["rw", "errors=continue"])
+    assert first == proc.MountInfo("/mnt1", "/mnt 2\ttab\\back\nline", "ext3", ["rw", "errors=continue"], "/dev/root")
     assert third.point == os.fsdecode(b"/carriage\rreturn\xff")
     assert second.point == "/a - b"
 

@@ -102,6 +102,22 @@ def _registries(
     help="Default limit of processors of a plugin, as in 0.5.  [default: no limit]",
 )
 @click.option(
+    "--publish-directory",
+    type=click.Path(path_type=Path),
+    envvar="MOORAGE_PUBLISH_DIRECTORY",
+    default="/run/docker/plugins",
+    show_default=True,
+    help="Directory of the sockets of published plugins; dockerd finds them in the default.",
+)
+@click.option(
+    "--podman-config",
+    type=click.Path(path_type=Path),
+    envvar="MOORAGE_PODMAN_CONFIG",
+    default="/etc/containers/containers.conf.d/50-moorage.conf",
+    show_default=True,
+    help="File that makes podman know the published volume drivers.",
+)
+@click.option(
     "--metrics-address",
     metavar="HOST:PORT",
     envvar="MOORAGE_METRICS_ADDRESS",

@@ -12,6 +12,9 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.consumers.driver_calls import call_driver
+from moorage.engine.consumers.podman import PODMAN_CONFIG, PodmanConfig
+from moorage.engine.consumers.publisher import Publisher
 from moorage.engine.consumers.requests import publish, unpublish
 from moorage.engine.grants import GrantPolicy, change_policy, change_settings
 from moorage.engine.installation import Installation, Registries
@@ -73,6 +76,7 @@ class Engine:
         defaults: Confinement = NO_CONFINEMENT,
         cgroup_driver: CgroupDriver = "cgroupfs",
         publish_directory: Path = PUBLISH_DIRECTORY,
+        podman_config: Path = PODMAN_CONFIG,
     ) -> None:
         """Without ``live_restore`` nothing is taken over that an earlier engine left running; see ``ServeOptions``."""
         self._store = store
@@ -87,8 +91,11 @@ class Engine:
         options = PlanOptions(
             confinement=resolve_confinement(defaults), shares_shim=shares_shim, cgroup_driver=cgroup_driver
         )
+        plugins: PluginIndex[Supervisor] = PluginIndex()
+        podman = PodmanConfig(podman_config, store.root)
+        self.publisher = Publisher(plugins, publish_directory, runtime, timeouts, podman)
         self._context = context = EngineContext(
-            PluginIndex(), store, self._events, EngineCounters(), tasks, timeouts, consent, options, publish_directory
+            plugins, store, self._events, EngineCounters(), tasks, timeouts, consent, options, self.publisher
         )
         self.meter = context.meter
         self._plugins, self._availability = context.plugins, context.availability
@@ -256,7 +263,7 @@ class Engine:
 
     async def unpublish(self, name: str, *, force: bool) -> None:
         """Remove its sockets for consumers. Raises: Conflict where it is not published, or in use."""
-        await unpublish(self._plugins.get(name), force=force)
+        await unpublish(self._context, self._plugins.get(name), force=force)
 
     async def volume_call(
         self, name: str, method: str, body: dict[str, Any], consumer: str, within: float = 0.0
@@ -267,7 +274,7 @@ class Engine:
         Raises: Invalid for a plugin that is no volume driver; MoorageError with the driver's own error; Unavailable.
         """
         plugin = self._plugins.get(name)
-        raise errors.Unavailable(f"cannot call plugin {plugin.name}: the plugin proxy is not running")
+        return await call_driver(self.publisher, plugin, method, body, consumer, within, self._timeouts)
 
     async def call(self, name: str, method: str, body: bytes, within: float) -> PluginResponse:
         """What a plugin answers to a call. Raises: Conflict, Invalid, InvalidResponse, Unavailable."""
@@ -362,11 +369,12 @@ class Engine:
         self._availability.set_problem(problem, is_lasting=is_lasting)
 
     async def settle(self) -> None:
-        """Return when containerd runs, and all that ran at the start is taken over: calls are answered as later."""
+        """Return when containerd runs, all that ran at the start is taken over, and all published sockets listen."""
         while self._availability.runtime is None:
             await self._availability.changed()
         for plugin in self._plugins.all():
             await plugin.inbox.wait_restored()
+        await self.publisher.settled()
 
     async def _wait_restored(self, plugin: Supervisor) -> None:
         """Return when what ran of a plugin is taken over, at most after ``containerd_wait``."""

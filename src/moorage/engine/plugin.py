@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 from msgspec.structs import replace
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.consumers.holders import ConnectedHolders, mount_holders
+from moorage.engine.consumers.tables import find_mount_points
 from moorage.engine.lifecycle import Event, LifecycleState, State, move
 from moorage.engine.requests import StartControl
 from moorage.engine.runner import PluginRun, Runner
@@ -38,6 +39,10 @@ from moorage.plugins import (
 from moorage.proxy.protocol import VolumeMount
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.plan import PlanOptions
+from moorage.runs.removal import MountPoint
+
+if TYPE_CHECKING:
+    from moorage.engine.consumers.publisher import Publisher
 
 __all__ = (
     "PluginIndex",
@@ -62,8 +67,10 @@ class PluginState:
         events: EventLog,
         meter: EngineCounters,
         defaults: PlanOptions,
+        publisher: "Publisher | None" = None,
     ) -> None:
         """``defaults``: the engine's confinement, where the record has none, and whether runs share a shim.
+        ``publisher`` is notified of each change; what it has is the same for all plugins of an engine.
 
         Raises: Invalid where the record's config is invalid.
         """
@@ -73,6 +80,7 @@ class PluginState:
         self.log = log
         self._store, self._events = store, events
         self._defaults = defaults
+        self._publisher = publisher
         self.counts = PluginCounters(meter)
         self.runner = Runner(self)
         self.connected = ConnectedHolders()
@@ -186,6 +194,20 @@ class PluginState:
             owners = ", ".join(sorted({user.owner for user in users}))
             raise errors.Conflict(f"plugin {self.name} is in use by {owners}")
 
+    def take_mounts(self, mounts: tuple[VolumeMount, ...]) -> None:
+        """The plugin proxy reports what consumers have mounted."""
+        self._mounts = mounts
+
+    def mount_points(self) -> tuple[MountPoint, ...]:
+        """Where file systems of the plugin are that consumers have mounted, as far as the plugin proxy has said."""
+        return find_mount_points(self, self._mounts)
+
+    async def wait_mount_points(self) -> tuple[MountPoint, ...] | None:
+        """The same, after a start of the engine when the plugin proxy has said it; None if it has not in time."""
+        if self._publisher is not None and not await self._publisher.wait_news():
+            return None
+        return self.mount_points()
+
     def check_unmounted(self, *, force: bool) -> None:
         """Raises: Conflict naming the consumers that have mounted volumes, unless forced."""
         if not force and (users := mount_holders(self._mounts)):
@@ -264,6 +286,7 @@ class PluginState:
             self.removed.set()
         if life.state is State.READY:
             self._ready_since, self._ready_at = time.monotonic(), datetime.now(UTC)
+        self._notify_publisher()
 
     def _take_ready_seconds(self) -> float:
         """How long this run was ready, 0 if it never was; read once, at its exit."""
@@ -275,6 +298,11 @@ class PluginState:
         if record.config != self._record.config:
             self._config = parse_config(record.config.encode(), is_stored=True).config
         self._record = record
+        self._notify_publisher()
+
+    def _notify_publisher(self) -> None:
+        if self._publisher is not None:
+            self._publisher.changed()
 
     def _changed(self, **fields: object) -> PluginRecord:
         """The record with these fields changed; nothing is saved, and nothing changes here."""

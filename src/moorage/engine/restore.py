@@ -18,7 +18,7 @@ from moorage.engine.versions import VersionBuilder, roll_back
 from moorage.host.proc import boot_id
 from moorage.packages.content import LEASE_PREFIX, UPLOAD_PREFIX
 from moorage.runs.directories import SHORT_ID
-from moorage.runs.removal import remove_orphans, remove_runtime
+from moorage.runs.removal import remove_orphans
 
 if TYPE_CHECKING:
     from moorage.containerd import Client
@@ -151,7 +151,8 @@ class Restore:
                 await plugin.start_if_due()
             case Restoration.CLEAN_UP:
                 await plugin.runner.remove_orphans(runtime)
-                await run_blocking(lambda: remove_runtime(plugin.directories))
+                await plugin.wait_mount_points()
+                await plugin.runner.remove_files()
 
     async def _roll_back(self, plugin: Supervisor, runtime: ContainerRuntime, *, start: bool) -> None:
         """Let the version of before count again, and forget the one that was tried out."""

@@ -31,7 +31,7 @@ from moorage.runs.pins import release_pins
 from moorage.runs.plan import build_plan
 from moorage.runs.preparation import Preparation, close_views, mount_snapshot, prepare_run, protect_directories
 from moorage.runs.readiness import describe_other_sockets, wait_until_listening
-from moorage.runs.removal import delete_all, remove_runtime
+from moorage.runs.removal import cover_mount_points, delete_all, remove_runtime
 from moorage.runs.termination import terminate
 from moorage.timeouts import Timeouts
 
@@ -83,9 +83,10 @@ class Runner:
         """The present run, which may have ended; None where there is none."""
         return self._run
 
-    def forget(self) -> None:
-        """There is no run any more."""
+    async def forget(self) -> None:
+        """There is no run any more. What it has unmounted itself is protected until it is mounted again."""
         self._run = None
+        await self.remove_files(keep_mounted=True)
 
     async def start(
         self, runtime: "ContainerRuntime", consent: "GrantPolicy", within: float, report: Callable[..., None]
@@ -110,7 +111,8 @@ class Runner:
                 f"its package is not in containerd any more ({error}); its settings and data are; "
                 f"to get it back {reinstall_hint(plugin.record.stored_package)}"
             ) from error
-        preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts)))
+        points = await plugin.wait_mount_points()
+        preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts), points))
         self._report(preparation, report)
         run = await self._create(runtime, plan.spec)
         await run_blocking(lambda: close_views(directories))
@@ -228,8 +230,15 @@ class Runner:
         self._run = None
         if not keep_mounted and run is None and runtime is not None:
             await self.remove_orphans(runtime)  # nothing runs when this returns, also where no run was known
-        if not keep_mounted:
-            await run_blocking(lambda: remove_runtime(plugin.directories))
+        await self.remove_files(keep_mounted=keep_mounted)
+
+    async def remove_files(self, *, keep_mounted: bool = False) -> None:
+        """Unmount and remove what was made for the last run; consumers' mount points get placeholders."""
+        directories, points = self._plugin.directories, self._plugin.mount_points()
+        if keep_mounted:
+            await run_blocking(lambda: cover_mount_points(points))
+        else:
+            await run_blocking(lambda: remove_runtime(directories, points))
 
     async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
         """Remove every container of this plugin that is not its present run. Source: row M16."""
@@ -243,7 +252,7 @@ class Runner:
         """Remove all of the plugin but its record: containers, directories, images, logs. Raises: Unavailable."""
         plugin = self._plugin
         await self.remove_orphans(runtime)
-        await run_blocking(lambda: delete_all(plugin.directories))
+        await run_blocking(lambda: delete_all(plugin.directories, plugin.mount_points()))
         previous = plugin.record.previous  # there, where a new version was tried out and could not be taken back
         for image in (plugin.record.image, *([previous.image] if previous is not None else [])):
             try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moorage.containerd import CallObserver, Client
     from moorage.containerd.containers import BundledContainers
     from moorage.containerd.storage import Storage
+    from moorage.engine.consumers.publisher import Publisher
     from moorage.engine.grants import GrantPolicy
     from moorage.engine.plugin import PluginIndex
     from moorage.engine.store import Store
@@ -296,7 +297,7 @@ class EngineContext:
         timeouts: "Timeouts",
         consent: "GrantPolicy",
         defaults: "PlanOptions",
-        publish_directory: Path,
+        publisher: "Publisher",
     ) -> None:
         """``tasks`` is the group of everything that the engine does in the background; it is cancelled at its exit."""
         self.store = store
@@ -306,8 +307,7 @@ class EngineContext:
         self.consent = consent
         self.defaults = defaults
         """How plugins run whose records do not say otherwise."""
-        self.publish_directory = publish_directory
-        """Where sockets for consumers are made."""
+        self.publisher = publisher
         self.meter = meter
         self.plugins = plugins
         self.availability = RuntimeAvailability(timeouts)

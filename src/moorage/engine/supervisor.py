@@ -47,7 +47,8 @@ class Supervisor(PluginState):
         context: EngineContext,
     ) -> None:
         """Raises: Invalid where the record's config is invalid."""
-        super().__init__(record, directories, log, context.store, context.events, context.meter, context.defaults)
+        shared = context.store, context.events, context.meter, context.defaults, context.publisher
+        super().__init__(record, directories, log, *shared)
         self._context = context
         self._timeouts = context.timeouts
         self.inbox = PluginInbox(self, self.starts, context)
@@ -196,7 +197,7 @@ class Supervisor(PluginState):
         if action is ExitAction.FINISH_STOP:
             await self._finish_stop()
         elif action is ExitAction.RESTART:
-            self.runner.forget()
+            await self.runner.forget()
             last = last_exit(run)
             self._report_exit(last)
             await self._exited(last, is_failure=last.code != 0)

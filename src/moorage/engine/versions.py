@@ -48,7 +48,6 @@ from moorage.plugins import (
     rebase,
 )
 from moorage.runs.directories import SHORT_ID
-from moorage.runs.removal import remove_runtime
 
 __all__ = (
     "Agreement",
@@ -338,7 +337,7 @@ async def roll_back(context: EngineContext, plugin: Supervisor) -> None:
     if plugin.state is not State.DISABLED:
         await plugin.stop()
     await plugin.runner.remove_orphans(context.availability.require())
-    await run_blocking(lambda: remove_runtime(plugin.directories))  # the root that is mounted is the other one's
+    await plugin.runner.remove_files()  # the root that is mounted is the other one's
     await plugin.save(**previous.as_fields(), previous=None)
 
 
@@ -360,7 +359,7 @@ async def restore_package(plugin: Supervisor, version: PluginVersion, given: Ove
         log.warning("the setting %s of plugin %s does not apply any more and was dropped", key, plugin.name)
     if plugin.state is not State.DISABLED:
         await plugin.stop()
-    await run_blocking(lambda: remove_runtime(plugin.directories))
+    await plugin.runner.remove_files()
     await plugin.save(**made.as_fields(), previous=None)
     await plugin.start_if_due()
 

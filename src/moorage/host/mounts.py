@@ -9,10 +9,10 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from moorage import errors
 from moorage._lib.time_limit import call_bounded
@@ -21,6 +21,7 @@ from moorage.timeouts import DEFAULT
 
 __all__ = (
     "MountRequest",
+    "MountState",
     "bind",
     "bind_descriptor",
     "bind_shared",
@@ -30,12 +31,19 @@ __all__ = (
     "mount_all",
     "mount_options",
     "mount_overlay",
+    "mount_placeholder",
     "mount_points_below",
+    "mount_state",
     "open_view",
+    "remove_placeholders",
     "resolved_by_parent",
     "restrict",
     "unmount_all_below",
 )
+
+
+MountState = Literal["none", "live", "dead", "hung", "placeholder"]
+"""What the uppermost mount of a mount point is: ``dead`` where its server (FUSE) is gone."""
 
 
 class MountRequest(Protocol):
@@ -70,8 +78,11 @@ _OPTIONS = {
 _PAGE = 4096  # bytes of options that mount(2) takes
 _DEAD = frozenset({errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.EHOSTDOWN})
 
+_PLACEHOLDER = "moorage-placeholder"
+_MS_RDONLY = 0x1
 _MS_NOSUID = 0x2
 _MS_NODEV = 0x4
+_MS_NOEXEC = 0x8
 _MS_REMOUNT = 0x20
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -256,8 +267,45 @@ def is_mount_point(path: Path) -> bool:
     return Path(resolved_by_parent(path)) in mount_points_below(path)
 
 
-def drop_dead_mounts(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Unmount what is mounted below a directory and whose server is gone (FUSE); live mounts stay.
+def mount_placeholder(directory: int) -> None:
+    """Mount an empty file system that cannot be written over an open directory. Raises: OSError.
+
+    Also over a dead mount: what is mounted there next is mounted over the placeholder.
+    """
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _mount(_PLACEHOLDER, Path(proc.descriptor_path(directory)), "tmpfs", flags, "mode=0555,size=4k,nr_inodes=2")
+
+
+def mount_state(point: Path) -> MountState:
+    """What is mounted at exactly this path, uppermost; a file system that does not respond in time is ``hung``."""
+    resolved = resolved_by_parent(point)
+    found = [each for each in proc.mounts() if each.point == resolved]
+    if not found:
+        return "none"
+    if (found[-1].type, found[-1].source) == ("tmpfs", _PLACEHOLDER):
+        return "placeholder"
+    try:
+        call_bounded(lambda: os.stat(resolved), _RESPONSE, f"query {point}", owner=resolved)
+    except OSError as error:
+        return "dead" if error.errno in _DEAD else "live"
+    except errors.Unavailable:
+        return "hung"
+    return "live"
+
+
+def remove_placeholders(point: Path) -> None:
+    """Unmount placeholders and dead mounts at exactly this path, until something else is uppermost. May be repeated.
+
+    Raises: OSError for what cannot be detached.
+    """
+    for _ in range(_STACKED):
+        if mount_state(point) not in ("placeholder", "dead"):
+            return
+        _detach(Path(resolved_by_parent(point)), point)
+
+
+def drop_dead_mounts(directory: Path, retained: Collection[Path] = ()) -> tuple[list[Path], list[Path]]:
+    """Unmount what is mounted below a directory and whose server is gone (FUSE); live mounts stay, and the retained.
 
     Returns the mount points that were unmounted, and those that do not respond. The latter may be in use and respond
     again, so they stay, but for one that covers the directory itself: nothing could reach the directory.
@@ -265,6 +313,8 @@ def drop_dead_mounts(directory: Path) -> tuple[list[Path], list[Path]]:
     dropped, hung = [], []
     until = time.monotonic() + _RESPONSE  # all of them together, however many hang
     for point in mount_points_below(directory):
+        if point in retained:
+            continue
         within = max(until - time.monotonic(), _LEAST_RESPONSE)
         try:
             call_bounded(lambda point=point: os.stat(point), within, f"query {point}", owner=str(directory))  # type: ignore[misc]

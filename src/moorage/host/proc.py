@@ -97,6 +97,8 @@ class MountInfo(Struct, frozen=True):
     type: str
     """Of the file system."""
     super_options: Sequence[str]
+    source: str = ""
+    """A device, a directory, or any text, as it was given to mount(2)."""
 
 
 def pids() -> list[int]:
@@ -285,7 +287,8 @@ def parse_mountinfo(text: bytes) -> list[MountInfo]:
         left, _, right = line.partition(b" - ")  # an unknown number of optional fields is before it
         fields, rest = left.split(b" "), right.split(b" ")
         options = os.fsdecode(rest[-1]).split(",")
-        found.append(MountInfo(_unescaped(fields[3]), _unescaped(fields[4]), os.fsdecode(rest[0]), options))
+        kind, source = os.fsdecode(rest[0]), _unescaped(rest[1])
+        found.append(MountInfo(_unescaped(fields[3]), _unescaped(fields[4]), kind, options, source))
     return found
 
 

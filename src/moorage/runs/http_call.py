@@ -1,6 +1,7 @@
 """One HTTP call to a plugin over its socket, bounded in time and size."""
 
 import errno
+from collections.abc import Mapping
 
 import anyio
 from msgspec import Struct
@@ -13,6 +14,7 @@ __all__ = ("PluginResponse", "call")
 _MOST_BYTES = 16 * 1024 * 1024
 _HEADER_BYTES = 64 * 1024  # of one header; aiohttp's own limit is 8190, which was not chosen for plugins
 _RETRY_CONNECT = 0.02  # seconds
+_NO_HEADERS: Mapping[str, str] = {}
 _ACCEPT = "application/vnd.docker.plugins.v1.2+json"
 
 
@@ -26,11 +28,18 @@ class PluginResponse(Struct, frozen=True):
 
 
 async def call(
-    socket: PluginSocket, method: str, body: bytes, within: float, *, plugin: str = "", most_bytes: int = _MOST_BYTES
+    socket: PluginSocket,
+    method: str,
+    body: bytes,
+    within: float,
+    *,
+    plugin: str = "",
+    most_bytes: int = _MOST_BYTES,
+    headers: Mapping[str, str] = _NO_HEADERS,
 ) -> PluginResponse:
     """The response of the plugin at this socket to ``POST /<method>``, within this many seconds.
 
-    ``plugin`` is its name, for error texts.
+    ``plugin`` is its name, for error texts; ``headers`` are sent beside the usual ones.
 
     Raises: Unavailable where it does not answer in time, or closes the connection before.
     Raises: InvalidResponse for an answer of more than ``most_bytes``.
@@ -43,7 +52,7 @@ async def call(
         with anyio.fail_after(within), socket.open() as path:
             while True:
                 try:
-                    return await _post(path, method, body, most_bytes, called)
+                    return await _post(path, method, body, most_bytes, called, headers)
                 except aiohttp.ClientConnectorError as error:
                     if error.errno != errno.EAGAIN:  # its queue is full just now; nothing was sent
                         raise
@@ -58,7 +67,9 @@ async def call(
         raise errors.Unavailable(f"cannot call {called}: {error}") from error
 
 
-async def _post(path: str, method: str, body: bytes, most_bytes: int, called: str) -> PluginResponse:
+async def _post(
+    path: str, method: str, body: bytes, most_bytes: int, called: str, headers: Mapping[str, str]
+) -> PluginResponse:
     import aiohttp
 
     from moorage._lib.abortable import AbortableUnixConnector
@@ -72,7 +83,7 @@ async def _post(path: str, method: str, body: bytes, most_bytes: int, called: st
             session.post(
                 f"http://plugin.moby.localhost/{method}",
                 data=body,
-                headers={"Accept": _ACCEPT},
+                headers={"Accept": _ACCEPT, **headers},
                 allow_redirects=False,  # a plugin has one socket, so a redirect is an answer like any other
             ) as response,
         ):

@@ -21,13 +21,16 @@ from moorage.host.mounts import (
     drop_dead_mounts,
     is_mount_point,
     mount_all,
+    mount_points_below,
     open_view,
+    resolved_by_parent,
     restrict,
     unmount_all_below,
 )
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.pins import release_pins
 from moorage.runs.plan import RunPlan
+from moorage.runs.removal import MountPoint, cover_mount_points
 from moorage.runs.user_namespace_root import (
     MountedIdBase,
     make_idmapped_view,
@@ -65,10 +68,11 @@ class Preparation(Struct, frozen=True):
     """What is wrong with the host's /etc/hosts and /etc/resolv.conf."""
 
 
-def prepare_run(plan: RunPlan, mount_root: MountRoot) -> Preparation:
+def prepare_run(plan: RunPlan, mount_root: MountRoot, mounted: Sequence[MountPoint] | None = ()) -> Preparation:
     """Make everything that a plan names; call ``close_views`` once its container exists. May be repeated.
 
-    A root that is mounted already stays, unless it was mounted for another user namespace.
+    A root that is mounted already stays, unless it was mounted for another user namespace. Where consumers have
+    ``mounted`` volumes, and where a mount is dead if those are not known, placeholders are mounted.
 
     Raises: Invalid for a root through which the runtime would write to the host.
     Raises: Unsupported for a root that cannot be mounted.
@@ -91,7 +95,9 @@ def prepare_run(plan: RunPlan, mount_root: MountRoot) -> Preparation:
             open_view(directories.root, view)
             _make_socket_directory(plan, runtime)
             if plan.config.propagated_mount:
-                unmounted, hung = _prepare_propagated_mount(directories)
+                unmounted, hung = _prepare_propagated_mount(directories, mounted)
+            else:
+                cover_mount_points(mounted or ())
     except OSError as error:
         raise errors.Unavailable(f"cannot prepare {error.filename or directories.runtime}: {error.strerror}") from error
     return Preparation(tuple(unmounted), tuple(hung), tuple(network_problems))
@@ -191,13 +197,19 @@ def _make_socket_directory(plan: RunPlan, runtime: Directory) -> None:
             directory = opened.enter_context(made)
 
 
-def _prepare_propagated_mount(directories: PluginDirectories) -> tuple[Sequence[Path], Sequence[Path]]:
+def _prepare_propagated_mount(
+    directories: PluginDirectories, mounted: Sequence[MountPoint] | None
+) -> tuple[Sequence[Path], Sequence[Path]]:
     target = directories.propagated_mount
     with Directory.open(target.parent) as parent:
         _ensure_directory(parent, target.name, mode=0o755)
-    unmounted, hung = drop_dead_mounts(target)
+    if mounted is None:
+        top = Path(resolved_by_parent(target))
+        mounted = [MountPoint(top, str(each.relative_to(top))) for each in mount_points_below(target) if each != top]
+    unmounted, hung = drop_dead_mounts(target, [Path(resolved_by_parent(each.path)) for each in mounted])
     if not is_mount_point(target):
         bind_shared(target)
+    cover_mount_points(mounted)
     restrict(target)
     open_view(target, directories.propagated_view, recursive=True)
     return unmounted, hung

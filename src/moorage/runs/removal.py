@@ -1,30 +1,110 @@
-"""Unmounts and removes what runs of plugins have on this host. Everything here blocks."""
+"""Unmounts and removes what runs of plugins have on this host. Everything here blocks.
 
-from collections.abc import Collection
+Where a consumer has mounted a volume, the mount point is not left a plain directory, to which a container would write
+without notice: a placeholder is mounted there, empty and read-only, until the mount is made again or given back.
+Source: row P11a.
+"""
+
+import logging
+import os
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from moorage import errors
-from moorage.host.directory_tree import remove_tree_now
-from moorage.host.mounts import unmount_all_below
+from moorage.host.directory_tree import open_beneath, remove_tree_now
+from moorage.host.mounts import (
+    mount_placeholder,
+    mount_points_below,
+    mount_state,
+    remove_placeholders,
+    unmount_all_below,
+)
 from moorage.runs.directories import PluginDirectories
 
-__all__ = ("delete_all", "remove_orphans", "remove_runtime")
+__all__ = ("MountPoint", "cover_mount_points", "delete_all", "release_mount_points", "remove_orphans", "remove_runtime")
+
+log = logging.getLogger(__name__)
 
 
-def remove_runtime(directories: PluginDirectories) -> None:
+class MountPoint(Struct, frozen=True):
+    """Where a consumer's mount is on this host."""
+
+    base: Path
+    """A directory that the plugin shows; only what is below it is the plugin's to change."""
+    below: str
+    """The path of the mount point below it."""
+
+    @property
+    def path(self) -> Path:
+        """The whole path."""
+        return self.base / self.below
+
+
+def cover_mount_points(points: Iterable[MountPoint]) -> list[Path]:
+    """Mount a placeholder at each mount point where nothing live is mounted, also over a dead mount; those it made.
+
+    A mount point that does not exist gets none: it cannot be written either. What fails is logged.
+    """
+    covered = []
+    for point in points:
+        try:
+            if mount_state(point.path) in ("none", "dead") and _cover(point):
+                covered.append(point.path)
+        except OSError as error:
+            log.error("cannot protect %s, which consumers may write: %s", point.path, error.strerror)
+    return covered
+
+
+def _cover(point: MountPoint) -> bool:
+    base = os.open(point.base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = open_beneath(base, point.below, os.O_PATH | os.O_DIRECTORY, crosses_mounts=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    finally:
+        os.close(base)
+    try:
+        mount_placeholder(directory)
+    finally:
+        os.close(directory)
+    return True
+
+
+def release_mount_points(points: Iterable[MountPoint]) -> None:
+    """Remove placeholders and dead mounts at these mount points. What fails is logged."""
+    for point in points:
+        try:
+            remove_placeholders(point.path)
+        except OSError as error:
+            log.error("cannot unmount %s: %s", point.path, error.strerror)
+
+
+def remove_runtime(directories: PluginDirectories, mounted: Sequence[MountPoint] = ()) -> None:
     """Unmount everything of a plugin and remove its run-time directory. Its propagated files stay. May be repeated.
+
+    Where consumers have ``mounted`` volumes, placeholders are mounted.
 
     Raises: Unavailable naming what stays.
     """
     runtime = [directories.runtime, directories.idmapped_view.parent]
-    _unmount_and_remove(runtime, also_unmount=[directories.propagated_mount])
+    propagated = directories.propagated_mount
+    if mounted and all(mount_state(each) == "placeholder" for each in mount_points_below(propagated)):
+        _unmount_and_remove(runtime)  # nothing else was left by the last disable: they stay without a gap
+    else:
+        _unmount_and_remove(runtime, also_unmount=[propagated])
+    cover_mount_points(mounted)
 
 
-def delete_all(directories: PluginDirectories) -> None:
-    """Remove the propagated files of a plugin too. May be repeated.
+def delete_all(directories: PluginDirectories, mounted: Sequence[MountPoint] = ()) -> None:
+    """Remove the propagated files of a plugin too, and placeholders where consumers have ``mounted`` volumes.
+
+    May be repeated.
 
     Raises: Unavailable naming what stays.
     """
+    release_mount_points(mounted)
     remove_runtime(directories)
     try:
         remove_tree_now(directories.propagated_mount)

@@ -24,7 +24,7 @@ PODMAN_CONFIG = Path("/etc/containers/containers.conf.d/50-moorage.conf")
 
 _HEADER = "# Written by Moorage for the volume drivers that it publishes. Changes to this file are lost.\n"
 _ENGINE = "# Engine: "
-_TIMEOUT = 60
+_CALL_SECONDS = 60
 """Seconds that podman gives to one call. Its default is 5, and the proxy lets a Mount wait 20 for a plugin that is
 being restarted."""
 _MOST_BYTES = 1 << 20
@@ -54,7 +54,7 @@ def config_text(drivers: Mapping[str, str], root: Path) -> str:
             f"{_HEADER}{_ENGINE}{root}",
             "",
             "[engine]",
-            f"volume_plugin_timeout = {_TIMEOUT}",
+            f"volume_plugin_timeout = {_CALL_SECONDS}",
             "",
             "[engine.volume_plugins]",
             *lines,

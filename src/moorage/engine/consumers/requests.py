@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.engine.consumers.names import make_publication
+from moorage.engine.consumers.conflicts import check_free
+from moorage.engine.consumers.names import make_publication, socket_path
 from moorage.engine.lifecycle import State
 from moorage.proxy.protocol import PublishOptions
+from moorage.runs.removal import release_mount_points
 
 if TYPE_CHECKING:
+    from moorage.engine.consumers.publisher import Publisher
     from moorage.engine.runtime import EngineContext
     from moorage.engine.supervisor import Supervisor
     from moorage.engine.values import Publication
@@ -37,7 +40,8 @@ async def publish(
 
     Raises: Conflict naming who has a name; Invalid for a name, a group or an option; Unavailable.
     """
-    made = make_publication(plugin.name, names, options, group, context.publish_directory, podman=podman)
+    publisher = context.publisher
+    made = make_publication(plugin.name, names, options, group, publisher.directory, podman=podman)
     await run_blocking(lambda: _check_group(group))
     _check_kinds(plugin, force=force)
 
@@ -45,13 +49,34 @@ async def publish(
         if plugin.state is State.REMOVING:
             raise errors.Conflict(f"cannot publish plugin {plugin.name}: it is being removed")
         _check_other_plugins(context, plugin, made)
+        own = publisher.listeners
+        await run_blocking(lambda: check_free(plugin.name, made.names, publisher.directory, own))
+        before = plugin.record.published
         await plugin.save(published=made)
+        try:
+            await _check_listening(publisher, plugin, made)
+        except errors.MoorageError:
+            await plugin.save(published=before)
+            raise
         plugin.report("publish", names=" ".join(made.names))
 
     await plugin.inbox.do(job)
 
 
-async def unpublish(plugin: "Supervisor", *, force: bool) -> None:
+async def _check_listening(publisher: "Publisher", plugin: "Supervisor", made: "Publication") -> None:
+    """Raises: Conflict for a socket that cannot be made; Unavailable where the plugin proxy does not run."""
+    if not await publisher.settle():
+        raise errors.Unavailable(
+            f"cannot publish plugin {plugin.name}: {publisher.problem or 'the plugin proxy does not answer'}"
+        )
+    news = publisher.find_news(plugin.id)
+    problems = news.socket_problems if news is not None else {}
+    for name in made.names:
+        if problem := problems.get(socket_path(publisher.directory, name)):
+            raise errors.Conflict(f"cannot publish plugin {plugin.name} as {name}: {problem}")
+
+
+async def unpublish(context: "EngineContext", plugin: "Supervisor", *, force: bool) -> None:
     """Remove the sockets of a plugin. Raises: Conflict where it is not published, or in use, unless forced."""
 
     async def job() -> None:
@@ -60,6 +85,12 @@ async def unpublish(plugin: "Supervisor", *, force: bool) -> None:
         plugin.check_unmounted(force=force)
         names = plugin.record.published.names
         await plugin.save(published=None)
+        if force:
+            points = plugin.mount_points()
+            context.publisher.forget(plugin.id)
+            await context.publisher.settle()
+            await run_blocking(lambda: release_mount_points(points))
+        await context.publisher.settle()
         plugin.report("unpublish", names=" ".join(names))
 
     await plugin.inbox.do(job)

@@ -1,0 +1,118 @@
+"""What the plugin proxy must know of a plugin, and where on this host what it reports is. Pure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from moorage.engine.consumers.names import socket_path
+from moorage.engine.lifecycle import State
+from moorage.engine.values import PluginRecord
+from moorage.plugins import Config, Settings
+from moorage.proxy.protocol import PathRule, PluginNews, PluginTable, ProxyState, PublishOptions, VolumeMount
+from moorage.runs.directories import PluginDirectories
+from moorage.runs.removal import MountPoint
+
+if TYPE_CHECKING:
+    from moorage.engine.runner import PluginRun
+
+__all__ = ("PublishablePlugin", "find_mount_points", "make_table", "path_rules")
+
+
+class PublishablePlugin(Protocol):
+    """What is read of a plugin."""
+
+    directories: PluginDirectories
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def record(self) -> PluginRecord: ...
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def run(self) -> "PluginRun | None": ...
+
+    def settings(self) -> Settings:
+        """The settings of its next run."""
+
+
+def make_table(
+    plugin: PublishablePlugin, directory: Path, gid: int, *, is_known: bool, news: PluginNews | None
+) -> PluginTable:
+    """The table of a plugin that is published, or whose volumes the engine uses.
+
+    ``directory`` is that of the sockets, ``gid`` their group. Until it is known what runs of the plugin, it is in the
+    state of the last ``news``: calls are not to wait for an engine that starts.
+
+    Raises: Invalid for a plugin whose own socket has too long a path.
+    """
+    record, run, directories = plugin.record, plugin.run, plugin.directories
+    publication = record.published
+    state = _state(plugin)
+    pid = run.pid or 0 if run is not None and state == "ready" else 0
+    if not is_known and news is not None and news.run == record.run and state == "starting":
+        state, pid = news.state, news.pid
+    return PluginTable(
+        id=record.id,
+        name=record.name,
+        types=tuple(each.text for each in plugin.config.interface.types),
+        state=state,
+        run=record.run,
+        runtime=str(directories.runtime),
+        socket=directories.socket(plugin.config).name,
+        published=tuple(socket_path(directory, name) for name in publication.names) if publication else (),
+        mode=publication.mode if publication else 0o600,
+        gid=gid,
+        pid=pid,
+        paths=path_rules(plugin),
+        options=publication.options if publication else PublishOptions(),
+    )
+
+
+def path_rules(plugin: PublishablePlugin) -> tuple[PathRule, ...]:
+    """Which directories of the host the plugin shows where, with the sources that are set now (row P07)."""
+    directories, config = plugin.directories, plugin.config
+    rules = [
+        PathRule(each.destination, each.source, "bind")
+        for each in plugin.settings().mounts
+        if each.is_bind and each.source and each.destination
+    ]
+    if config.propagated_mount:
+        rules.append(PathRule(config.propagated_mount, str(directories.propagated_mount), "propagated"))
+    return (*rules, PathRule("/", str(directories.root), "root"))
+
+
+def find_mount_points(plugin: PublishablePlugin, mounts: Sequence[VolumeMount]) -> tuple[MountPoint, ...]:
+    """Where file systems are that consumers have mounted; those in its root, which goes with it, are left out."""
+    if not mounts:
+        return ()
+    bases = [rule.outside.rstrip("/") for rule in path_rules(plugin) if rule.kind != "root"]
+    found = []
+    for point in dict.fromkeys(mount.mount_point for mount in mounts if mount.mount_point):
+        above = [base for base in bases if point.startswith(f"{base}/")]
+        if above:
+            base = max(above, key=len)
+            found.append(MountPoint(Path(base), point[len(base) + 1 :]))
+    return tuple(found)
+
+
+def _state(plugin: PublishablePlugin) -> ProxyState:
+    match plugin.state:
+        case State.READY:
+            return "ready"
+        case State.FAILED:
+            return "failed"
+        case State.STARTING | State.RESTARTING:
+            return "starting"
+        case State.DISABLED | State.STOPPING | State.REMOVING:
+            # one that is enabled is restarted or upgraded, or the engine has not started it yet
+            return "starting" if plugin.record.enabled else "disabled"
