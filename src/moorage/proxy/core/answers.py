@@ -6,11 +6,23 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from moorage.proxy import calls
-from moorage.proxy.paths import to_host
+from moorage.proxy.core import calls
+from moorage.proxy.core.paths import to_host
 from moorage.proxy.protocol import PathRule
 
-__all__ = ("Answer", "Document", "Volume", "failure", "host_paths", "normalize", "scope", "success", "volumes")
+__all__ = (
+    "Answer",
+    "Document",
+    "Volume",
+    "failure",
+    "host_paths",
+    "mountpoint",
+    "normalize",
+    "scope",
+    "success",
+    "text",
+    "volumes",
+)
 
 _SHOWN = 200  # bytes of an answer that cannot be read
 
@@ -53,17 +65,17 @@ def normalize(path: str, plugin: str, status: int, body: bytes) -> tuple[Answer,
     Keys are found in any letter case, as Go programs read them.
     """
     document = _read(body, may_be_empty=calls.has_empty_answer(path))
-    text = _error_text(document) if document is not None else ""
+    reason = _error_text(document) if document is not None else ""
     if status != 200:
         answered = f"plugin {plugin} answered {status} to {calls.method(path)}: {_shown(body)}"
-        return failure(text or answered.rstrip(": "), status if 400 <= status <= 599 else 500), {}
+        return failure(reason or answered.rstrip(": "), status if 400 <= status <= 599 else 500), {}
     if document is None:
         what = _shown(body)
         return failure(
             f"plugin {plugin} answered {calls.method(path)} with what is no JSON object: {what or 'nothing'}"
         ), {}
-    if text:
-        return failure(text), {}
+    if reason:
+        return failure(reason), {}
     return Answer(200, body if body.strip() else b"{}"), document
 
 
@@ -78,6 +90,11 @@ def host_paths(path: str, rules: Sequence[PathRule], answer: Answer, document: D
             each[key] = found.path if found is not None else ""
             changed = True
     return (Answer(answer.status, msgspec.json.encode(document), answer.content_type) if changed else answer), document
+
+
+def text(answer: Answer) -> str:
+    """The text of a failure."""
+    return str(msgspec.json.decode(answer.body).get("Err", ""))
 
 
 def mountpoint(document: Document) -> str:

@@ -11,11 +11,13 @@ from msgspec import Struct, field
 
 from moorage.proxy.protocol import VolumeMount
 
-__all__ = ("Ledger", "LedgerLog", "LedgerMount", "MountKey", "load")
+__all__ = ("UNKNOWN_RUN", "Ledger", "LedgerLog", "LedgerMount", "MountKey", "load")
 
 MountKey = tuple[str, str]
 """Volume, and the consumer's id of the mount."""
 
+UNKNOWN_RUN = -1
+"""Of a mount that the plugin may know or not; it is requested again."""
 _MOST_LOST = 1000
 """Mounts that consumers may still return although they do not exist any more; the oldest is forgotten first."""
 
@@ -28,7 +30,7 @@ class LedgerMount(Struct):
     consumer: str
     since: datetime
     run: int
-    """The run of the plugin that knows it; -1 if none does for sure."""
+    """The run of the plugin that knows it, or ``UNKNOWN_RUN``."""
     phase: Literal["mounting", "mounted", "unmounting"] = "mounting"
     path: str = ""
     """On the host."""
@@ -122,6 +124,13 @@ class Ledger(Struct):
         self.volumes[volume] = path
         return True
 
+    def forget_others(self, volumes: set[str]) -> bool:
+        """The plugin lists these volumes and no others. Whether that changes anything."""
+        others = [each for each in self.volumes if each not in volumes]
+        for each in others:
+            del self.volumes[each]
+        return bool(others)
+
     def forget_volume(self, volume: str) -> None:
         """A volume was removed: with it go its mounts, which their consumers may still return."""
         self.volumes.pop(volume, None)
@@ -158,5 +167,5 @@ def load(raw: bytes) -> Ledger:
     ledger = msgspec.json.decode(raw, type=Ledger)
     for each in ledger.mounts:
         if each.phase == "unmounting":
-            each.phase, each.run = "mounted", -1
+            each.phase, each.run = "mounted", UNKNOWN_RUN
     return ledger

@@ -20,6 +20,7 @@ __all__ = (
     "MOST_BODY_BYTES",
     "MOUNT",
     "PATH",
+    "QUERIES",
     "READ_LOGS",
     "REMOVE",
     "SCOPE",
@@ -63,7 +64,8 @@ MOST_BODY_BYTES = 1024 * 1024
 
 _VOLUME = frozenset((CREATE, REMOVE, MOUNT, UNMOUNT, PATH, GET, LIST, SCOPE))
 _WHOLE = _VOLUME | {START_LOGGING, STOP_LOGGING, LOG_CAPABILITIES, START_METRICS, STOP_METRICS}
-_QUERIES = frozenset((PATH, GET, LIST, SCOPE, LOG_CAPABILITIES))
+QUERIES = frozenset((PATH, GET, LIST, SCOPE, LOG_CAPABILITIES))
+"""Calls that change nothing."""
 _EMPTY = frozenset((CREATE, REMOVE, UNMOUNT, START_LOGGING, STOP_LOGGING, START_METRICS, STOP_METRICS))
 
 _LONG_LIMIT, _LIMIT = 120.0, 60.0  # seconds; moby's own limits of volume calls
@@ -117,7 +119,7 @@ def is_whole(path: str) -> bool:
 
 def is_repeatable(path: str) -> bool:
     """Whether a call may be sent again after its connection broke: its second effect is that of the first."""
-    return path in _QUERIES or path == MOUNT
+    return path in QUERIES or path == MOUNT
 
 
 def is_endless(path: str) -> bool:
@@ -143,7 +145,7 @@ def time_limit(path: str, limits: Mapping[str, float]) -> float:
 
 def wait_limit(path: str) -> float:
     """Seconds that a call waits for a plugin that is not ready."""
-    return _QUERY_WAIT if path in _QUERIES else _WAIT
+    return _QUERY_WAIT if path in QUERIES else _WAIT
 
 
 def arguments(path: str, body: bytes) -> Arguments:

@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from moorage.proxy.answers import Answer
+from moorage.proxy.core.answers import Answer
 
 __all__ = (
     "Abort",
@@ -42,9 +42,10 @@ class Forward(Struct, frozen=True):
     id: int
     """Of this attempt, which later events name."""
     call: int | None
-    """The consumer's call, whose stream passes through; None for the proxy's own."""
+    """The consumer's call; None for the proxy's own."""
     path: str
     body: bytes | None
+    """None for a stream, whose body passes through."""
 
 
 class Abort(Struct, frozen=True):
@@ -94,13 +95,16 @@ class Forget(Struct, frozen=True):
 class Save(Struct, frozen=True):
     """Write the ledger to its file, and then do what relies on it.
 
-    Where that fails, do ``otherwise`` instead, and report it by the event ``unsaved`` with this id.
+    Where that fails, do ``otherwise`` instead, and report it by the event ``unsaved`` with this action.
     """
 
     ledger: bytes
     then: tuple["Action", ...] = ()
     otherwise: tuple["Action", ...] = ()
-    id: int = 0
+    attempt: int = 0
+    """The attempt that ``then`` would have made."""
+    mount: tuple[str, str] | None = None
+    """The mount that ``then`` would have reported to its consumer."""
 
 
 Action: TypeAlias = Forward | Abort | Reply | Verify | Release | Notify | Forget | Save

@@ -1,0 +1,1 @@
+"""What the plugin proxy decides, without I/O and clock: events go in, actions come out."""
