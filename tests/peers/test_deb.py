@@ -117,6 +117,8 @@ def test_it_has_everything_and_nothing_of_this_machine(package: Path, unpacked: 
     assert {"usr/bin/moorage", "usr/lib/moorage/site/moorage/cli/main.py"} <= names
     assert {f"usr/lib/systemd/system/{unit.name}" for unit in (ROOT / "packaging").glob("moorage*.*")} <= names
     assert {f"usr/share/man/man1/moorage-{name}.1.gz" for name in COMMANDS} <= names
+    for helper in ("mount.moorage", "umount.moorage"):
+        assert {f"usr/sbin/{helper}", f"usr/share/man/man8/{helper}.8.gz"} <= names
     for shares in (
         "bash-completion/completions/moorage",
         "zsh/vendor-completions/_moorage",

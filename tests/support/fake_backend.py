@@ -310,6 +310,10 @@ class FakeBackend:
         async with self.event_log.listen(since, until) as events:
             yield events
 
+    def put(self, plugin: PluginView, **changes: Any) -> None:
+        """Let a plugin have these fields."""
+        self._put(replace(plugin, **changes))
+
     def _put(self, plugin: PluginView) -> None:
         self.plugins[plugin.id] = plugin
 

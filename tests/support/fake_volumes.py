@@ -17,6 +17,8 @@ class FakeVolumeDriver:
         self.is_stuck = False
         self.refusal = ""
         """What it reports to a Create."""
+        self.root = "/mnt"
+        """Where its volumes are mounted."""
 
     async def answer(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         if self.is_stuck:
@@ -42,7 +44,7 @@ class FakeVolumeDriver:
             case "Get":
                 return {"Volume": {**self._show(name), "CreatedAt": "2026-01-02T03:04:05Z", "Status": {"size": 7}}}
             case "Mount":
-                return {"Mountpoint": f"/mnt/{name}"}
+                return {"Mountpoint": f"{self.root}/{name}"}
             case "Remove":
                 del self.volumes[name]
             case _:
@@ -50,4 +52,4 @@ class FakeVolumeDriver:
         return {}
 
     def _show(self, name: str) -> dict[str, Any]:
-        return {"Name": name, "Mountpoint": f"/mnt/{name}"}
+        return {"Name": name, "Mountpoint": f"{self.root}/{name}"}

@@ -152,15 +152,17 @@ class VolumeService:
         A mount that the owner has already is returned as it is. Raises: as ``inspect``; what the driver reports.
         """
         owner = _checked_owner(owner or name)
-        volume, id = await self._find(name, driver), mount_id(owner)
-        for mount in volume.mounts:
-            if mount.id == id and mount.path and not mount.problem:
-                return mount.path, volume.driver
-        answer = await self._call(volume.driver, "Mount", {"Name": name, "ID": id}, consumer=owner)
+        id = mount_id(owner)
+        # a driver that is named is not queried first: while it starts, a Mount may wait longer than a Get
+        plugin = self._driver(driver or (await self._find(name, "")).driver)
+        for mount in plugin.mounts:
+            if _is(mount, name, id) and mount.path and not mount.problem:
+                return mount.path, plugin.name
+        answer = await self._call(plugin.name, "Mount", {"Name": name, "ID": id}, consumer=owner)
         path = answer.get("Mountpoint")
         if not isinstance(path, str) or not path:
-            raise errors.InvalidResponse(f"cannot mount volume {name}: driver {volume.driver} returned no mount point")
-        return path, volume.driver
+            raise errors.InvalidResponse(f"cannot mount volume {name}: driver {plugin.name} returned no mount point")
+        return path, plugin.name
 
     async def unmount(self, name: str, owner: str, driver: str = "") -> None:
         """Release an owner's mount. Raises: as ``inspect``; what the driver reports."""
