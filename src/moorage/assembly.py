@@ -14,6 +14,7 @@ from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
 from moorage.containerd.supervisor import PrivateContainerd, Report, supervise
 from moorage.engine.consumers.podman import PODMAN_CONFIG
+from moorage.engine.consumers.publisher import PublishPaths
 from moorage.engine.engine import Engine
 from moorage.engine.installation import Registries
 from moorage.engine.runtime import open_runtime
@@ -151,8 +152,7 @@ async def open_engine(store: Store, options: ServeOptions) -> AsyncIterator[tupl
                 shares_shim=options.shim == "shared",
                 defaults=options.confinement,
                 cgroup_driver=await run_blocking(lambda: choose_driver(options.cgroup_driver)),
-                publish_directory=options.publish_directory,
-                podman_config=options.podman_config,
+                publish_paths=PublishPaths(options.publish_directory, options.podman_config),
             )
             await run_blocking(engine.load)
             await run_blocking(engine.publisher.prepare)

@@ -13,6 +13,7 @@ from moorage import errors
 from moorage._version import __version__
 from moorage.api.schema import consumers, output, packages, plugins, system
 from moorage.api.schema.base import API_VERSION, MIN_API_VERSION, from_document
+from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.volumes import VolumeView
 from moorage.engine.transfers import LoadResult
 from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView, Publication
@@ -22,6 +23,7 @@ from moorage.oci.platforms import architecture_of_machine
 from moorage.packages.usage import DiskUsage, Pruned
 from moorage.plugins import Confinement, Privilege, config_to_api, settings_to_api
 from moorage.proxy.protocol import PublishOptions, VolumeMount
+from moorage.runs.plan import LOG_DIRECTORY
 
 __all__ = (
     "to_confinement",
@@ -77,6 +79,7 @@ def to_plugin(view: PluginView, processes: Sequence[ProcessView] | None = None) 
             tags=list(view.tags),
             processes=UNSET if processes is None else [to_process(each) for each in processes],
             published=to_publication(view.published) if view.published else None,
+            log_directory=LOG_DIRECTORY if view.published and is_kind(view.config, "logdriver") else "",
             mounts=[to_mount(each) for each in view.mounts],
         ),
     )

@@ -13,9 +13,8 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.consumers.driver_calls import call_driver
-from moorage.engine.consumers.podman import PODMAN_CONFIG, PodmanConfig
-from moorage.engine.consumers.publisher import Publisher
-from moorage.engine.consumers.requests import publish, unpublish
+from moorage.engine.consumers.publisher import DEFAULT_PUBLISH_PATHS, Publisher, PublishPaths
+from moorage.engine.consumers.requests import check_authorization, publish, unpublish
 from moorage.engine.grants import GrantPolicy, change_policy, change_settings
 from moorage.engine.installation import Installation, Registries
 from moorage.engine.lifecycle import State
@@ -27,7 +26,6 @@ from moorage.engine.supervisor import Supervisor
 from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
 from moorage.engine.transfers import PackageTransfers
 from moorage.engine.values import (
-    PUBLISH_DIRECTORY,
     EngineIdentity,
     EngineInfo,
     Holder,
@@ -75,8 +73,7 @@ class Engine:
         shares_shim: bool = False,
         defaults: Confinement = NO_CONFINEMENT,
         cgroup_driver: CgroupDriver = "cgroupfs",
-        publish_directory: Path = PUBLISH_DIRECTORY,
-        podman_config: Path = PODMAN_CONFIG,
+        publish_paths: PublishPaths = DEFAULT_PUBLISH_PATHS,
     ) -> None:
         """Without ``live_restore`` nothing is taken over that an earlier engine left running; see ``ServeOptions``."""
         self._store = store
@@ -92,8 +89,7 @@ class Engine:
             confinement=resolve_confinement(defaults), shares_shim=shares_shim, cgroup_driver=cgroup_driver
         )
         plugins: PluginIndex[Supervisor] = PluginIndex()
-        podman = PodmanConfig(podman_config, store.root)
-        self.publisher = Publisher(plugins, publish_directory, runtime, timeouts, podman)
+        self.publisher = Publisher(plugins, publish_paths, store.root, runtime, timeouts)
         self._context = context = EngineContext(
             plugins, store, self._events, EngineCounters(), tasks, timeouts, consent, options, self.publisher
         )
@@ -225,7 +221,9 @@ class Engine:
 
     async def disable(self, name: str, *, force: bool) -> None:
         """Stop it. Raises: Conflict, Unavailable."""
-        await self._plugins.get(name).disable(name, force=force)
+        plugin = self._plugins.get(name)
+        await check_authorization(plugin, "disable", force=force)
+        await plugin.disable(name, force=force)
 
     async def restart(self, name: str) -> None:
         """Stop it and start it again. Raises: Conflict; why it did not become ready."""
@@ -234,7 +232,9 @@ class Engine:
     async def remove(self, name: str, *, force: bool) -> None:
         """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
         if not await self.transfers.untag(name):
-            await self._plugins.get(name).remove(name, force=force)
+            plugin = self._plugins.get(name)
+            await check_authorization(plugin, "remove", force=force)
+            await plugin.remove(name, force=force)
 
     async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
         """Change settings, all or none. Raises: Conflict, Invalid, Denied."""

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.consumers.holders import ConnectedHolders, mount_holders
+from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.tables import find_mount_points
 from moorage.engine.lifecycle import Event, LifecycleState, State, move
 from moorage.engine.requests import StartControl
@@ -166,7 +167,13 @@ class PluginState:
     @property
     def plan_options(self) -> PlanOptions:
         """How its next run differs from one by ``moorage run``."""
-        return replace(self._defaults, confinement=self.confinement, id_base=self.id_base)
+        shows_log_directory = self._record.published is not None and is_kind(self._config, "logdriver")
+        return replace(
+            self._defaults,
+            confinement=self.confinement,
+            id_base=self.id_base,
+            shows_log_directory=shows_log_directory,
+        )
 
     def privileges(self) -> tuple[Privilege, ...]:
         """What it requests with its settings; secret ones are in here."""

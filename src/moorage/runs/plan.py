@@ -35,9 +35,13 @@ from moorage.runs.host_security import HostSecurity
 from moorage.runs.network_files import NetworkFiles
 from moorage.timeouts import DEFAULT
 
-__all__ = ("PlanOptions", "RunPlan", "build_plan")
+__all__ = ("LOG_DIRECTORY", "PlanOptions", "RunPlan", "build_plan")
 
 Result = TypeVar("Result")
+
+LOG_DIRECTORY = "/run/docker/logging"
+"""Where a dockerd makes the FIFOs of a log driver that it finds by a published socket: on the host. It sends that path.
+Source: moby daemon/logger/adapter.go, plugin_unix.go."""
 
 _SHARED_SHIM = {"io.containerd.runc.v2.group": "moorage"}
 """Containers of a namespace with the same value have one shim. Source: containerd's runc shim, ``StartShim``."""
@@ -64,6 +68,8 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     """Whether its container is given to the shim that all such plugins share."""
     cgroup_driver: CgroupDriver = "cgroupfs"
     """Who creates its control group."""
+    shows_log_directory: bool = False
+    """Whether it sees the host's ``LOG_DIRECTORY``."""
 
 
 DEFAULT_OPTIONS = PlanOptions()
@@ -79,6 +85,8 @@ class RunPlan(Struct, frozen=True):
     """The OCI runtime spec."""
     id_base: int = 0
     """First host id of its user namespace; 0 for none."""
+    shows_log_directory: bool = False
+    """Whether it sees the host's ``LOG_DIRECTORY``."""
 
     @property
     def network_files(self) -> NetworkFiles | None:
@@ -131,11 +139,15 @@ def build_plan(
     )
     features = HostSecurity().features(profile_for(config, settings), id_base=options.id_base)
     spec = confined_spec(config, settings, host_paths, options.confinement, features)
-    return RunPlan(config, directories, socket, _for_shim_and_systemd(spec, options), options.id_base)
+    made = _for_options(spec, options)
+    return RunPlan(config, directories, socket, made, options.id_base, options.shows_log_directory)
 
 
-def _for_shim_and_systemd(spec: Spec, options: PlanOptions) -> Spec:
-    """The spec with what the shim and the runtime's systemd driver read from it."""
+def _for_options(spec: Spec, options: PlanOptions) -> Spec:
+    """The spec with the host's log directory, and with what the shim and the runtime's systemd driver read from it."""
+    if options.shows_log_directory:
+        mount = {"destination": LOG_DIRECTORY, "type": "bind", "source": LOG_DIRECTORY, "options": ["rbind", "rw"]}
+        spec = {**spec, "mounts": [*spec["mounts"], mount]}
     annotations = dict(_SHARED_SHIM) if options.shares_shim else {}
     if options.cgroup_driver == "systemd":
         annotations |= _SCOPE

@@ -15,6 +15,7 @@ from msgspec import Struct
 from moorage import errors
 from moorage.containerd.types import Mount
 from moorage.host.directory_tree import Directory
+from moorage.host.files import make_directory
 from moorage.host.mounts import (
     bind_shared,
     close_view,
@@ -29,7 +30,7 @@ from moorage.host.mounts import (
 )
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.pins import release_pins
-from moorage.runs.plan import RunPlan
+from moorage.runs.plan import LOG_DIRECTORY, RunPlan
 from moorage.runs.removal import MountPoint, cover_mount_points
 from moorage.runs.user_namespace_root import (
     MountedIdBase,
@@ -83,6 +84,8 @@ def prepare_run(plan: RunPlan, mount_root: MountRoot, mounted: Sequence[MountPoi
     unmounted: Sequence[Path] = ()
     hung: Sequence[Path] = ()
     try:
+        if plan.shows_log_directory:
+            make_directory(Path(LOG_DIRECTORY), 0o700)
         with make_runtime_directory(directories) as runtime:
             close_views(directories)  # of a run whose creation was cut off
             for path in (directories.root, directories.root_view, directories.propagated_view):

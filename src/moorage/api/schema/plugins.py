@@ -252,6 +252,9 @@ class PluginExtension(ApiObject, frozen=True):
     """Only where one plugin is inspected."""
     published: PluginPublication | None = None
     """How consumers reach it; None where it is not published."""
+    log_directory: str = ""
+    """The host's directory that a published log driver sees, because dockerd makes its FIFOs there; empty for others.
+    """
     mounts: list[PluginMountUse] = field(default_factory=list)
     """Mounts of its volumes that consumers have not released."""
 

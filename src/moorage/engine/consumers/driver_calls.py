@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from moorage import errors
+from moorage.engine.consumers.names import is_kind
 from moorage.runs.http_call import PluginResponse, call
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ async def call_driver(
     timeouts: "Timeouts",
 ) -> dict[str, Any]:
     """The answer of a volume driver; see ``Engine.volume_call``. Repeated once if the proxy exits meanwhile."""
-    if not any(each.capability.lower() == "volumedriver" for each in plugin.config.interface.types):
+    if not is_kind(plugin.config, "volumedriver"):
         raise errors.Invalid(f"cannot call plugin {plugin.name}: it is no volume driver")
     within = within or timeouts.volume_call
     publisher.use(plugin.id)

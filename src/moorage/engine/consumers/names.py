@@ -7,9 +7,10 @@ from pathlib import Path
 
 from moorage import errors
 from moorage.engine.values import Publication
+from moorage.plugins import Config
 from moorage.proxy.protocol import PublishOptions
 
-__all__ = ("make_publication", "socket_path")
+__all__ = ("is_kind", "make_publication", "socket_path")
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+-]*")
 _SUFFIXES = (".sock", ".spec", ".json")
@@ -45,6 +46,11 @@ def make_publication(
 def socket_path(directory: Path, name: str) -> str:
     """The path of the socket of a published name; dockerd looks a name up at the same path."""
     return f"{directory}/{name}.sock"
+
+
+def is_kind(config: Config, capability: str) -> bool:
+    """Whether a plugin implements this: "volumedriver", "logdriver", "authz", ..."""
+    return any(each.capability.lower() == capability for each in config.interface.types)
 
 
 def _check_name(name: str, directory: Path) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.consumers.conflicts import remove_dead_sockets
 from moorage.engine.consumers.names import socket_path
-from moorage.engine.consumers.podman import PodmanConfig
+from moorage.engine.consumers.podman import PODMAN_CONFIG, PodmanConfig
 from moorage.engine.consumers.tables import make_table
 from moorage.engine.lifecycle import State
+from moorage.engine.values import PUBLISH_DIRECTORY
 from moorage.host.sockets import PluginSocket
 from moorage.proxy.client import ProxyClient, ledger_ids
 from moorage.proxy.protocol import News, PluginNews, PluginTable
@@ -26,9 +28,21 @@ if TYPE_CHECKING:
     from moorage.engine.plugin import PluginIndex
     from moorage.engine.supervisor import Supervisor
 
-__all__ = ("Publisher",)
+__all__ = ("DEFAULT_PUBLISH_PATHS", "PublishPaths", "Publisher")
 
 log = logging.getLogger(__name__)
+
+
+class PublishPaths(Struct, frozen=True):
+    """Where an engine publishes plugins on its machine."""
+
+    directory: Path = PUBLISH_DIRECTORY
+    """Of the sockets."""
+    podman_config: Path = PODMAN_CONFIG
+    """The file that makes podman know them."""
+
+
+DEFAULT_PUBLISH_PATHS = PublishPaths()
 
 
 class Publisher:
@@ -37,17 +51,17 @@ class Publisher:
     def __init__(
         self,
         plugins: "PluginIndex[Supervisor]",
-        directory: Path,
+        paths: PublishPaths,
+        root: Path,
         exec_root: Path,
         timeouts: Timeouts,
-        podman: PodmanConfig,
     ) -> None:
-        """``directory`` is that of sockets for consumers; the proxy's state is below ``exec_root``."""
-        self.directory = directory
+        """``root`` is the data directory; the proxy's state is below ``exec_root``."""
+        self.directory = paths.directory
+        self._podman = PodmanConfig(paths.podman_config, root)
         self._plugins = plugins
         self._state = exec_root / "proxy"
         self._timeouts = timeouts
-        self._podman = podman
         self._client = ProxyClient(self._state, timeouts, self._make_tables, self._take_news)
         self._news: dict[str, PluginNews] = {}
         self._used: set[str] = set()

@@ -1,15 +1,18 @@
 """Publish a plugin, and the opposite: jobs of its inbox."""
 
 import grp
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.consumers.authorization import check_not_authorizing
 from moorage.engine.consumers.conflicts import check_free
-from moorage.engine.consumers.names import make_publication, socket_path
+from moorage.engine.consumers.names import is_kind, make_publication, socket_path
 from moorage.engine.lifecycle import State
 from moorage.proxy.protocol import PublishOptions
+from moorage.runs.plan import LOG_DIRECTORY
 from moorage.runs.removal import release_mount_points
 
 if TYPE_CHECKING:
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
     from moorage.engine.supervisor import Supervisor
     from moorage.engine.values import Publication
 
-__all__ = ("publish", "unpublish")
+__all__ = ("check_authorization", "publish", "unpublish")
+
+log = logging.getLogger(__name__)
 
 _DEADLOCK = (
     "every dockerd deadlocks in its own plugin store when it finds a published metrics collector, and `docker volume "
@@ -59,8 +64,20 @@ async def publish(
             await plugin.save(published=before)
             raise
         plugin.report("publish", names=" ".join(made.names))
+        if before is None and is_kind(plugin.config, "logdriver") and plugin.is_running:
+            # a run that began before does not see the directory of the FIFOs
+            log.info("restarting log driver %s, to show it the host's %s", plugin.name, LOG_DIRECTORY)
+            await plugin.stop()
+            await plugin.start_if_due()
 
     await plugin.inbox.do(job)
+
+
+async def check_authorization(plugin: "Supervisor", verb: str, *, force: bool) -> None:
+    """Raises: Conflict for a plugin by which a dockerd authorizes requests, unless forced."""
+    published = plugin.record.published
+    if published is not None and not force and is_kind(plugin.config, "authz"):
+        await run_blocking(lambda: check_not_authorizing(f"{verb} plugin {plugin.name}", published.names))
 
 
 async def _check_listening(publisher: "Publisher", plugin: "Supervisor", made: "Publication") -> None:
@@ -78,6 +95,8 @@ async def _check_listening(publisher: "Publisher", plugin: "Supervisor", made: "
 
 async def unpublish(context: "EngineContext", plugin: "Supervisor", *, force: bool) -> None:
     """Remove the sockets of a plugin. Raises: Conflict where it is not published, or in use, unless forced."""
+
+    await check_authorization(plugin, "unpublish", force=force)
 
     async def job() -> None:
         if plugin.record.published is None:
@@ -109,7 +128,7 @@ def _check_kinds(plugin: "Supervisor", *, force: bool) -> None:
     interface = plugin.config.interface
     if not interface.is_http:
         raise errors.Invalid(f"cannot publish plugin {plugin.name}: it speaks {interface.protocol_scheme}, not HTTP")
-    if not force and any(each.capability == "metricscollector" for each in interface.types):
+    if not force and is_kind(plugin.config, "metricscollector"):
         raise errors.Conflict(f"cannot publish plugin {plugin.name}: {_DEADLOCK}")
 
 
