@@ -106,6 +106,7 @@ OTHER_VERBS = {
     "down": "above",
     "exec": "tests/real/test_exec.py",
     "install": "tests/real/test_pull.py",
+    "migrate": "tests/peers/test_migration.py",
     "privileges": "tests/real/test_pull.py",
     "publish": "tests/real/test_publish.py",
     "run": "below",

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.quick
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
     "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec", "inspect",
-    "install", "load", "logs", "ls", "policy", "privileges", "probe", "prune", "publish", "push", "restart", "rm",
-    "run", "save", "serve", "set", "stats", "tag", "unpublish", "upgrade", "version", "volume",
+    "install", "load", "logs", "ls", "migrate", "policy", "privileges", "probe", "prune", "publish", "push", "restart",
+    "rm", "run", "save", "serve", "set", "stats", "tag", "unpublish", "upgrade", "version", "volume",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from moorage import errors
 
-__all__ = ("chunks_of", "config_entry", "image_tar", "open_file", "write_archive")
+__all__ = ("archive_file", "chunks_of", "config_entry", "image_tar", "open_file", "write_archive")
 
 _CHUNK = 256 * 1024
 _BLOCK = tarfile.BLOCKSIZE
@@ -113,15 +113,20 @@ def _directory(path: Path) -> Iterator[bytes]:
             file.seek(0, 2)
             size = file.tell()
             file.seek(0)
-            yield _head(str(each.relative_to(path)), size)
-            sent = 0
-            for chunk in chunks_of(file):
-                sent += len(chunk)
-                yield chunk
-            if sent != size:
-                raise errors.Invalid(f"cannot read {each}: it changed while it was read")
-            yield bytes(-size % _BLOCK)
+            yield from archive_file(str(each.relative_to(path)), chunks_of(file), size)
     yield bytes(2 * _BLOCK)
+
+
+def archive_file(name: str, chunks: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    """A file of an archive. Raises: Invalid where the chunks have another size."""
+    yield _head(name, size_bytes)
+    sent = 0
+    for chunk in chunks:
+        sent += len(chunk)
+        yield chunk
+    if sent != size_bytes:
+        raise errors.Invalid(f"cannot read {name}: it changed while it was read")
+    yield bytes(-size_bytes % _BLOCK)
 
 
 def _head(name: str, size_bytes: int) -> bytes:

@@ -33,6 +33,7 @@ COMMANDS = (
     "load",
     "logs",
     "ls",
+    "migrate",
     "policy",
     "privileges",
     "probe",

@@ -1,0 +1,1 @@
+"""What ``moorage migrate`` reads of a Docker daemon's data directory."""

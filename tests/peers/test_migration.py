@@ -1,0 +1,118 @@
+"""``moorage migrate`` of a managed plugin in the data directory of a real dockerd."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peers.dockerd import Dockerd, running_dockerd
+from support.engines import EngineProcess, actor, config, engine
+from support.limits import limit
+
+pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
+
+NAME = "old/volumes:latest"
+CONFIG = config(
+    propagatedMount="/mnt/data",
+    env=[{"name": "DEBUG", "value": "0", "settable": ["value"]}, {"name": "FIXED", "value": "x"}],
+    mounts=[{"name": "state", "source": "/srv", "destination": "/state", "type": "bind", "options": ["rbind"],
+             "settable": ["source"]}],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
+    """A daemon with a plugin that has settings and data, and is enabled."""
+    rootfs = tmp_path_factory.mktemp("package") / "rootfs"
+    rootfs.mkdir()
+    (rootfs / "actor").write_bytes(actor())
+    (rootfs / "actor").chmod(0o755)
+    with running_dockerd() as peer:
+        peer.create_plugin("old/volumes", json.dumps(CONFIG).encode(), rootfs)
+        peer.set_plugin("old/volumes", ["DEBUG=1 2", "state.source=/tmp"])
+        peer.enable_plugin("old/volumes")
+        (directory,) = (each for each in (peer.data / "plugins").iterdir() if len(each.name) == 64)
+        data = directory / "propagated-mount/volumes"
+        data.mkdir()
+        (data / "file").write_text("content")
+        os.chown(data / "file", 1234, 5678)
+        (directory / "rootfs/written").write_text("by the plugin")
+        yield peer
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[EngineProcess]:
+    with engine(tmp_path) as made:
+        yield made
+        for plugin in made.plugins():
+            made.remove(plugin["Name"], force=True)
+
+
+def migrate(house: EngineProcess, docker: Dockerd, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [
+        sys.executable,
+        "-m",
+        "moorage",
+        "--host",
+        str(house.socket),
+        "migrate",
+        "--docker-root",
+        str(docker.data),
+    ]
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=limit(60), check=False)
+
+
+def test_p20_package_settings_and_data_of_a_managed_plugin_are_migrated(docker: Dockerd, house: EngineProcess) -> None:
+    before = docker.inspect_plugin(NAME)
+    refused = migrate(house, docker, "old/volumes", "-y")
+    assert refused.returncode == 1
+    assert "it is enabled in a running Docker daemon; run: docker plugin disable old/volumes:latest" in refused.stderr
+    assert house.plugins() == []
+
+    docker.disable_plugin(NAME)
+    done = migrate(house, docker, "old/volumes", "-y")
+    assert (done.returncode, done.stdout) == (0, f"{NAME}\n"), done.stderr
+    assert f"left to do: docker plugin rm {NAME};" in done.stderr
+    assert "not migrated: /written\n" in done.stderr
+    made = house.inspect(NAME)
+    assert made["Enabled"]
+    assert made["Settings"] == before["Settings"]
+    (manifest,) = _manifests(docker)
+    assert made["Moorage"]["Digest"] == manifest
+    assert made["Moorage"]["Published"]["Names"] == [NAME]
+    copied = house.root / "plugins" / made["Id"] / "propagated-mount/volumes/file"
+    assert copied.read_text() == "content"
+    assert (copied.stat().st_uid, copied.stat().st_gid) == (1234, 5678)
+    again = migrate(house, docker, "old/volumes", "-y")
+    assert "a plugin of this name exists here already" in again.stderr
+    assert docker.inspect_plugin(NAME)["Settings"] == before["Settings"]
+
+
+def test_p20_what_is_not_granted_leaves_nothing(docker: Dockerd, house: EngineProcess) -> None:
+    done = migrate(house, docker, "old/volumes")
+    assert done.returncode == 1
+    assert "give --grant-all-permissions" in done.stderr
+    assert house.plugins() == []
+
+
+def test_p20_a_plugin_can_be_migrated_without_being_enabled_or_published(docker: Dockerd, house: EngineProcess) -> None:
+    done = migrate(house, docker, "-y", "--disable", "--no-publish", "--json", docker.inspect_plugin(NAME)["Id"][:12])
+    made = json.loads(done.stdout)
+    assert (made["Enabled"], made["Moorage"]["Published"]) == (False, None)
+
+
+def test_p20_a_plugin_that_is_not_in_the_directory_is_reported_with_those_that_are(
+    docker: Dockerd, house: EngineProcess, tmp_path: Path
+) -> None:
+    done = migrate(house, docker, "nope")
+    assert f"known are: {NAME}" in done.stderr
+    done = migrate(house, docker, "--docker-root", str(tmp_path), "nope")
+    assert "it is no data directory of a Docker daemon" in done.stderr
+
+
+def _manifests(docker: Dockerd) -> list[str]:
+    return [json.loads(path.read_bytes())["Manifest"] for path in (docker.data / "plugins").glob("*/config.json")]
