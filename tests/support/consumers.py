@@ -120,8 +120,15 @@ class Podman:
 
     def __call__(self, *words: str, within: float = WITHIN) -> str:
         """Standard output of a podman command. Raises: Failed."""
-        directories = [f"--{name}={self._home / name}" for name in ("root", "runroot", "tmpdir")]
-        return self.machine.run("podman", *directories, "--storage-driver=vfs", *words, within=within)
+        return self.machine.run("podman", *self._options, *words, within=within)
+
+    @property
+    def _options(self) -> list[str]:
+        return [*(f"--{name}={self._home / name}" for name in ("root", "runroot", "tmpdir")), "--storage-driver=vfs"]
+
+    def command(self) -> list[str]:
+        """The beginning of a command line of podman."""
+        return self.machine.command("podman", *self._options)
 
     def use(self, plugins: Mapping[str, Path], timeout: int = 60) -> None:
         """Write the file that names sockets of volume drivers, as an administrator would."""

@@ -14,6 +14,9 @@ PAGES = {
 # Pages that are written as a walk (``support.pages``), and the test that walks through them.
 WALKED = {
     "docs/guide/migrate-from-docker.md": "tests/peers/test_docker_cli.py",
+    "docs/guide/plugins-for-dockerd.md": "tests/peers/test_consumer_guides.py",
+    "docs/guide/volumes-for-programs.md": "tests/peers/test_consumer_guides.py",
+    "docs/guide/volumes-with-podman.md": "tests/peers/test_consumer_guides.py",
     "docs/guide/write-a-plugin.md": "tests/real/test_tutorial.py",
     "docs/reference/api.md": "tests/real/test_tutorial.py",
     "docs/reference/serve.md": "tests/real/test_tutorial.py",
