@@ -1,14 +1,18 @@
 """What the plugin proxy must know of a plugin, and what a plugin makes of its reports."""
 
 import json
+import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moorage import errors
 from moorage.engine.consumers.holders import mount_holders
-from moorage.engine.consumers.tables import find_mount_points, make_table
+from moorage.engine.consumers.tables import find_host_path, find_mount_points, make_table, with_host_paths
 from moorage.engine.lifecycle import Event
 from moorage.engine.plugin import PluginState
 from moorage.engine.runner import PluginRun
@@ -18,6 +22,7 @@ from moorage.engine.values import PluginRecord, Publication
 from moorage.logs.reader import PluginLog
 from moorage.proxy.protocol import PathRule, PluginNews, VolumeMount
 from moorage.runs.directories import PluginDirectories
+from moorage.runs.http_call import PluginResponse
 from moorage.runs.plan import PlanOptions
 from moorage.runs.removal import MountPoint
 
@@ -47,8 +52,8 @@ class Plugin(PluginState):
         return self
 
 
-def make(tmp_path: Path, **fields: object) -> Plugin:
-    made = PluginRecord(ID, "v:1", "v:1", json.dumps(CONFIG), "v", "sha256:0", "overlayfs", ID, AT)
+def make(tmp_path: Path, document: Mapping[str, object] = CONFIG, **fields: object) -> Plugin:
+    made = PluginRecord(ID, "v:1", "v:1", json.dumps(document), "v", "sha256:0", "overlayfs", ID, AT)
     record = PluginRecord(**{**{name: getattr(made, name) for name in made.__struct_fields__}, **fields})
     directories, log = PluginDirectories(ID, Path("/run/m"), Path("/data/propagated-mount")), PluginLog(tmp_path / ID)
     return Plugin(record, directories, log, Store(tmp_path), EventLog(), EngineCounters(), PlanOptions())
@@ -155,3 +160,67 @@ def test_p12_consumers_with_mounts_are_holders(tmp_path: Path) -> None:
 def test_p12_a_consumer_with_several_volumes_is_one_holder() -> None:
     (holder,) = mount_holders([mount("b"), mount("a", id="2"), mount("a", id="3")])
     assert holder.owner == "podman: volumes a, b, 3 mounts"
+
+
+# paths
+
+ROOT, PROPAGATED = f"/run/m/p/{ID[:12]}/root", "/data/propagated-mount"
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        ("/mnt/v", PROPAGATED),
+        ("/mnt/v/", PROPAGATED),
+        ("/mnt/v/a/b", f"{PROPAGATED}/a/b"),
+        ("/mnt//v/./a/../b", f"{PROPAGATED}/b"),
+        ("//mnt/v", PROPAGATED),
+        ("/mnt/v2", f"{ROOT}/mnt/v2"),
+        ("/mnt", f"{ROOT}/mnt"),
+        ("/mnt/v/../x", f"{ROOT}/mnt/x"),
+        ("/../../etc", f"{ROOT}/etc"),
+        ("/", ROOT),
+        ("/mnt/v/srv/x", "/srv/a/x"),
+        ("/mnt/v/srv2", f"{PROPAGATED}/srv2"),
+    ],
+)
+@pytest.mark.parametrize("propagated", ["/mnt/v", "/mnt/v/", "mnt/v"])
+def test_m15_p07_a_path_inside_has_one_outside_by_whole_components(
+    tmp_path: Path, inside: str, outside: str, propagated: str
+) -> None:
+    mounts = [{"type": "bind", "source": "/srv/a", "destination": "/mnt/v/srv"}]
+    plugin = make(tmp_path, {**CONFIG, "propagatedMount": propagated, "mounts": mounts})
+    assert find_host_path(plugin, inside).path == outside
+
+
+def test_m15_with_the_root_as_propagated_mount_all_is_there(tmp_path: Path) -> None:
+    plugin = make(tmp_path, {**CONFIG, "propagatedMount": "/", "mounts": []})
+    assert find_host_path(plugin, "/a").path == f"{PROPAGATED}/a"
+
+
+@given(st.lists(st.sampled_from(["a", "b", "..", ".", "", "v", "mnt"]), max_size=6))
+def test_m15_no_path_leads_out_of_both_directories(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> None:
+    plugin = make(tmp_path_factory.getbasetemp(), {**CONFIG, "propagatedMount": "/a/v", "mounts": []})
+    outside = find_host_path(plugin, "/" + "/".join(parts)).path
+    assert os.path.normpath(outside) == outside
+    assert any(f"{outside}/".startswith(f"{each}/") for each in (ROOT, PROPAGATED))
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "expected"),
+    [
+        ("VolumeDriver.Mount", {"Mountpoint": "/mnt/x"}, {"Mountpoint": f"{PROPAGATED}/x"}),
+        ("VolumeDriver.Get", {"Volume": {"Mountpoint": "/mnt/x"}}, {"Volume": {"Mountpoint": f"{PROPAGATED}/x"}}),
+        ("VolumeDriver.Mount", {"Err": "no /mnt/x", "Mountpoint": "/mnt/x"}, None),
+        ("LogDriver.Capabilities", {"Mountpoint": "/mnt/x"}, None),
+    ],
+)
+def test_p07_a_call_has_the_paths_of_the_host(
+    tmp_path: Path, method: str, body: dict[str, object], expected: dict[str, object] | None
+) -> None:
+    response = PluginResponse(200, json.dumps(body).encode(), "application/json")
+    made = with_host_paths(make(tmp_path), method, response)
+    if expected is None:
+        assert made is response
+    else:
+        assert json.loads(made.body) == expected

@@ -21,7 +21,6 @@ from moorage.plugins import (
     compute_privileges,
     control_group,
     effective_settings,
-    host_path,
     needs,
     parse_config,
     socket_path,
@@ -471,41 +470,6 @@ def test_case_077_file_systems_of_the_hosts_namespaces_are_bound_or_left_out() -
     assert mounts["/proc"]["type"] == "proc"
     isolated = {each["destination"]: each for each in spec_of(parsed(), paths=paths)["mounts"]}
     assert (isolated["/sys"]["type"], isolated["/dev/mqueue"]["type"]) == ("sysfs", "mqueue")
-
-
-@pytest.mark.parametrize(
-    ("inside", "outside"),
-    [
-        ("/mnt/v", "/var/m/0/propagated-mount"),
-        ("/mnt/v/", "/var/m/0/propagated-mount"),
-        ("/mnt/v/a/b", "/var/m/0/propagated-mount/a/b"),
-        ("/mnt//v/./a/../b", "/var/m/0/propagated-mount/b"),
-        ("/mnt/v2", "/run/m/p/0/root/mnt/v2"),
-        ("/mnt", "/run/m/p/0/root/mnt"),
-        ("/mnt/v/../x", "/run/m/p/0/root/mnt/x"),
-        ("/../../etc", "/run/m/p/0/root/etc"),
-        ("/", "/run/m/p/0/root"),
-        ("relative", "/run/m/p/0/root/relative"),
-    ],
-)
-@pytest.mark.parametrize("propagated", ["/mnt/v", "/mnt/v/", "mnt/v"])
-def test_m15_a_path_inside_has_one_outside_by_whole_components(inside: str, outside: str, propagated: str) -> None:
-    assert host_path(parsed(propagatedMount=propagated), PATHS, inside) == outside
-
-
-def test_m15_without_a_propagated_mount_all_is_below_the_root_and_with_the_root_as_one_nothing() -> None:
-    assert host_path(parsed(), PATHS, "/mnt/v") == "/run/m/p/0/root/mnt/v"
-    assert host_path(parsed(propagatedMount="/"), PATHS, "/a") == "/var/m/0/propagated-mount/a"
-
-
-@briefly
-@given(
-    st.lists(st.sampled_from(["a", "b", "..", ".", "", "v", "mnt"]), max_size=6), st.sampled_from(["", "/mnt", "/a/v"])
-)
-def test_m15_no_path_leads_out_of_both_directories(parts: list[str], propagated: str) -> None:
-    outside = host_path(parsed(propagatedMount=propagated), PATHS, "/" + "/".join(parts))
-    assert os.path.normpath(outside) == outside
-    assert any(f"{outside}/".startswith(f"{each}/") for each in (PATHS.rootfs, PATHS.propagated_mount))
 
 
 # --- properties of the whole spec

@@ -15,6 +15,7 @@ from moorage._lib.threads import run_blocking
 from moorage.engine.consumers.driver_calls import call_driver
 from moorage.engine.consumers.publisher import DEFAULT_PUBLISH_PATHS, Publisher, PublishPaths
 from moorage.engine.consumers.requests import check_authorization, publish, unpublish
+from moorage.engine.consumers.tables import find_host_path, with_host_paths
 from moorage.engine.grants import GrantPolicy, change_policy, change_settings
 from moorage.engine.installation import Installation, Registries
 from moorage.engine.lifecycle import State
@@ -187,14 +188,13 @@ class Engine:
         plugin = self._plugins.get(name)
         if not inside.startswith("/") or "\0" in inside:
             raise errors.Invalid(f"cannot find {inside!r} in plugin {plugin.name}: a path inside it begins with /")
-        path = plugin.directories.host_path(plugin.config, inside)
-        is_persistent = Path(path).is_relative_to(plugin.directories.propagated_mount)
-        if not is_persistent and plugin.state in (State.DISABLED, State.REMOVING):
+        found = find_host_path(plugin, inside)
+        if found.rule.kind == "root" and plugin.state in (State.DISABLED, State.REMOVING):
             raise errors.Conflict(
                 f"cannot find {inside} of plugin {plugin.name}: it is {plugin.state.value}, and its root file system "
                 "is mounted only while it is enabled"
             )
-        return path
+        return found.path
 
     def events(
         self, *, since: int | None, until: int | None
@@ -277,7 +277,10 @@ class Engine:
         return await call_driver(self.publisher, plugin, method, body, consumer, within, self._timeouts)
 
     async def call(self, name: str, method: str, body: bytes, within: float) -> PluginResponse:
-        """What a plugin answers to a call. Raises: Conflict, Invalid, InvalidResponse, Unavailable."""
+        """What a plugin answers to a call, paths of volumes as the host's.
+
+        Raises: Conflict, Invalid, InvalidResponse, Unavailable.
+        """
         plugin = self._plugins.get(name)
         await self._wait_restored(plugin)
         if plugin.state is not State.READY:
@@ -286,7 +289,7 @@ class Engine:
             scheme = plugin.config.interface.protocol_scheme
             raise errors.Invalid(f"cannot call plugin {plugin.name}: it speaks {scheme}, not HTTP")
         socket, within = plugin.directories.socket(plugin.config), within or self._timeouts.call
-        return await call(socket, method, body, within, plugin=plugin.name)
+        return with_host_paths(plugin, method, await call(socket, method, body, within, plugin=plugin.name))
 
     @asynccontextmanager
     async def execute(

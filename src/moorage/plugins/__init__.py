@@ -49,7 +49,6 @@ from moorage.plugins.spec import Needs as Needs
 from moorage.plugins.spec import build_spec as build_spec
 from moorage.plugins.spec import cgroup_path as cgroup_path
 from moorage.plugins.spec import control_group as control_group
-from moorage.plugins.spec import host_path as host_path
 from moorage.plugins.spec import needs as needs
 from moorage.plugins.spec import socket_path as socket_path
 from moorage.plugins.trust import TrustedKeys as TrustedKeys
@@ -93,7 +92,6 @@ __all__ = (
     "effective_settings",
     "find_missing",
     "find_named",
-    "host_path",
     "local_name",
     "masked",
     "merge_overrides",

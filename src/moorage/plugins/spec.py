@@ -29,7 +29,6 @@ __all__ = (
     "cgroup_path",
     "check_runnable",
     "control_group",
-    "host_path",
     "needs",
     "socket_path",
 )
@@ -129,21 +128,6 @@ def socket_path(config: Config, paths: HostPaths) -> str:
                 f"and a unix socket's path may have {MAX_SOCKET_PATH_BYTES}"
             )
     return posixpath.join(paths.socket_directory, config.interface.socket)
-
-
-def host_path(config: Config, paths: HostPaths, path: str) -> str:
-    """The host's path of a path in the plugin: in its propagated directory, or else below its root.
-
-    Whole path components count: with a propagated mount on /mnt, /mnt2 is below the root. Symbolic links inside the
-    plugin's root are not followed.
-    """
-    inner = _clean(path)
-    propagated = _clean(config.propagated_mount) if config.propagated_mount else None
-    if propagated is None or paths.propagated_mount is None:
-        return _below(paths.rootfs, inner)
-    if inner == propagated or inner.startswith(propagated.rstrip("/") + "/"):
-        return _below(paths.propagated_mount, inner[len(propagated) :])
-    return _below(paths.rootfs, inner)
 
 
 def needs(settings: Settings) -> Needs:
@@ -388,8 +372,3 @@ def _absolute(path: str) -> str:
 def _clean(path: str) -> str:
     """An absolute path without dots and doubled slashes; .. stops at the root."""
     return "/" + posixpath.normpath("/" + path).lstrip("/")
-
-
-def _below(directory: str, inner: str) -> str:
-    rest = inner.strip("/")
-    return posixpath.join(directory, rest) if rest else directory

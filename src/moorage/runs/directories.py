@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from moorage.host.sockets import PluginSocket
-from moorage.plugins import Config, HostPaths, cgroup_path, host_path, socket_path
+from moorage.plugins import Config, HostPaths, cgroup_path, socket_path
 from moorage.runs.network_files import NETWORK_PART, NetworkFiles
 
 __all__ = ("SHORT_ID", "PluginDirectories")
@@ -78,10 +78,6 @@ class PluginDirectories(Struct, frozen=True):
         """
         socket_path(config, self._paths(config))
         return PluginSocket(self.runtime, f"{self.socket_directory.name}/{config.interface.socket}")
-
-    def host_path(self, config: Config, inside: str) -> str:
-        """The host's path of what the plugin calls ``inside``, whether or not it exists."""
-        return host_path(config, self._paths(config), inside)
 
     def _paths(self, config: Config) -> HostPaths:
         propagated = str(self.propagated_mount) if config.propagated_mount else None

@@ -1,21 +1,27 @@
 """What the plugin proxy must know of a plugin, and where on this host what it reports is. Pure."""
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec.structs import replace
 
 from moorage.engine.consumers.names import socket_path
 from moorage.engine.lifecycle import State
 from moorage.engine.values import PluginRecord
 from moorage.plugins import Config, Settings
+from moorage.proxy.core import answers
+from moorage.proxy.core.paths import TranslatedPath, to_host
 from moorage.proxy.protocol import PathRule, PluginNews, PluginTable, ProxyState, PublishOptions, VolumeMount
 from moorage.runs.directories import PluginDirectories
+from moorage.runs.http_call import PluginResponse
 from moorage.runs.removal import MountPoint
 
 if TYPE_CHECKING:
     from moorage.engine.runner import PluginRun
 
-__all__ = ("PublishablePlugin", "find_mount_points", "make_table", "path_rules")
+__all__ = ("PublishablePlugin", "find_host_path", "find_mount_points", "make_table", "path_rules", "with_host_paths")
 
 
 class PublishablePlugin(Protocol):
@@ -82,13 +88,29 @@ def path_rules(plugin: PublishablePlugin) -> tuple[PathRule, ...]:
     """Which directories of the host the plugin shows where, with the sources that are set now (row P07)."""
     directories, config = plugin.directories, plugin.config
     rules = [
-        PathRule(each.destination, each.source, "bind")
+        PathRule(_clean(each.destination), each.source, "bind")
         for each in plugin.settings().mounts
         if each.is_bind and each.source and each.destination
     ]
     if config.propagated_mount:
-        rules.append(PathRule(config.propagated_mount, str(directories.propagated_mount), "propagated"))
+        rules.append(PathRule(_clean(config.propagated_mount), str(directories.propagated_mount), "propagated"))
     return (*rules, PathRule("/", str(directories.root), "root"))
+
+
+def find_host_path(plugin: PublishablePlugin, inside: str) -> TranslatedPath:
+    """The host's path of an absolute path inside a plugin, whether it exists or not; ``..`` never leads outside."""
+    found = to_host(path_rules(plugin), _clean(inside))
+    assert found is not None, "the root has every normal path"
+    return found
+
+
+def with_host_paths(plugin: PublishablePlugin, method: str, response: PluginResponse) -> PluginResponse:
+    """The response to a call with the paths of volumes as the host's; what is no such response is unchanged."""
+    answer, document = answers.normalize(f"/{method}", plugin.name, response.status, response.body)
+    if answer.is_failure:
+        return response
+    made, _ = answers.host_paths(f"/{method}", path_rules(plugin), answer, document)
+    return response if made is answer else replace(response, body=made.body)
 
 
 def find_mount_points(plugin: PublishablePlugin, mounts: Sequence[VolumeMount]) -> tuple[MountPoint, ...]:
@@ -103,6 +125,10 @@ def find_mount_points(plugin: PublishablePlugin, mounts: Sequence[VolumeMount]) 
             base = max(above, key=len)
             found.append(MountPoint(Path(base), point[len(base) + 1 :]))
     return tuple(found)
+
+
+def _clean(path: str) -> str:
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def _state(plugin: PublishablePlugin) -> ProxyState:
