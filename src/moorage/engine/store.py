@@ -226,6 +226,17 @@ class Store:
         """Where everything of a plugin is that is not containerd's."""
         return self.plugins / id
 
+    def share(self, id: str, gid: int | None) -> None:
+        """Let members of a group reach what a plugin has mounted; None for no user but root (blocking).
+
+        They may search the directories above it, and cannot list or read anything else there. Raises: OSError.
+        """
+        directory = self.plugins / id
+        if gid is not None:
+            self.plugins.chmod(0o711)
+        os.chown(directory, -1, 0 if gid is None else gid)
+        directory.chmod(0o700 if gid is None else 0o710)
+
     def propagated_mount(self, id: str) -> Path:
         """The host's side of a plugin's propagated mount."""
         return self.directory(id) / "propagated-mount"

@@ -47,7 +47,7 @@ async def publish(
     """
     publisher = context.publisher
     made = make_publication(plugin.name, names, options, group, publisher.directory, podman=podman)
-    await run_blocking(lambda: _check_group(group))
+    await run_blocking(lambda: _find_gid(group))
     _check_kinds(plugin, force=force)
 
     async def job() -> None:
@@ -63,6 +63,7 @@ async def publish(
         except errors.MoorageError:
             await plugin.save(published=before)
             raise
+        await run_blocking(lambda: context.store.share(plugin.id, _find_gid(group)))
         plugin.report("publish", names=" ".join(made.names))
         if before is None and is_kind(plugin.config, "logdriver") and plugin.is_running:
             # a run that began before does not see the directory of the FIFOs
@@ -104,6 +105,7 @@ async def unpublish(context: "EngineContext", plugin: "Supervisor", *, force: bo
         plugin.check_unmounted(force=force)
         names = plugin.record.published.names
         await plugin.save(published=None)
+        await run_blocking(lambda: context.store.share(plugin.id, None))
         if force:
             points = plugin.mount_points()
             context.publisher.forget(plugin.id)
@@ -115,12 +117,14 @@ async def unpublish(context: "EngineContext", plugin: "Supervisor", *, force: bo
     await plugin.inbox.do(job)
 
 
-def _check_group(group: str) -> None:
-    if group:
-        try:
-            grp.getgrnam(group)
-        except KeyError as error:
-            raise errors.Invalid(f"cannot publish to group {group!r}: there is no such group") from error
+def _find_gid(group: str) -> int | None:
+    """The id of a group, None for no group. Raises: Invalid."""
+    if not group:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise errors.Invalid(f"cannot publish to group {group!r}: there is no such group") from error
 
 
 def _check_kinds(plugin: "Supervisor", *, force: bool) -> None:
