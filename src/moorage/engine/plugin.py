@@ -275,7 +275,7 @@ class PluginState:
         """Why it is in its state, as text; empty where that needs no explanation."""
         self._problem = problem
 
-    def report(self, action: str, *, name: str = "", **attributes: str) -> None:
+    def report(self, action: str, /, *, name: str = "", **attributes: str) -> None:
         """Publish an event of the plugin, under the name that the caller used."""
         self._events.publish(action, self.id, name or self.name, **attributes)
         log_event(self.name, action, attributes)

@@ -296,7 +296,7 @@ class EventLog:
         """How many receive events now."""
         return len(self._listeners)
 
-    def publish(self, action: str, id: str, name: str, **attributes: str) -> None:
+    def publish(self, action: str, id: str, name: str, /, **attributes: str) -> None:
         """Note an event and wake the listeners. Never waits."""
         nanoseconds = time.time_ns()
         whole, rest = divmod(nanoseconds, 10**9)
