@@ -3,6 +3,7 @@ plugins-for-dockerd.md, with real podman and dockerd.
 """
 
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +42,11 @@ def reader_on(consumers: Consumers, name: str) -> Iterator[tuple[Reader, EngineP
 
 
 def add_command(reader: Reader, name: str, words: list[str]) -> None:
-    """Let the reader have a command of this name."""
+    """Let the reader have a command of this name, which is among the words."""
     program = reader.home / "bin" / name
+    installed = shutil.which(name)  # by its path, else the reader's command would find itself
+    assert installed is not None
+    words = [installed if word == name else word for word in words]
     program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     program.chmod(0o755)
 

@@ -210,5 +210,5 @@ def test_a01_a_plugin_moves_from_docker_as_the_guide_says(
     assert "DEBUG=1" in house.call(plugin, "env").splitlines()
     moved = house.root / "plugins" / house.inspect(plugin)["Id"] / "propagated-mount"
     assert (moved / "kept").read_text() == "by its users"
+    assert house.more(plugin)["Published"]["Names"] == [f"{plugin}:latest"]
     house.remove(plugin, force=True)
-    dockerd.remove_plugin(plugin)

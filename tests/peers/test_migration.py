@@ -68,12 +68,14 @@ def migrate(house: EngineProcess, docker: Dockerd, *words: str) -> "subprocess.C
 
 def test_p20_package_settings_and_data_of_a_managed_plugin_are_migrated(docker: Dockerd, house: EngineProcess) -> None:
     before = docker.inspect_plugin(NAME)
+    if not before["Enabled"]:
+        docker.enable_plugin(NAME)
     refused = migrate(house, docker, "old/volumes", "-y")
     assert refused.returncode == 1
     assert "it is enabled in a running Docker daemon; run: docker plugin disable old/volumes:latest" in refused.stderr
     assert house.plugins() == []
 
-    docker.disable_plugin(NAME)
+    disable(docker)
     done = migrate(house, docker, "old/volumes", "-y")
     assert (done.returncode, done.stdout) == (0, f"{NAME}\n"), done.stderr
     assert f"left to do: docker plugin rm {NAME};" in done.stderr
@@ -93,6 +95,7 @@ def test_p20_package_settings_and_data_of_a_managed_plugin_are_migrated(docker: 
 
 
 def test_p20_what_is_not_granted_leaves_nothing(docker: Dockerd, house: EngineProcess) -> None:
+    disable(docker)
     done = migrate(house, docker, "old/volumes")
     assert done.returncode == 1
     assert "give --grant-all-permissions" in done.stderr
@@ -100,6 +103,7 @@ def test_p20_what_is_not_granted_leaves_nothing(docker: Dockerd, house: EnginePr
 
 
 def test_p20_a_plugin_can_be_migrated_without_being_enabled_or_published(docker: Dockerd, house: EngineProcess) -> None:
+    disable(docker)
     done = migrate(house, docker, "-y", "--disable", "--no-publish", "--json", docker.inspect_plugin(NAME)["Id"][:12])
     made = json.loads(done.stdout)
     assert (made["Enabled"], made["Moorage"]["Published"]) == (False, None)
@@ -112,6 +116,12 @@ def test_p20_a_plugin_that_is_not_in_the_directory_is_reported_with_those_that_a
     assert f"known are: {NAME}" in done.stderr
     done = migrate(house, docker, "--docker-root", str(tmp_path), "nope")
     assert "it is no data directory of a Docker daemon" in done.stderr
+
+
+def disable(docker: Dockerd) -> None:
+    """Disable the plugin in the daemon, if it is enabled."""
+    if docker.inspect_plugin(NAME)["Enabled"]:
+        docker.disable_plugin(NAME)
 
 
 def _manifests(docker: Dockerd) -> list[str]:
