@@ -67,6 +67,9 @@ class Timeouts:
     proxy_check: float = 30.0
     """Between two checks that the plugin proxy answers, while nothing else is sent to it."""
 
+    proxy_settled: float = 30.0
+    """Until the sockets are as the plugins say, also if the plugin proxy hangs and is replaced first."""
+
     proxy_news: float = 1.0
     """Until the plugin proxy has reported what is mounted, after its greeting."""
 

@@ -24,6 +24,7 @@ from urllib.parse import quote
 import anyio
 
 from moorage.daemon import ServeOptions, stop_engine
+from moorage.host.mounts import unmount_all_below
 from support import leftovers
 from support.foreground import wait_until
 from support.limits import limit
@@ -419,6 +420,7 @@ def engine(base: Path, **options: Any) -> Iterator[EngineProcess]:
             made._popen("down").wait(limit(60))
         # processes that remain even then are the failure of this test, and must not become one of others
         kill(processes_below(made.exec_root, made.root))
+        unmount_all_below(made.root)  # of consumers that a test has not let unmount
         raise
 
 

@@ -59,8 +59,10 @@ def make(tmp_path: Path, document: Mapping[str, object] = CONFIG, **fields: obje
     return Plugin(record, directories, log, Store(tmp_path), EventLog(), EngineCounters(), PlanOptions())
 
 
-def mount(volume: str, consumer: str = "podman (pid 812)", point: str = "", id: str = "1") -> VolumeMount:
-    return VolumeMount(volume, id, point or f"/x/{volume}", consumer, AT, mount_point=point)
+def mount(
+    volume: str, consumer: str = "podman (pid 812)", point: str = "", id: str = "1", path: str = ""
+) -> VolumeMount:
+    return VolumeMount(volume, id, path or point or f"/x/{volume}", consumer, AT, mount_point=point)
 
 
 def test_p07_a_table_has_the_sources_that_are_set_and_the_longest_rules_win(tmp_path: Path) -> None:
@@ -134,11 +136,15 @@ def test_p11a_mount_points_are_below_directories_that_the_plugin_shows(tmp_path:
         mount("two", point="/srv/a/x/two"),
         mount("root", point=f"/run/m/p/{ID[:12]}/root/three"),
         mount("plain"),
+        mount("deep", point="/data/propagated-mount/deep", path="/data/propagated-mount/deep/a/deep"),
+        mount("link", point="/really/propagated-mount/link", path="/data/propagated-mount/link/a"),
         mount("other", point="/data/propagated-mount2/x"),
     ]
     assert find_mount_points(plugin, mounts) == (
         MountPoint(Path("/data/propagated-mount"), "one"),
         MountPoint(Path("/srv/a"), "x/two"),
+        MountPoint(Path("/data/propagated-mount"), "deep"),
+        MountPoint(Path("/data/propagated-mount"), "link"),
     )
 
 

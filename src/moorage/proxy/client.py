@@ -64,6 +64,7 @@ class ProxyClient:
         """Of what the tables are made from: one more with each change."""
         self._applied = -1
         """The version that the proxy has carried out."""
+        self._is_check_due = False
         self._changed = anyio.Event()
         self._answered, self._started = _Signal(), _Signal()
         self._has_news = anyio.Event()
@@ -92,6 +93,12 @@ class ProxyClient:
         """What the tables are made from has changed: they are sent once more. Several changes are sent together."""
         self._version += 1
         self._changed.set()
+
+    async def refresh(self) -> None:
+        """Return when the news are not older than this call. No bound."""
+        self._is_check_due = True
+        self.notify()
+        await self.settle()
 
     async def settle(self) -> None:
         """Return when the sockets are as the tables of now say; at once where no proxy is needed. No bound."""
@@ -179,11 +186,12 @@ class ProxyClient:
         """Send the tables at each change, and from time to time; a proxy that does not answer is killed."""
         with anyio.move_on_after(self._timeouts.proxy_news):
             await connection.has_news.wait()  # what is mounted, for the first tables
-        number, sent, is_check = 0, None, False
+        number, sent = 0, None
         while True:
             self._changed = anyio.Event()
             version, tables = self._version, tuple(await self._tables())
-            if tables != sent or is_check:
+            if tables != sent or self._is_check_due:
+                self._is_check_due = False
                 number += 1
                 if not await self._send_tables(connection, tables, number):
                     return
@@ -192,7 +200,7 @@ class ProxyClient:
             self._answered.notify()
             with anyio.move_on_after(self._timeouts.proxy_check) as scope:
                 await self._changed.wait()
-            is_check = scope.cancelled_caught
+            self._is_check_due |= scope.cancelled_caught
 
     async def _send_tables(self, connection: "_Connection", plugins: tuple[PluginTable, ...], number: int) -> bool:
         """Whether the proxy has carried them out; if not, it has exited, or is killed for not answering."""

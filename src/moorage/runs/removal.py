@@ -15,15 +15,26 @@ from msgspec import Struct
 from moorage import errors
 from moorage.host.directory_tree import open_beneath, remove_tree_now
 from moorage.host.mounts import (
+    bind_shared,
+    is_mount_point,
     mount_placeholder,
     mount_points_below,
     mount_state,
     remove_placeholders,
+    resolved_by_parent,
     unmount_all_below,
 )
 from moorage.runs.directories import PluginDirectories
 
-__all__ = ("MountPoint", "cover_mount_points", "delete_all", "release_mount_points", "remove_orphans", "remove_runtime")
+__all__ = (
+    "MountPoint",
+    "clear_propagated_mount",
+    "cover_mount_points",
+    "delete_all",
+    "release_mount_points",
+    "remove_orphans",
+    "remove_runtime",
+)
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +99,31 @@ def remove_runtime(directories: PluginDirectories, mounted: Sequence[MountPoint]
 
     Raises: Unavailable naming what stays.
     """
-    runtime = [directories.runtime, directories.idmapped_view.parent]
-    propagated = directories.propagated_mount
-    if mounted and all(mount_state(each) == "placeholder" for each in mount_points_below(propagated)):
-        _unmount_and_remove(runtime)  # nothing else was left by the last disable: they stay without a gap
-    else:
-        _unmount_and_remove(runtime, also_unmount=[propagated])
+    _unmount_and_remove([directories.runtime, directories.idmapped_view.parent])
+    clear_propagated_mount(directories, mounted)
+
+
+def clear_propagated_mount(directories: PluginDirectories, mounted: Sequence[MountPoint] = ()) -> None:
+    """Unmount everything of a plugin's propagated mount; placeholders are where consumers have ``mounted`` volumes.
+
+    May be repeated: a placeholder stays then, without a gap. Under one, the directory stays a mount of its own, which
+    the next run uses: a second one over it would hide the placeholders and what the plugin proxy unmounts.
+
+    Raises: Unavailable naming what stays.
+    """
+    top = directories.propagated_mount
+    try:
+        if not any(point.base == top for point in mounted):
+            unmount_all_below(top)
+        else:
+            points = [each for each in mount_points_below(top) if each != Path(resolved_by_parent(top))]
+            if any(mount_state(each) != "placeholder" for each in points):
+                for each in reversed(points):  # the uppermost first
+                    unmount_all_below(each)
+            if not is_mount_point(top) and top.is_dir():
+                bind_shared(top)
+    except OSError as error:
+        raise errors.Unavailable(f"cannot unmount {error.filename or top}: {error.strerror}") from error
     cover_mount_points(mounted)
 
 
@@ -124,9 +154,9 @@ def remove_orphans(exec_root: Path, known: Collection[str]) -> None:
             _unmount_and_remove([directory, exec_root / "u" / directory.name])
 
 
-def _unmount_and_remove(directories: Collection[Path], also_unmount: Collection[Path] = ()) -> None:
+def _unmount_and_remove(directories: Collection[Path]) -> None:
     try:
-        for directory in (*directories, *also_unmount):
+        for directory in directories:
             unmount_all_below(directory)
         for directory in directories:
             remove_tree_now(directory)

@@ -17,6 +17,8 @@ __all__ = ("call_driver",)
 
 _REPEATABLE = frozenset({"Get", "List", "Path", "Capabilities", "Mount", "Unmount"})
 """Methods that have no further effect when they are called once more with the same arguments."""
+_MOUNTING = frozenset({"Mount", "Unmount", "Remove"})
+"""Methods after which something else is mounted."""
 _TEXT_BYTES = 200
 """Of an answer that is no JSON object, in an error."""
 
@@ -51,6 +53,8 @@ async def call_driver(
         if method not in _REPEATABLE or not await publisher.is_started_again(starts):
             raise
         response = await post()
+    if method in _MOUNTING:
+        await publisher.refresh()  # so that the caller's next request finds it
     return _parse(response, f"VolumeDriver.{method} of plugin {plugin.name}")
 
 

@@ -21,7 +21,7 @@ from moorage.host.sockets import PluginSocket
 from moorage.proxy.client import ProxyClient, ledger_ids
 from moorage.proxy.protocol import News, PluginNews, PluginTable
 from moorage.runs.directories import SHORT_ID
-from moorage.runs.removal import cover_mount_points
+from moorage.runs.removal import clear_propagated_mount
 from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ("DEFAULT_PUBLISH_PATHS", "PublishPaths", "Publisher")
 
 log = logging.getLogger(__name__)
+
+
+_ATTRIBUTES = {"id": "mount", "name": "volume", "action": "call"}
+"""Attributes of a report whose names are those of the event's plugin and of its action."""
 
 
 class PublishPaths(Struct, frozen=True):
@@ -116,14 +120,21 @@ class Publisher:
         """Let the proxy drop what it knows of a plugin that is not published any more."""
         self._used.discard(id)
         self._news.pop(id, None)
+        if (plugin := self._plugins.find_id(id)) is not None:
+            plugin.take_mounts(())
         self.changed()
 
     async def settle(self) -> bool:
-        """Whether the sockets are as the plugins of now say; waits at most ``timeouts.proxy`` for that."""
-        with anyio.move_on_after(self._timeouts.proxy):
+        """Whether the sockets are as the plugins of now say; waits at most ``timeouts.proxy_settled`` for that."""
+        with anyio.move_on_after(self._timeouts.proxy_settled):
             await self.settled()
             return True
         return False
+
+    async def refresh(self) -> None:
+        """Return when plugins know what is mounted now; waits at most ``timeouts.proxy_news`` for that."""
+        with anyio.move_on_after(self._timeouts.proxy_news):
+            await self._client.refresh()
 
     async def settled(self) -> None:
         """Return when the sockets are as the plugins of now say. No bound."""
@@ -131,10 +142,10 @@ class Publisher:
             await self._client.settle()
 
     async def wait_news(self) -> bool:
-        """Whether it is known what consumers have mounted; waits at most ``timeouts.proxy`` for that."""
+        """Whether it is known what consumers have mounted; waits at most ``timeouts.proxy_settled`` for that."""
         if not self._is_running:
             return True
-        with anyio.move_on_after(self._timeouts.proxy):
+        with anyio.move_on_after(self._timeouts.proxy_settled):
             await self._client.wait_news()
             return True
         return False
@@ -165,8 +176,13 @@ class Publisher:
 
     async def protect_mounts(self) -> None:
         """Let no consumer write to a mount point whose plugin was ended without its supervisor."""
-        points = [point for plugin in self._plugins.all() for point in plugin.mount_points()]
-        await run_blocking(lambda: cover_mount_points(points))
+        each = [(plugin.directories, plugin.mount_points()) for plugin in self._plugins.all()]
+
+        def protect() -> None:
+            for directories, points in each:
+                clear_propagated_mount(directories, points)
+
+        await run_blocking(protect)
 
     async def shut_down(self) -> None:
         """Stop the proxy, which leaves no socket behind. Raises: Unavailable if it does not exit."""
@@ -209,10 +225,8 @@ class Publisher:
         for report in news.reports:
             plugin = self._plugins.find_id(report.id)
             if plugin is not None:
-                # the name of an event's plugin is the plugin's
-                plugin.report(
-                    report.action, **{"volume" if k == "name" else k: v for k, v in report.attributes.items()}
-                )
+                attributes = {_ATTRIBUTES.get(key, key): value for key, value in report.attributes.items()}
+                plugin.report(report.action, **attributes)
         if {id for id in before if _is_used(before[id])} != {id for id in self._news if _is_used(self._news[id])}:
             self.changed()
 

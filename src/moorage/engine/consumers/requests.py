@@ -106,12 +106,10 @@ async def unpublish(context: "EngineContext", plugin: "Supervisor", *, force: bo
         names = plugin.record.published.names
         await plugin.save(published=None)
         await run_blocking(lambda: context.store.share(plugin.id, None))
-        if force:
-            points = plugin.mount_points()
-            context.publisher.forget(plugin.id)
-            await context.publisher.settle()
-            await run_blocking(lambda: release_mount_points(points))
+        points = plugin.mount_points()
+        context.publisher.forget(plugin.id)
         await context.publisher.settle()
+        await run_blocking(lambda: release_mount_points(points))
         plugin.report("unpublish", names=" ".join(names))
 
     await plugin.inbox.do(job)

@@ -118,13 +118,22 @@ def find_mount_points(plugin: PublishablePlugin, mounts: Sequence[VolumeMount]) 
     if not mounts:
         return ()
     bases = [rule.outside.rstrip("/") for rule in path_rules(plugin) if rule.kind != "root"]
-    found = []
-    for point in dict.fromkeys(mount.mount_point for mount in mounts if mount.mount_point):
-        above = [base for base in bases if point.startswith(f"{base}/")]
-        if above:
-            base = max(above, key=len)
-            found.append(MountPoint(Path(base), point[len(base) + 1 :]))
-    return tuple(found)
+    found = (_find_mount_point(bases, mount) for mount in mounts)
+    return tuple(dict.fromkeys(each for each in found if each is not None))
+
+
+def _find_mount_point(bases: Sequence[str], mount: VolumeMount) -> MountPoint | None:
+    """The mount point is at or above the path. Links above the base are resolved in it, and not in the path."""
+    above = [base for base in bases if mount.path.startswith(f"{base}/")]
+    if not mount.mount_point or not above:
+        return None
+    base = max(above, key=len)
+    parts = mount.path[len(base) + 1 :].split("/")
+    for count in range(len(parts), 0, -1):
+        below = "/".join(parts[:count])
+        if mount.mount_point.endswith(f"/{below}"):
+            return MountPoint(Path(base), below)
+    return None
 
 
 def _clean(path: str) -> str:
