@@ -102,7 +102,7 @@ def verify_with_consumers(folder: Path, **changes: str) -> str:
     enabled.mkdir()
     for name in ("docker.socket", "podman.socket"):
         (enabled / name).symlink_to(folder / name)
-    targets = ["basic.target", "multi-user.target", *UNITS, *CONSUMERS]
+    targets = ["basic.target", "multi-user.target", "remote-fs.target", *UNITS, *CONSUMERS]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *targets],
         env={"SYSTEMD_UNIT_PATH": f"{folder}:", "PATH": "/usr/bin:/bin"},
@@ -130,3 +130,26 @@ def test_p16_a_boot_with_docker_and_podman_has_no_ordering_cycle(tmp_path: Path)
 @pytest.mark.parametrize("name", ["docker.socket", "podman.socket"])
 def test_p16_sockets_cannot_be_ordered_after_a_service(tmp_path: Path, name: str) -> None:
     assert "ordering cycle" in verify_with_consumers(tmp_path, moorage=f"\n[Unit]\nBefore={name}\n")
+
+
+GENERATOR = Path("/usr/lib/systemd/system-generators/systemd-fstab-generator")
+
+
+@pytest.mark.needs("systemd-analyze")
+@pytest.mark.skipif(not GENERATOR.exists(), reason="no systemd-fstab-generator")
+def test_v03_a_line_of_fstab_is_mounted_after_the_engine_and_without_an_ordering_cycle(tmp_path: Path) -> None:
+    guide = (FOLDER.parent / "docs/guide/volumes-for-programs.md").read_text()
+    (line,) = (each for each in guide.splitlines() if each.startswith("hello-volume/data "))
+    fstab, folder = tmp_path / "fstab", tmp_path / "units"
+    fstab.write_text(line + "\n")
+    folder.mkdir()
+    environment = {"SYSTEMD_FSTAB": str(fstab), "SYSTEMD_LOG_TARGET": "console", "PATH": "/usr/bin:/bin"}
+    subprocess.run([GENERATOR, folder, folder, folder], env=environment, check=True)
+    unit = configparser.ConfigParser(interpolation=None, delimiters=("=",), strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(folder / "mnt-data.mount")
+    assert unit["Mount"]["Type"] == "moorage"
+    assert "moorage.service" in unit["Unit"]["After"].split()
+    assert "moorage.service" in unit["Unit"]["Requires"].split()
+    assert (folder / "remote-fs.target.requires/mnt-data.mount").is_symlink()
+    assert verify_with_consumers(folder) == ""
