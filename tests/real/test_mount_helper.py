@@ -1,5 +1,6 @@
 """``mount -t moorage`` and ``umount``, given to the real mount(8) and umount(8), which run the helpers."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -54,7 +55,15 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def alone() -> Iterator[None]:
+    """No other process of the tests changes the helpers of this machine."""
+    with Path("/run/lock/moorage-test-helpers").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def house(tmp_path: Path, alone: None) -> Iterator[House]:
     made = House(tmp_path)
     is_new = not HELPERS.exists()
     HELPERS.mkdir(exist_ok=True)

@@ -242,7 +242,7 @@ class EngineProcess:
         self._remove_directories()
 
     def _remove_directories(self) -> None:
-        for path in (self.exec_root, self.published):
+        for path in (self.exec_root, Path(f"{self.exec_root}.p")):  # another directory is the test's
             shutil.rmtree(path, ignore_errors=True)
 
     def left(self) -> list[str]:
