@@ -21,6 +21,7 @@ __all__ = (
     "last_line",
     "make_directory",
     "read_regular",
+    "replace_file",
     "sync_directory",
     "try_lock",
     "write_atomically",
@@ -54,6 +55,26 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file of a run-time directory, complete for every other process and after SIGKILL of this one.
+
+    Not after a crash of the machine, which empties such directories: nothing waits for a disk.
+
+    One writer at a time. Raises: OSError; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+        os.rename(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync_directory(path: Path) -> None:

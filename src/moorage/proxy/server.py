@@ -1,0 +1,68 @@
+"""The plugin proxy: one small process an engine, which serves the published sockets and outlives the engine.
+
+    python -m moorage.proxy.server STATE
+
+The directory STATE contains ``p.sock``, the socket for engines (``protocol`` has the messages), ``pid``, which is
+locked while a proxy runs, ``ledger`` with a file for each plugin, and ``s`` with a socket of each plugin for the
+engine's own calls. The command returns when this proxy, or another one, serves in the background.
+"""
+
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+
+__all__ = ("main",)
+
+_UNUSED_MODULES = ("ssl", "typing_extensions")
+"""What asyncio and msgspec import if they can, and the proxy never uses: a third of its memory."""
+
+
+def main(state: str) -> int:
+    """Serve in the background; returns the exit status of the command, 0 also if another proxy serves."""
+    lock = os.open(os.path.join(state, "pid"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    os.umask(0o177)  # no user connects to a socket before it has its mode
+    path = os.path.join(state, "p.sock")
+    if os.path.lexists(path):
+        os.unlink(path)  # of a proxy that was killed
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    listener.bind(path)
+    ready, notify = os.pipe()
+    if os.fork():
+        os.close(notify)
+        os._exit(0 if os.read(ready, 1) else 1)
+    os.close(ready)
+    os.setsid()
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _exclude_modules()
+    from moorage.proxy.run import run
+
+    listener.listen(64)  # here, so that SO_PEERCRED names this process to clients
+
+    def notify_ready() -> None:
+        os.write(notify, b"1")
+        os.close(notify)
+
+    run(state, listener, notify_ready)
+    return 0
+
+
+def _exclude_modules() -> None:
+    for name in _UNUSED_MODULES:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None makes an import fail: sys.modules in Python's docs
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,249 @@
+"""The plugin proxy: its plugins, their sockets, the connections of consumers and of engines."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from moorage.host.files import make_directory
+from moorage.proxy.consumer import Connection, Exchange, peer_credentials
+from moorage.proxy.core.answers import failure
+from moorage.proxy.engine_channel import EngineChannel
+from moorage.proxy.listeners import Listener, Listeners, SocketSpec
+from moorage.proxy.protocol import News, PluginNews, Report, Tables
+from moorage.proxy.shell import PluginShell, ShellContext, read_ledger
+
+__all__ = ("ProxyService",)
+
+log = logging.getLogger(__name__)
+
+_NEWS_PAUSE = 0.02  # seconds; several changes become one message
+_ACCEPTED_AT_ONCE = 64
+_NO_DESCRIPTOR_PAUSE = 0.1  # seconds
+_CHECK_INTERVAL = 30.0  # seconds between two checks whether the own socket still exists
+
+
+class ProxyService:
+    """Serves one state directory."""
+
+    def __init__(self, state: Path, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        """Takes ownership of the listening socket for engines."""
+        self._state = state
+        self._listener = listener
+        self._inode = os.stat(listener.getsockname()).st_ino
+        self._loop = asyncio.get_running_loop()
+        self._context = ShellContext(state / "ledger", tasks, self._changed)
+        self._shells: dict[str, PluginShell] = {}
+        self._known: dict[str, PluginNews] = {}
+        """Of ledgers without a table, before the first tables."""
+        self._listeners = Listeners(self._listen, self._unlisten)
+        self._channels: set[EngineChannel] = set()
+        self._unsent: set[EngineChannel] = set()
+        """Engines that have not the last news."""
+        self._last: tuple[News, tuple[tuple[str, int], ...]] = News(), ()
+        """News, and the sockets with their inodes."""
+        self._flush: asyncio.TimerHandle | None = None
+        self._has_tables = False
+        self.stopped = asyncio.Event()
+
+    def start(self) -> None:
+        """Read the ledgers, and accept engines."""
+        make_directory(self._context.ledgers, 0o700)
+        for path in sorted(self._context.ledgers.glob("*.json")):
+            ledger = read_ledger(path)
+            logs = tuple(each.file for each in ledger.logs)
+            self._known[path.stem] = PluginNews(path.stem, ledger.outstanding(), logs)
+        self._loop.add_reader(self._listener, self._accept_engine)
+        self._loop.call_later(_CHECK_INTERVAL, self._check)
+
+    def close(self) -> None:
+        """Leave no socket behind."""
+        self._loop.remove_reader(self._listener)
+        self._listeners.close_all()
+        for channel in list(self._channels):
+            channel.close()
+        if self._is_reachable():
+            os.unlink(self._listener.getsockname())
+        self._listener.close()
+
+    def _check(self) -> None:
+        """Without its own socket, no engine reaches this process, and another one takes over."""
+        if self._is_reachable():
+            self._loop.call_later(_CHECK_INTERVAL, self._check)
+        else:
+            log.warning("the socket for engines was removed; exiting")
+            self.quit()
+
+    def _is_reachable(self) -> bool:
+        try:
+            return os.stat(self._listener.getsockname()).st_ino == self._inode
+        except OSError:
+            return False
+
+    # engines
+
+    def _accept_engine(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        channel = EngineChannel(connection, self)
+        self._channels.add(channel)
+        self._unsent.add(channel)
+        self._send_news()
+
+    def quit(self) -> None:
+        """The proxy is to exit."""
+        self.stopped.set()
+
+    def closed(self, channel: EngineChannel) -> None:
+        """The engine has gone."""
+        self._channels.discard(channel)
+        self._unsent.discard(channel)
+
+    def written(self, channel: EngineChannel) -> None:
+        """A message was sent completely, and the next one may be."""
+        if channel in self._unsent:
+            self._loop.call_soon(self._send_news)
+
+    def configure(self, channel: EngineChannel, tables: Tables, listeners: Mapping[str, socket.socket]) -> None:
+        """The whole tables, with the sockets of a former proxy."""
+        self._has_tables = True
+        self._known.clear()
+        names = {table.id for table in tables.plugins}
+        for plugin in [plugin for plugin in self._shells if plugin not in names]:
+            self._shells.pop(plugin).remove()
+        for path in self._context.ledgers.glob("*.json"):
+            if path.stem not in names:
+                path.unlink(missing_ok=True)
+        for table in tables.plugins:
+            if (shell := self._shells.get(table.id)) is not None:
+                shell.configure(table)
+            else:
+                self._shells[table.id] = PluginShell(table, self._context)
+        self._reconcile(listeners)
+        channel.number = tables.number
+        self._unsent.add(channel)
+        self._send_news()
+
+    def _reconcile(self, former: Mapping[str, socket.socket] | None = None) -> None:
+        desired: dict[str, SocketSpec] = {}
+        for shell in self._shells.values():
+            table = shell.table
+            internal = str(self._state / "s" / f"{table.id[:12]}.sock")
+            desired[internal] = SocketSpec(table.id, 0o600, -1, is_internal=True)
+            for path in table.published if shell.is_listening else ():
+                desired[path] = SocketSpec(table.id, table.mode, table.gid, is_internal=False)
+        self._listeners.reconcile(desired, former)
+
+    # news
+
+    def _changed(self) -> None:
+        if self._flush is None:
+            self._flush = self._loop.call_later(_NEWS_PAUSE, self._send_changes)
+
+    def _send_changes(self) -> None:
+        self._flush = None
+        if self._has_tables:
+            self._reconcile()
+        self._send_news()
+
+    def _send_news(self) -> None:
+        """Send the present news to each engine that has other ones."""
+        news = self._make_news()
+        listeners = {path: each.socket for path, each in self._listeners.by_path.items()}
+        identity = tuple((path, each.inode) for path, each in self._listeners.by_path.items())
+        if (news, identity) != self._last or self._context.reports:
+            self._last = news, identity
+            self._unsent |= self._channels
+        reports = tuple(self._context.reports)
+        is_sent = False
+        for channel in list(self._unsent):
+            named = tuple(listeners) if channel.sent_listeners != identity else None
+            if channel.send(replace(news, reports=reports, listeners=named, number=channel.number), listeners):
+                channel.sent_listeners = identity
+                self._unsent.discard(channel)
+                is_sent = True
+        if is_sent:
+            self._context.reports.clear()
+
+    def _make_news(self) -> News:
+        plugins = list(self._known.values())
+        for shell in self._shells.values():
+            news = shell.news()
+            problems = {path: each for path, each in self._listeners.problems.items() if path in shell.table.published}
+            plugins.append(replace(news, socket_problems=problems) if problems else news)
+        return News(tuple(plugins))
+
+    # consumers
+
+    def _listen(self, listener: Listener) -> None:
+        self._loop.add_reader(listener.socket, self._accept, listener)
+
+    def _unlisten(self, listener: Listener) -> None:
+        self._loop.remove_reader(listener.socket)
+
+    def _accept(self, listener: Listener) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # too many open files: connections wait in the queue
+                log.warning("cannot accept a connection on %s: %s", listener.path, error.strerror)
+                self._loop.remove_reader(listener.socket)
+                self._loop.call_later(_NO_DESCRIPTOR_PAUSE, self._accept_again, listener)
+                return
+            connection.setblocking(False)
+            self._serve(listener, connection)
+
+    def _accept_again(self, listener: Listener) -> None:
+        if self._listeners.by_path.get(listener.path) is listener:
+            self._listen(listener)
+
+    def _serve(self, listener: Listener, connection: socket.socket) -> None:
+        spec = listener.spec
+        try:
+            credentials = peer_credentials(connection)
+        except OSError:
+            connection.close()
+            return
+        if not credentials.may_connect(spec.mode, spec.gid):
+            log.warning("refused %s of user %d on %s", credentials.name, credentials.uid, listener.path)
+            attributes = {"consumer": credentials.name, "user": str(credentials.uid), "path": listener.path}
+            self._context.report(Report(spec.plugin, "refuse", attributes))
+            connection.close()
+            return
+        served = Connection(connection, _PluginCalls(self, spec.plugin), credentials.name, is_internal=spec.is_internal)
+        self._context.spawn(served.serve())
+
+    def shell(self, plugin: str) -> PluginShell | None:
+        """The plugin of this id; None if it was removed."""
+        return self._shells.get(plugin)
+
+
+class _PluginCalls:
+    """The calls of one connection. It stays when its plugin is removed, and must find that out."""
+
+    def __init__(self, service: ProxyService, plugin: str) -> None:
+        self._service = service
+        self._plugin = plugin
+
+    def opened(self, exchange: Exchange, body: bytes | None) -> None:
+        """A call has been read, of a stream its head."""
+        shell = self._service.shell(self._plugin)
+        if shell is None:
+            exchange.reply(failure("the plugin was removed or is not published any more"))
+        else:
+            shell.opened(exchange, body)
+
+    def left(self, exchange: Exchange) -> None:
+        """The consumer has left before the answer."""
+        shell = self._service.shell(self._plugin)
+        if shell is not None:
+            shell.left(exchange)
