@@ -130,10 +130,10 @@ class Podman:
         """The beginning of a command line of podman."""
         return self.machine.command("podman", *self._options)
 
-    def use(self, plugins: Mapping[str, Path], timeout: int = 60) -> None:
+    def use(self, plugins: Mapping[str, Path], seconds: int = 60) -> None:
         """Write the file that names sockets of volume drivers, as an administrator would."""
         lines = "".join(f"{json.dumps(name)} = {json.dumps(str(path))}\n" for name, path in plugins.items())
-        text = f"[engine]\nvolume_plugin_timeout = {timeout}\n[engine.volume_plugins]\n{lines}"
+        text = f"[engine]\nvolume_plugin_timeout = {seconds}\n[engine.volume_plugins]\n{lines}"
         (self.machine.configuration / "containers.conf.d/10-test.conf").write_text(text)
 
     def load_image(self) -> None:

@@ -17,12 +17,12 @@ from msgspec import Struct
 
 from moorage import errors
 from moorage.cli.archives import archive_file, chunks_of, open_file
+from moorage.oci.media_types import DOCKER_MANIFEST
 
 __all__ = ("DockerPlugin", "changed_settings", "find_plugin", "is_daemon_running", "layer_paths", "oci_archive")
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 class DockerPlugin(Struct, frozen=True):
@@ -128,7 +128,7 @@ def oci_archive(root: Path, plugin: DockerPlugin) -> Iterator[bytes]:
     if plugin.reference != plugin.name:
         names["moorage.reference"] = plugin.reference
     entry = {
-        "mediaType": document.get("mediaType") or _MANIFEST_TYPE,
+        "mediaType": document.get("mediaType") or DOCKER_MANIFEST,
         "digest": plugin.manifest,
         "size": manifest.stat().st_size,
         "annotations": names,
