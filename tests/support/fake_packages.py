@@ -79,7 +79,15 @@ class FakePackages:
 
     @asynccontextmanager
     async def upgrade(
-        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, *, restart: bool, force: bool
+        self,
+        name: str,
+        text: str,
+        terms: InstallOptions,
+        credentials: Credentials,
+        *,
+        restart: bool,
+        force: bool,
+        wait: float,
     ) -> AsyncIterator[Operation]:
         plugin: PluginView = self._owner.get(name)
         self._find(text or plugin.reference, terms, credentials)

@@ -229,6 +229,10 @@ class Engine:
         """Stop it and start it again. Raises: Conflict; why it did not become ready."""
         await self._plugins.get(name).restart()
 
+    async def wait_healthy(self, name: str, within: float) -> None:
+        """Return when it is ready, and healthy where it has checks. Raises: Conflict; why it is not, in time."""
+        await self._plugins.get(name).health.wait_healthy(within or self._timeouts.healthy)
+
     async def remove(self, name: str, *, force: bool) -> None:
         """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
         if not await self.transfers.untag(name):

@@ -22,6 +22,7 @@ from moorage.engine.runner import PluginRun, Runner
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog, PluginCounters, log_event
 from moorage.engine.values import Holder, PluginRecord, PluginView
+from moorage.health.model import HealthState
 from moorage.logs.reader import PluginLog
 from moorage.plugins import (
     Config,
@@ -150,6 +151,11 @@ class PluginState:
         """Whether its socket accepts."""
         return self.state is State.READY
 
+    @property
+    def health_state(self) -> HealthState | None:
+        """What its health checks say; None where it has none, or is not ready."""
+        return None
+
     def settings(self) -> Settings:
         """The settings of its next run."""
         return effective_settings(self._config, self._record.overrides)
@@ -244,6 +250,8 @@ class PluginState:
             runtime=run.runtime if run is not None else "",
             socket=str(self.directories.socket_directory / self._config.interface.socket),
             policy=record.policy,
+            health_policy=record.health,
+            health=self.health_state,
             confinement=self.confinement,
             widenings=widenings(self.confinement),
             holders=self.holders(),

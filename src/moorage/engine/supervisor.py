@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.health import PluginHealth
 from moorage.engine.lifecycle import Event, ExitAction, LifecycleState, State, after_exit, back_off, exit_action, move
 from moorage.engine.plugin import PluginState
 from moorage.engine.requests import Interrupted, PluginInbox, StartPhase, as_user_error
@@ -23,6 +24,7 @@ from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.telemetry import exit_fields, log_exit, log_step
 from moorage.engine.values import Holder, LastExit, PluginRecord
 from moorage.executor import Exit
+from moorage.health.model import HealthState
 from moorage.logs.reader import PluginLog
 from moorage.runs.directories import PluginDirectories
 
@@ -53,6 +55,7 @@ class Supervisor(PluginState):
         self._timeouts = context.timeouts
         self.inbox = PluginInbox(self, self.starts, context)
         self.processes = AddedProcesses(self, context)
+        self.health = PluginHealth(self, context)
 
     # requests
 
@@ -273,13 +276,30 @@ class Supervisor(PluginState):
         else:
             await self._exited(last, is_failure=True, answers_first=answers_first)
 
+    async def restart_unhealthy(self, run: PluginRun, last: LastExit) -> None:
+        """A job: stop this run, which is unhealthy, and start another one as after an exit. ``last`` says why."""
+        if self.run is not run or not self.is_ready or self.starts.is_stop_pending:
+            return
+        self.health.follow(State.STOPPING)
+        await self._stop_run(keep_mounted=True)
+        await self._exited(last, is_failure=True)
+
+    @property
+    def health_state(self) -> HealthState | None:
+        """What its health checks say."""
+        return self.health.state
+
+    def _become(self, life: LifecycleState, event: Event | None = None) -> None:
+        super()._become(life, event)
+        self.health.follow(life.state)
+
     def _report_exit(self, last: LastExit) -> None:
         attributes = {"code": "" if last.code is None else str(last.code), "oom": str(last.oom).lower()}
         self.report("die", **attributes, **({"signal": last.signal} if last.signal else {}))
 
     async def _exited(self, last: LastExit, *, is_failure: bool, answers_first: bool = False) -> None:
         """It exited by itself: start it again, after this returns where it ``answers_first``, or give up."""
-        seconds = self._take_ready_seconds()
+        seconds = self._take_ready_seconds() if self.health.lasted else 0.0
         life = after_exit(self._life, self.record.policy, is_failure=is_failure, ready_seconds=seconds)
         self._become(life)
         if life.state is not State.RESTARTING:

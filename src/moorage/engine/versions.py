@@ -296,14 +296,22 @@ def check_can_change(plugin: Supervisor, *, restart: bool, force: bool) -> None:
 
 
 async def change_version(
-    context: EngineContext, plugin: Supervisor, version: PluginVersion, agree: Agreement, *, restart: bool, force: bool
+    context: EngineContext,
+    plugin: Supervisor,
+    version: PluginVersion,
+    agree: Agreement,
+    *,
+    restart: bool,
+    force: bool,
+    wait: float = 0,
 ) -> tuple[str, ...]:
     """Let a plugin have this version; the names of settings that no longer apply and are dropped.
 
     ``agree`` says what is granted to it.
 
     A plugin that is enabled is stopped, changed and started; where the new version does not become ready, the one
-    before it is started again. When this returns the record permanently names one of the two.
+    before it is started again; so it is where ``wait`` is given and it is not healthy after so many seconds. When this
+    returns the record permanently names one of the two.
 
     Raises: Conflict; Denied; why the new version did not become ready; Unavailable where nothing could be changed.
     """
@@ -323,7 +331,7 @@ async def change_version(
         await plugin.start_if_due()
         raise
     if is_enabled:
-        await _try_out(context, plugin)
+        await _try_out(context, plugin, wait)
     return rebased.dropped
 
 
@@ -364,13 +372,15 @@ async def restore_package(plugin: Supervisor, version: PluginVersion, given: Ove
     await plugin.start_if_due()
 
 
-async def _try_out(context: EngineContext, plugin: Supervisor) -> None:
+async def _try_out(context: EngineContext, plugin: Supervisor, wait: float) -> None:
     """Start the new version and make it the only one. Raises: why that failed, after going back."""
     failure = await plugin.start(context.timeouts.ready, failures=0)
     if failure is None and not plugin.is_ready:
         failure = errors.Conflict("a stop was requested while it started")
     if failure is None:
         try:
+            if wait:
+                await plugin.health.wait_healthy(wait)
             await plugin.save(previous=None)
         except errors.MoorageError as error:
             failure = error

@@ -62,7 +62,7 @@ class HealthMonitor:
         with scope:
             while True:
                 begun = anyio.current_time()
-                result = await make_checks(policy.checks, socket, self._run_command, policy.timeout)
+                result = await make_checks(policy, socket, self._run_command)
                 before = self._state
                 if scope.cancel_called or before is None:
                     return

@@ -10,7 +10,7 @@ import anyio
 from moorage import errors
 from moorage._lib.escapes import escape
 from moorage._lib.json_document import decode_json
-from moorage.health.model import HealthCheck, HealthResult
+from moorage.health.model import HealthCheck, HealthPolicy, HealthResult
 from moorage.host.sockets import PluginSocket
 from moorage.runs.http_call import call
 
@@ -32,21 +32,19 @@ class _Failure(Exception):
     """A check failed; the text says why."""
 
 
-async def make_checks(
-    checks: Sequence[HealthCheck], socket: PluginSocket, run_command: RunCommand, timeout: float
-) -> HealthResult:
-    """Make these checks one after another, each within ``timeout`` seconds; the first that fails is the result."""
+async def make_checks(policy: HealthPolicy, socket: PluginSocket, run_command: RunCommand) -> HealthResult:
+    """Make the checks one after another, each within its time limit; the first that fails is the result."""
     at, begun = datetime.now(UTC), anyio.current_time()
     text = ""
     is_passed = True
-    for check in checks:
-        with anyio.move_on_after(timeout) as scope:
+    for check in policy.checks:
+        with anyio.move_on_after(policy.timeout) as scope:
             try:
                 text = await _make(check, socket, run_command)
             except (_Failure, errors.MoorageError) as error:
                 is_passed, text = False, str(error)
         if scope.cancelled_caught:
-            is_passed, text = False, f"no result within {timeout:g} s"
+            is_passed, text = False, f"no result within {policy.timeout:g} s"
         if not is_passed:
             text = f"{_describe(check)}: {text}"
             break
