@@ -246,9 +246,8 @@ def _check_health(plugin: "Supervisor", change: PolicyChange) -> None:
     """Raises: Invalid for health checks that this plugin cannot have."""
     interface = plugin.config.interface
     if any(each.kind == "call" for each in change.of_health(plugin.record.health).checks) and not interface.is_http:
-        raise errors.Invalid(
-            f"cannot check the health of plugin {plugin.name} by a call: it speaks {interface.protocol_scheme}, not HTTP"
-        )
+        scheme = interface.protocol_scheme
+        raise errors.Invalid(f"cannot check the health of plugin {plugin.name} by a call: it speaks {scheme}, not HTTP")
 
 
 async def change_policy(context: "EngineContext", plugin: "Supervisor", change: PolicyChange) -> None:
@@ -280,7 +279,7 @@ async def change_policy(context: "EngineContext", plugin: "Supervisor", change: 
             id_base=id_base,
         )
         if change.health:
-            plugin.health.follow(plugin.state)
+            plugin.health.follow()
         await _apply_to_running(context, plugin, change.confinement)
 
     await plugin.inbox.do(job)

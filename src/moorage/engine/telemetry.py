@@ -219,7 +219,7 @@ def _is_running(plugin: "PluginState") -> bool:
 
 
 def _row(plugin: "PluginState") -> tuple[str, bool, bool | None, int, dict[tuple[str, str, str], int]]:
-    counts, health = plugin.counts, plugin.health_state
+    counts, health = plugin.counts, plugin.health.state
     is_known = health is not None and health.status is not HealthStatus.STARTING
     is_healthy = health.status is HealthStatus.HEALTHY if health is not None and is_known else None
     return plugin.name, plugin.is_ready, is_healthy, counts.restarts, dict(counts.exits)

@@ -1,6 +1,7 @@
 """The health of one supervised plugin: checks while it is ready, events, and what follows once it is unhealthy."""
 
 import logging
+from enum import Enum
 from typing import Protocol
 
 import anyio
@@ -16,6 +17,7 @@ __all__ = ("PluginHealth", "Supervised")
 
 log = logging.getLogger(__name__)
 
+_NEVER_READY = ("disabled", "failed", "removing", "stopping")
 _POLL = 0.05  # seconds between two looks at a plugin that is not ready
 
 
@@ -26,25 +28,31 @@ class Supervised(Protocol):
     def name(self) -> str: ...
 
     @property
-    def health_policy(self) -> HealthPolicy: ...
-
-    @property
-    def plugin_socket(self) -> PluginSocket: ...
+    def state(self) -> Enum:
+        """In the words of ``engine.lifecycle.State``."""
+        ...
 
     @property
     def is_ready(self) -> bool: ...
 
-    def check_will_be_ready(self) -> None:
-        """Raises: MoorageError, also Conflict, where it will not become ready by itself, with its state."""
+    @property
+    def record(self) -> "HasHealthPolicy": ...
+
+    def plugin_socket(self) -> PluginSocket:
+        """The socket on which it listens."""
 
     def report(self, action: str, *, name: str = "", **attributes: str) -> None:
         """Publish an event."""
 
-    def kill_unhealthy(self) -> None:
-        """Queue SIGKILL to the present run. Its restart policy decides what follows."""
+    def end_unhealthy(self, reason: str, *, kill: bool) -> None:
+        """Queue a restart of the present run, as after an exit; or SIGKILL, after which its restart policy decides."""
 
-    def restart_unhealthy(self, reason: str) -> None:
-        """Queue a restart of the present run, as after an exit."""
+
+class HasHealthPolicy(Protocol):
+    """The record of a plugin."""
+
+    @property
+    def health(self) -> HealthPolicy: ...
 
 
 class PluginHealth:
@@ -63,27 +71,32 @@ class PluginHealth:
     @property
     def lasted(self) -> bool:
         """Whether its present or last run has worked: it was healthy once, or has no checks."""
-        return self._was_healthy or not self._plugin.health_policy.checks
+        return self._was_healthy or not self._plugin.record.health.checks
 
-    def follow(self, *, is_ready: bool) -> None:
-        """The plugin is ready from now on, or not; or it is ready and its checks have changed."""
-        if is_ready:
+    def follow(self) -> None:
+        """The state of the plugin has changed, or its checks have."""
+        if self._plugin.is_ready:
             self._was_healthy = False
-            self._monitor.start(self._plugin.health_policy, self._plugin.plugin_socket)
+            self._monitor.start(self._plugin.record.health, self._plugin.plugin_socket())
         else:
             self._monitor.stop()
+
+    def stop(self) -> None:
+        """It is about to be stopped: no check runs any more."""
+        self._monitor.stop()
 
     async def wait_healthy(self, within: float) -> None:
         """Return when the plugin is ready, and healthy where it has checks.
 
-        Raises: Conflict where it is disabled.
-        Raises: MoorageError where it is unhealthy, has failed, or takes longer than ``within`` seconds.
+        Raises: Conflict where it is disabled, or has failed.
+        Raises: MoorageError where it is unhealthy, or takes longer than ``within`` seconds.
         """
         plugin = self._plugin
         with anyio.move_on_after(within):
-            while not (state := await self._monitor.wait_decided()):  # noqa: ASYNC110 - several things make it ready
-                plugin.check_will_be_ready()
-                if plugin.is_ready and not plugin.health_policy.checks:
+            while not (state := await self._monitor.wait_decided()):
+                if plugin.state.value in _NEVER_READY:
+                    raise errors.Conflict(f"plugin {plugin.name} does not become healthy: it is {plugin.state.value}")
+                if plugin.is_ready and not plugin.record.health.checks:
                     return
                 await anyio.sleep(_POLL)
             if state.status is HealthStatus.UNHEALTHY:
@@ -95,13 +108,11 @@ class PluginHealth:
 
     def _changed(self, state: HealthState) -> None:
         self._was_healthy = self._was_healthy or state.was_healthy
-        text, policy = state.results[-1].text, self._plugin.health_policy
+        text, policy = state.results[-1].text, self._plugin.record.health
         # Docker's words: the status is a part of the action
         self._plugin.report(f"health_status: {state.status.value}", **({"error": text} if text else {}))
         if state.status is not HealthStatus.UNHEALTHY:
             return
         log.warning("plugin %s is unhealthy: %s", self._plugin.name, text)
-        if policy.on_failure == "kill":
-            self._plugin.kill_unhealthy()
-        elif policy.on_failure == "restart":
-            self._plugin.restart_unhealthy(f"unhealthy: {text}")
+        if policy.on_failure != "none":
+            self._plugin.end_unhealthy(f"unhealthy: {text}", kill=policy.on_failure == "kill")
