@@ -19,7 +19,7 @@ from moorage.health.model import (
 )
 
 CONNECT = HealthCheck("connect")
-POLICY = HealthPolicy((CONNECT,), interval=30, timeout=5, start_period=10, failures=3)
+POLICY = HealthPolicy((CONNECT,), interval=30, start_period=10, failures=3)
 
 
 def result(*, is_passed: bool, text: str = "") -> HealthResult:

@@ -9,7 +9,7 @@ from moorage.engine.grants import PrivilegeRequest
 from moorage.engine.installation import Operation
 from moorage.engine.telemetry import Metrics
 from moorage.engine.transfers import LoadResult
-from moorage.engine.values import EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
+from moorage.engine.values import ChangeTerms, EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.packages.usage import DiskUsage, Pruned
@@ -50,15 +50,7 @@ class Packages(Protocol):
         """Install the plugin with this reference, under a name ("": its own). Raises: Conflict, Denied, Invalid, ..."""
 
     def upgrade(
-        self,
-        name: str,
-        text: str,
-        terms: InstallOptions,
-        credentials: Credentials,
-        *,
-        restart: bool,
-        force: bool,
-        wait: float,
+        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, change: ChangeTerms
     ) -> AbstractAsyncContextManager[Operation]:
         """Change the version of a plugin. Raises: as ``pull``; Conflict where it is enabled, or in use."""
 

@@ -7,7 +7,7 @@ import click
 
 from moorage import errors
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
-from moorage.cli.health_options import describe_health, health_options, take_health
+from moorage.cli.health.options import describe_health, health_options, take_health
 from moorage.cli.parameters import SIZE, ULIMIT, size_text
 from moorage.cli.terminal import complain, confirm, print_object, say
 

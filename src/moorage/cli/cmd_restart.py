@@ -3,7 +3,7 @@
 import click
 
 from moorage.cli.context import engine_client, plugin_names
-from moorage.cli.health_options import wait_option
+from moorage.cli.health.options import wait_option
 from moorage.cli.terminal import say
 
 

@@ -5,7 +5,7 @@ import click
 from moorage import errors
 from moorage.cli.consent import agree, grant_option
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
-from moorage.cli.health_options import wait_option
+from moorage.cli.health.options import wait_option
 from moorage.cli.progress import show_progress
 from moorage.cli.references import check_reference, registry_auth
 from moorage.cli.terminal import confirm, say

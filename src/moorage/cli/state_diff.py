@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from moorage.api.schema.consumers import PluginPublication
 from moorage.api.schema.plugins import HealthPolicy, HealthRequest, PluginDetails
-from moorage.cli.health_options import describe_checks
+from moorage.cli.health.options import describe_checks
 from moorage.cli.state_file import POLICY_KEYS, DesiredPlugin, DesiredState
 from moorage.plugins import parse_reference
 
@@ -193,10 +193,11 @@ def _is_policy(plugin: PluginDetails, key: str, value: object) -> bool:
 def _shown_policy(value: object) -> object:
     if not isinstance(value, HealthPolicy | HealthRequest):
         return value
-    found = {name: each for name, each in asdict(value).items() if each is not UNSET}
+    found = {name.replace("_", " "): each for name, each in asdict(value).items() if each is not UNSET}
     checks = found.pop("checks", None)
     texts = [describe_checks(checks)] if checks is not None else []
-    return "; ".join((*texts, *(f"{name.replace('_', ' ')} {each}" for name, each in found.items())))
+    texts += [f"{name} {each:g}" if isinstance(each, float) else f"{name} {each}" for name, each in found.items()]
+    return "; ".join(texts)
 
 
 def _shown(value: str | None) -> str:

@@ -17,8 +17,8 @@ from moorage._lib.threads import run_blocking
 from moorage.engine.grants import Grants, PrivilegeRequest, grants_of
 from moorage.engine.runtime import EngineContext
 from moorage.engine.supervisor import Supervisor
-from moorage.engine.values import InstallOptions, PluginVersion, PluginView
-from moorage.engine.versions import Importer, VersionBuilder, change_version, check_can_change
+from moorage.engine.values import ChangeTerms, InstallOptions, PluginView
+from moorage.engine.versions import Agreement, Importer, VersionBuilder, change_version, check_can_change
 from moorage.packages.content import ImportContext, Package, reinstall_hint
 from moorage.packages.create import create_package
 from moorage.packages.pull import PullLocks, ResolvedPackage, pull_package, resolve_package
@@ -193,15 +193,11 @@ class Installation:
         text: str,
         terms: InstallOptions,
         credentials: Credentials,
-        *,
-        restart: bool = False,
-        force: bool = False,
-        wait: float = 0,
+        change: ChangeTerms,
     ) -> AsyncIterator[Operation]:
         """The upgrade of a plugin to the version of a reference ("": the one that it was pulled from).
 
-        ``restart`` also takes one that is enabled: it is stopped, changed and started, and if the new version does not
-        become ready, or with ``wait`` not healthy within so many seconds, the one of before is started again.
+        If the new version of one that is enabled does not become ready, the one of before is started again.
 
         Raises: NotFound for an unknown plugin; Conflict where it is enabled, or in use unless ``force``; as
         ``pull``.
@@ -209,7 +205,7 @@ class Installation:
         plugin = self._context.plugins.get(name)
         reference = parse_reference(text or plugin.record.reference).with_default_tag()
         await self._context.availability.wait()
-        check_can_change(plugin, restart=restart, force=force)
+        check_can_change(plugin, change)
         async with self.registry(reference, credentials) as source:
             found = await self._find_signed(source, reference)
 
@@ -218,18 +214,13 @@ class Installation:
 
             await agree(found.config, rebase(found.config, plugin.record.overrides).overrides)
 
-            async def change(version: PluginVersion) -> tuple[str, ...]:
-                return await change_version(
-                    self._context, plugin, version, agree, restart=restart, force=force, wait=wait
-                )
-
             async def run(report: ReportProgress) -> None:
                 _begin(found, report)
                 importer = self._importer(source, found, report)
                 if await self._is_current(plugin, reference, found, importer):
                     report(ProgressStep(f"Plugin {plugin.name} has this version already"))
                     return
-                for key in await self._change(plugin, str(reference), importer, change):
+                for key in await self._change(plugin, str(reference), importer, agree, change):
                     report(ProgressStep(f"The setting {key} does not apply any more and was dropped"))
                 self._context.events.publish(
                     "pull", reference.familiar, plugin.name
@@ -255,11 +246,7 @@ class Installation:
         return True
 
     async def _change(
-        self,
-        plugin: Supervisor,
-        reference: str,
-        importer: Importer,
-        change: Callable[[PluginVersion], Awaitable[tuple[str, ...]]],
+        self, plugin: Supervisor, reference: str, importer: Importer, agree: Agreement, terms: ChangeTerms
     ) -> tuple[str, ...]:
         """Import a version, outside the inbox because that may take long, and change to it in the inbox."""
         dropped: tuple[str, ...] = ()
@@ -269,7 +256,7 @@ class Installation:
             async def job() -> None:
                 nonlocal dropped, old
                 old = plugin.record.image
-                dropped = await change(version)
+                dropped = await change_version(self._context, plugin, version, agree, terms)
 
             with anyio.CancelScope(shield=True):  # half-way it is neither; the job has its own bounds
                 await plugin.inbox.do(job)

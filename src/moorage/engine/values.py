@@ -32,6 +32,7 @@ from moorage.registry.hosts import Options
 __all__ = (
     "PUBLISH_DIRECTORY",
     "SCHEMA",
+    "ChangeTerms",
     "EngineIdentity",
     "EngineInfo",
     "Holder",
@@ -253,6 +254,17 @@ class InstallOptions(Struct, frozen=True):
     """A plugin of this name that is from there and has these settings is as good as a new one."""
 
     __repr__ = repr_without("assignments", "secrets")
+
+
+class ChangeTerms(Struct, frozen=True):
+    """Under which conditions a plugin gets another version."""
+
+    restart: bool = False
+    """Also one that is enabled: it is stopped, changed and started."""
+    force: bool = False
+    """Also one that is in use."""
+    wait: float = 0
+    """Seconds until the new version must be healthy, or the one before it is started again; 0 to go by ready alone."""
 
 
 class PluginVersion(Struct, frozen=True):

@@ -23,7 +23,7 @@ from moorage.engine.requests import as_user_error
 from moorage.engine.runtime import PLUGIN_LABEL, ContainerRuntime, EngineContext, plugin_of
 from moorage.engine.store import new_id
 from moorage.engine.supervisor import Supervisor
-from moorage.engine.values import PluginRecord, PluginVersion
+from moorage.engine.values import ChangeTerms, PluginRecord, PluginVersion
 from moorage.host.mounts import mount_points_below
 from moorage.packages.content import (
     ImportContext,
@@ -283,39 +283,31 @@ def _version(package: Package, reference: str, image: str, snapshotter: str, sna
     )
 
 
-def check_can_change(plugin: Supervisor, *, restart: bool, force: bool) -> None:
-    """Whether a plugin may get another version now; ``restart`` allows it to be stopped for that.
+def check_can_change(plugin: Supervisor, terms: ChangeTerms) -> None:
+    """Whether a plugin may get another version now.
 
     Raises: Conflict where it is enabled, in Docker's words, or in use, unless forced.
     """
     if plugin.state is State.REMOVING:
         raise errors.Conflict(f"cannot upgrade plugin {plugin.name}: it is being removed")
-    if not restart and (plugin.record.enabled or plugin.state is not State.DISABLED):
+    if not terms.restart and (plugin.record.enabled or plugin.state is not State.DISABLED):
         raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
-    plugin.check_unused(force=force)
+    plugin.check_unused(force=terms.force)
 
 
 async def change_version(
-    context: EngineContext,
-    plugin: Supervisor,
-    version: PluginVersion,
-    agree: Agreement,
-    *,
-    restart: bool,
-    force: bool,
-    wait: float = 0,
+    context: EngineContext, plugin: Supervisor, version: PluginVersion, agree: Agreement, terms: ChangeTerms
 ) -> tuple[str, ...]:
     """Let a plugin have this version; the names of settings that no longer apply and are dropped.
 
     ``agree`` says what is granted to it.
 
     A plugin that is enabled is stopped, changed and started; where the new version does not become ready, the one
-    before it is started again; so it is where ``wait`` is given and it is not healthy after so many seconds. When this
-    returns the record permanently names one of the two.
+    before it is started again. When this returns the record permanently names one of the two.
 
     Raises: Conflict; Denied; why the new version did not become ready; Unavailable where nothing could be changed.
     """
-    check_can_change(plugin, restart=restart, force=force)
+    check_can_change(plugin, terms)
     before = PluginVersion.of(plugin.record)
     config = parse_config(version.config.encode(), is_stored=True).config
     rebased = rebase(config, plugin.record.overrides)
@@ -331,7 +323,7 @@ async def change_version(
         await plugin.start_if_due()
         raise
     if is_enabled:
-        await _try_out(context, plugin, wait)
+        await _try_out(context, plugin, terms.wait)
     return rebased.dropped
 
 
