@@ -180,7 +180,7 @@ def test_h01_checks_that_cannot_be_are_refused(
     assert made.more(name)["Policy"]["Health"]["Checks"] == []
 
 
-def test_h05_wait_returns_when_it_is_healthy_or_says_why_it_is_not(made: EngineProcess, name: str) -> None:
+def test_h05_wait_returns_when_it_is_healthy_or_with_the_reason(made: EngineProcess, name: str) -> None:
     add(made, name, Checks=[CALL])
     made.request_own("POST", name, "wait?timeout=30")
     assert status(made, name) == "healthy"

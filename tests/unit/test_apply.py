@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage.api.conversion import to_plugin
 from moorage.api.schema.base import from_document, to_document
-from moorage.api.schema.plugins import HealthPolicy, PluginDetails
+from moorage.api.schema.plugins import PluginDetails, PluginHealthPolicy
 from moorage.cli.state_diff import PluginDiff, diff_state
 from moorage.cli.state_file import DesiredState, read_desired_state
 from moorage.engine.lifecycle import State
@@ -162,7 +162,7 @@ def test_h01_only_what_the_file_says_of_health_checks_is_compared() -> None:
         "VolumeDriver.List, test -e /x; interval 90; failures 2; on failure restart",
     )
     assert found.moorage.policy is not None
-    policy = replace(found.moorage.policy, health=HealthPolicy(change.checks, 90, 5, 10, 2, "restart"))
+    policy = replace(found.moorage.policy, health=PluginHealthPolicy(change.checks, 90, 5, 10, 2, "restart"))
     assert differ(HEALTH, replace(found, moorage=replace(found.moorage, policy=policy))).kind == "none"
 
 

@@ -63,7 +63,7 @@ def test_h02_a_check_that_passes_makes_an_unhealthy_plugin_healthy() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=40))
-def test_h02_the_last_five_results_are_kept(results: list[tuple[float, bool]]) -> None:
+def test_h02_the_last_five_results_are_shown(results: list[tuple[float, bool]]) -> None:
     state = follow(POLICY, *results)
     assert [each.is_passed for each in state.results] == [is_passed for _, is_passed in results][-5:]
     if results and results[-1][1]:

@@ -106,20 +106,23 @@ def to_policy(view: PluginView) -> plugins.PluginPolicy:
     )
 
 
-def _to_health_policy(policy: HealthPolicy) -> plugins.HealthPolicy:
+def _to_health_policy(policy: HealthPolicy) -> plugins.PluginHealthPolicy:
     fields = asdict(policy)
     fields["checks"] = [
-        plugins.HealthCheck(kind=each.kind, method=each.method, command=list(each.command)) for each in policy.checks
+        plugins.PluginHealthCheck(kind=each.kind, method=each.method, command=list(each.command))
+        for each in policy.checks
     ]
-    return plugins.HealthPolicy(**fields)
+    return plugins.PluginHealthPolicy(**fields)
 
 
-def _to_health(state: HealthState) -> plugins.PluginHealth:
-    def line(result: HealthResult) -> plugins.HealthResult:
+def _to_health(state: HealthState) -> plugins.HealthReport:
+    def line(result: HealthResult) -> plugins.PluginHealthResult:
         end = result.at + timedelta(seconds=result.seconds)
-        return plugins.HealthResult(result.at.isoformat(), end.isoformat(), 0 if result.is_passed else 1, result.text)
+        return plugins.PluginHealthResult(
+            result.at.isoformat(), end.isoformat(), 0 if result.is_passed else 1, result.text
+        )
 
-    return plugins.PluginHealth(state.status.value, state.failures, [line(each) for each in state.results])
+    return plugins.HealthReport(state.status.value, state.failures, [line(each) for each in state.results])
 
 
 def to_health_change(request: plugins.PolicyRequest) -> dict[str, object]:

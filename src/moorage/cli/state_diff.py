@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 
 from moorage.api.schema.consumers import PluginPublication
-from moorage.api.schema.plugins import HealthPolicy, HealthRequest, PluginDetails
+from moorage.api.schema.plugins import HealthRequest, PluginDetails, PluginHealthPolicy
 from moorage.cli.health.options import describe_checks
 from moorage.cli.state_file import POLICY_KEYS, DesiredPlugin, DesiredState
 from moorage.plugins import parse_reference
@@ -186,12 +186,14 @@ def _is_policy(plugin: PluginDetails, key: str, value: object) -> bool:
         assert isinstance(value, Mapping)
         return all(list(found.get(name, ())) == list(pair) for name, pair in value.items())
     if isinstance(value, HealthRequest):
-        return all(wanted is UNSET or getattr(found, name, UNSET) == wanted for name, wanted in asdict(value).items())
+        return all(
+            desired is UNSET or getattr(found, name, UNSET) == desired for name, desired in asdict(value).items()
+        )
     return (found or 0) == value if key == "most" else found == value
 
 
 def _shown_policy(value: object) -> object:
-    if not isinstance(value, HealthPolicy | HealthRequest):
+    if not isinstance(value, PluginHealthPolicy | HealthRequest):
         return value
     found = {name.replace("_", " "): each for name, each in asdict(value).items() if each is not UNSET}
     checks = found.pop("checks", None)

@@ -26,10 +26,10 @@ __all__ = (
     "next_pause",
 )
 
-_KEPT = 5
+_SHOWN = 5
 """Results of a plugin that are shown."""
 _STARTING_PAUSE = 1.0
-"""Longest pause between two checks until the first one has passed: who waits for the plugin is not kept waiting."""
+"""Longest pause between two checks until the first one has passed, so that a caller does not wait for the interval."""
 _MOST_SECONDS = 86400.0
 _MOST_FAILURES = 1000
 _LEAST_INTERVAL = 1.0
@@ -100,7 +100,7 @@ class HealthState(Struct, frozen=True):
 
 def after_result(policy: HealthPolicy, state: HealthState, result: HealthResult, ready_seconds: float) -> HealthState:
     """The state after a check that began when the plugin had been ready for this long."""
-    results = (*state.results, result)[-_KEPT:]
+    results = (*state.results, result)[-_SHOWN:]
     if result.is_passed:
         return HealthState(HealthStatus.HEALTHY, 0, results, was_healthy=True)
     if not state.was_healthy and ready_seconds < policy.start_period:

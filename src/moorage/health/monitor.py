@@ -61,12 +61,12 @@ class HealthMonitor:
         assert socket is not None, "start has set it"
         with scope:
             while True:
-                begun = anyio.current_time()
+                started = anyio.current_time()
                 result = await make_checks(policy, socket, self._run_command)
                 before = self._state
                 if scope.cancel_called or before is None:
                     return
-                state = self._state = after_result(policy, before, result, begun - ready_at)
+                state = self._state = after_result(policy, before, result, started - ready_at)
                 if state.status is not before.status:
                     self._decide()
                     self._changed(state)

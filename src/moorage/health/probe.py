@@ -28,27 +28,27 @@ _ANSWER_BYTES = 1024 * 1024
 _REST_OF_OUTPUT = 0.2  # seconds from the exit of a command
 
 
-class _Failure(Exception):
+class _CheckFailed(Exception):
     """A check failed; the text says why."""
 
 
 async def make_checks(policy: HealthPolicy, socket: PluginSocket, run_command: RunCommand) -> HealthResult:
     """Make the checks one after another, each within its time limit; the first that fails is the result."""
-    at, begun = datetime.now(UTC), anyio.current_time()
+    at, started = datetime.now(UTC), anyio.current_time()
     text = ""
     is_passed = True
     for check in policy.checks:
         with anyio.move_on_after(policy.timeout) as scope:
             try:
                 text = await _make(check, socket, run_command)
-            except (_Failure, errors.MoorageError) as error:
+            except (_CheckFailed, errors.MoorageError) as error:
                 is_passed, text = False, str(error)
         if scope.cancelled_caught:
             is_passed, text = False, f"no result within {policy.timeout:g} s"
         if not is_passed:
             text = f"{_describe(check)}: {text}"
             break
-    return HealthResult(at, round(anyio.current_time() - begun, 6), is_passed, escape(text[:_MOST_TEXT]))
+    return HealthResult(at, round(anyio.current_time() - started, 6), is_passed, escape(text[:_MOST_TEXT]))
 
 
 def _describe(check: HealthCheck) -> str:
@@ -58,10 +58,10 @@ def _describe(check: HealthCheck) -> str:
 
 
 async def _make(check: HealthCheck, socket: PluginSocket, run_command: RunCommand) -> str:
-    """What the check printed. Raises: _Failure, MoorageError; it is cancelled at its time limit."""
+    """What the check printed. Raises: _CheckFailed, MoorageError; it is cancelled at its time limit."""
     if check.kind == "connect":
         if not socket.is_listening():
-            raise _Failure(f"{socket.path} does not accept connections")
+            raise _CheckFailed(f"{socket.path} does not accept connections")
         return ""
     if check.kind == "call":
         return await _call(check.method, socket)
@@ -73,11 +73,11 @@ async def _call(method: str, socket: PluginSocket) -> str:
     try:
         document = decode_json(answer.body) if answer.body else {}
     except ValueError as error:
-        raise _Failure(f"the answer is no JSON: {error}") from error
+        raise _CheckFailed(f"the answer is no JSON: {error}") from error
     # Err is Docker's word for every kind of plugin but IPAM drivers, which have Error
     problem = next((document[key] for key in ("Err", "Error") if isinstance(document, dict) and document.get(key)), "")
     if problem or answer.status != 200:
-        raise _Failure(str(problem or f"status {answer.status}"))
+        raise _CheckFailed(str(problem or f"status {answer.status}"))
     return ""
 
 
@@ -99,5 +99,5 @@ async def _run(command: Sequence[str], run_command: RunCommand) -> str:
             tasks.cancel_scope.deadline = anyio.current_time() + _REST_OF_OUTPUT
     text = output.decode(errors="replace").strip()
     if code:
-        raise _Failure(f"exit status {code}{f': {text}' if text else ''}")
+        raise _CheckFailed(f"exit status {code}{f': {text}' if text else ''}")
     return text

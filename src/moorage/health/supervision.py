@@ -18,11 +18,11 @@ __all__ = ("PluginHealth", "Supervised")
 log = logging.getLogger(__name__)
 
 _NEVER_READY = ("disabled", "failed", "removing", "stopping")
-_POLL = 0.05  # seconds between two looks at a plugin that is not ready
+_POLL = 0.05  # seconds between two polls of a plugin that is not ready
 
 
 class Supervised(Protocol):
-    """What is asked and required of the plugin."""
+    """What is read of the plugin, and required of it."""
 
     @property
     def name(self) -> str: ...

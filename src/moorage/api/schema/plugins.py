@@ -160,7 +160,7 @@ class PluginLastExit(ApiObject, frozen=True):
     """Why the plugin did not start or become ready; empty for a plain exit."""
 
 
-class HealthCheck(ApiObject, frozen=True, kw_only=True):
+class PluginHealthCheck(ApiObject, frozen=True, kw_only=True):
     """One health check: a connection, a call to the plugin, or a command inside it."""
 
     kind: Literal["connect", "call", "command"]
@@ -169,10 +169,10 @@ class HealthCheck(ApiObject, frozen=True, kw_only=True):
     command: list[str] = field(default_factory=list)
 
 
-class HealthPolicy(ApiObject, frozen=True):
+class PluginHealthPolicy(ApiObject, frozen=True):
     """The health checks of a plugin; all times are seconds."""
 
-    checks: list[HealthCheck]
+    checks: list[PluginHealthCheck]
     """All of them must pass; none for a plugin without health checks."""
     interval: int | float
     timeout: int | float
@@ -186,7 +186,7 @@ class HealthPolicy(ApiObject, frozen=True):
 class HealthRequest(ApiObject, frozen=True, kw_only=True):
     """A change of the health checks; a field that is absent does not change."""
 
-    checks: list[HealthCheck] | UnsetType = UNSET
+    checks: list[PluginHealthCheck] | UnsetType = UNSET
     interval: int | float | UnsetType = UNSET
     timeout: int | float | UnsetType = UNSET
     start_period: int | float | UnsetType = UNSET
@@ -194,7 +194,7 @@ class HealthRequest(ApiObject, frozen=True, kw_only=True):
     on_failure: Literal["none", "kill", "restart"] | UnsetType = UNSET
 
 
-class HealthResult(ApiObject, frozen=True):
+class PluginHealthResult(ApiObject, frozen=True):
     """One check that was made."""
 
     start: str
@@ -204,12 +204,12 @@ class HealthResult(ApiObject, frozen=True):
     output: str
 
 
-class PluginHealth(ApiObject, frozen=True):
+class HealthReport(ApiObject, frozen=True):
     """The health of a plugin, with Docker's names."""
 
     status: Literal["starting", "healthy", "unhealthy"]
     failing_streak: int
-    log: list[HealthResult]
+    log: list[PluginHealthResult]
     """The last five, the newest last."""
 
 
@@ -237,7 +237,7 @@ class PluginPolicy(ApiObject, frozen=True):
     nice: int
     rlimits: dict[str, tuple[int, int]]
     """Soft and hard limit by name; -1 is unlimited."""
-    health: HealthPolicy | None = None
+    health: PluginHealthPolicy | None = None
     """None from an engine of an earlier version."""
 
 
@@ -291,7 +291,7 @@ class PluginExtension(ApiObject, frozen=True):
     """The OCI runtime of the present run, by name or path; empty where none runs."""
     socket: str = ""
     policy: PluginPolicy | None = None
-    health: PluginHealth | None = None
+    health: HealthReport | None = None
     """None for a plugin without health checks, or one that is not ready."""
     holders: list[PluginHolder] = field(default_factory=list)
     privileges: list[PluginPrivilege] = field(default_factory=list)

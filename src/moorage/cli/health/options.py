@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from moorage.api.schema.plugins import HealthCheck, HealthPolicy, HealthRequest
+    from moorage.api.schema.plugins import HealthRequest, PluginHealthCheck, PluginHealthPolicy
 
 __all__ = (
     "DURATION",
@@ -63,18 +63,18 @@ def parse_command(text: str) -> list[str]:
     return list(found)
 
 
-def make_checks(call: str | None, command: Sequence[str] | None, *, connects: bool) -> "list[HealthCheck]":
+def make_checks(call: str | None, command: Sequence[str] | None, *, connects: bool) -> "list[PluginHealthCheck]":
     """The checks that were requested: a call, a command inside the plugin, a connection."""
-    from moorage.api.schema.plugins import HealthCheck
+    from moorage.api.schema.plugins import PluginHealthCheck
 
     return [
-        *([HealthCheck(kind="connect")] if connects else []),
-        *([HealthCheck(kind="call", method=call.lstrip("/"))] if call else []),
-        *([HealthCheck(kind="command", command=list(command))] if command else []),
+        *([PluginHealthCheck(kind="connect")] if connects else []),
+        *([PluginHealthCheck(kind="call", method=call.lstrip("/"))] if call else []),
+        *([PluginHealthCheck(kind="command", command=list(command))] if command else []),
     ]
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+class _DurationOrCommand(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name, self._parse = name, parse
 
@@ -85,7 +85,7 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before 
             self.fail(str(error), param, ctx)
 
 
-DURATION = _Parsed("duration", parse_duration)
+DURATION = _DurationOrCommand("duration", parse_duration)
 
 
 def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +107,7 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--health-call", metavar="METHOD", help="Health check by a call, as in VolumeDriver.List."),
         click.option(
             "--health-cmd",
-            type=_Parsed("command", parse_command),
+            type=_DurationOrCommand("command", parse_command),
             help="Health check by a command inside the plugin; without a shell.",
         ),
         click.option("--health-connect", is_flag=True, help="Health check by a connection to the plugin's socket."),
@@ -146,12 +146,12 @@ def take_health(options: dict[str, Any]) -> "HealthRequest | None":
     return HealthRequest(**change) if change else None
 
 
-def describe_checks(checks: "Sequence[HealthCheck]") -> str:
+def describe_checks(checks: "Sequence[PluginHealthCheck]") -> str:
     """What is checked, for people."""
     return ", ".join(each.method or shlex.join(each.command) or "connection" for each in checks) or "none"
 
 
-def describe_health(policy: "HealthPolicy") -> str:
+def describe_health(policy: "PluginHealthPolicy") -> str:
     """A line of ``moorage policy``."""
     if not policy.checks:
         return "no checks"
