@@ -85,6 +85,9 @@ class Timeouts:
     ready: float = 30.0
     """From the start of a plugin until its socket accepts a connection."""
 
+    healthy: float = 60.0
+    """Until a plugin with health checks is healthy, where a caller waits for that and gives no bound."""
+
     stop: float = 10.0
     """From SIGTERM to a plugin until SIGKILL."""
 

@@ -384,6 +384,24 @@ def test_d07_case_075_a_new_version_that_never_listens_gives_way_again(house: En
     wait_for(house, before)
 
 
+def test_h05_d07_a_new_version_that_does_not_become_healthy_gives_way_again(
+    house: EngineProcess, registry: Served
+) -> None:
+    name, _ = versions(registry, "t/sick", "sick=1")
+    house.ensure(f"{name}:v1", "p", settings=["LEVEL=1"], attended=True)
+    check = {"Kind": "call", "Method": "health"}
+    house.request_own("PUT", "p", "policy", {"health": {"Checks": [check], "StartPeriod": 0, "Failures": 2}})
+    house.enable("p")
+    with pytest.raises(Refused, match=r"is unhealthy: health: sick; the version of before is current again"):
+        house.change("p", f"{name}:v2", "restart=1&wait=60", attended=True)
+    house.until("p", "ready")
+    assert (root_of(house, "p") / "which").read_bytes() == b"1"
+    house.request_own("POST", "p", "wait?timeout=60")
+
+    house.change("p", f"{name}:v2", attended=True)  # without waiting, ready is enough
+    assert (root_of(house, "p") / "which").read_bytes() == b"2"
+
+
 def test_d07_case_096_a_corrupt_layer_leaves_the_old_version_as_it_is(house: EngineProcess, registry: Served) -> None:
     name, _ = versions(registry, "t/corrupt")
     packages.push(registry.host, "t/corrupt", "v3", make(config(), Blob(b"no layer" * 100, packages.GZIP)))

@@ -4,6 +4,7 @@
  *   end=CODE@MS   exit by itself, after that long             ignore-term   go on after SIGTERM
  *   out=TEXT      a line on standard output                   err=TEXT      a line on standard error
  *   wedge         accept, never answer                        flood=BYTES   so many bytes a second on standard output
+ *   sick=N        answer /health with an error from the N-th call on
  *   allocate=MIB  take so much memory once it listens         count=N       so many numbered lines a second, in order
  *
  * It answers POST /exit/CODE by exiting, /env with its environment, /args with its arguments, /write/BYTES/PIECE by
@@ -106,6 +107,9 @@ static void answer(int client) {
     }
     if (strncmp(path, "/err/", 5) == 0) /* an error of a plugin, which HTTP knows nothing of */
         snprintf(body, sizeof body, "{\"Err\": \"%.*s\"}", (int)strcspn(path + 5, " "), path + 5);
+    static long health_calls;
+    if (strncmp(path, "/health", 7) == 0 && find("sick") && ++health_calls >= atol(find("sick")))
+        snprintf(body, sizeof body, "{\"Err\": \"sick\"}");
     if (strncmp(path, "/write/", 7) == 0)
         snprintf(body, sizeof body, "%ld\n", write_lines(path + 7));
     snprintf(head, sizeof head,

@@ -139,6 +139,10 @@ class FakeBackend:
         self._put(replace(plugin, enabled=False, state=State.DISABLED, ready_at=None, pid=None, holders=()))
         self.event_log.publish("disable", plugin.id, name)
 
+    async def wait_healthy(self, name: str, within: float) -> None:
+        if not self.get(name).enabled:
+            raise errors.Conflict(f"plugin {name} is disabled")
+
     async def restart(self, name: str) -> None:
         plugin = self.get(name)
         if not plugin.enabled:

@@ -10,7 +10,7 @@ import anyio.lowlevel
 from moorage import errors
 from moorage.engine.grants import PrivilegeRequest
 from moorage.engine.installation import Operation
-from moorage.engine.values import InstallOptions, PluginView
+from moorage.engine.values import ChangeTerms, InstallOptions, PluginView
 from moorage.packages.source import ProgressStep, ReportProgress
 from moorage.plugins import (
     NO_OVERRIDES,
@@ -79,11 +79,11 @@ class FakePackages:
 
     @asynccontextmanager
     async def upgrade(
-        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, *, restart: bool, force: bool
+        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, change: ChangeTerms
     ) -> AsyncIterator[Operation]:
         plugin: PluginView = self._owner.get(name)
         self._find(text or plugin.reference, terms, credentials)
-        if plugin.enabled and not restart:
+        if plugin.enabled and not change.restart:
             raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
         yield Operation(plugin.name, self._work)
 

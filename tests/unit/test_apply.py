@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from moorage import errors
 from moorage.api.conversion import to_plugin
 from moorage.api.schema.base import from_document, to_document
-from moorage.api.schema.plugins import PluginDetails
+from moorage.api.schema.plugins import PluginDetails, PluginHealthPolicy
 from moorage.cli.state_diff import PluginDiff, diff_state
 from moorage.cli.state_file import DesiredState, read_desired_state
 from moorage.engine.lifecycle import State
@@ -135,6 +136,50 @@ def test_d09_nothing_differs_where_all_is_as_desired() -> None:
 """
     found = differ(text, plugin())
     assert (found.kind, found.texts, found.stop, found.start) == ("none", (), False, False)
+
+
+HEALTH = """
+- reference: p
+  health: {call: VolumeDriver.List, cmd: test -e /x, interval: 1m30s, retries: 2, on-failure: restart}
+"""
+
+
+def test_h01_the_file_has_health_checks() -> None:
+    change = read(f"plugins:{HEALTH}").plugins[0].policy["health"]
+    assert [(each.kind, each.method, each.command) for each in change.checks] == [
+        ("call", "VolumeDriver.List", []),
+        ("command", "", ["test", "-e", "/x"]),
+    ]
+    assert (change.interval, change.failures, change.on_failure, change.timeout) == (90, 2, "restart", UNSET)
+    assert read("plugins:\n- {reference: p, health: none}").plugins[0].policy["health"].checks == []
+
+
+def test_h01_only_what_the_file_says_of_health_checks_is_compared() -> None:
+    found = plugin()
+    change = read(f"plugins:{HEALTH}").plugins[0].policy["health"]
+    assert differ(HEALTH, found).texts == (
+        "health: none; interval 30; timeout 5; start period 10; failures 3; on failure none -> "
+        "VolumeDriver.List, test -e /x; interval 90; failures 2; on failure restart",
+    )
+    assert found.moorage.policy is not None
+    policy = replace(found.moorage.policy, health=PluginHealthPolicy(change.checks, 90, 5, 10, 2, "restart"))
+    assert differ(HEALTH, replace(found, moorage=replace(found.moorage, policy=policy))).kind == "none"
+
+
+@pytest.mark.parametrize(
+    ("health", "text"),
+    [
+        ("often", "p.yaml:3: plugins[0].health: it must be one of false, none"),
+        ("{call: x, every: 3s}", "there is no such field"),
+        ("{interval: soon}", "p.yaml:3: plugins[0].health.interval: 'soon' is not a duration like 30s or 1m30s"),
+        ("{cmd: ''}", "plugins[0].health.cmd: the command is empty"),
+        ("{on-failure: stop}", "it must be one of none, kill, restart"),
+    ],
+)
+def test_h01_health_checks_that_cannot_be_read_are_named(health: str, text: str) -> None:
+    with pytest.raises(errors.Invalid) as refused:
+        read(f"plugins:\n- reference: a\n  health: {health}")
+    assert text in str(refused.value)
 
 
 def test_d09_what_is_missing_is_installed_with_all_that_is_desired() -> None:

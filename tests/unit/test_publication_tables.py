@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from moorage.engine.runner import PluginRun
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog
 from moorage.engine.values import PluginRecord, Publication
+from moorage.health.supervision import PluginHealth
 from moorage.logs.reader import PluginLog
 from moorage.proxy.protocol import PathRule, PluginNews, VolumeMount
 from moorage.runs.directories import PluginDirectories
@@ -45,6 +48,8 @@ CONFIG = {
 
 class Plugin(PluginState):
     """A plugin in any state."""
+
+    health = cast(PluginHealth, SimpleNamespace(state=None))
 
     def become(self, *events: Event) -> "Plugin":
         for event in events:

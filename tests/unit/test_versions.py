@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage.engine.engine import Engine
 from moorage.engine.grants import Grants
-from moorage.engine.values import PluginVersion
+from moorage.engine.values import ChangeTerms, PluginVersion
 from moorage.engine.versions import change_version, check_can_change
 from moorage.plugins import Config, Overrides, compute_privileges, effective_settings
 from support.awaits import Awaits, drive_inboxes
@@ -64,7 +64,8 @@ async def change(world: World, engine: Engine, *, restart: bool = False, force: 
 
     async def job() -> None:
         nonlocal dropped
-        dropped = await change_version(engine._context, plugin, new_version(world), agree, restart=restart, force=force)
+        terms = ChangeTerms(restart=restart, force=force)
+        dropped = await change_version(engine._context, plugin, new_version(world), agree, terms)
 
     await plugin.inbox.do(job)
     return dropped
@@ -155,7 +156,7 @@ def test_d07_a_plugin_that_is_being_removed_gets_no_version(play: Any) -> None:
             with suppress(errors.Unavailable):
                 await engine.remove(P, force=False)
             with pytest.raises(errors.Conflict, match=r"it is being removed"):
-                check_can_change(engine._plugins.get(P), restart=True, force=True)
+                check_can_change(engine._plugins.get(P), ChangeTerms(restart=True, force=True))
 
     play(scene)
 

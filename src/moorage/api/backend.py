@@ -9,7 +9,7 @@ from moorage.engine.grants import PrivilegeRequest
 from moorage.engine.installation import Operation
 from moorage.engine.telemetry import Metrics
 from moorage.engine.transfers import LoadResult
-from moorage.engine.values import EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
+from moorage.engine.values import ChangeTerms, EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.packages.usage import DiskUsage, Pruned
@@ -50,7 +50,7 @@ class Packages(Protocol):
         """Install the plugin with this reference, under a name ("": its own). Raises: Conflict, Denied, Invalid, ..."""
 
     def upgrade(
-        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, *, restart: bool, force: bool
+        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, change: ChangeTerms
     ) -> AbstractAsyncContextManager[Operation]:
         """Change the version of a plugin. Raises: as ``pull``; Conflict where it is enabled, or in use."""
 
@@ -127,6 +127,12 @@ class Backend(Protocol):
 
     async def restart(self, name: str) -> None:
         """Stop it and start it again. Raises: Conflict where it is disabled; why it did not come up."""
+
+    async def wait_healthy(self, name: str, within: float) -> None:
+        """Return when it is ready, and healthy where it has checks, or after ``within`` seconds.
+
+        Raises: Conflict where it is disabled; MoorageError saying why it is not.
+        """
 
     async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
         """Change settings, all or none; ``secrets`` are never shown again. Raises: Conflict while enabled, Invalid."""

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.volumes import VolumeView
 from moorage.engine.transfers import LoadResult
 from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView, Publication
+from moorage.health.model import HealthCheck, HealthPolicy, HealthResult, HealthState
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.oci.platforms import architecture_of_machine
@@ -29,6 +30,7 @@ __all__ = (
     "to_confinement",
     "to_disk_usage",
     "to_event",
+    "to_health_change",
     "to_holder",
     "to_loaded_plugin",
     "to_log_line",
@@ -69,6 +71,7 @@ def to_plugin(view: PluginView, processes: Sequence[ProcessView] | None = None) 
             runtime=view.runtime,
             socket=view.socket,
             policy=to_policy(view),
+            health=_to_health(view.health) if view.health else None,
             holders=[to_holder(holder) for holder in view.holders],
             privileges=to_privileges(view.privileges),
             widenings=to_privileges(view.widenings),
@@ -95,8 +98,43 @@ def to_policy(view: PluginView) -> plugins.PluginPolicy:
     policy = view.policy
     fields: dict[str, Any] = asdict(view.confinement)  # resolved, so none of them is None
     return plugins.PluginPolicy(
-        restarts=policy.restarts.value, most=policy.most, stop_timeout=policy.stop_timeout, **fields
+        restarts=policy.restarts.value,
+        most=policy.most,
+        stop_timeout=policy.stop_timeout,
+        health=_to_health_policy(view.health_policy),
+        **fields,
     )
+
+
+def _to_health_policy(policy: HealthPolicy) -> plugins.PluginHealthPolicy:
+    fields = asdict(policy)
+    fields["checks"] = [
+        plugins.PluginHealthCheck(kind=each.kind, method=each.method, command=list(each.command))
+        for each in policy.checks
+    ]
+    return plugins.PluginHealthPolicy(**fields)
+
+
+def _to_health(state: HealthState) -> plugins.HealthReport:
+    def line(result: HealthResult) -> plugins.PluginHealthResult:
+        end = result.at + timedelta(seconds=result.seconds)
+        return plugins.PluginHealthResult(
+            result.at.isoformat(), end.isoformat(), 0 if result.is_passed else 1, result.text
+        )
+
+    return plugins.HealthReport(state.status.value, state.failures, [line(each) for each in state.results])
+
+
+def to_health_change(request: plugins.PolicyRequest) -> dict[str, object]:
+    """The fields of a health policy that a policy request sets."""
+    if request.health is UNSET:
+        return {}
+    found = {name: value for name, value in asdict(request.health).items() if value is not UNSET}
+    if request.health.checks is not UNSET:
+        found["checks"] = tuple(
+            HealthCheck(each.kind, each.method, tuple(each.command)) for each in request.health.checks
+        )
+    return found
 
 
 def to_confinement(request: plugins.PolicyRequest) -> Confinement:

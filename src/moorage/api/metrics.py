@@ -103,6 +103,7 @@ def _of_plugins(metrics: Metrics) -> "Iterator[Metric]":
 
     one = ["plugin"]
     ready = GaugeMetricFamily("moorage_plugin_ready", "Whether the plugin's socket accepts.", labels=one)
+    healthy = GaugeMetricFamily("moorage_plugin_healthy", "Whether the plugin's health checks pass.", labels=one)
     restarts = CounterMetricFamily("moorage_plugin_restarts", "Automatic restarts.", labels=one)
     exits = CounterMetricFamily(
         "moorage_plugin_exits", "Exits of the plugin, requested or not.", labels=["plugin", "code", "signal", "oom"]
@@ -113,13 +114,15 @@ def _of_plugins(metrics: Metrics) -> "Iterator[Metric]":
     )
     for plugin in metrics.plugins:
         ready.add_metric([plugin.name], plugin.is_ready)
+        if plugin.is_healthy is not None:
+            healthy.add_metric([plugin.name], plugin.is_healthy)
         restarts.add_metric([plugin.name], plugin.restarts)
         for labels, count in plugin.exits.items():
             exits.add_metric([plugin.name, *labels], count)
         for stream, count in plugin.log.bytes.items():
             output.add_metric([plugin.name, stream], count)
         lost.add_metric([plugin.name], plugin.log.dropped_lines)
-    yield from (ready, restarts, exits, *_of_groups(metrics), output, lost)
+    yield from (ready, healthy, restarts, exits, *_of_groups(metrics), output, lost)
 
 
 def _of_groups(metrics: Metrics) -> "Iterator[Metric]":

@@ -8,11 +8,11 @@ from aiohttp import web
 from moorage import errors
 from moorage.api.conversion import to_privileges
 from moorage.api.http.go_json import json_type_error
-from moorage.api.http.query import boolean, match_fields, read_object
+from moorage.api.http.query import boolean, match_fields, read_object, seconds
 from moorage.api.progress import stream_operation
 from moorage.api.request import Request, json_answer, registry_credentials
 from moorage.api.schema.packages import PrivilegeReview, TermsRequest
-from moorage.engine.values import InstallOptions
+from moorage.engine.values import ChangeTerms, InstallOptions
 from moorage.plugins import parse_privileges
 
 __all__ = ("ensure", "grant", "privileges", "pull", "pull_with", "push", "request", "upgrade", "upgrade_with")
@@ -58,14 +58,19 @@ async def ensure(request: Request) -> web.StreamResponse:
 async def upgrade(request: Request) -> web.StreamResponse:
     """POST /plugins/{name}/upgrade. The body is what is granted."""
     granted = parse_privileges(await _raw(request))
-    return await _upgrade(request, InstallOptions(granted), restart=False, force=False)
+    return await _upgrade(request, InstallOptions(granted), ChangeTerms())
 
 
 async def upgrade_with(request: Request) -> web.StreamResponse:
-    """POST upgrade: as Docker's; with ``restart`` also of a plugin that is enabled, with ``force`` of one in use."""
+    """POST upgrade: as Docker's; with ``restart`` also of a plugin that is enabled, with ``force`` of one in use.
+
+    With ``wait`` one that is not healthy after so many seconds is rolled back.
+    """
     terms = _terms(await request.json(), once=False)
-    restart, force = boolean(request.query("restart")), boolean(request.query("force"))
-    return await _upgrade(request, terms, restart=restart, force=force)
+    change = ChangeTerms(
+        boolean(request.query("restart")), boolean(request.query("force")), seconds(request.query("wait"), "wait")
+    )
+    return await _upgrade(request, terms, change)
 
 
 async def _pull(request: Request, terms: InstallOptions) -> web.StreamResponse:
@@ -74,11 +79,9 @@ async def _pull(request: Request, terms: InstallOptions) -> web.StreamResponse:
     return await stream_operation(request, operation, has_name=True)
 
 
-async def _upgrade(request: Request, terms: InstallOptions, *, restart: bool, force: bool) -> web.StreamResponse:
+async def _upgrade(request: Request, terms: InstallOptions, change: ChangeTerms) -> web.StreamResponse:
     credentials = registry_credentials(request)
-    operation = request.backend.packages.upgrade(
-        request.name, request.query("remote"), terms, credentials, restart=restart, force=force
-    )
+    operation = request.backend.packages.upgrade(request.name, request.query("remote"), terms, credentials, change)
     return await stream_operation(request, operation, has_name=True)
 
 

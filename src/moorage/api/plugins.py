@@ -4,7 +4,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from moorage import errors
-from moorage.api.conversion import to_confinement, to_plugin, to_policy
+from moorage.api.conversion import to_confinement, to_health_change, to_plugin, to_policy
 from moorage.api.http.query import boolean, integer, parse_filters, seconds, texts, truth
 from moorage.api.request import Request, json_answer
 from moorage.api.schema.plugins import HostPath, PolicyRequest, SetRequest
@@ -25,6 +25,7 @@ __all__ = (
     "set_policy",
     "set_with_secrets",
     "tag",
+    "wait",
 )
 
 _FILTERS = frozenset({"enabled", "capability"})
@@ -102,6 +103,13 @@ async def restart(request: Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def wait(request: Request) -> web.Response:
+    """POST wait: the answer comes when the plugin is ready, and healthy where it has checks."""
+    within = seconds(request.query("timeout"), "timeout")
+    await request.while_connected(lambda: request.backend.wait_healthy(request.name, within))
+    return web.Response(status=204)
+
+
 async def call(request: Request) -> web.Response:
     """POST call: the body is sent to the plugin, and its answer is returned, with its status in a header."""
     method = request.query("method").lstrip("/")
@@ -132,6 +140,7 @@ async def set_policy(request: Request) -> web.Response:
         restarts=None if body.restarts is UNSET else body.restarts,
         most=None if body.most is UNSET else body.most,
         stop_timeout=None if body.stop_timeout is UNSET else body.stop_timeout,
+        health=to_health_change(body),
         confinement=to_confinement(body),
         is_attended=bool(body.attended),
     )

@@ -15,6 +15,7 @@ _HEAD = ("ID", "NAME", "STATE", "UPTIME", "RESTARTS", "LAST EXIT", "NEXT TRY", "
 _SHORT = 12
 _DESCRIPTION = 32
 _COLOURS = {"ready": "green", "failed": "red", "restarting": "yellow", "stopping": "yellow", "removing": "yellow"}
+_COLOURS |= {"healthy": "green", "unhealthy": "red"}
 
 
 @click.command(name="ls", help="List plugins with their states, restarts and last exits.")
@@ -64,7 +65,13 @@ def _published(plugin: "PluginDetails") -> str:
     return ", ".join(plugin.moorage.published.names) if plugin.moorage.published else ""
 
 
-_MORE = {"WIDENED BY": _widenings, "PUBLISHED AS": _published}
+def _health(plugin: "PluginDetails") -> str:
+    """What its health checks say."""
+    health = plugin.moorage.health
+    return styled(health.status, _COLOURS.get(health.status)) if health else ""
+
+
+_MORE = {"HEALTH": _health, "WIDENED BY": _widenings, "PUBLISHED AS": _published}
 """Columns that are only shown where one of their cells has a text."""
 
 

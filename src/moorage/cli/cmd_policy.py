@@ -1,4 +1,4 @@
-"""``moorage policy``: when a plugin is restarted, and what confines it."""
+"""``moorage policy``: when a plugin is restarted, how its health is checked, and what confines it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ import click
 
 from moorage import errors
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
+from moorage.cli.health.options import describe_health, health_options, take_health
 from moorage.cli.parameters import SIZE, ULIMIT, size_text
 from moorage.cli.terminal import complain, confirm, print_object, say
 
@@ -19,7 +20,7 @@ _WIDENING = (
 )
 
 
-_AT_ONCE = frozenset(("memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout"))
+_AT_ONCE = frozenset(("memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout", "health"))
 """Options that apply to a running plugin at once."""
 
 
@@ -94,17 +95,19 @@ def _privilege_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(
     name="policy",
-    help="Show or change the restart policy and the confinement of a plugin. Limits of memory, processors and "
-    "processes apply at once, other changes from the next start.",
+    help="Show or change the restart policy, the health checks and the confinement of a plugin. Limits of memory, "
+    "processors and processes, the restart policy and health checks apply at once, other changes from the next start.",
 )
 @click.argument("plugin", shell_complete=plugin_names)
 @_privilege_options
 @_limit_options
 @_restart_options
+@health_options
 @json_option
 def command(plugin: str, grant_all: bool, **options: Any) -> None:
     """Show or change."""
     options["rlimits"] = dict(options["rlimits"]) or None
+    options["health"] = take_health(options)
     given = {key: value for key, value in options.items() if value is not None}
     client = engine_client()
     if given:
@@ -150,6 +153,7 @@ def _show(found: "PluginPolicy") -> None:
     rows = (
         ("restarts", f"{found.restarts}, {limit}"),
         ("stop timeout", stop),
+        ("health", describe_health(found.health) if found.health else "no checks"),
         ("seccomp", found.seccomp),
         ("new privileges", "allowed" if found.new_privileges else "no"),
         ("capabilities", found.capabilities),

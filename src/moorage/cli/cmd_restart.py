@@ -3,12 +3,17 @@
 import click
 
 from moorage.cli.context import engine_client, plugin_names
+from moorage.cli.health.options import wait_option
 from moorage.cli.terminal import say
 
 
 @click.command(name="restart", help="Restart a plugin.")
 @click.argument("plugin", shell_complete=plugin_names)
-def command(plugin: str) -> None:
+@wait_option
+def command(plugin: str, wait: float) -> None:
     """Restart."""
-    engine_client().restart(plugin)
+    client = engine_client()
+    client.restart(plugin)
+    if wait:
+        client.wait_healthy(plugin, wait)
     say(plugin)

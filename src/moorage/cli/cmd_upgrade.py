@@ -5,6 +5,7 @@ import click
 from moorage import errors
 from moorage.cli.consent import agree, grant_option
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
+from moorage.cli.health.options import wait_option
 from moorage.cli.progress import show_progress
 from moorage.cli.references import check_reference, registry_auth
 from moorage.cli.terminal import confirm, say
@@ -20,15 +21,18 @@ from moorage.cli.terminal import confirm, say
 @click.option(
     "--restart",
     is_flag=True,
-    help="Upgrade an enabled plugin: stop, upgrade and start it; roll back if it does not become ready.",
+    help="Upgrade an enabled plugin: stop, upgrade and start it; roll back if it is not ready, or healthy with --wait.",
 )
 @click.option("-f", "--force", is_flag=True, help="Upgrade a plugin that is in use.")
 @click.option(
     "--skip-remote-check", is_flag=True, help="Do not ask before the plugin of another repository replaces it."
 )
+@wait_option
 @grant_option
 @json_option
-def command(plugin: str, reference: str, restart: bool, force: bool, skip_remote_check: bool, grant_all: bool) -> None:
+def command(
+    plugin: str, reference: str, restart: bool, force: bool, skip_remote_check: bool, wait: float, grant_all: bool
+) -> None:
     """Upgrade."""
     from moorage.api.schema.packages import TermsRequest
 
@@ -44,7 +48,7 @@ def command(plugin: str, reference: str, restart: bool, force: bool, skip_remote
     auth = registry_auth(reference)
     review = client.request_privileges(reference, name, auth=auth)
     terms = agree(name, found.moorage.privileges, review, TermsRequest(), grant_all=grant_all)
-    with client.upgrade(name, reference, terms, auth, restart=restart, force=force) as progress:
+    with client.upgrade(name, reference, terms, auth, restart=restart, force=force, wait=wait) as progress:
         show_progress(progress)
     if not is_json():
         say(name)

@@ -4,11 +4,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 
 from moorage.api.schema.consumers import PluginPublication
-from moorage.api.schema.plugins import PluginDetails
+from moorage.api.schema.plugins import HealthRequest, PluginDetails, PluginHealthPolicy
+from moorage.cli.health.options import describe_checks
 from moorage.cli.state_file import POLICY_KEYS, DesiredPlugin, DesiredState
 from moorage.plugins import parse_reference
 
@@ -73,7 +74,10 @@ def _diff(desired: DesiredPlugin, plugin: PluginDetails | None) -> PluginDiff:
         *((f"reference: {reference} -> {desired.reference}",) if has_moved else ()),
         *(f"{key}: {_shown(_value(plugin, key))} -> {_shown(desired.settings[key])}" for key in settings),
         *(f"{key}: a secret, not set -> from {desired.secrets[key]}" for key in secrets),
-        *(f"policy {_POLICY[key]}: {_policy(plugin, key)} -> {value}" for key, value in policy.items()),
+        *(
+            f"{_POLICY[key]}: {_shown_policy(_policy(plugin, key))} -> {_shown_policy(value)}"
+            for key, value in policy.items()
+        ),
         *((f"publish: {_shown_publication(plugin)} -> {_shown_publish(publish)}",) if publish is not None else ()),
         *((f"enabled: {_word(is_enabled)} -> {_word(desired.enabled)}",) if is_enabled != desired.enabled else ()),
     )
@@ -105,7 +109,7 @@ def _install(desired: DesiredPlugin) -> PluginDiff:
             f"install {desired.reference}",
             *(f"{key}: {_shown(value)}" for key, value in desired.settings.items()),
             *(f"{key}: a secret, from {path}" for key, path in desired.secrets.items()),
-            *(f"policy {_POLICY[key]}: {value}" for key, value in desired.policy.items()),
+            *(f"{_POLICY[key]}: {_shown_policy(value)}" for key, value in desired.policy.items()),
             *((f"publish: {_shown_publish(desired.publish)}",) if desired.publish else ()),
             f"enabled: {_word(desired.enabled)}",
         ),
@@ -136,7 +140,7 @@ def _shown_publish(publish: Mapping[str, Any] | bool | None) -> str:
     return " ".join((f"as {', '.join(publish['names']) or 'its name'}", *options))
 
 
-_POLICY = {each.name: key for key, each in POLICY_KEYS.items()}
+_POLICY = {**{each.name: f"policy {key}" for key, each in POLICY_KEYS.items()}, "health": "health"}
 
 
 def _full(plugin: PluginDetails) -> str:
@@ -181,7 +185,21 @@ def _is_policy(plugin: PluginDetails, key: str, value: object) -> bool:
         assert isinstance(found, Mapping)
         assert isinstance(value, Mapping)
         return all(list(found.get(name, ())) == list(pair) for name, pair in value.items())
+    if isinstance(value, HealthRequest):
+        return all(
+            desired is UNSET or getattr(found, name, UNSET) == desired for name, desired in asdict(value).items()
+        )
     return (found or 0) == value if key == "most" else found == value
+
+
+def _shown_policy(value: object) -> object:
+    if not isinstance(value, PluginHealthPolicy | HealthRequest):
+        return value
+    found = {name.replace("_", " "): each for name, each in asdict(value).items() if each is not UNSET}
+    checks = found.pop("checks", None)
+    texts = [describe_checks(checks)] if checks is not None else []
+    texts += [f"{name} {each:g}" if isinstance(each, float) else f"{name} {each}" for name, each in found.items()]
+    return "; ".join(texts)
 
 
 def _shown(value: str | None) -> str:

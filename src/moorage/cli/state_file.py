@@ -11,6 +11,8 @@ import yaml
 from msgspec import Struct, field
 
 from moorage import errors
+from moorage.api.schema.plugins import HealthRequest
+from moorage.cli.health.options import HEALTH_ACTIONS, make_checks, parse_command, parse_duration
 from moorage.cli.parameters import parse_size, parse_time_limit, parse_ulimit
 from moorage.plugins import local_name, parse_reference
 
@@ -158,7 +160,9 @@ class _Node(Struct, frozen=True):
 
 
 def _plugin(node: _Node, folder: Path) -> DesiredPlugin:
-    fields = node.fields("name", "reference", "settings", "secrets", "enabled", "policy", "privileges", "publish")
+    fields = node.fields(
+        "name", "reference", "settings", "secrets", "enabled", "policy", "health", "privileges", "publish"
+    )
     if "reference" not in fields:
         raise node.wrong("there is no reference, which says where the plugin comes from")
     reference = fields["reference"].checked(lambda text: str(parse_reference(text).with_default_tag()))
@@ -174,7 +178,10 @@ def _plugin(node: _Node, folder: Path) -> DesiredPlugin:
         settings=settings,
         secrets=secrets,
         enabled=fields["enabled"].truth() if "enabled" in fields else True,
-        policy=_policy(fields["policy"]) if "policy" in fields else {},
+        policy={
+            **(_policy(fields["policy"]) if "policy" in fields else {}),
+            **({"health": _health(fields["health"])} if "health" in fields else {}),
+        },
         granted=_grants(fields["privileges"]) if "privileges" in fields else (),
         publish=_publish(fields["publish"]) if "publish" in fields else None,
     )
@@ -187,6 +194,21 @@ def _fields(fields: Mapping[str, _Node], key: str) -> dict[str, _Node]:
 def _policy(node: _Node) -> dict[str, Any]:
     fields = node.fields(*POLICY_KEYS)
     return {POLICY_KEYS[key].name: POLICY_KEYS[key].read(each) for key, each in fields.items()}
+
+
+def _health(node: _Node) -> HealthRequest:
+    """False or none for a plugin without health checks, or their mapping."""
+    if isinstance(node.node, yaml.ScalarNode):
+        node.choice("false", "none")
+        return HealthRequest(checks=[])
+    fields = node.fields(*_HEALTH_KEYS)
+    found = {_HEALTH_KEYS[key].name: _HEALTH_KEYS[key].read(each) for key, each in fields.items()}
+    checks = make_checks(found.pop("call", None), found.pop("command", None), connects=found.pop("connect", False))
+    return HealthRequest(checks=checks, **found)
+
+
+def _command(node: _Node) -> list[str]:
+    return _texts(node) if isinstance(node.node, yaml.SequenceNode) else list(_parsed(parse_command, node))
 
 
 def _publish(node: _Node) -> Mapping[str, Any] | bool:
@@ -220,7 +242,7 @@ class _PolicyKey(Struct, frozen=True):
     """A line of a policy, or of a publication: its name in the API, and how its value is read."""
 
     name: str
-    read: Callable[[_Node], object]
+    read: Callable[[_Node], Any]
 
 
 def _ulimits(node: _Node) -> dict[str, tuple[int, int]]:
@@ -260,6 +282,19 @@ POLICY_KEYS: Mapping[str, _PolicyKey] = {
     "nice": _PolicyKey("nice", lambda node: _parsed(int, node)),
 }
 """Keys of a policy."""
+
+
+_HEALTH_KEYS: Mapping[str, _PolicyKey] = {
+    "call": _PolicyKey("call", _Node.text),
+    "cmd": _PolicyKey("command", _command),
+    "connect": _PolicyKey("connect", _Node.truth),
+    "interval": _PolicyKey("interval", lambda node: _parsed(parse_duration, node)),
+    "timeout": _PolicyKey("timeout", lambda node: _parsed(parse_duration, node)),
+    "start-period": _PolicyKey("start_period", lambda node: _parsed(parse_duration, node)),
+    "retries": _PolicyKey("failures", lambda node: int(node.number(int))),
+    "on-failure": _PolicyKey("on_failure", lambda node: node.choice(*HEALTH_ACTIONS)),
+}
+"""Keys of health checks."""
 
 
 _PUBLISH_KEYS: Mapping[str, _PolicyKey] = {

@@ -73,9 +73,15 @@ class PackageClient(EngineTransport):
         *,
         restart: bool = False,
         force: bool = False,
+        wait: float = 0,
     ) -> AbstractContextManager[Progress]:
-        """Change the version of a plugin; ``restart`` also an enabled one, ``force`` also one in use."""
+        """Change the version of a plugin; ``restart`` also an enabled one, ``force`` also one in use.
+
+        ``wait``: seconds until it must be healthy, or is rolled back; 0 to go by ready alone.
+        """
         flags = {key: "1" for key, is_on in (("restart", restart), ("force", force)) if is_on}
+        if wait:
+            flags["wait"] = f"{wait:g}"
         return self._progress(f"{OWN}/plugins/{quoted(name)}/upgrade", {"remote": remote, **flags}, terms, auth)
 
     def push(self, name: str, to: str = "", auth: str = "") -> AbstractContextManager[Progress]:

@@ -39,6 +39,10 @@ class PluginClient(EngineTransport):
         """Stop it and start it again."""
         self._do("POST", f"{_own(name)}/restart")
 
+    def wait_healthy(self, name: str, within: float) -> None:
+        """Return when it is ready, and healthy where it has checks; ``within`` in seconds."""
+        self._do("POST", f"{_own(name)}/wait", {"timeout": f"{within:g}"})
+
     def remove(self, name: str, *, force: bool = False) -> None:
         """Remove it."""
         self._do("DELETE", f"/plugins/{quoted(name)}", _force(force))

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.consumers.driver_calls import call_driver
+from moorage.engine.consumers.holders import acquire, release
 from moorage.engine.consumers.publisher import DEFAULT_PUBLISH_PATHS, Publisher, PublishPaths
 from moorage.engine.consumers.requests import check_authorization, publish, unpublish
 from moorage.engine.consumers.tables import find_host_path, with_host_paths
@@ -229,6 +230,10 @@ class Engine:
         """Stop it and start it again. Raises: Conflict; why it did not become ready."""
         await self._plugins.get(name).restart()
 
+    async def wait_healthy(self, name: str, within: float) -> None:
+        """Return when it is ready, and healthy where it has checks. Raises: Conflict; why it is not, in time."""
+        await self._plugins.get(name).health.wait_healthy(within or self._timeouts.healthy)
+
     async def remove(self, name: str, *, force: bool) -> None:
         """Remove it; by a further name, only that name. Raises: Conflict, Unavailable."""
         if not await self.transfers.untag(name):
@@ -307,7 +312,7 @@ class Engine:
 
     async def acquire(self, name: str, owner: str, *, is_attached: bool) -> Holder:
         """Note a user of it. Raises: Conflict where it is disabled."""
-        return await self._plugins.get(name).acquire(owner, is_attached=is_attached)
+        return await acquire(self._plugins.get(name), owner, is_attached=is_attached)
 
     async def wait_release_requested(self, name: str, token: str) -> None:
         """Return when a forced stop asks this attached user to release it, or when it is no user any more."""
@@ -316,7 +321,7 @@ class Engine:
 
     async def release(self, name: str, token: str) -> None:
         """Remove a user of it. Raises: NotFound."""
-        await self._plugins.get(name).release(token)
+        await release(self._plugins.get(name), token)
 
     def running(self) -> int:
         """How many plugins run."""

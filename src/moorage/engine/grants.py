@@ -242,6 +242,14 @@ async def change_settings(
     await plugin.inbox.do(job)
 
 
+def _check_health(plugin: "Supervisor", change: PolicyChange) -> None:
+    """Raises: Invalid for health checks that this plugin cannot have."""
+    interface = plugin.config.interface
+    if any(each.kind == "call" for each in change.of_health(plugin.record.health).checks) and not interface.is_http:
+        scheme = interface.protocol_scheme
+        raise errors.Invalid(f"cannot check the health of plugin {plugin.name} by a call: it speaks {scheme}, not HTTP")
+
+
 async def change_policy(context: "EngineContext", plugin: "Supervisor", change: PolicyChange) -> None:
     """Change the policy of a plugin.
 
@@ -252,6 +260,7 @@ async def change_policy(context: "EngineContext", plugin: "Supervisor", change: 
     what runs.
     """
     change.of(plugin.record.policy)
+    _check_health(plugin, change)
     _attended(context.consent, plugin, change)
     if change.confinement.userns == "auto":
         check_user_namespace(plugin.config, plugin.settings())
@@ -264,10 +273,13 @@ async def change_policy(context: "EngineContext", plugin: "Supervisor", change: 
             id_base = find_base(taken, int(plugin.id[:8], 16))
         await plugin.save(
             policy=change.of(plugin.record.policy),
+            health=change.of_health(plugin.record.health),
             attended_widenings=_attended(context.consent, plugin, change),
             confinement=confinement,
             id_base=id_base,
         )
+        if change.health:
+            plugin.health.follow()
         await _apply_to_running(context, plugin, change.confinement)
 
     await plugin.inbox.do(job)

@@ -17,7 +17,7 @@ from moorage._lib.threads import run_blocking
 from moorage.engine.grants import Grants, PrivilegeRequest, grants_of
 from moorage.engine.runtime import EngineContext
 from moorage.engine.supervisor import Supervisor
-from moorage.engine.values import InstallOptions, PluginView
+from moorage.engine.values import ChangeTerms, InstallOptions, PluginView
 from moorage.engine.versions import Agreement, Importer, VersionBuilder, change_version, check_can_change
 from moorage.packages.content import ImportContext, Package, reinstall_hint
 from moorage.packages.create import create_package
@@ -193,14 +193,11 @@ class Installation:
         text: str,
         terms: InstallOptions,
         credentials: Credentials,
-        *,
-        restart: bool = False,
-        force: bool = False,
+        change: ChangeTerms,
     ) -> AsyncIterator[Operation]:
         """The upgrade of a plugin to the version of a reference ("": the one that it was pulled from).
 
-        ``restart`` also takes one that is enabled: it is stopped, changed and started, and if the new version does not
-        become ready, the one of before is started again.
+        If the new version of one that is enabled does not become ready, the one of before is started again.
 
         Raises: NotFound for an unknown plugin; Conflict where it is enabled, or in use unless ``force``; as
         ``pull``.
@@ -208,7 +205,7 @@ class Installation:
         plugin = self._context.plugins.get(name)
         reference = parse_reference(text or plugin.record.reference).with_default_tag()
         await self._context.availability.wait()
-        check_can_change(plugin, restart=restart, force=force)
+        check_can_change(plugin, change)
         async with self.registry(reference, credentials) as source:
             found = await self._find_signed(source, reference)
 
@@ -223,7 +220,7 @@ class Installation:
                 if await self._is_current(plugin, reference, found, importer):
                     report(ProgressStep(f"Plugin {plugin.name} has this version already"))
                     return
-                for key in await self._change(plugin, str(reference), importer, agree, restart=restart, force=force):
+                for key in await self._change(plugin, str(reference), importer, agree, change):
                     report(ProgressStep(f"The setting {key} does not apply any more and was dropped"))
                 self._context.events.publish(
                     "pull", reference.familiar, plugin.name
@@ -249,7 +246,7 @@ class Installation:
         return True
 
     async def _change(
-        self, plugin: Supervisor, reference: str, importer: Importer, agree: Agreement, *, restart: bool, force: bool
+        self, plugin: Supervisor, reference: str, importer: Importer, agree: Agreement, terms: ChangeTerms
     ) -> tuple[str, ...]:
         """Import a version, outside the inbox because that may take long, and change to it in the inbox."""
         dropped: tuple[str, ...] = ()
@@ -259,7 +256,7 @@ class Installation:
             async def job() -> None:
                 nonlocal dropped, old
                 old = plugin.record.image
-                dropped = await change_version(self._context, plugin, version, agree, restart=restart, force=force)
+                dropped = await change_version(self._context, plugin, version, agree, terms)
 
             with anyio.CancelScope(shield=True):  # half-way it is neither; the job has its own bounds
                 await plugin.inbox.do(job)

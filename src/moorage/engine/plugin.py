@@ -22,6 +22,8 @@ from moorage.engine.runner import PluginRun, Runner
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog, PluginCounters, log_event
 from moorage.engine.values import Holder, PluginRecord, PluginView
+from moorage.health.supervision import PluginHealth
+from moorage.host.sockets import PluginSocket
 from moorage.logs.reader import PluginLog
 from moorage.plugins import (
     Config,
@@ -58,6 +60,9 @@ _BEGINNING = re.compile(r"[0-9a-f]{1,64}")
 
 class PluginState:
     """The state of one plugin. What is public here only reads; the rest is for ``Supervisor``, which is a plugin."""
+
+    health: PluginHealth
+    """Made by ``Supervisor``."""
 
     def __init__(
         self,
@@ -149,6 +154,10 @@ class PluginState:
     def is_ready(self) -> bool:
         """Whether its socket accepts."""
         return self.state is State.READY
+
+    def plugin_socket(self) -> PluginSocket:
+        """The socket on which it listens."""
+        return self.directories.socket(self._config)
 
     def settings(self) -> Settings:
         """The settings of its next run."""
@@ -244,6 +253,8 @@ class PluginState:
             runtime=run.runtime if run is not None else "",
             socket=str(self.directories.socket_directory / self._config.interface.socket),
             policy=record.policy,
+            health_policy=record.health,
+            health=self.health.state,
             confinement=self.confinement,
             widenings=widenings(self.confinement),
             holders=self.holders(),

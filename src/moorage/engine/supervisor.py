@@ -7,7 +7,7 @@ are steps, and only jobs call them, as they call ``save``. Source: docs/adr/0038
 
 import logging
 import random
-import secrets
+import signal
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -21,8 +21,9 @@ from moorage.engine.requests import Interrupted, PluginInbox, StartPhase, as_use
 from moorage.engine.runner import AddedProcesses, PluginRun, last_exit
 from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.telemetry import exit_fields, log_exit, log_step
-from moorage.engine.values import Holder, LastExit, PluginRecord
+from moorage.engine.values import LastExit, PluginRecord
 from moorage.executor import Exit
+from moorage.health.supervision import PluginHealth
 from moorage.logs.reader import PluginLog
 from moorage.runs.directories import PluginDirectories
 
@@ -53,6 +54,8 @@ class Supervisor(PluginState):
         self._timeouts = context.timeouts
         self.inbox = PluginInbox(self, self.starts, context)
         self.processes = AddedProcesses(self, context)
+        run = lambda command: self.processes.run(context.availability.require(), command, (), terminal=False)  # noqa: E731
+        self.health = PluginHealth(self, context.tasks, run)
 
     # requests
 
@@ -85,33 +88,6 @@ class Supervisor(PluginState):
     async def shut_down(self) -> None:
         """Stop it and remove its mounts; it stays enabled if it is. Raises: Unavailable."""
         await self.inbox.do_stop(self.stop, self._resume)
-
-    async def acquire(self, owner: str, *, is_attached: bool) -> Holder:
-        """Add a user, one that lasts as long as its connection where it is attached. Raises: Conflict if disabled."""
-        user = Holder(secrets.token_hex(16), owner, datetime.now(UTC))
-
-        async def job() -> None:
-            if not self.is_enabled:
-                raise errors.Conflict(f"cannot add a holder to plugin {self.name}: it is disabled")
-            if is_attached:
-                self.connected.attach(user)
-            else:
-                await self.save(holders=(*self.record.holders, user))
-
-        await self.inbox.do(job)
-        return user
-
-    async def release(self, token: str) -> None:
-        """Remove a user. Raises: NotFound."""
-
-        async def job() -> None:
-            if not self.connected.detach(token):
-                left = tuple(each for each in self.record.holders if each.token != token)
-                if len(left) == len(self.record.holders):
-                    raise errors.NotFound(f"plugin {self.name} has no holder with this token")
-                await self.save(holders=left)
-
-        await self.inbox.do(job)
 
     def handle_exit(self, container: str, exit: Exit) -> None:
         """The executor reports the exit of a run; returns at once."""
@@ -273,13 +249,38 @@ class Supervisor(PluginState):
         else:
             await self._exited(last, is_failure=True, answers_first=answers_first)
 
+    def end_unhealthy(self, reason: str, *, kill: bool) -> None:
+        """Queue a stop of the present run, and what follows an exit; or only SIGKILL, on which the exit follows."""
+        run = self.run
+
+        async def job() -> None:
+            if run is None or self.run is not run or not self.is_ready or self.starts.is_stop_pending:
+                return
+            if kill:
+                await self._context.availability.require().executor.signal(run.container, signal.SIGKILL)
+                return
+            self.health.stop()
+            try:
+                await self._stop_run(keep_mounted=True)
+            except BaseException:
+                self.health.follow()  # so that it is tried again
+                raise
+            await self._exited(LastExit(at=datetime.now(UTC), error=reason), is_failure=True)
+
+        self.inbox.queue(job)
+
+    def _become(self, life: LifecycleState, event: Event | None = None) -> None:
+        """Take this life. Health is checked while the plugin is ready."""
+        super()._become(life, event)
+        self.health.follow()
+
     def _report_exit(self, last: LastExit) -> None:
         attributes = {"code": "" if last.code is None else str(last.code), "oom": str(last.oom).lower()}
         self.report("die", **attributes, **({"signal": last.signal} if last.signal else {}))
 
     async def _exited(self, last: LastExit, *, is_failure: bool, answers_first: bool = False) -> None:
         """It exited by itself: start it again, after this returns where it ``answers_first``, or give up."""
-        seconds = self._take_ready_seconds()
+        seconds = self._take_ready_seconds() * self.health.lasted  # one that was never healthy has not worked
         life = after_exit(self._life, self.record.policy, is_failure=is_failure, ready_seconds=seconds)
         self._become(life)
         if life.state is not State.RESTARTING:

@@ -19,6 +19,7 @@ from moorage._lib.threads import run_blocking
 from moorage.engine.lifecycle import Event, State
 from moorage.engine.values import LastExit, PluginEvent
 from moorage.executor import Exit
+from moorage.health.model import HealthStatus
 from moorage.host.cgroup_usage import CgroupUsage, read_usage
 from moorage.host.cgroups import find_groups, hierarchies
 from moorage.logs.reader import LogTotals
@@ -149,6 +150,8 @@ class PluginMetrics(Struct, frozen=True):
 
     name: str
     is_ready: bool
+    is_healthy: bool | None
+    """None where it has no health checks, or none has decided yet."""
     restarts: int
     exits: dict[tuple[str, str, str], int]
     """By exit status, signal, and whether it was OOM-killed; all as texts."""
@@ -215,9 +218,11 @@ def _is_running(plugin: "PluginState") -> bool:
     return plugin.is_running
 
 
-def _row(plugin: "PluginState") -> tuple[str, bool, int, dict[tuple[str, str, str], int]]:
-    counts = plugin.counts
-    return plugin.name, plugin.is_ready, counts.restarts, dict(counts.exits)
+def _row(plugin: "PluginState") -> tuple[str, bool, bool | None, int, dict[tuple[str, str, str], int]]:
+    counts, health = plugin.counts, plugin.health.state
+    is_known = health is not None and health.status is not HealthStatus.STARTING
+    is_healthy = health.status is HealthStatus.HEALTHY if health is not None and is_known else None
+    return plugin.name, plugin.is_ready, is_healthy, counts.restarts, dict(counts.exits)
 
 
 def _read(paths: list[str]) -> list[CgroupUsage | None]:

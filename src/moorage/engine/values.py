@@ -1,5 +1,6 @@
 """Values of an engine, all frozen: what is on disk of each plugin, and what the API returns of it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from moorage import errors
 from moorage._lib.values import repr_without
 from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
 from moorage.executor import Exit
+from moorage.health.model import NO_HEALTH, HealthPolicy, HealthState, check_health_policy
 from moorage.packages.content import StoredPackage
 from moorage.plugins import (
     BUILT_IN,
@@ -30,6 +32,7 @@ from moorage.registry.hosts import Options
 __all__ = (
     "PUBLISH_DIRECTORY",
     "SCHEMA",
+    "ChangeTerms",
     "EngineIdentity",
     "EngineInfo",
     "Holder",
@@ -123,6 +126,9 @@ class PluginView(Struct, frozen=True):
     socket: str = ""
     """The host's path of its socket, there or not."""
     policy: RestartPolicy = DEFAULT_POLICY
+    health_policy: HealthPolicy = NO_HEALTH
+    health: HealthState | None = None
+    """What its checks say; None where it has none, or is not ready."""
     confinement: Confinement = BUILT_IN
     """Resolved: every field has a value."""
     widenings: tuple[Privilege, ...] = ()
@@ -152,10 +158,18 @@ class PolicyChange(Struct, frozen=True):
     most: int | None = None
     """Most restarts in a row; 0 for no limit."""
     stop_timeout: float | None = None
+    health: Mapping[str, object] = field(default_factory=dict)
+    """Fields of its ``HealthPolicy`` to change."""
     confinement: Confinement = NO_CONFINEMENT
     """What to change of its confinement."""
     is_attended: bool = False
     """A person agreed to what it widens, so the policy for unattended grants does not apply."""
+
+    def of_health(self, policy: HealthPolicy) -> HealthPolicy:
+        """The health checks with this change. Raises: Invalid."""
+        made = replace(policy, **self.health)
+        check_health_policy(made)
+        return made
 
     def of(self, policy: RestartPolicy) -> RestartPolicy:
         """A policy with this change. Raises: Invalid, also for a confinement that no plugin can have."""
@@ -242,6 +256,17 @@ class InstallOptions(Struct, frozen=True):
     __repr__ = repr_without("assignments", "secrets")
 
 
+class ChangeTerms(Struct, frozen=True):
+    """Under which conditions a plugin gets another version."""
+
+    restart: bool = False
+    """Also one that is enabled: it is stopped, changed and started."""
+    force: bool = False
+    """Also one that is in use."""
+    wait: float = 0
+    """Seconds until the new version must be healthy, or the one before it is started again; 0 to go by ready alone."""
+
+
 class PluginVersion(Struct, frozen=True):
     """What an upgrade changes of a plugin; each field as the record has it."""
 
@@ -288,6 +313,7 @@ class PluginRecord(Struct, frozen=True):
     enabled: bool = False
     overrides: Overrides = NO_OVERRIDES
     policy: RestartPolicy = DEFAULT_POLICY
+    health: HealthPolicy = NO_HEALTH
     confinement: Confinement = NO_CONFINEMENT
     """What the user said of its confinement; the rest is the engine's default."""
     attended_widenings: tuple[Privilege, ...] = ()

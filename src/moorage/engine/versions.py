@@ -23,7 +23,7 @@ from moorage.engine.requests import as_user_error
 from moorage.engine.runtime import PLUGIN_LABEL, ContainerRuntime, EngineContext, plugin_of
 from moorage.engine.store import new_id
 from moorage.engine.supervisor import Supervisor
-from moorage.engine.values import PluginRecord, PluginVersion
+from moorage.engine.values import ChangeTerms, PluginRecord, PluginVersion
 from moorage.host.mounts import mount_points_below
 from moorage.packages.content import (
     ImportContext,
@@ -283,20 +283,20 @@ def _version(package: Package, reference: str, image: str, snapshotter: str, sna
     )
 
 
-def check_can_change(plugin: Supervisor, *, restart: bool, force: bool) -> None:
-    """Whether a plugin may get another version now; ``restart`` allows it to be stopped for that.
+def check_can_change(plugin: Supervisor, terms: ChangeTerms) -> None:
+    """Whether a plugin may get another version now.
 
     Raises: Conflict where it is enabled, in Docker's words, or in use, unless forced.
     """
     if plugin.state is State.REMOVING:
         raise errors.Conflict(f"cannot upgrade plugin {plugin.name}: it is being removed")
-    if not restart and (plugin.record.enabled or plugin.state is not State.DISABLED):
+    if not terms.restart and (plugin.record.enabled or plugin.state is not State.DISABLED):
         raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
-    plugin.check_unused(force=force)
+    plugin.check_unused(force=terms.force)
 
 
 async def change_version(
-    context: EngineContext, plugin: Supervisor, version: PluginVersion, agree: Agreement, *, restart: bool, force: bool
+    context: EngineContext, plugin: Supervisor, version: PluginVersion, agree: Agreement, terms: ChangeTerms
 ) -> tuple[str, ...]:
     """Let a plugin have this version; the names of settings that no longer apply and are dropped.
 
@@ -307,7 +307,7 @@ async def change_version(
 
     Raises: Conflict; Denied; why the new version did not become ready; Unavailable where nothing could be changed.
     """
-    check_can_change(plugin, restart=restart, force=force)
+    check_can_change(plugin, terms)
     before = PluginVersion.of(plugin.record)
     config = parse_config(version.config.encode(), is_stored=True).config
     rebased = rebase(config, plugin.record.overrides)
@@ -323,7 +323,7 @@ async def change_version(
         await plugin.start_if_due()
         raise
     if is_enabled:
-        await _try_out(context, plugin)
+        await _try_out(context, plugin, terms.wait)
     return rebased.dropped
 
 
@@ -364,13 +364,15 @@ async def restore_package(plugin: Supervisor, version: PluginVersion, given: Ove
     await plugin.start_if_due()
 
 
-async def _try_out(context: EngineContext, plugin: Supervisor) -> None:
+async def _try_out(context: EngineContext, plugin: Supervisor, wait: float) -> None:
     """Start the new version and make it the only one. Raises: why that failed, after going back."""
     failure = await plugin.start(context.timeouts.ready, failures=0)
     if failure is None and not plugin.is_ready:
         failure = errors.Conflict("a stop was requested while it started")
     if failure is None:
         try:
+            if wait:
+                await plugin.health.wait_healthy(wait)
             await plugin.save(previous=None)
         except errors.MoorageError as error:
             failure = error

@@ -160,6 +160,59 @@ class PluginLastExit(ApiObject, frozen=True):
     """Why the plugin did not start or become ready; empty for a plain exit."""
 
 
+class PluginHealthCheck(ApiObject, frozen=True, kw_only=True):
+    """One health check: a connection, a call to the plugin, or a command inside it."""
+
+    kind: Literal["connect", "call", "command"]
+    method: str = ""
+    """Of a call: VolumeDriver.List."""
+    command: list[str] = field(default_factory=list)
+
+
+class PluginHealthPolicy(ApiObject, frozen=True):
+    """The health checks of a plugin; all times are seconds."""
+
+    checks: list[PluginHealthCheck]
+    """All of them must pass; none for a plugin without health checks."""
+    interval: int | float
+    timeout: int | float
+    start_period: int | float
+    """From ready; failures in it do not count."""
+    failures: int
+    """In a row, until the plugin is unhealthy."""
+    on_failure: Literal["none", "kill", "restart"]
+
+
+class HealthRequest(ApiObject, frozen=True, kw_only=True):
+    """A change of the health checks; a field that is absent does not change."""
+
+    checks: list[PluginHealthCheck] | UnsetType = UNSET
+    interval: int | float | UnsetType = UNSET
+    timeout: int | float | UnsetType = UNSET
+    start_period: int | float | UnsetType = UNSET
+    failures: int | UnsetType = UNSET
+    on_failure: Literal["none", "kill", "restart"] | UnsetType = UNSET
+
+
+class PluginHealthResult(ApiObject, frozen=True):
+    """One check that was made."""
+
+    start: str
+    end: str
+    exit_code: int
+    """0 for a check that passed, else 1."""
+    output: str
+
+
+class HealthReport(ApiObject, frozen=True):
+    """The health of a plugin, with Docker's names."""
+
+    status: Literal["starting", "healthy", "unhealthy"]
+    failing_streak: int
+    log: list[PluginHealthResult]
+    """The last five, the newest last."""
+
+
 class PluginPolicy(ApiObject, frozen=True):
     """When a plugin is restarted, and what confines it; 0 is no limit."""
 
@@ -184,6 +237,8 @@ class PluginPolicy(ApiObject, frozen=True):
     nice: int
     rlimits: dict[str, tuple[int, int]]
     """Soft and hard limit by name; -1 is unlimited."""
+    health: PluginHealthPolicy | None = None
+    """None from an engine of an earlier version."""
 
 
 class PluginHolder(ApiObject, frozen=True):
@@ -236,6 +291,8 @@ class PluginExtension(ApiObject, frozen=True):
     """The OCI runtime of the present run, by name or path; empty where none runs."""
     socket: str = ""
     policy: PluginPolicy | None = None
+    health: HealthReport | None = None
+    """None for a plugin without health checks, or one that is not ready."""
     holders: list[PluginHolder] = field(default_factory=list)
     privileges: list[PluginPrivilege] = field(default_factory=list)
     """Requested with the present settings."""
@@ -296,6 +353,7 @@ class PolicyRequest(Struct, frozen=True):
     restarts: str | UnsetType = UNSET
     most: int | UnsetType = UNSET
     stop_timeout: int | float | UnsetType = UNSET
+    health: HealthRequest | UnsetType = UNSET
     attended: bool | UnsetType = UNSET
     """A person agreed to what the change widens."""
     seccomp: Literal["default", "unconfined"] | UnsetType = UNSET

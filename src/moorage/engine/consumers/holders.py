@@ -1,13 +1,20 @@
-"""Holders of a plugin that are not in its record: attached ones, and consumers with mounts."""
+"""Holders of a plugin: how they come and go, attached ones, and consumers with mounts."""
 
+import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import anyio
 
+from moorage import errors
 from moorage.engine.values import Holder
 from moorage.proxy.protocol import VolumeMount
 
-__all__ = ("ConnectedHolders", "mount_holders")
+if TYPE_CHECKING:
+    from moorage.engine.supervisor import Supervisor
+
+__all__ = ("ConnectedHolders", "acquire", "mount_holders", "release")
 
 
 class ConnectedHolders:
@@ -54,6 +61,35 @@ class ConnectedHolders:
         # who waits has the event of before: several stops may wait at once
         self._released.set()
         self._released = anyio.Event()
+
+
+async def acquire(plugin: "Supervisor", owner: str, *, is_attached: bool) -> Holder:
+    """Add a user, one that lasts as long as its connection where it is attached. Raises: Conflict if disabled."""
+    user = Holder(secrets.token_hex(16), owner, datetime.now(UTC))
+
+    async def job() -> None:
+        if not plugin.is_enabled:
+            raise errors.Conflict(f"cannot add a holder to plugin {plugin.name}: it is disabled")
+        if is_attached:
+            plugin.connected.attach(user)
+        else:
+            await plugin.save(holders=(*plugin.record.holders, user))
+
+    await plugin.inbox.do(job)
+    return user
+
+
+async def release(plugin: "Supervisor", token: str) -> None:
+    """Remove a user. Raises: NotFound."""
+
+    async def job() -> None:
+        if not plugin.connected.detach(token):
+            left = tuple(each for each in plugin.record.holders if each.token != token)
+            if len(left) == len(plugin.record.holders):
+                raise errors.NotFound(f"plugin {plugin.name} has no holder with this token")
+            await plugin.save(holders=left)
+
+    await plugin.inbox.do(job)
 
 
 def mount_holders(mounts: Sequence[VolumeMount]) -> tuple[Holder, ...]:
