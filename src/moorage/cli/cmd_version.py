@@ -8,7 +8,9 @@ import subprocess
 import click
 
 from moorage import __version__, errors
+from moorage.cli.context import is_json, json_option
 from moorage.cli.engine_location import host_of
+from moorage.cli.format.rows import print_rows, short_format_option
 from moorage.cli.terminal import print_json, say
 from moorage.client.host import socket_of
 from moorage.timeouts import DEFAULT
@@ -41,12 +43,18 @@ def _runtime_in_use() -> str:
     return f"{engine.runtime_version or engine.runtime} ({engine.runtime_reason})" if engine.runtime else "unknown"
 
 
+def _client() -> dict[str, str]:
+    """The field of docker's template {{.Client.Version}}."""
+    return {"Version": __version__, "Os": "linux", "Arch": platform.machine()}
+
+
 @click.command(
     name="version",
     help="Show the versions of moorage, containerd, runc, crun, Python and the kernel, and the runtime of the engine.",
 )
-@click.pass_obj
-def command(as_json: bool) -> None:
+@short_format_option
+@json_option
+def command(template: str | None) -> None:
     """Print them as lines, or as one JSON object."""
     versions = {
         "moorage": __version__,
@@ -57,7 +65,10 @@ def command(as_json: bool) -> None:
         "python": platform.python_version(),
         "kernel": platform.release(),
     }
-    if as_json:
+    if template is not None:
+        print_rows(template, [{**{name.title(): value for name, value in versions.items()}, "Client": _client()}])
+        return
+    if is_json():
         print_json(versions)
         return
     for name, version in versions.items():

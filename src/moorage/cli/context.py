@@ -8,7 +8,7 @@ import click
 from moorage import errors
 from moorage._lib.imports import collector_paused
 from moorage.cli.engine_location import host_of
-from moorage.cli.terminal import complain
+from moorage.cli.terminal import complain, print_json, say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -21,7 +21,10 @@ __all__ = (
     "engine_client",
     "is_json",
     "json_option",
+    "note_json",
     "plugin_names",
+    "print_name",
+    "print_values",
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -52,18 +55,36 @@ def directories(_: click.Context, __: click.Parameter, incomplete: str) -> "list
 def json_option(command: Command) -> Command:
     """The option --json, which may also follow the name of the command."""
 
-    def note(context: click.Context, _: click.Parameter, is_given: bool) -> None:
-        if is_given:
-            context.find_root().meta["json"] = True
-
-    option = click.option("--json", is_flag=True, expose_value=False, callback=note, help="Print data as JSON.")
+    option = click.option("--json", is_flag=True, expose_value=False, callback=note_json, help="Print data as JSON.")
     return option(command)
+
+
+def note_json(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+    """Note that --json was given after the command's name."""
+    if is_given:
+        context.find_root().meta["json"] = True
 
 
 def is_json() -> bool:
     """Whether --json was given, before or after the command's name."""
-    root = click.get_current_context().find_root()
-    return bool(root.params.get("as_json") or root.meta.get("json"))
+    return bool(click.get_current_context().find_root().meta.get("json"))
+
+
+def print_name(name: str, **more: object) -> None:
+    """Print the plugin that a command changed: its name, or with --json an object with Name and ``more``."""
+    if is_json():
+        print_json({"Name": name, **more})
+    else:
+        say(name)
+
+
+def print_values(key: str, values: Sequence[str]) -> None:
+    """Print texts, one a line: with --json, each as an object with this key."""
+    for each in values:
+        if is_json():
+            print_json({key: each})
+        else:
+            say(each)
 
 
 def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:

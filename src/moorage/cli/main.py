@@ -66,7 +66,17 @@ class _Commands(click.Group):
         with collector_paused():
             command = importlib.import_module(f"moorage.cli.cmd_{cmd_name}").command
         assert isinstance(command, click.Command)
-        return command
+        return _with_json(command)
+
+
+def _with_json(command: click.Command) -> click.Command:
+    """The command with the option --json, also where its help does not list it: it is taken anywhere on the line."""
+    from moorage.cli.context import note_json
+
+    if not any("--json" in each.opts for each in command.params):
+        option = click.Option(["--json"], is_flag=True, expose_value=False, hidden=True, callback=note_json)
+        command.params.append(option)
+    return command
 
 
 @click.command(
@@ -88,7 +98,8 @@ def _moorage(context: click.Context, host: str, as_json: bool, verbose: int) -> 
     logging.basicConfig(level=logging.DEBUG if verbose > 1 else logging.WARNING, handlers=[logs])
     if verbose:
         logging.getLogger("moorage").setLevel(logging.DEBUG)
-    context.obj = as_json  # commands that talk to the engine look up the host by themselves
+    if as_json:
+        context.meta["json"] = True
 
 
 def main() -> None:
