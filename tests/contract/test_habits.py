@@ -160,3 +160,48 @@ def test_h01_h02_what_cannot_be_used_is_refused(host: str, words: tuple[str, ...
 )
 def test_h04_json_may_be_anywhere_on_the_line(host: str, words: tuple[str, ...]) -> None:
     assert [json.loads(line)["Name"] for line in lines(host, *words)] == ["vol:latest"]
+
+
+def states(backend: FakeBackend) -> dict[str, bool]:
+    return {each.name.partition(":")[0].rpartition("/")[2]: each.enabled for each in backend.plugins.values()}
+
+
+def test_h02_several_names_at_once_and_all(host: str, backend: FakeBackend) -> None:
+    assert lines(host, "disable", "vol", "with-a-long-name:1.0".join(["registry.example.org/a-team/", ""])) == [
+        "vol",
+        "registry.example.org/a-team/with-a-long-name:1.0",
+    ]
+    assert not any(states(backend).values())
+    assert len(lines(host, "enable", "--all")) == 3
+    assert all(states(backend).values())
+    assert len(lines(host, "restart", "-a")) == 3
+    assert lines(host, "disable", "--all", "--json")[0] == '{"Name": "plain:latest"}'
+    assert len(lines(host, "rm", "--all")) == 3
+    assert lines(host, "rm", "--all") == []
+
+
+def test_h02_what_is_so_already_is_success(host: str, backend: FakeBackend) -> None:
+    assert lines(host, "enable", "vol") == ["vol"]
+    assert lines(host, "disable", "plain", "plain") == ["plain", "plain"]
+    assert lines(host, "rm", "--ignore", "nothing", "plain") == ["plain"]
+
+
+def test_h02_a_failure_does_not_stop_the_rest(host: str, backend: FakeBackend) -> None:
+    done = call(host, "disable", "nothing", "vol")
+    assert (done.returncode, done.stdout) == (1, "vol\n")
+    assert 'plugin "nothing:latest" not found' in done.stderr or 'plugin "nothing" not found' in done.stderr
+    assert states(backend)["vol"] is False
+
+
+@pytest.mark.parametrize("verb", ["enable", "disable", "restart", "rm", "upgrade"])
+def test_h02_neither_names_nor_all_is_a_wrong_call(host: str, verb: str) -> None:
+    done = call(host, verb)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--all" in done.stderr
+
+
+def test_h07_rm_of_an_enabled_plugin_says_what_to_do(host: str) -> None:
+    done = call(host, "rm", "vol")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "moorage: cannot remove plugin vol: it is enabled; disable it first, or rm -f\n"
+    assert lines(host, "rm", "-f", "vol") == ["vol"]

@@ -13,16 +13,19 @@ from moorage.cli.terminal import complain, print_json, say
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from moorage.api.schema.plugins import PluginDetails
     from moorage.client import MoorageClient
 
 __all__ = (
     "directories",
     "each_name",
+    "each_plugin",
     "engine_client",
     "is_json",
     "json_option",
     "note_json",
     "plugin_names",
+    "plugins_argument",
     "print_name",
     "print_values",
 )
@@ -85,6 +88,31 @@ def print_values(key: str, values: Sequence[str]) -> None:
             print_json({key: each})
         else:
             say(each)
+
+
+def plugins_argument(which: str) -> Callable[[Command], Command]:
+    """Names of plugins, or --all for those that ``which`` describes: the parameters ``plugins`` and ``every``."""
+
+    def add(command: Command) -> Command:
+        option = click.option("-a", "--all", "every", is_flag=True, help=f"All {which} plugins.")
+        return click.argument("plugins", metavar="PLUGIN...", nargs=-1, shell_complete=plugin_names)(option(command))
+
+    return add
+
+
+def each_plugin(
+    names: Sequence[str], do: Callable[[str], None], *, every: bool, is_chosen: "Callable[[PluginDetails], bool]"
+) -> int:
+    """Call ``do`` for each named plugin, or for every chosen one; continues after a failure. The exit status.
+
+    Raises:
+        errors.Unavailable: no engine answers, so that the other names would fail, too
+    """
+    if every == bool(names):
+        raise click.UsageError("give one or more plugins, or --all" if not every else "give plugins or --all, not both")
+    if every:
+        names = sorted(each.name for each in engine_client().plugins() if is_chosen(each))
+    return each_name(names, do)
 
 
 def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:
