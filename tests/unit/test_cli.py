@@ -15,9 +15,10 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec", "inspect",
-    "install", "load", "logs", "ls", "policy", "privileges", "probe", "prune", "push", "restart", "rm", "run", "save",
-    "serve", "set", "stats", "tag", "upgrade", "version",
+    "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec",
+    "export", "inspect", "install", "kill", "load", "login", "logout", "logs", "ls", "policy", "privileges",
+    "probe", "prune", "push", "rename", "restart", "rm", "run", "save", "serve", "set", "stats", "tag", "top",
+    "upgrade", "version", "wait",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from moorage import errors
 from moorage.cli.consent import agree, grant_option
 from moorage.cli.context import each_plugin, engine_client, json_option, plugin_names, print_name
 from moorage.cli.progress import quiet_option, show_progress
-from moorage.cli.references import check_reference, registry_auth
+from moorage.cli.references import check_reference, names_registry, registry_auth
 from moorage.cli.terminal import confirm
 
 
@@ -42,7 +42,7 @@ def command(plugin: str, reference: str, every: bool, **options: bool) -> int:
     if not every:
         upgrade(plugin)
         return 0
-    return each_plugin((), upgrade, every=True, is_chosen=lambda each: bool(each.plugin_reference))
+    return each_plugin((), upgrade, every=True, is_chosen=lambda each: names_registry(each.plugin_reference or ""))
 
 
 def _upgrade(

@@ -28,9 +28,13 @@ COMMANDS = (
     "enable",
     "events",
     "exec",
+    "export",
     "inspect",
     "install",
+    "kill",
     "load",
+    "login",
+    "logout",
     "logs",
     "ls",
     "policy",
@@ -38,6 +42,7 @@ COMMANDS = (
     "probe",
     "prune",
     "push",
+    "rename",
     "restart",
     "rm",
     "run",
@@ -46,8 +51,10 @@ COMMANDS = (
     "set",
     "stats",
     "tag",
+    "top",
     "upgrade",
     "version",
+    "wait",
 )
 """Each is ``command`` in the module ``cmd_NAME``."""
 

@@ -23,6 +23,7 @@ __all__ = (
     "json_text",
     "print_json",
     "print_object",
+    "prompt",
     "say",
     "say_lines",
     "say_shown",
@@ -99,6 +100,17 @@ def confirm(question: str, option: str) -> bool:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise
         raise errors.Denied(f"cannot ask for confirmation: standard input is not a terminal; give {option}") from error
+
+
+def prompt(question: str, *, is_hidden: bool = False) -> str:
+    """What a person types; ``is_hidden`` does not show it.
+
+    Raises:
+        errors.Denied: there is no terminal to ask on
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise errors.Denied(f"cannot ask for {question.lower()}: standard input is not a terminal")
+    return str(click.prompt(escape(question), hide_input=is_hidden, err=True))
 
 
 def print_object(value: object, *, indent: int | None = None) -> None:
