@@ -102,6 +102,7 @@ VERBS = (
 )  # fmt: skip
 OTHER_VERBS = {
     **SHOWN_ELSEWHERE,
+    "context": "tests/peers/test_ssh.py",
     "doctor": "above",
     "down": "above",
     "exec": "tests/real/test_exec.py",

@@ -12,7 +12,7 @@ from moorage.cli.context import is_json, json_option
 from moorage.cli.engine_location import host_of
 from moorage.cli.format.rows import print_rows, short_format_option
 from moorage.cli.terminal import print_json, say
-from moorage.client.host import socket_of
+from moorage.client.host import parse_ssh, socket_of
 from moorage.timeouts import DEFAULT
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,12 +32,13 @@ def _first_line(name: str, *options: str) -> str:
 
 def _runtime_in_use() -> str:
     """Which runtime the engine has chosen for plugins that it starts, and why."""
-    if not os.path.exists(socket_of(host_of(click.get_current_context()))):
+    host = host_of(click.get_current_context())
+    if parse_ssh(host) is None and not os.path.exists(socket_of(host)):
         return "no engine answers"
     from moorage.client import MoorageClient
 
     try:
-        engine = MoorageClient(host_of(click.get_current_context()), DEFAULT.engine_answer).info().moorage
+        engine = MoorageClient(host, DEFAULT.engine_answer).info().moorage
     except errors.MoorageError as error:
         return f"unknown: {error}"
     return f"{engine.runtime_version or engine.runtime} ({engine.runtime_reason})" if engine.runtime else "unknown"

@@ -7,6 +7,7 @@ import signal
 import sys
 
 import click
+from click.core import ParameterSource
 
 from moorage import __version__, errors
 from moorage._lib.imports import collector_paused
@@ -20,6 +21,7 @@ COMMANDS = (
     "apply",
     "call",
     "completion",
+    "context",
     "create",
     "df",
     "disable",
@@ -58,6 +60,9 @@ COMMANDS = (
 )
 """Each is ``command`` in the module ``cmd_NAME``."""
 
+_HIDDEN = ("dial-stdio",)
+"""Commands that other programs call, not people."""
+
 _STDERR = 2
 
 
@@ -68,10 +73,10 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in _HIDDEN:
             return None
         with collector_paused():
-            command = importlib.import_module(f"moorage.cli.cmd_{cmd_name}").command
+            command = importlib.import_module(f"moorage.cli.cmd_{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return _with_json(command)
 
@@ -91,14 +96,22 @@ def _with_json(command: click.Command) -> click.Command:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Run Docker-format managed plugins on containerd, without a Docker daemon.",
 )
-@click.option("--host", envvar="MOORAGE_HOST", default=DEFAULT_HOST, help="Socket of the engine (unix://PATH).")
+@click.option(
+    "--host",
+    envvar="MOORAGE_HOST",
+    default=DEFAULT_HOST,
+    help="Engine to connect to: unix://PATH, or ssh://[USER@]MACHINE[:PORT][/PATH].",
+)
+@click.option("--context", metavar="NAME", help="Context to use, by its name; see moorage context.")
 @click.option("--json", "as_json", is_flag=True, help="Print data as JSON, one document a line.")
 @click.option(
     "-v", "--verbose", count=True, help="Log each step on standard error; -vv logs those of the libraries, too."
 )
 @click.version_option(__version__, prog_name="moorage")
 @click.pass_context
-def _moorage(context: click.Context, host: str, as_json: bool, verbose: int) -> None:
+def _moorage(click_context: click.Context, host: str, context: str | None, as_json: bool, verbose: int) -> None:
+    if host != DEFAULT_HOST and context and click_context.get_parameter_source("host") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --host or --context, not both")
     logs = logging.StreamHandler(sys.stderr)
     formatter = JournalFormatter if _is_for_the_journal() else LineFormatter
     logs.setFormatter(formatter("%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s"))
@@ -106,7 +119,7 @@ def _moorage(context: click.Context, host: str, as_json: bool, verbose: int) -> 
     if verbose:
         logging.getLogger("moorage").setLevel(logging.DEBUG)
     if as_json:
-        context.meta["json"] = True
+        click_context.meta["json"] = True
 
 
 def main() -> None:
