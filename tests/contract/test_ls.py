@@ -105,7 +105,7 @@ def test_l02_ls_and_inspect_give_the_same_as_json(host: Path) -> None:
 def test_l02_states_have_colours_on_a_terminal_only(host: Path) -> None:
     assert "\x1b" not in run(host, "ls")
     controller, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
     with subprocess.Popen(command(host, "ls"), stdout=terminal, env=environment) as child:
         os.close(terminal)
         seen = b""

@@ -220,7 +220,7 @@ TARGETS = (
         dictionary=(b"=", b".", b"DEBUG", b"state.source=", b"args.value=", b"'", b'"', b"\\"),
     ),
     Target(
-        "policy", "the file of --policy", read_policy,
+        "policy", "the file of --grants", read_policy,
         (b'{"network":["host"],"mounts":["/var/lib/","*"],"devices":["/dev/fuse"],"capabilities":["CAP_SYS_ADMIN"],"hostIpc":true,"hostPid":true}',),
         partial(mutate_json, keys=("network", "mounts", "devices", "capabilities", "hostIpc", "hostPid", "allowAllDevices")),
         kinds=(errors.Invalid, errors.Denied),

@@ -386,7 +386,7 @@ def test_an_engine_does_not_start_with_a_key_that_cannot_be_used(tmp_path: Path)
     base = Path("/run") / f"mt-{tmp_path.name[-8:]}-{os.getpid()}"
     done = subprocess.run(
         ["env", f"MOORAGE_ROOT={tmp_path}/root", f"MOORAGE_EXEC_ROOT={base}",
-         sys.executable, "-m", "moorage", "serve", "--policy", str(policy)],
+         sys.executable, "-m", "moorage", "serve", "--grants", str(policy)],
         capture_output=True, text=True, timeout=limit(60), check=False,
     )  # fmt: skip
     assert done.returncode == 1

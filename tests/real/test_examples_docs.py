@@ -92,29 +92,35 @@ SHOWN_ELSEWHERE = {
     "save": "writes a file: tests/peers/test_moving_packages.py",
     "serve": "the engine that all others talk to",
 }
-ENDLESS = ("logs -f", "events")
+ENDLESS = ("logs -f", "events")  # they print something at once
 
 # What the reference of commands has as examples, in an order in which they work; the others need more than an engine.
 REFERENCE = ROOT / "docs/reference/commands.md"
 VERBS = (
-    "create", "enable", "call", "probe", "inspect", "ls", "logs", "--json", "policy", "restart", "events", "tag", "df",
-    "prune", "disable", "rm", "completion",
+    "create", "enable", "call", "probe", "inspect", "ls", "top", "logs", "--json", "policy", "restart", "kill",
+    "events", "tag", "df", "prune", "disable", "rm", "completion",
 )  # fmt: skip
 OTHER_VERBS = {
     **SHOWN_ELSEWHERE,
+    "context": "tests/peers/test_ssh.py",
     "doctor": "above",
     "down": "above",
     "exec": "tests/real/test_exec.py",
+    "export": "tests/real/test_habits.py",
     "install": "tests/real/test_pull.py",
+    "login": "tests/real/test_habits.py",
+    "logout": "tests/real/test_habits.py",
     "migrate": "tests/peers/test_migration.py",
     "privileges": "tests/real/test_pull.py",
     "publish": "tests/real/test_publish.py",
+    "rename": "tests/real/test_habits.py",
     "run": "below",
     "set": "tests/real/test_api.py",
     "stats": "tests/real/test_stats.py",
     "unpublish": "tests/real/test_publish.py",
     "upgrade": "tests/real/test_pull.py",
     "volume": "tests/real/test_volumes.py",
+    "wait": "tests/real/test_habits.py",
 }
 
 

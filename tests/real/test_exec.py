@@ -84,16 +84,20 @@ def test_options_of_the_command_are_its_own_and_variables_are_set(house: EngineP
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "status", "said"),
     [
-        (("p", "/no/such/program"), r"cannot run /no/such/program in plugin p:latest: .*no such file or directory"),
-        (("off", "true"), r"plugin off:latest does not run: it is disabled"),
-        (("nobody", "true"), r'plugin "nobody" not found'),
+        (
+            ("p", "/no/such/program"),
+            127,
+            r"cannot run /no/such/program in plugin p:latest: .*no such file or directory",
+        ),
+        (("off", "true"), 125, r"plugin off:latest does not run: it is disabled"),
+        (("nobody", "true"), 125, r'plugin "nobody" not found'),
     ],
 )
-def test_what_cannot_be_run_is_reported(house: EngineProcess, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_run_is_reported(house: EngineProcess, words: tuple[str, ...], status: int, said: str) -> None:
     done = run(house, *words)
-    assert done.returncode == 1
+    assert done.returncode == status
     assert re.fullmatch(rf"moorage: .*{said}.*\n", done.stderr)
 
 
@@ -162,7 +166,7 @@ def test_m08_a_command_of_an_engine_that_is_killed_is_stopped_by_the_next_one(ho
         wait_until(lambda: "sleep 1000" in processes(house), "the command runs")
         pid = house.more("p")["Pid"]
         house.end(signal.SIGKILL)
-        assert client.wait(limit(30)) == 1
+        assert client.wait(limit(30)) == 125
         house.start()
         house.until("p", "ready")
         wait_until(lambda: processes(house) == ["/actor"], "the plugin's own process alone")

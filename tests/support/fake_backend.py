@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.processes import AddedProcess
+from moorage.containerd.processes import AddedProcess, ExecCommand
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
 from moorage.engine.values import EngineInfo, Holder, PluginEvent, PluginView, PolicyChange, Publication
@@ -50,6 +50,7 @@ class FakeBackend:
         self.undone: list[str] = []
         """Names of the plugins whose creation was cut off."""
         self.followers = 0
+        self.signals: list[tuple[str, int]] = []
         self.failure: Exception | None = None
         """What the next lookup of a plugin raises."""
         self.packages = FakePackages(self)
@@ -262,10 +263,14 @@ class FakeBackend:
         self.get(name)
         return []
 
-    def execute(
-        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> AbstractAsyncContextManager[AddedProcess]:
+    def execute(self, name: str, command: ExecCommand) -> AbstractAsyncContextManager[AddedProcess]:
         raise errors.Conflict(f"plugin {self.get(name).name} does not run: it is disabled")
+
+    async def signal(self, name: str, number: int) -> None:
+        plugin = self.get(name)
+        if not plugin.enabled:
+            raise errors.Conflict(f"cannot signal plugin {plugin.name}: it is {plugin.state.value}")
+        self.signals.append((plugin.name, number))
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         raise errors.NotFound(f"plugin {self.get(name).name} has no added process {exec_id}")

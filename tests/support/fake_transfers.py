@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage.engine.installation import Operation
@@ -34,6 +35,13 @@ class FakeTransfers:
         if any(each.name == local_name(name) for each in self._owner.list()):
             raise errors.Conflict(f"plugin {name} already exists")
         self.tags[local_name(name)] = plugin.id
+        return plugin
+
+    async def rename(self, text: str, name: str) -> object:
+        plugin, new = self._owner.get(text), local_name(name)
+        if any(each.name == new for each in self._owner.list()):
+            raise errors.Conflict(f"plugin {new} already exists")
+        self._owner.plugins[plugin.id] = replace(plugin, name=new)
         return plugin
 
     @asynccontextmanager

@@ -15,9 +15,10 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec", "inspect",
-    "install", "load", "logs", "ls", "migrate", "policy", "privileges", "probe", "prune", "publish", "push", "restart",
-    "rm", "run", "save", "serve", "set", "stats", "tag", "unpublish", "upgrade", "version", "volume",
+    "apply", "call", "completion", "context", "create", "df", "disable", "doctor", "down", "enable", "events", "exec",
+    "export", "inspect", "install", "kill", "load", "login", "logout", "logs", "ls", "migrate", "policy", "privileges",
+    "probe", "prune", "publish", "push", "rename", "restart", "rm", "run", "save", "serve", "set", "stats", "tag",
+    "top", "unpublish", "upgrade", "version", "volume", "wait",
 )  # fmt: skip
 
 
@@ -98,6 +99,14 @@ def test_a_command_imports_only_what_it_needs(words: list[str], needless: set[st
     assert done.returncode == 0
     assert "moorage.cli.main" in imported
     assert imported & needless == set()
+
+
+@pytest.mark.parametrize(("words", "old"), [(["--grants", "/g"], None), (["--policy", "/g"], "/g")])
+def test_h07_serve_takes_grants_and_for_a_release_also_policy(words: list[str], old: str | None) -> None:
+    params = cmd_serve.command.make_context("serve", words).params
+    assert {str(each) for each in (params["grants"], params["policy"]) if each} == {"/g"}
+    assert old is None or str(params["policy"]) == old
+    assert "--policy" not in call("serve", "--help").stdout
 
 
 @pytest.mark.parametrize(

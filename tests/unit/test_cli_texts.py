@@ -45,7 +45,32 @@ def test_since_takes_a_while_ago_or_a_time() -> None:
     assert parse_instant("2026-01-02T03:04:05+00:00", "--since").startswith("2026-01-0")
     assert parse_instant("", "--since") == ""
     with pytest.raises(errors.Invalid, match="neither a time nor a duration"):
-        parse_instant("yesterday", "--since")
+        parse_instant("last week", "--since")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("now", 0),
+        ("-10m", 600),
+        ("2 hours ago", 7200),
+        ("1 hour 30 min ago", 5400),
+        ("-1h 5s", 3605),
+        ("3days ago", 259200),
+    ],
+)
+def test_h03_since_takes_what_journalctl_takes(text: str, seconds: float) -> None:
+    assert abs(datetime.now(UTC).timestamp() - float(parse_instant(text, "--since")) - seconds) < 5
+
+
+def test_h03_days_and_clocks_are_local() -> None:
+    today, yesterday = (datetime.fromtimestamp(float(parse_instant(each, ""))) for each in ("today", "yesterday"))
+    assert (today.hour, today.minute, (today.date() - yesterday.date()).days) == (0, 0, 1)
+    at = datetime.fromtimestamp(float(parse_instant("14:30", "")))
+    assert (at.date(), at.hour, at.minute, at.second) == (today.date(), 14, 30, 0)
+    for wrong in ("25:00", "10 parsecs ago", "ago", "-"):
+        with pytest.raises(errors.Invalid, match="neither a time nor a duration"):
+            parse_instant(wrong, "--since")
 
 
 @pytest.mark.parametrize(("host", "path"), [("unix:///a/b", "/a/b"), ("/a/b", "/a/b")])

@@ -20,7 +20,7 @@ def test_l02_the_page_has_every_command_with_its_options() -> None:
         options = {
             each
             for part in command.params
-            if isinstance(part, click.Option)
+            if isinstance(part, click.Option) and not part.hidden
             for each in (*part.opts, *part.secondary_opts)
         }
         rows = [line for line in sections[path].splitlines() if line.startswith("| `")]

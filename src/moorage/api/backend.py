@@ -19,7 +19,7 @@ from moorage.registry.credentials import Credentials
 from moorage.runs.http_call import PluginResponse
 
 if TYPE_CHECKING:
-    from moorage.containerd.processes import AddedProcess
+    from moorage.containerd.processes import AddedProcess, ExecCommand
 
 __all__ = ("Backend", "Packages", "Transfers")
 
@@ -63,6 +63,9 @@ class Transfers(Protocol):
 
     async def tag(self, text: str, name: str) -> object:
         """Give a plugin a further name; one that it has is fine. Raises: Conflict where another one has it."""
+
+    async def rename(self, text: str, name: str) -> object:
+        """Replace the name of a plugin. Raises: Conflict where another one has it."""
 
     def push(self, text: str, to: str, credentials: Credentials) -> AbstractAsyncContextManager[Operation]:
         """Push a package to a registry unchanged, to ``to``, or else to the name that was used.
@@ -161,10 +164,11 @@ class Backend(Protocol):
         Raises: Conflict where it is not ready, Invalid where it speaks no HTTP, Unavailable for no answer.
         """
 
-    def execute(
-        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> "AbstractAsyncContextManager[AddedProcess]":
+    def execute(self, name: str, command: "ExecCommand") -> "AbstractAsyncContextManager[AddedProcess]":
         """A process beside the plugin's own, killed at the end of the block. Raises: Conflict where nothing runs."""
+
+    async def signal(self, name: str, number: int) -> None:
+        """Signal its first process. Raises: Conflict where nothing runs."""
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of such a process. Raises: NotFound."""

@@ -23,6 +23,7 @@ from moorage.api.http.query import boolean, integer, json_body
 from moorage.api.request import BODY_BYTES, Request
 from moorage.api.schema.base import ErrorResponse, to_document
 from moorage.api.schema.output import ExecExit, ExecStarted
+from moorage.containerd.processes import ExecCommand
 from moorage.containerd.stdio import FifoReader
 from moorage.timeouts import DEFAULT
 
@@ -45,9 +46,7 @@ _LONGEST_TEXT = 128 * 1024 - 1
 class _Command(Struct, frozen=True):
     """A command and its terminal."""
 
-    command: list[str]
-    env: list[str]
-    tty: bool
+    command: ExecCommand
     size: tuple[int, int] | None
     """Rows and columns of the terminal."""
 
@@ -64,7 +63,7 @@ async def execute(request: Request) -> web.StreamResponse:
     exec_command = await _read_command(request)
     backend, name = request.backend, request.name
     async with (
-        backend.execute(name, exec_command.command, exec_command.env, terminal=exec_command.tty) as process,
+        backend.execute(name, exec_command.command) as process,
         request.stream(MEDIA_TYPE) as response,
     ):
 
@@ -75,7 +74,7 @@ async def execute(request: Request) -> web.StreamResponse:
         if exec_command.size:
             await process.resize(*exec_command.size)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_feed, request, process, exec_command.tty)
+            tasks.start_soon(_feed, request, process, exec_command.command.terminal)
             end = await _copy_until_its_end(process, write)
             tasks.cancel_scope.cancel()
         await write(*end)
@@ -144,12 +143,14 @@ async def _read_command(request: Request) -> _Command:
     else:
         found = {key: _parse(request, key) for key in ("command", "env")}
         found |= {key: integer(request.query(key)) for key in ("rows", "columns") if request.query(key)}
-        found["tty"] = boolean(request.query("tty"))
+        found |= {"tty": boolean(request.query("tty")), **{key: request.query(key) for key in ("user", "workdir")}}
     command, environment = _texts(found, "command"), _texts(found, "env")
     if any("=" not in each for each in environment):
         raise errors.Invalid("invalid env: each must be NAME=VALUE")
     rows, columns = found.get("rows"), found.get("columns")
-    return _Command(command, environment, bool(found.get("tty")), None if rows is None else _size(rows, columns))
+    user, directory = (_text(found, key) for key in ("user", "workdir"))
+    added = ExecCommand(command, environment, bool(found.get("tty")), user, directory)
+    return _Command(added, None if rows is None else _size(rows, columns))
 
 
 def _parse(request: Request, key: str) -> Any:
@@ -169,6 +170,13 @@ def _texts(found: Mapping[str, Any], key: str) -> list[str]:
                 f"cannot use text {number} of {key}: it has {length} bytes, the kernel takes {_LONGEST_TEXT} at most"
             )
     return values
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    value = found.get(key) or ""
+    if not isinstance(value, str) or "\0" in value:
+        raise errors.Invalid(f"invalid {key}: it must be a text")
+    return value
 
 
 def _size(rows: Any, columns: Any) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from msgspec import UNSET
 
 from moorage import errors
 from moorage.api.conversion import to_confinement, to_health_change, to_plugin, to_policy
-from moorage.api.http.query import boolean, integer, parse_filters, seconds, texts, truth
+from moorage.api.http.query import boolean, integer, parse_filters, seconds, signal_number, texts, truth
 from moorage.api.request import Request, json_answer
 from moorage.api.schema.plugins import HostPath, PolicyRequest, SetRequest
 from moorage.engine.values import PolicyChange
@@ -16,10 +16,12 @@ __all__ = (
     "disable",
     "enable",
     "inspect",
+    "kill",
     "list_all",
     "path",
     "policy",
     "remove",
+    "rename",
     "restart",
     "set_",
     "set_policy",
@@ -145,6 +147,20 @@ async def set_policy(request: Request) -> web.Response:
         is_attended=bool(body.attended),
     )
     return json_answer(to_policy(await request.backend.set_policy(request.name, change)))
+
+
+async def kill(request: Request) -> web.Response:
+    """POST kill: the signal is a number, or a name with or without SIG; SIGKILL where none is given."""
+    await request.backend.signal(request.name, signal_number(request.query("signal") or "KILL"))
+    return web.Response(status=204)
+
+
+async def rename(request: Request) -> web.Response:
+    """POST rename: a new name replaces the plugin's own, as docker renames containers."""
+    if not request.query("name"):
+        raise errors.Invalid("cannot name a plugin nothing: give the name, as in ?name=NAME")
+    await request.backend.transfers.rename(request.name, request.query("name"))
+    return web.Response(status=204)
 
 
 async def tag(request: Request) -> web.Response:

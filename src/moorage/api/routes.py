@@ -249,6 +249,8 @@ ROUTES = (
     _post(f"{_OWN}/prune", system.prune, "Remove unused data", returns=PruneReport),
     *_VOLUMES,
     _get(f"{_OWN}/openapi.json", _document, "Get this document", returns=dict[str, Any]),
+    _post(f"{_ONE}/kill", plugins.kill, "Send a signal to a plugin", answers=204, query=("signal",)),
+    _post(f"{_ONE}/rename", plugins.rename, "Rename a plugin", answers=204, query=("name",)),
     _post(f"{_ONE}/tag", plugins.tag, "Add a name to a plugin", answers=204, query=("to",)),
     _get(
         f"{_ONE}/logs",
@@ -265,7 +267,7 @@ ROUTES = (
         f"{_ONE}/exec",
         exec.execute,
         "Run a command in a running plugin",
-        query=("command", "env", "tty", "rows", "columns"),
+        query=("command", "env", "tty", "rows", "columns", "user", "workdir"),
         takes="any",
         media_types=(exec.MEDIA_TYPE,),
     ),

@@ -5,6 +5,7 @@ import queue
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,16 @@ import click
 
 from moorage.cli.archives import config_entry, image_tar, open_file
 from moorage.cli.consent import confirm_grant, grant_option, is_attended, show_requested
-from moorage.cli.context import directories, engine_client, is_json, json_option, publish_new
+from moorage.cli.context import directories, engine_client, is_json, json_option, print_name, publish_new
 from moorage.cli.parameters import PublishCommand, publish_option
-from moorage.cli.progress import show_progress
+from moorage.cli.progress import report_interruption, show_progress, show_upload
 from moorage.cli.references import check_reference, registry_auth
 from moorage.cli.terminal import print_object, say, warn
 
 if TYPE_CHECKING:
     from moorage.plugins import Config
 
+_ENTRY_BYTES = 1024
 _CHUNKS = 8
 _BLOCK = 256 * 1024
 
@@ -80,10 +82,22 @@ def _of_directory(name: str, directory: Path, *, grant_all: bool) -> None:
     for warning in plugin.parsed.warnings:
         warn(f"{plugin.path / 'config.json'}: {warning}")
     is_granted = _confirm(name, plugin.parsed.config, grant_all=grant_all)
-    engine_client().create(name, package(plugin.path))
+    with report_interruption("nothing was created"):
+        engine_client().create(name, show_upload(package(plugin.path), _size(plugin.path)))
     if is_granted:
         engine_client().grant(name, attended=True)
-    say(name)
+    print_name(name)
+
+
+def _size(directory: Path) -> int:
+    """Bytes of the files of a plugin's directory; each entry of an archive has a header, too."""
+    found = 0
+    for folder, folders, names in os.walk(directory / "rootfs"):
+        for each in names:
+            with suppress(OSError):
+                found += os.lstat(os.path.join(folder, each)).st_size
+        found += _ENTRY_BYTES * (len(folders) + len(names))
+    return found
 
 
 def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
@@ -101,7 +115,7 @@ def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
         config_archive = iter((config_entry(raw) + bytes(1024),))
         operation = engine_client().create_from(name, config_archive, image, registry_auth(image))
     with operation as progress:
-        made = show_progress(progress)
+        made = show_progress(progress, interrupted="nothing was created")
     assert made is not None, "a create has a result"
     if is_granted:
         engine_client().grant(name, attended=True)

@@ -3,15 +3,18 @@
 import click
 
 from moorage.cli.context import engine_client, is_json, json_option
+from moorage.cli.format.rows import format_option, print_rows
 from moorage.cli.terminal import print_object, say, table
 from moorage.cli.units import size
 
-_HEAD = ("NAME", "PACKAGE", "SHARED", "LAYERS", "SHARED", "WRITTEN", "DATA", "LOGS")
+_HEAD = ("NAME", "PACKAGE", "PACKAGE SHARED", "LAYERS", "LAYERS SHARED", "WRITTEN", "DATA", "LOGS")
+_FIELDS = ("Name", "Package", "PackageShared", "Layers", "LayersShared", "Written", "Data", "Logs")
 
 
 @click.command(name="df", help="Show disk usage of plugins: packages, layers, files, logs.")
+@format_option
 @json_option
-def command() -> None:
+def command(template: str | None) -> None:
     """Disk usage."""
     usage = engine_client().disk_usage()
     if is_json():
@@ -30,6 +33,9 @@ def command() -> None:
         )
         for each in usage.plugins
     ]
+    if template is not None:
+        print_rows(template, [dict(zip(_FIELDS, row, strict=True)) for row in rows])
+        return
     table(_HEAD, rows)
     say()
     say(f"packages      {size(usage.content_bytes)}, each blob once")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moorage import errors
+from moorage.cli.context import is_json, json_option
 from moorage.cli.engine_location import given_socket, locate_engine
 from moorage.cli.terminal import indented, print_json, say_lines
 from moorage.location import locate
@@ -23,8 +24,8 @@ _TIMEOUT = DEFAULT.engine_answer  # seconds for each step of the engine's answer
     name="doctor",
     help="Check this host and its engine for problems. The exit status is 1 if there is one.",
 )
-@click.pass_obj
-def command(as_json: bool) -> int:
+@json_option
+def command() -> int:
     """Print the findings as lines, or as one JSON object a line."""
     from moorage.doctor.all_checks import ALL_CHECKS
     from moorage.doctor.check import CheckTarget, run_checks
@@ -47,7 +48,7 @@ def command(as_json: bool) -> int:
     for finding in run_checks(ALL_CHECKS, target):
         if finding.verdict is Verdict.WRONG:
             status = 1
-        if as_json:
+        if is_json():
             line = {"subject": finding.subject, "verdict": finding.verdict.value, "text": finding.text}
             print_json({**line, "advice": finding.advice})
             continue

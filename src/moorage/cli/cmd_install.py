@@ -4,11 +4,10 @@ import click
 
 from moorage import errors
 from moorage.cli.consent import agree, grant_option
-from moorage.cli.context import engine_client, is_json, json_option, publish_new
+from moorage.cli.context import engine_client, json_option, print_name, publish_new
 from moorage.cli.parameters import PublishCommand, publish_option, read_secret
-from moorage.cli.progress import show_progress
+from moorage.cli.progress import quiet_option, show_progress
 from moorage.cli.references import check_reference, registry_auth
-from moorage.cli.terminal import say
 
 
 @click.command(
@@ -25,6 +24,7 @@ from moorage.cli.terminal import say
 @click.option("--ensure", is_flag=True, help="Succeed if already installed from this reference with these settings.")
 @click.option("--secret", "secrets", metavar="NAME=@FILE", multiple=True, help="A setting that is never shown again.")
 @publish_option
+@quiet_option
 @json_option
 def command(
     reference: str,
@@ -35,6 +35,7 @@ def command(
     ensure: bool,
     secrets: tuple[str, ...],
     publish: str | None,
+    quiet: bool,
 ) -> None:
     """Install, and enable."""
     from moorage.api.schema.packages import TermsRequest
@@ -49,7 +50,7 @@ def command(
         review = client.request_privileges(reference, "", settings, auth)
         terms = agree(local, [], review, settings, grant_all=grant_all)
     with client.pull(reference, alias, terms, auth, once=ensure) as progress:
-        show_progress(progress)
+        show_progress(progress, interrupted="nothing was installed", quiet=quiet)
     if publish is not None:
         publish_new(progress.name, publish, "installed")
     if not leave_disabled and not client.inspect(progress.name).enabled:
@@ -60,8 +61,7 @@ def command(
                 f"plugin {progress.name} is installed, but cannot be enabled: {error}; "
                 f"after fixing that, run: moorage enable {progress.name}"
             ) from error
-    if not is_json():
-        say(progress.name)
+    print_name(progress.name)
 
 
 def _is_installed(name: str) -> bool:

@@ -7,6 +7,7 @@ import click
 
 from moorage import errors
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
+from moorage.cli.format.rows import format_option, print_rows
 from moorage.cli.health.options import describe_health, health_options, take_health
 from moorage.cli.parameters import SIZE, ULIMIT, size_text
 from moorage.cli.terminal import complain, confirm, print_object, say
@@ -103,8 +104,9 @@ def _privilege_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_limit_options
 @_restart_options
 @health_options
+@format_option
 @json_option
-def command(plugin: str, grant_all: bool, **options: Any) -> None:
+def command(plugin: str, grant_all: bool, template: str | None, **options: Any) -> None:
     """Show or change."""
     options["rlimits"] = dict(options["rlimits"]) or None
     options["health"] = take_health(options)
@@ -120,7 +122,11 @@ def command(plugin: str, grant_all: bool, **options: Any) -> None:
             complain(f"applies from the next start: moorage restart {plugin}")
     else:
         found = client.policy(plugin)
-    if is_json():
+    if template is not None:
+        from moorage.api.schema.base import to_document
+
+        print_rows(template, [to_document(found)])
+    elif is_json():
         print_object(found)
     else:
         _show(found)

@@ -1,19 +1,23 @@
-"""``moorage restart``: stop a plugin and start it again."""
+"""``moorage restart``: stop plugins and start them again."""
 
 import click
 
-from moorage.cli.context import engine_client, plugin_names
+from moorage.cli.context import each_plugin, engine_client, json_option, plugins_argument, print_name
 from moorage.cli.health.options import wait_option
-from moorage.cli.terminal import say
 
 
-@click.command(name="restart", help="Restart a plugin.")
-@click.argument("plugin", shell_complete=plugin_names)
+@click.command(name="restart", help="Restart one or more plugins.")
+@plugins_argument("enabled")
 @wait_option
-def command(plugin: str, wait: float) -> None:
-    """Restart."""
-    client = engine_client()
-    client.restart(plugin)
-    if wait:
-        client.wait_healthy(plugin, wait)
-    say(plugin)
+@json_option
+def command(plugins: tuple[str, ...], every: bool, wait: float) -> int:
+    """Restart; continues after a failure."""
+
+    def restart(name: str) -> None:
+        client = engine_client()
+        client.restart(name)
+        if wait:
+            client.wait_healthy(name, wait)
+        print_name(name)
+
+    return each_plugin(plugins, restart, every=every, is_chosen=lambda each: each.enabled)

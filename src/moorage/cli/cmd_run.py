@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from moorage._lib.imports import collector_paused
-from moorage.cli.context import directories
+from moorage.cli.context import directories, is_json, json_option
 from moorage.cli.parameters import runtime_option
 from moorage.cli.terminal import print_json, warn
 
@@ -32,9 +32,8 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE
 )
 @runtime_option
 @click.option("--raw", is_flag=True, help="Pass on the colours of the plugin.")
-@click.pass_obj
+@json_option
 def command(
-    as_json: bool,
     directory: Path,
     assignments: tuple[str, ...],
     print_spec: bool,
@@ -66,7 +65,7 @@ def command(
     options = RunOptions(keep, replace(DEFAULT, ready=timeout) if timeout else DEFAULT, runtime)
 
     async def run() -> int:
-        printer = JsonPrinter() if as_json else TextPrinter(raw=raw)
+        printer = JsonPrinter() if is_json() else TextPrinter(raw=raw)
         await printer.starting(plugin.path)
         return await run_in_foreground(plugin, settings, printer, options)
 

@@ -8,6 +8,7 @@ import click
 from moorage._lib.imports import collector_paused, without_certificates
 from moorage.cli.engine_location import given_socket, location_options, serve_options
 from moorage.cli.parameters import SIZE, runtime_option
+from moorage.cli.terminal import warn
 from moorage.location import locate
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ def _registries(
     help="Directory with HOST[:PORT]/*.crt, *.cert and *.key of registries; may be repeated.",
 )
 @click.option(
-    "--policy",
+    "--grants",
     type=click.Path(path_type=Path),
-    envvar="MOORAGE_POLICY",
-    help="Policy file: privileges that may be granted without asking.",
+    envvar="MOORAGE_GRANTS",
+    help="File with privileges that may be granted without asking, and trusted keys.",
 )
+@click.option("--policy", type=click.Path(path_type=Path), envvar="MOORAGE_POLICY", hidden=True)
 @click.option(
     "--live-restore/--no-live-restore",
     envvar="MOORAGE_LIVE_RESTORE",
@@ -128,6 +130,7 @@ def command(
     exec_root: Path | None,
     namespace: str | None,
     containerd: str | None,
+    grants: Path | None,
     policy: Path | None,
     insecure_registry: tuple[str, ...],
     registry_mirror: tuple[str, ...],
@@ -149,7 +152,11 @@ def command(
 
     steps = logging.getLogger("moorage")
     steps.setLevel(min(logging.INFO, steps.getEffectiveLevel()))
-    registries = _registries(policy, insecure_registry, registry_mirror, certs_dir)
+    if policy is not None:
+        warn(
+            "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
+        )
+    registries = _registries(grants or policy, insecure_registry, registry_mirror, certs_dir)
     defaults = Confinement(
         capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
     )

@@ -2,8 +2,9 @@
 
 import click
 
+from moorage import errors
 from moorage.cli.consent import show_change
-from moorage.cli.context import engine_client, plugin_names
+from moorage.cli.context import engine_client, is_json, json_option, plugin_names, print_name
 from moorage.cli.parameters import read_secret
 
 
@@ -21,11 +22,36 @@ from moorage.cli.parameters import read_secret
     multiple=True,
     help="A value that is never shown again, from a file (NAME=VALUE works, and shows it in the shell's history).",
 )
-def command(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...]) -> None:
+@click.option("--restart", is_flag=True, help="Change an enabled plugin: disable it, set, and enable it again.")
+@click.option("-f", "--force", is_flag=True, help="With --restart, also while the plugin is in use.")
+@json_option
+def command(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...], restart: bool, force: bool) -> None:
     """Set."""
     if not assignments and not secrets:
         raise click.UsageError("nothing to set: give NAME=VALUE or --secret NAME=@FILE")
     client = engine_client()
-    before = client.inspect(plugin).moorage.privileges
-    client.set(plugin, assignments, [read_secret(each) for each in secrets])
-    show_change(before, client.inspect(plugin).moorage.privileges)
+    found, values = client.inspect(plugin), [read_secret(each) for each in secrets]
+    if restart and found.enabled:
+        _set_enabled(found.name, assignments, values, force=force)
+    else:
+        client.set(plugin, assignments, values)
+    show_change(found.moorage.privileges, client.inspect(plugin).moorage.privileges)
+    if is_json():
+        print_name(found.name)
+
+
+def _set_enabled(name: str, assignments: tuple[str, ...], secrets: list[str], *, force: bool) -> None:
+    """Set with the plugin disabled; it is enabled again with the new values, or, where they are refused, the old ones.
+
+    Raises:
+        errors.MoorageError: why the values are refused, or why the plugin does not become ready with them
+    """
+    client = engine_client()
+    client.disable(name, force=force)
+    try:
+        client.set(name, assignments, secrets)
+    finally:
+        if not client.inspect(name).moorage.ungranted:
+            client.enable(name)
+    if client.inspect(name).moorage.ungranted:
+        raise errors.Denied(f"plugin {name} requests more with these settings; run: moorage enable {name}")

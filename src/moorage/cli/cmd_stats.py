@@ -3,35 +3,51 @@
 import sys
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from moorage import errors
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
+from moorage.cli.format.rows import format_option, print_rows
 from moorage.cli.terminal import clear, print_json, table
 from moorage.cli.units import size
 
 if TYPE_CHECKING:
     from moorage.api.schema.output import PluginStats
 
+_SHORT = 12
 _HEAD = ("NAME", "CPU %", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN")
 
 
 @click.command(name="stats", help="Display a live stream of resource usage statistics.")
 @click.argument("plugins", metavar="[PLUGIN...]", nargs=-1, shell_complete=plugin_names)
+@click.option("-a", "--all", "with_stopped", is_flag=True, help="Show all plugins, also those that do not run.")
 @click.option("--no-stream", "--once", "once", is_flag=True, help="Display only one result, over half a second.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=2.0, help="Seconds between two results.  [default: 2]"
 )
+@click.option("--no-trunc", is_flag=True, help="Do not truncate output.")
+@format_option
 @json_option
-def command(plugins: tuple[str, ...], once: bool, interval: float) -> None:
+def command(
+    plugins: tuple[str, ...],
+    with_stopped: bool,
+    once: bool,
+    interval: float,
+    no_trunc: bool,
+    template: str | None,
+) -> None:
     """Two readings make one line of the table: CPU is what was used between them."""
+    if with_stopped and not plugins:
+        plugins = tuple(each.name for each in engine_client().plugins())
+    show = partial(_show, no_trunc=no_trunc, template=template)
     before = _read(plugins)
     time.sleep(min(interval, 0.5))
     while True:
         after = _read(plugins)
-        _show(before, after, is_live=not once and sys.stdout.isatty())
+        show(before, after, is_live=not once and sys.stdout.isatty())
         if once:
             return
         before = after
@@ -61,7 +77,9 @@ def _read(names: tuple[str, ...]) -> dict[str, _Reading]:
     return found
 
 
-def _show(before: dict[str, _Reading], after: dict[str, _Reading], *, is_live: bool) -> None:
+def _show(
+    before: dict[str, _Reading], after: dict[str, _Reading], *, is_live: bool, no_trunc: bool, template: str | None
+) -> None:
     pairs = [(before.get(id), each) for id, each in after.items()]
     if is_json():
         from moorage.api.schema.base import to_document
@@ -72,7 +90,32 @@ def _show(before: dict[str, _Reading], after: dict[str, _Reading], *, is_live: b
         return
     if is_live:
         clear()
-    table(_HEAD, [_row(earlier, each) for earlier, each in sorted(pairs, key=lambda pair: pair[1].name)])
+    pairs.sort(key=lambda pair: pair[1].name)
+    if template is not None:
+        print_rows(template, [_fields(earlier, each, no_trunc=no_trunc) for earlier, each in pairs])
+    else:
+        table(_HEAD, [_row(earlier, each) for earlier, each in pairs], is_cut=not no_trunc)
+
+
+def _fields(before: _Reading | None, now: _Reading, *, no_trunc: bool) -> dict[str, Any]:
+    """The fields of a template, by docker's names; ``--`` where there is no value, as docker has it."""
+    usage, cpu = now.usage, _cpu(before, now)
+    id = now.id if no_trunc else now.id[:_SHORT]
+    fields: dict[str, Any] = {"Container": id, "ID": id, "Name": now.name}
+    names = ("CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs")
+    if usage is None:
+        return {**fields, **dict.fromkeys(names, "--")}
+    limit = usage.memory_limit_bytes
+    share = 100 * usage.memory_bytes / limit if usage.memory_bytes and limit else 0.0
+    values = (
+        "--" if cpu is None else f"{cpu:.2f}%",
+        f"{size(usage.memory_bytes)} / {size(usage.memory_limit_bytes)}",
+        f"{share:.2f}%",
+        "--",
+        f"{size(usage.read_bytes)} / {size(usage.written_bytes)}",
+        "--" if usage.pids is None else str(usage.pids),
+    )
+    return {**fields, **dict(zip(names, values, strict=True))}
 
 
 def _row(before: _Reading | None, now: _Reading) -> tuple[str, ...]:

@@ -1,14 +1,16 @@
 """``moorage upgrade``: another version of a plugin."""
 
+from typing import Any
+
 import click
 
 from moorage import errors
 from moorage.cli.consent import agree, grant_option
-from moorage.cli.context import engine_client, is_json, json_option, plugin_names
+from moorage.cli.context import each_plugin, engine_client, json_option, plugin_names, print_name
 from moorage.cli.health.options import wait_option
-from moorage.cli.progress import show_progress
-from moorage.cli.references import check_reference, registry_auth
-from moorage.cli.terminal import confirm, say
+from moorage.cli.progress import quiet_option, show_progress
+from moorage.cli.references import check_reference, names_registry, registry_auth
+from moorage.cli.terminal import confirm
 
 
 @click.command(
@@ -16,8 +18,9 @@ from moorage.cli.terminal import confirm, say
     help="Upgrade a disabled plugin to REFERENCE, by default to the present version of its own reference. Its id, "
     "settings and propagated files are retained. Additional privileges are shown first.",
 )
-@click.argument("plugin", shell_complete=plugin_names)
+@click.argument("plugin", required=False, default="", metavar="PLUGIN", shell_complete=plugin_names)
 @click.argument("reference", required=False, default="")
+@click.option("-a", "--all", "every", is_flag=True, help="All plugins that were installed from a registry.")
 @click.option(
     "--restart",
     is_flag=True,
@@ -29,14 +32,36 @@ from moorage.cli.terminal import confirm, say
 )
 @wait_option
 @grant_option
+@quiet_option
 @json_option
-def command(
-    plugin: str, reference: str, restart: bool, force: bool, skip_remote_check: bool, wait: float, grant_all: bool
+def command(plugin: str, reference: str, every: bool, **options: Any) -> int:
+    """Upgrade; with --all, continues after a failure."""
+    check_reference(reference)
+    if every != (not plugin):
+        raise click.UsageError("give a plugin, or --all")
+
+    def upgrade(name: str) -> None:
+        _upgrade(name, reference, **options)
+
+    if not every:
+        upgrade(plugin)
+        return 0
+    return each_plugin((), upgrade, every=True, is_chosen=lambda each: names_registry(each.plugin_reference or ""))
+
+
+def _upgrade(
+    plugin: str,
+    reference: str,
+    *,
+    restart: bool,
+    force: bool,
+    skip_remote_check: bool,
+    wait: float,
+    grant_all: bool,
+    quiet: bool,
 ) -> None:
-    """Upgrade."""
     from moorage.api.schema.packages import TermsRequest
 
-    check_reference(reference)
     client = engine_client()
     found = client.inspect(plugin)
     name, origin = found.name, found.plugin_reference or found.name
@@ -49,9 +74,8 @@ def command(
     review = client.request_privileges(reference, name, auth=auth)
     terms = agree(name, found.moorage.privileges, review, TermsRequest(), grant_all=grant_all)
     with client.upgrade(name, reference, terms, auth, restart=restart, force=force, wait=wait) as progress:
-        show_progress(progress)
-    if not is_json():
-        say(name)
+        show_progress(progress, interrupted=f"plugin {name} has its previous version", quiet=quiet)
+    print_name(name)
 
 
 def _check_origin(name: str, origin: str, reference: str) -> None:

@@ -8,9 +8,11 @@ import subprocess
 import click
 
 from moorage import __version__, errors
+from moorage.cli.context import is_json, json_option
 from moorage.cli.engine_location import host_of
+from moorage.cli.format.rows import print_rows, short_format_option
 from moorage.cli.terminal import print_json, say
-from moorage.client.host import socket_of
+from moorage.client.host import parse_ssh, socket_of
 from moorage.timeouts import DEFAULT
 
 _SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -30,23 +32,30 @@ def _first_line(name: str, *options: str) -> str:
 
 def _runtime_in_use() -> str:
     """Which runtime the engine has chosen for plugins that it starts, and why."""
-    if not os.path.exists(socket_of(host_of(click.get_current_context()))):
+    host = host_of(click.get_current_context())
+    if parse_ssh(host) is None and not os.path.exists(socket_of(host)):
         return "no engine answers"
     from moorage.client import MoorageClient
 
     try:
-        engine = MoorageClient(host_of(click.get_current_context()), DEFAULT.engine_answer).info().moorage
+        engine = MoorageClient(host, DEFAULT.engine_answer).info().moorage
     except errors.MoorageError as error:
         return f"unknown: {error}"
     return f"{engine.runtime_version or engine.runtime} ({engine.runtime_reason})" if engine.runtime else "unknown"
+
+
+def _client() -> dict[str, str]:
+    """The field of docker's template {{.Client.Version}}."""
+    return {"Version": __version__, "Os": "linux", "Arch": platform.machine()}
 
 
 @click.command(
     name="version",
     help="Show the versions of moorage, containerd, runc, crun, Python and the kernel, and the runtime of the engine.",
 )
-@click.pass_obj
-def command(as_json: bool) -> None:
+@short_format_option
+@json_option
+def command(template: str | None) -> None:
     """Print them as lines, or as one JSON object."""
     versions = {
         "moorage": __version__,
@@ -57,7 +66,10 @@ def command(as_json: bool) -> None:
         "python": platform.python_version(),
         "kernel": platform.release(),
     }
-    if as_json:
+    if template is not None:
+        print_rows(template, [{**{name.title(): value for name, value in versions.items()}, "Client": _client()}])
+        return
+    if is_json():
         print_json(versions)
         return
     for name, version in versions.items():

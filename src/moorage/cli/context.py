@@ -8,20 +8,26 @@ import click
 from moorage import errors
 from moorage._lib.imports import collector_paused
 from moorage.cli.engine_location import host_of
-from moorage.cli.terminal import complain
+from moorage.cli.terminal import complain, print_json, say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from moorage.api.schema.plugins import PluginDetails
     from moorage.client import MoorageClient
 
 __all__ = (
     "directories",
     "each_name",
+    "each_plugin",
     "engine_client",
     "is_json",
     "json_option",
+    "note_json",
     "plugin_names",
+    "plugins_argument",
+    "print_name",
+    "print_values",
     "publish_new",
 )
 
@@ -69,18 +75,61 @@ def directories(_: click.Context, __: click.Parameter, incomplete: str) -> "list
 def json_option(command: Command) -> Command:
     """The option --json, which may also follow the name of the command."""
 
-    def note(context: click.Context, _: click.Parameter, is_given: bool) -> None:
-        if is_given:
-            context.find_root().meta["json"] = True
-
-    option = click.option("--json", is_flag=True, expose_value=False, callback=note, help="Print data as JSON.")
+    option = click.option("--json", is_flag=True, expose_value=False, callback=note_json, help="Print data as JSON.")
     return option(command)
+
+
+def note_json(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+    """Note that --json was given after the command's name."""
+    if is_given:
+        context.find_root().meta["json"] = True
 
 
 def is_json() -> bool:
     """Whether --json was given, before or after the command's name."""
-    root = click.get_current_context().find_root()
-    return bool(root.params.get("as_json") or root.meta.get("json"))
+    return bool(click.get_current_context().find_root().meta.get("json"))
+
+
+def print_name(name: str, **more: object) -> None:
+    """Print the plugin that a command changed: its name, or with --json an object with Name and ``more``."""
+    if is_json():
+        print_json({"Name": name, **more})
+    else:
+        say(name)
+
+
+def print_values(key: str, values: Sequence[str]) -> None:
+    """Print texts, one a line: with --json, each as an object with this key."""
+    for each in values:
+        if is_json():
+            print_json({key: each})
+        else:
+            say(each)
+
+
+def plugins_argument(which: str) -> Callable[[Command], Command]:
+    """Names of plugins, or --all for those that ``which`` describes: the parameters ``plugins`` and ``every``."""
+
+    def add(command: Command) -> Command:
+        option = click.option("-a", "--all", "every", is_flag=True, help=f"All {which} plugins.")
+        return click.argument("plugins", metavar="PLUGIN...", nargs=-1, shell_complete=plugin_names)(option(command))
+
+    return add
+
+
+def each_plugin(
+    names: Sequence[str], do: Callable[[str], None], *, every: bool, is_chosen: "Callable[[PluginDetails], bool]"
+) -> int:
+    """Call ``do`` for each named plugin, or for every chosen one; continues after a failure. The exit status.
+
+    Raises:
+        errors.Unavailable: no engine answers, so that the other names would fail, too
+    """
+    if every == bool(names):
+        raise click.UsageError("give one or more plugins, or --all" if not every else "give plugins or --all, not both")
+    if every:
+        names = sorted(each.name for each in engine_client().plugins() if is_chosen(each))
+    return each_name(names, do)
 
 
 def each_name(names: Sequence[str], do: Callable[[str], None]) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from moorage.client.contexts import read_contexts
 from moorage.client.host import DEFAULT_HOST, socket_of
 from moorage.location import Location, locate, locate_by_socket
 from moorage.timeouts import DEFAULT
@@ -30,16 +31,21 @@ def given_socket() -> Path | None:
 
 
 def host_of(context: click.Context) -> str:
-    """The host of the engine: --host, else the socket of the engine that MOORAGE_ROOT or MOORAGE_EXEC_ROOT
-    names, else the default.
+    """The host of the engine: --context or --host, else MOORAGE_HOST, MOORAGE_CONTEXT, the socket of the engine
+    that MOORAGE_ROOT or MOORAGE_EXEC_ROOT names, else the current context, else the default.
     """
     root = context.find_root()
     host = root.params.get("host") or os.environ.get("MOORAGE_HOST") or DEFAULT_HOST
-    is_given = root.get_parameter_source("host") not in (ParameterSource.DEFAULT, None) or "MOORAGE_HOST" in os.environ
+    is_given = root.get_parameter_source("host") not in (ParameterSource.DEFAULT, None)
+    is_given = is_given or bool(os.environ.get("MOORAGE_HOST"))
     directories = _from_environment("MOORAGE_ROOT"), _from_environment("MOORAGE_EXEC_ROOT")
-    if is_given or directories == (None, None):
+    if name := root.params.get("context") or (not is_given and os.environ.get("MOORAGE_CONTEXT")) or "":
+        return read_contexts().host(name) or DEFAULT_HOST
+    if is_given:
         return str(host)
-    return f"unix://{locate(*directories).socket}"
+    if directories != (None, None):
+        return f"unix://{locate(*directories).socket}"
+    return read_contexts().host() or str(host)
 
 
 def locate_engine(root: Path | None = None, exec_root: Path | None = None) -> Location:

@@ -7,6 +7,7 @@ import signal
 import sys
 
 import click
+from click.core import ParameterSource
 
 from moorage import __version__, errors
 from moorage._lib.imports import collector_paused
@@ -20,6 +21,7 @@ COMMANDS = (
     "apply",
     "call",
     "completion",
+    "context",
     "create",
     "df",
     "disable",
@@ -28,9 +30,13 @@ COMMANDS = (
     "enable",
     "events",
     "exec",
+    "export",
     "inspect",
     "install",
+    "kill",
     "load",
+    "login",
+    "logout",
     "logs",
     "ls",
     "migrate",
@@ -40,6 +46,7 @@ COMMANDS = (
     "prune",
     "publish",
     "push",
+    "rename",
     "restart",
     "rm",
     "run",
@@ -48,12 +55,17 @@ COMMANDS = (
     "set",
     "stats",
     "tag",
+    "top",
     "unpublish",
     "upgrade",
     "version",
     "volume",
+    "wait",
 )
 """Each is ``command`` in the module ``cmd_NAME``."""
+
+_HIDDEN = ("dial-stdio",)
+"""Commands that other programs call, not people."""
 
 _STDERR = 2
 
@@ -65,12 +77,22 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in _HIDDEN:
             return None
         with collector_paused():
-            command = importlib.import_module(f"moorage.cli.cmd_{cmd_name}").command
+            command = importlib.import_module(f"moorage.cli.cmd_{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
-        return command
+        return _with_json(command)
+
+
+def _with_json(command: click.Command) -> click.Command:
+    """The command with the option --json, also where its help does not list it: it is taken anywhere on the line."""
+    from moorage.cli.context import note_json
+
+    if not any("--json" in each.opts for each in command.params):
+        option = click.Option(["--json"], is_flag=True, expose_value=False, hidden=True, callback=note_json)
+        command.params.append(option)
+    return command
 
 
 @click.command(
@@ -78,21 +100,30 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Run Docker-format managed plugins on containerd, without a Docker daemon.",
 )
-@click.option("--host", envvar="MOORAGE_HOST", default=DEFAULT_HOST, help="Socket of the engine (unix://PATH).")
+@click.option(
+    "--host",
+    envvar="MOORAGE_HOST",
+    default=DEFAULT_HOST,
+    help="Engine to connect to: unix://PATH, or ssh://[USER@]MACHINE[:PORT][/PATH].",
+)
+@click.option("--context", metavar="NAME", help="Context to use, by its name; see moorage context.")
 @click.option("--json", "as_json", is_flag=True, help="Print data as JSON, one document a line.")
 @click.option(
     "-v", "--verbose", count=True, help="Log each step on standard error; -vv logs those of the libraries, too."
 )
 @click.version_option(__version__, prog_name="moorage")
 @click.pass_context
-def _moorage(context: click.Context, host: str, as_json: bool, verbose: int) -> None:
+def _moorage(click_context: click.Context, host: str, context: str | None, as_json: bool, verbose: int) -> None:
+    if host != DEFAULT_HOST and context and click_context.get_parameter_source("host") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --host or --context, not both")
     logs = logging.StreamHandler(sys.stderr)
     formatter = JournalFormatter if _is_for_the_journal() else LineFormatter
     logs.setFormatter(formatter("%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose > 1 else logging.WARNING, handlers=[logs])
     if verbose:
         logging.getLogger("moorage").setLevel(logging.DEBUG)
-    context.obj = as_json  # commands that talk to the engine look up the host by themselves
+    if as_json:
+        click_context.meta["json"] = True
 
 
 def main() -> None:

@@ -28,6 +28,15 @@ __all__ = (
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_JOURNAL = re.compile(r"-?\s*((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+?)(?:\s*ago)?", re.IGNORECASE)
+_WORDS = (
+    ("weeks?", 604800.0),
+    ("days?", 86400.0),
+    ("hours?|hrs?", 3600.0),
+    ("minutes?|mins?", 60.0),
+    ("seconds?|secs?", 1.0),
+)
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNLIMITED = {"unlimited", "infinity", "-1"}
 
@@ -72,6 +81,9 @@ def size_text(size: int) -> str:
 def parse_instant(text: str, option: str) -> str:
     """A time as the API takes it: a duration, as in 10m, becomes that long ago in seconds since 1970.
 
+    As docker has them (10m, 1h30m, seconds since 1970, RFC 3339), and as journalctl has them (now, today, yesterday,
+    -10m, "2 hours ago", 14:30, "2026-01-02 14:30"). Times without a zone are local.
+
     Raises:
         errors.Invalid: it is neither a time nor a duration; the text names the option
     """
@@ -81,10 +93,35 @@ def parse_instant(text: str, option: str) -> str:
         return f"{(datetime.now(UTC) - past).timestamp():.6f}"
     if not text or re.fullmatch(r"\d+(\.\d+)?", text):
         return text
+    if (found := _journal_instant(text.strip().lower())) is not None:
+        return f"{found.timestamp():.6f}"
     try:
         return datetime.fromisoformat(text).astimezone().isoformat()
     except ValueError as error:
         raise errors.Invalid(f"cannot read {option} {text}: neither a time nor a duration like 10m or 1h30m") from error
+
+
+def _journal_instant(text: str) -> datetime | None:
+    """An instant as journalctl writes it; None for any other text."""
+    now = datetime.now().astimezone()
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if text in ("now", "today", "yesterday"):
+        return {"now": now, "today": today, "yesterday": today - timedelta(days=1)}[text]
+    if _CLOCK.fullmatch(text):
+        try:
+            hour, minute, *second = map(int, text.split(":"))
+            return today.replace(hour=hour, minute=minute, second=second[0] if second else 0)
+        except ValueError:
+            return None
+    if _JOURNAL.fullmatch(text) is None:
+        return None
+    seconds = 0.0
+    for number, word in re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.removesuffix("ago")):
+        size = _SECONDS.get(word) or next((size for names, size in _WORDS if re.fullmatch(names, word)), None)
+        if size is None:
+            return None
+        seconds += float(number) * size
+    return now - timedelta(seconds=seconds)
 
 
 def read_secret(assignment: str) -> str:

@@ -2,39 +2,81 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import click
 
 from moorage._lib.escapes import escape
 from moorage.cli.context import is_json
-from moorage.cli.terminal import print_object, say
+from moorage.cli.terminal import complain, print_object, say
 
 if TYPE_CHECKING:
     from moorage.api.schema.packages import OperationResult, ProgressLine
     from moorage.client import Progress
 
-__all__ = ("drain_progress", "show_progress")
+__all__ = ("drain_progress", "quiet_option", "report_interruption", "show_progress", "show_upload")
 
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Suppress verbose output.")
+
+_NOTICEABLE_BYTES = 8 << 20
 _DONE = ("Complete", "Upload complete", "Already exists")
 
 
-def show_progress(progress: "Progress") -> "OperationResult | None":
+def show_progress(
+    progress: "Progress", *, interrupted: str = "nothing was changed", quiet: bool = False
+) -> "OperationResult | None":
     """Show it on standard error until it ends; with --json each line as it is, on standard output. Its result.
+
+    ``interrupted`` is the state after Ctrl-C, as text; ``quiet`` shows nothing but failures.
 
     Raises:
         errors.MoorageError: the operation failed
     """
     results: list[OperationResult] = []
     steps = _steps(progress, results)
-    if is_json():
-        for line in steps:
-            print_object(line)
-    elif sys.stderr.isatty():
-        _show_bars(steps)
-    else:
-        for line in steps:
-            if not (line.progress_detail and line.progress_detail.total):
-                say(_text(line), err=True)
+    with report_interruption(interrupted):
+        if quiet:
+            list(steps)
+        elif is_json():
+            for line in steps:
+                print_object(line)
+        elif sys.stderr.isatty():
+            _show_bars(steps)
+        else:
+            for line in steps:
+                if not (line.progress_detail and line.progress_detail.total):
+                    say(_text(line), err=True)
     return results[0] if results else None
+
+
+@contextmanager
+def report_interruption(state: str) -> Iterator[None]:
+    """On Ctrl-C, report the state that remains."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain(f"interrupted: {state}")
+        raise
+
+
+def show_upload(chunks: Iterator[bytes], total: int) -> Iterator[bytes]:
+    """Pass the chunks on, and show on a terminal how much of about ``total`` bytes is sent, if that takes a while."""
+    if is_json() or total < _NOTICEABLE_BYTES or not sys.stderr.isatty():
+        yield from chunks
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, console=Console(stderr=True)) as shown:
+        bar, sent = shown.add_task("Sending", total=total), 0
+        for chunk in chunks:
+            yield chunk
+            sent += len(chunk)
+            shown.update(bar, completed=sent, total=max(total, sent))
+        shown.update(bar, description="Sent", completed=sent, total=sent)
 
 
 def drain_progress(progress: "Progress") -> None:

@@ -5,7 +5,7 @@ from functools import cache
 from moorage import errors
 from moorage.cli.terminal import warn
 
-__all__ = ("check_reference", "registry_auth")
+__all__ = ("check_reference", "names_registry", "registry_auth")
 
 _FILES = ("oci-archive", "oci", "dir")
 _ELSEWHERE = {
@@ -43,6 +43,14 @@ def registry_auth(reference: str) -> str:
 def _warn(text: str) -> None:
     """Once for a command that needs the same credentials several times."""
     warn(text)
+
+
+def names_registry(reference: str) -> bool:
+    """Whether the reference of a plugin names a registry; that of one that was created here under a short name does
+    not.
+    """
+    host, slash, _ = reference.partition("/")
+    return bool(slash) and (host == "localhost" or any(each in host for each in ".:"))
 
 
 def check_reference(text: str) -> None:

@@ -5,12 +5,15 @@ that no command has to know which is which; only what this module colours is pas
 """
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 
 import click
 
 from moorage import errors
 from moorage._lib.escapes import escape
+from moorage.cli.format.column_fit import cell_width, cut, fit_columns
 
 __all__ = (
     "clear",
@@ -20,28 +23,37 @@ __all__ = (
     "json_text",
     "print_json",
     "print_object",
+    "prompt",
     "say",
     "say_lines",
+    "say_shown",
     "styled",
     "table",
+    "terminal_width",
     "warn",
 )
 
+_GAP = 3
 _CLEAR = "\x1b[H\x1b[J"
 
 
 class Styled(str):
     """A text that was escaped and then coloured."""
 
-    __slots__ = ("width",)
-    width: int
+    __slots__ = ("colour", "plain")
+    plain: str
+    colour: str | None
 
 
 def styled(text: str, colour: str | None) -> Styled:
-    """A text in a colour, which only a terminal shows."""
-    plain = escape(text)
-    made = Styled(click.style(plain, fg=colour) if colour else plain)
-    made.width = len(plain)
+    """A text in a colour, which only a terminal shows, and none where NO_COLOR is set."""
+    return _styled(escape(text), colour)
+
+
+def _styled(plain: str, colour: str | None) -> Styled:
+    is_coloured = bool(colour) and not os.environ.get("NO_COLOR")
+    made = Styled(click.style(plain, fg=colour) if is_coloured else plain)
+    made.plain, made.colour = plain, colour
     return made
 
 
@@ -54,6 +66,11 @@ def say(*parts: str, err: bool = False, colours: bool = False) -> None:
 def say_lines(text: str, *, err: bool = False) -> None:
     """Print a text of several lines."""
     click.echo(escape(text, keep="\n\t"), err=err)
+
+
+def say_shown(text: str) -> None:
+    """Print what a template made, in which the parts that are not the user's were escaped. A line feed follows."""
+    click.echo(text)
 
 
 def indented(text: str) -> str:
@@ -85,6 +102,17 @@ def confirm(question: str, option: str) -> bool:
         raise errors.Denied(f"cannot ask for confirmation: standard input is not a terminal; give {option}") from error
 
 
+def prompt(question: str, *, is_hidden: bool = False) -> str:
+    """What a person types; ``is_hidden`` does not show it.
+
+    Raises:
+        errors.Denied: there is no terminal to ask on
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise errors.Denied(f"cannot ask for {question.lower()}: standard input is not a terminal")
+    return str(click.prompt(escape(question), hide_input=is_hidden, err=True))
+
+
 def print_object(value: object, *, indent: int | None = None) -> None:
     """Print an object of the API, or a list of them, as ``print_json``."""
     from moorage.api.schema.base import to_document
@@ -102,13 +130,34 @@ def json_text(document: object, *, indent: int | None = None) -> str:
     return json.dumps(document, indent=indent).replace("\x7f", "\\u007f")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns as wide as they need."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, is_cut: bool = True) -> None:
+    """Print columns as wide as they need; on a terminal, unless ``is_cut`` is off, as wide as it is, and no wider."""
     lines = [[each if isinstance(each, Styled) else styled(each, None) for each in line] for line in (head, *rows)]
-    widths = [max(line[column].width for line in lines) for column in range(len(head))]
+    widths = [max(cell_width(line[column].plain) for line in lines) for column in range(len(head))]
+    gap, width = _GAP, terminal_width() if is_cut else None
+    if width is not None and sum(widths) + gap * (len(widths) - 1) > width:
+        filled = [column for column in range(len(head)) if any(line[column].plain for line in lines[1:])]
+        filled = filled or list(range(len(head)))
+        lines, widths, gap = [[line[column] for column in filled] for line in lines], [widths[i] for i in filled], 2
+        widths = fit_columns([cell_width(each.plain) for each in lines[0]], widths, width, gap)
     for line in lines:
-        padded = (text + " " * (width - text.width) for text, width in zip(line, widths, strict=True))
-        click.echo("   ".join(padded).rstrip())
+        cells = [_styled(cut(each.plain, size), each.colour) for each, size in zip(line, widths, strict=True) if size]
+        padded = (
+            each + " " * (size - cell_width(each.plain)) for each, size in zip(cells, filter(None, widths), strict=True)
+        )
+        click.echo((" " * gap).join(padded).rstrip())
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that is standard output; None where it is none."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    if (given := os.environ.get("COLUMNS", "")).isdigit() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except OSError:
+        return None
 
 
 def clear() -> None:

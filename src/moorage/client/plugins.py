@@ -51,6 +51,14 @@ class PluginClient(EngineTransport):
         """Add a name to it."""
         self._do("POST", f"{_own(name)}/tag", {"to": to})
 
+    def rename(self, name: str, to: str) -> None:
+        """Replace its name."""
+        self._do("POST", f"{_own(name)}/rename", {"name": to})
+
+    def kill(self, name: str, signal: str) -> None:
+        """Send a signal to its process, by number or name."""
+        self._do("POST", f"{_own(name)}/kill", {"signal": signal})
+
     def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str] = ()) -> None:
         """Change settings, all or none; values of ``secrets`` are never shown again."""
         self._do("POST", f"{_own(name)}/set", body=SetRequest(list(assignments), list(secrets)))

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from moorage.api.schema.system import DiskUsageReport, EventMessage, PruneReport, SystemInfo, SystemVersion
+from moorage.api.schema.system import (
+    AuthRequest,
+    AuthStatus,
+    DiskUsageReport,
+    EventMessage,
+    PruneReport,
+    SystemInfo,
+    SystemVersion,
+)
 from moorage.client.transport import OWN, EngineTransport, encode_filters
 
 __all__ = ("SystemClient",)
@@ -18,6 +26,10 @@ class SystemClient(EngineTransport):
     def info(self) -> SystemInfo:
         """The engine and its host."""
         return self._get(SystemInfo, "/info")
+
+    def log_in(self, request: AuthRequest) -> AuthStatus:
+        """Check credentials against a registry."""
+        return self._send(AuthStatus, "POST", "/auth", body=request)
 
     def events(
         self, since: str = "", filters: Mapping[str, Sequence[str]] | None = None, until: str = ""

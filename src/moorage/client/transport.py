@@ -13,8 +13,8 @@ from urllib.parse import quote, urlencode
 from moorage import errors
 from moorage.api.schema.base import to_document
 from moorage.client.answers import decode_answer, error_of
-from moorage.client.host import DEFAULT_HOST, socket_of
-from moorage.client.unix_http import UnixHttpConnection
+from moorage.client.host import DEFAULT_HOST, parse_ssh, socket_of
+from moorage.client.unix_http import SshHttpConnection, UnixHttpConnection
 
 __all__ = ("OWN", "EngineTransport", "accept_answer", "encode_body", "encode_filters", "quoted")
 
@@ -53,7 +53,8 @@ class EngineTransport:
         Raises:
             errors.Invalid: the host is no socket
         """
-        self._path = socket_of(host)
+        self._ssh = parse_ssh(host)
+        self._path = host if self._ssh else socket_of(host)
         self._within = within
 
     def _get(self, kind: type[Value], path: str, query: Mapping[str, str] | None = None, auth: str = "") -> Value:
@@ -108,11 +109,17 @@ class EngineTransport:
             yield accept_answer(answer)
 
     @contextmanager
-    def _connect(self) -> Iterator[UnixHttpConnection]:
-        connection = UnixHttpConnection(self._path, self._within)
+    def _connect(self) -> Iterator[http.client.HTTPConnection]:
+        connection: UnixHttpConnection | SshHttpConnection
+        if self._ssh is None:
+            connection = UnixHttpConnection(self._path, self._within)
+        else:
+            connection = SshHttpConnection(self._ssh, self._within)
         try:
             yield connection
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(connection, SshHttpConnection):
+                raise _unreachable_by_ssh(self._path, error, connection) from error
             raise self._unreachable(error) from error
         finally:
             connection.close()
@@ -127,6 +134,18 @@ class EngineTransport:
         number = error.errno if isinstance(error, OSError) else None
         cause = os.strerror(number) if number else str(error) or "it hung up"
         return errors.Unavailable(f"lost moorage at {self._path}: {cause}")
+
+
+def _unreachable_by_ssh(host: str, error: Exception, connection: SshHttpConnection) -> errors.Unavailable:
+    if isinstance(error, FileNotFoundError):
+        return errors.Unavailable(f"cannot reach moorage at {host}: the program ssh is not installed")
+    connection.close()
+    status = connection.status
+    if status == 255:
+        return errors.Unavailable(f"cannot reach moorage at {host}: ssh cannot connect")
+    if status == 127:
+        return errors.Unavailable(f"cannot reach moorage at {host}: the command moorage is not installed there")
+    return errors.Unavailable(f"lost moorage at {host}: {str(error) or 'it hung up'}")
 
 
 def accept_answer(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
@@ -26,7 +27,7 @@ from moorage.timeouts import DEFAULT, Timeouts
 if TYPE_CHECKING:
     from moorage.containerd.client import Client
 
-__all__ = ("AddedProcess", "add_process", "derive_process", "destroy_process", "remove_process")
+__all__ = ("AddedProcess", "ExecCommand", "add_process", "derive_process", "destroy_process", "remove_process")
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,32 @@ _ID_VARIABLE = "MOORAGE_EXEC_ID"
 """The variable by which an added process is found that the shim does not know, as systemd's INVOCATION_ID."""
 
 
+class ExecCommand(Struct, frozen=True):
+    """A command to run beside a plugin's own process."""
+
+    arguments: Sequence[str]
+    environment: Sequence[str] = ()
+    """NAME=VALUE, over the plugin's own."""
+    terminal: bool = False
+    user: str = ""
+    """NAME|UID[:GROUP|GID] of the plugin's files; empty for the plugin's own."""
+    directory: str = ""
+    """Working directory; empty for the plugin's own."""
+
+
 def derive_process(
-    spec: Spec, arguments: Sequence[str], *, environment: Sequence[str] = (), terminal: bool = False
+    spec: Spec,
+    arguments: Sequence[str],
+    *,
+    environment: Sequence[str] = (),
+    terminal: bool = False,
+    directory: str = "",
+    user: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """An OCI process object with the user, directory, capabilities and environment of a container's first process.
 
-    ``environment`` (NAME=VALUE) overrides variables of the spec.
+    ``environment`` (NAME=VALUE) overrides variables of the spec, ``directory`` (not "") its working directory, and
+    ``user`` (an OCI user object) its user.
 
     Raises:
         errors.Invalid: no arguments
@@ -52,6 +73,10 @@ def derive_process(
     process["env"] = [f"{name}={value}" for name, value in variables.items()]
     process["args"] = list(arguments)
     process["terminal"] = terminal
+    if directory:
+        process["cwd"] = directory
+    if user is not None:
+        process["user"] = dict(user)
     return process
 
 

@@ -49,7 +49,7 @@ from moorage.runs.plan import PlanOptions
 from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
-    from moorage.containerd.processes import AddedProcess
+    from moorage.containerd.processes import AddedProcess, ExecCommand
 
 __all__ = ("Engine",)
 
@@ -297,14 +297,24 @@ class Engine:
         return with_host_paths(plugin, method, await call(socket, method, body, within, plugin=plugin.name))
 
     @asynccontextmanager
-    async def execute(
-        self, name: str, arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> "AsyncIterator[AddedProcess]":
+    async def execute(self, name: str, command: "ExecCommand") -> "AsyncIterator[AddedProcess]":
         """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
         plugin, runtime = self._plugins.get(name), await self._availability.wait()
         await plugin.inbox.wait_known()
-        async with plugin.processes.run(runtime, arguments, environment, terminal=terminal) as added:
+        async with plugin.processes.run(runtime, command) as added:
             yield added
+
+    async def signal(self, name: str, number: int) -> None:
+        """Signal its first process. Raises: Conflict where nothing runs."""
+        plugin, runtime = self._plugins.get(name), await self._availability.wait()
+        await plugin.inbox.wait_known()
+        run = plugin.run
+        if run is None or run.finished.is_set():
+            raise errors.Conflict(f"cannot signal plugin {plugin.name}: it is {plugin.state.value}")
+        try:
+            await runtime.executor.signal(run.container, number)
+        except errors.NotFound as error:
+            raise errors.Conflict(f"cannot signal plugin {plugin.name}: it does not run any more") from error
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of an added process. Raises: NotFound."""

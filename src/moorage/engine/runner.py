@@ -14,7 +14,7 @@ from moorage import errors
 from moorage._lib.backoff import pauses
 from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.containerd_process import truncate_runtime_log
-from moorage.containerd.processes import AddedProcess, add_process, derive_process, destroy_process
+from moorage.containerd.processes import AddedProcess, ExecCommand, add_process, destroy_process
 from moorage.containerd.types import Spec
 from moorage.engine.runtime import PLUGIN_LABEL
 from moorage.engine.values import LastExit
@@ -25,6 +25,7 @@ from moorage.host.proc import process_stat
 from moorage.host.sockets import PluginSocket
 from moorage.packages.content import reinstall_hint
 from moorage.plugins import widenings
+from moorage.runs.container_files import derive_command
 from moorage.runs.entrypoint import explain_start_failure
 from moorage.runs.exit_text import describe_exit
 from moorage.runs.pins import release_pins
@@ -286,15 +287,14 @@ class AddedProcesses:
         self._present: dict[str, AddedProcess] = {}
 
     @asynccontextmanager
-    async def run(
-        self, runtime: "ContainerRuntime", arguments: Sequence[str], environment: Sequence[str], *, terminal: bool
-    ) -> AsyncIterator[AddedProcess]:
+    async def run(self, runtime: "ContainerRuntime", command: ExecCommand) -> AsyncIterator[AddedProcess]:
         """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
         plugin, run = self._plugin, self._plugin.run
         if run is None or run.finished.is_set():
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
         spec = (await runtime.client.get_container(run.container)).spec
-        process = derive_process(spec, arguments, environment=environment, terminal=terminal)
+        root = str(plugin.directories.root)
+        process = await run_abandonable(lambda: derive_command(spec, root, command))
         exec_id = secrets.token_hex(8)
         directory = plugin.directories.runtime / f"{_EXEC}{exec_id}"
         try:
@@ -306,7 +306,7 @@ class AddedProcesses:
         except errors.NotFound as error:
             raise errors.Conflict(f"plugin {plugin.name} does not run any more: {error}") from error
         except errors.Invalid as error:
-            raise errors.Invalid(f"cannot run {arguments[0]} in plugin {plugin.name}: {error}") from error
+            raise errors.Invalid(f"cannot run {command.arguments[0]} in plugin {plugin.name}: {error}") from error
         finally:
             self._present.pop(exec_id, None)
             pid = run.pid

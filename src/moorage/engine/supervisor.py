@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd.processes import ExecCommand
 from moorage.engine.lifecycle import Event, ExitAction, LifecycleState, State, after_exit, back_off, exit_action, move
 from moorage.engine.plugin import PluginState
 from moorage.engine.requests import Interrupted, PluginInbox, StartPhase, as_user_error
@@ -33,8 +34,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 """Seconds between two attempts that fail because containerd is unavailable: it may answer at any time."""
-_STOP_AGAIN = 60.0  # seconds between two attempts of a stop while containerd answers
-_REMOVE_AGAIN = 10.0  # seconds between two attempts of a removal that something prevents
+_STOP_AGAIN, _REMOVE_AGAIN = 60.0, 10.0  # seconds between two attempts of a stop, and of a removal
 
 
 class Supervisor(PluginState):
@@ -54,7 +54,7 @@ class Supervisor(PluginState):
         self._timeouts = context.timeouts
         self.inbox = PluginInbox(self, self.starts, context)
         self.processes = AddedProcesses(self, context)
-        run = lambda command: self.processes.run(context.availability.require(), command, (), terminal=False)  # noqa: E731
+        run = lambda command: self.processes.run(context.availability.require(), ExecCommand(command))  # noqa: E731
         self.health = PluginHealth(self, context.tasks, run)
 
     # requests

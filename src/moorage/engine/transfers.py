@@ -97,6 +97,26 @@ class PackageTransfers:
         plugin.report("tag", name=new)
         return plugin
 
+    async def rename(self, text: str, name: str) -> Supervisor:
+        """Replace a plugin's own name; its id, further names and settings stay.
+
+        Raises:
+            errors.NotFound: there is no such plugin
+            errors.Invalid: it is not a name
+            errors.Conflict: a plugin has the name
+        """
+        plugin, new = self._context.plugins.get(text), local_name(name)
+        old = plugin.name
+        with self._context.plugins.reserve(new):
+
+            async def job() -> None:
+                self._check_exists(plugin)
+                await plugin.save(name=new)
+
+            await plugin.inbox.run_job(job)
+        plugin.report("rename", oldName=old)
+        return plugin
+
     async def untag(self, text: str) -> bool:
         """Remove a further name; False if the text is a plugin's own name or id. Raises: errors.NotFound."""
         plugin, name = self.find_named(text)

@@ -41,7 +41,7 @@ class Supervised(Protocol):
     def plugin_socket(self) -> PluginSocket:
         """The socket on which it listens."""
 
-    def report(self, action: str, *, name: str = "", **attributes: str) -> None:
+    def report(self, action: str, /, *, name: str = "", **attributes: str) -> None:
         """Publish an event."""
 
     def end_unhealthy(self, reason: str, *, kill: bool) -> None:

@@ -6,12 +6,14 @@ other clients have it; and a helper that fails leaves ``auths``, because credent
 wants them.
 """
 
+import base64
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import anyio
 import msgspec
@@ -19,13 +21,21 @@ import msgspec
 from moorage import errors
 from moorage._lib.escapes import single_line
 from moorage._lib.threads import run_blocking
-from moorage.host.files import read_regular
+from moorage.host.files import read_regular, write_atomically
 from moorage.oci.reference import DEFAULT_HOST
 from moorage.registry.credentials import ANONYMOUS, Credentials, parse_credentials
 from moorage.registry.origin import is_same_host
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("DOCKER_HUB_KEY", "DockerConfig", "docker_config_path", "get_from_helper", "read_reply")
+__all__ = (
+    "DOCKER_HUB_KEY",
+    "DockerConfig",
+    "docker_config_path",
+    "get_from_helper",
+    "read_reply",
+    "remove_credentials",
+    "store_credentials",
+)
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 """The key of docker.io in ``config.json`` and for credential helpers."""
@@ -232,3 +242,101 @@ def read_reply(output: bytes, program: str, server: str) -> Credentials:
     except (ValueError, KeyError, RecursionError) as error:
         raise errors.MoorageError(f"cannot get credentials for {server}: {program} prints no credentials") from error
     return Credentials(identity_token=secret) if username == _IDENTITY else Credentials(username, secret)
+
+
+# ----------------------------------------------------------------------------------------------------------- storing
+
+
+async def store_credentials(path: Path, host: str, credentials: Credentials, timeouts: Timeouts = DEFAULT) -> bool:
+    """Store the credentials for a registry as ``docker login`` does; whether a credential helper has them.
+
+    Raises:
+        errors.Invalid: the file is no JSON object, and is not changed
+        errors.MoorageError: the file cannot be written, or the helper fails; its message
+    """
+    document = await run_blocking(lambda: _read_document(path))
+    server = DOCKER_HUB_KEY if host == DEFAULT_HOST else host
+    auths = document.setdefault("auths", {})
+    if helper := _helper_of(document, host, server):
+        name, secret = credentials.username, credentials.password
+        if credentials.identity_token:
+            name, secret = _IDENTITY, credentials.identity_token
+        request = json.dumps({"ServerURL": server, "Username": name, "Secret": secret})
+        await _run_helper(helper, "store", request, server, timeouts)
+        auths[server] = {}  # docker's mark that a helper has them
+    else:
+        user = f"{credentials.username}:{'' if credentials.identity_token else credentials.password}"
+        auths[server] = {"auth": base64.b64encode(user.encode()).decode()}
+        if credentials.identity_token:
+            auths[server]["identitytoken"] = credentials.identity_token
+    await run_blocking(lambda: _write_document(path, document))
+    return helper is not None
+
+
+async def remove_credentials(path: Path, host: str, timeouts: Timeouts = DEFAULT) -> bool:
+    """Remove the credentials for a registry as ``docker logout`` does; whether there were any.
+
+    Raises:
+        errors.Invalid: the file is no JSON object, and is not changed
+        errors.MoorageError: the file cannot be written, or the helper fails; its message
+    """
+    document = await run_blocking(lambda: _read_document(path))
+    server = DOCKER_HUB_KEY if host == DEFAULT_HOST else host
+    removed = False
+    if helper := _helper_of(document, host, server):
+        removed = await get_from_helper(helper, server, timeouts, str(path)) is not None
+        if removed:
+            await _run_helper(helper, "erase", server, server, timeouts)
+    auths = document.get("auths", {})
+    keys = [key for key in auths if key == server or is_same_host(key.partition("://")[2] or key, host)]
+    for key in keys:
+        del auths[key]
+    if keys:
+        await run_blocking(lambda: _write_document(path, document))
+    return removed or bool(keys)
+
+
+def _helper_of(document: Mapping[str, Any], host: str, server: str) -> str | None:
+    helpers = document.get("credHelpers")
+    named = [name for key, name in helpers.items() if key in (host, server)] if isinstance(helpers, dict) else []
+    return next((str(each) for each in [*named, document.get("credsStore")] if each), None)
+
+
+async def _run_helper(name: str, verb: str, text: str, server: str, timeouts: Timeouts) -> None:
+    program = f"docker-credential-{name}"
+    if not _NAME.fullmatch(name):
+        raise errors.Invalid(f"cannot {verb} credentials for {server}: {program!r} is no credential helper")
+    try:
+        with anyio.fail_after(timeouts.credential_helper), _input(text) as file:
+            done = await anyio.run_process([program, verb], stdin=file, check=False)
+    except TimeoutError as error:
+        raise errors.Unavailable(f"cannot {verb} credentials for {server}: {program} takes too long") from error
+    except OSError as error:
+        raise errors.NotFound(f"cannot {verb} credentials for {server}: {program}: {error.strerror}") from error
+    if done.returncode != 0:
+        message = single_line((done.stdout + b" " + done.stderr).decode(errors="replace")) or "nothing"
+        raise errors.MoorageError(f"cannot {verb} credentials for {server}: {program} says: {message}")
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(read_regular(path, _FILE_LIMIT) or b"{}")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise errors.MoorageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise errors.Invalid(f"cannot change {path}: it is no JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("auths", {}), dict):
+        raise errors.Invalid(f"cannot change {path}: it is not a JSON object with auths")
+    return document
+
+
+def _write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """The target of a link is written, as docker does it."""
+    target = Path(os.path.realpath(path))
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(target, json.dumps(document, indent="\t").encode())
+    except OSError as error:
+        raise errors.MoorageError(f"cannot write {path}: {error.strerror}") from error

@@ -9,15 +9,20 @@ import posixpath
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from msgspec import Struct
 
+from moorage import errors
+from moorage.containerd.processes import ExecCommand, derive_process
 from moorage.containerd.types import Spec
 from moorage.host.directory_tree import open_beneath
 from moorage.host.proc import descriptor_path
 
-__all__ = ("ContainerFile", "ContainerFiles", "NotVisible", "open_container_files")
+__all__ = ("ContainerFile", "ContainerFiles", "NotVisible", "derive_command", "find_user", "open_container_files")
 
+_FILE_LIMIT = 1 << 20
+_MOST_ID = (1 << 32) - 2
 _MOST_LINKS = 40  # as many as the kernel follows
 
 
@@ -145,3 +150,67 @@ def open_container_files(spec: Spec, root: str) -> Iterator[ContainerFiles]:
 
 def _is_bind(mount: Spec) -> bool:
     return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options") or ()))
+
+
+def derive_command(spec: Spec, root: str, command: ExecCommand) -> dict[str, Any]:
+    """The OCI process object of a command in the container with this spec and this root on the host (blocking).
+
+    Raises:
+        errors.Invalid: the container has no such user or group
+    """
+    user = find_user(spec, root, command.user) if command.user else None
+    return derive_process(
+        spec,
+        command.arguments,
+        environment=command.environment,
+        terminal=command.terminal,
+        directory=command.directory,
+        user=user,
+    )
+
+
+def find_user(spec: Spec, root: str, text: str) -> dict[str, Any]:
+    """The OCI user object of NAME|UID[:GROUP|GID], from the container's own /etc/passwd and /etc/group (blocking).
+
+    Source: moby daemon/exec_linux.go (getUser) and containerd's oci.WithUser: a number needs no entry, a name does.
+
+    Raises:
+        errors.Invalid: the container has no such user or group
+    """
+    name, colon, group = text.partition(":")
+    with open_container_files(spec, root) as files:
+        users, groups = list(_entries(files, "/etc/passwd")), list(_entries(files, "/etc/group"))
+    entry = next((each for each in users if len(each) > 3 and name in (each[0], each[2])), None)
+    uid = _number(name) if entry is None else _number(entry[2])
+    if uid is None:
+        raise errors.Invalid(f"unable to find user {name}: no matching entries in passwd file")
+    gid = 0 if entry is None else _number(entry[3]) or 0
+    if colon:
+        found = _number(group)
+        if found is None:
+            found = next((_number(each[2]) for each in groups if len(each) > 2 and each[0] == group), None)
+        if found is None:
+            raise errors.Invalid(f"unable to find group {group}: no matching entries in group file")
+        return {"uid": uid, "gid": found}
+    more = [] if entry is None else [each for each in groups if len(each) > 3 and entry[0] in each[3].split(",")]
+    numbers = {number for each in more if (number := _number(each[2])) is not None} - {gid}
+    return {"uid": uid, "gid": gid, "additionalGids": sorted(numbers)} if numbers else {"uid": uid, "gid": gid}
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and text.isascii() and int(text) <= _MOST_ID else None
+
+
+def _entries(files: ContainerFiles, path: str) -> Iterator[list[str]]:
+    """The lines of such a file, divided; none where it cannot be read."""
+    try:
+        found = files.find(path)
+        descriptor = -1 if found is None else found.open(os.O_RDONLY | os.O_NONBLOCK)
+    except (OSError, NotVisible):
+        return
+    if descriptor < 0:
+        return
+    with open(descriptor, "rb") as file:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            for line in file.read(_FILE_LIMIT).decode(errors="surrogateescape").splitlines():
+                yield line.split(":")

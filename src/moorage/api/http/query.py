@@ -5,6 +5,7 @@ Source: facts of moby api/server/httputils and api/types/filters at v28, texts i
 
 import json
 import re
+import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ __all__ = (
     "parse_filters",
     "read_object",
     "seconds",
+    "signal_number",
     "texts",
 )
 
@@ -65,6 +67,17 @@ def seconds(text: str, what: str) -> float:
     if not 0 <= number <= 86400:
         raise errors.Invalid(f"cannot use {what}: {text} s; 0 to 86400 are possible")
     return number
+
+
+def signal_number(text: str) -> int:
+    """A signal by its number, or its name with or without SIG. Raises: Invalid in the daemon's words."""
+    name = text.upper().removeprefix("SIG")
+    if name.isdecimal() and 0 < int(name) <= signal.SIGRTMAX:
+        return int(name)
+    try:
+        return int(signal.Signals[f"SIG{name}"])
+    except KeyError as error:
+        raise errors.Invalid(f"Invalid signal: {text}") from error
 
 
 def nanoseconds(text: str, what: str) -> int | None:

@@ -47,6 +47,9 @@ class ExecRequest(Struct, frozen=True):
     tty: bool | UnsetType = UNSET
     rows: int | UnsetType = UNSET
     columns: int | UnsetType = UNSET
+    user: str | UnsetType = UNSET
+    """NAME|UID[:GROUP|GID]."""
+    workdir: str | UnsetType = UNSET
 
 
 class ExecStarted(ApiObject, frozen=True):

@@ -1,0 +1,209 @@
+"""Commands as fingers know them from docker, podman and systemctl, on a real engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.engines import EngineProcess, config, engine
+from support.foreground import wait_until
+from support.limits import limit
+from support.terminals import show
+
+pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
+
+HOST = [
+    {"name": each.strip("/"), "source": each, "destination": each, "type": "bind", "options": ["rbind", "ro"]}
+    for each in ("/usr", "/bin", "/lib", "/lib64")
+]
+PASSWD = b"root:x:0:0::/:/bin/sh\nann:x:1234:1235::/:/bin/sh\n"
+GROUP = b"staff:x:50:ann\n"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    with engine(tmp_path_factory.mktemp("engine")) as made:
+        files = {"etc/passwd": PASSWD, "etc/group": GROUP}
+        document = config(mounts=HOST, env=[{"name": "LEVEL", "value": "1", "settable": ["value"]}])
+        made.create("p", document, **files)
+        made.create("q", document, **files)
+        made.enable("p")
+        yield made
+        for each in made.plugins():
+            made.remove(each["Id"], force=True)
+
+
+def call(house: EngineProcess, *words: str, given: str | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", *words]
+    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=limit(60), check=False)
+
+
+def out(house: EngineProcess, *words: str) -> str:
+    done = call(house, *words)
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("-u", "ann", "p", "id", "-u"), "1234\n"),
+        (("-u", "ann", "p", "id", "-g"), "1235\n"),
+        (("-u", "ann", "p", "id", "-G"), "1235 50\n"),
+        (("--user", "77:staff", "p", "sh", "-c", "echo $(id -u):$(id -g)"), "77:50\n"),
+        (("-w", "/usr", "p", "pwd"), "/usr\n"),
+        (("-e", "GIVEN", "-e", "ABSENT_HERE", "p", "sh", "-c", "echo $GIVEN-${ABSENT_HERE-none}"), "from us-none\n"),
+    ],
+)
+def test_h03_exec_as_docker_has_it(
+    house: EngineProcess, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], shown: str
+) -> None:
+    monkeypatch.setenv("GIVEN", "from us")
+    assert out(house, "exec", *words) == shown
+
+
+def test_h03_exec_reads_variables_from_a_file(house: EngineProcess, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("# a comment\nA=1\n\nB=two words\n")
+    shown = out(house, "exec", "--env-file", str(tmp_path / "env"), "-e", "A=2", "p", "sh", "-c", "echo $A $B")
+    assert shown == "2 two words\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "cause"),
+    [
+        (("p", "/no/such"), 127, "no such file"),
+        (("p", "no-such-program"), 127, "not found"),
+        (("p", "/usr"), 126, "cannot run /usr"),
+        (("q", "true"), 125, "does not run"),
+        (("absent", "true"), 125, "not found"),
+        (("-u", "nobody-here", "p", "true"), 125, "unable to find user nobody-here"),
+        (("p", "sh", "-c", "exit 7"), 7, ""),
+    ],
+)
+def test_h03_exec_has_dockers_exit_statuses(
+    house: EngineProcess, words: tuple[str, ...], status: int, cause: str
+) -> None:
+    done = call(house, "exec", *words)
+    assert done.returncode == status, done
+    assert cause in done.stderr
+
+
+def test_h03_exec_in_the_background_returns_at_once(house: EngineProcess) -> None:
+    started_at = time.monotonic()
+    assert out(house, "exec", "-d", "p", "sleep", "3") == ""
+    assert time.monotonic() - started_at < limit(3)
+    shown = out(house, "top", "p", "--format", "{{.Command}}")
+    assert "sleep 3" in shown
+    wait_until(lambda: "sleep" not in out(house, "top", "p"), "the command has exited")
+
+
+def test_h03_top_shows_the_processes(house: EngineProcess) -> None:
+    head, line = out(house, "top", "p").splitlines()
+    assert head.split() == ["PID", "PPID", "STATE", "THREADS", "MEMORY", "STARTED", "TIME", "COMMAND"]
+    assert line.split()[0] == str(house.more("p")["Pid"])
+    assert [json.loads(each)["Command"] for each in out(house, "top", "p", "--json").splitlines()] == ["/actor"]
+    assert call(house, "top", "q").returncode == 1
+    assert all(len(each) <= 80 for each in show(80, "--host", str(house.socket), "top", "p").lines)
+
+
+def test_h03_kill_signals_and_wait_prints_the_status(house: EngineProcess) -> None:
+    pid = house.more("p")["Pid"]
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "moorage", "--host", f"unix://{house.socket}", "wait", "p"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    house.wait_until(lambda: house.info()["NEventsListener"] == 1, "it waits")
+    assert out(house, "kill", "-s", "URG", "p") == "p\n"  # ignored
+    assert house.more("p")["Pid"] == pid
+    assert out(house, "kill", "p") == "p\n"
+    assert waiting.communicate(timeout=limit(30))[0] == f"{128 + signal.SIGKILL}\n"
+    house.wait_until(lambda: house.more("p")["State"] == "ready" and house.more("p")["Pid"] != pid, "it is back")
+    assert "Invalid signal: none" in call(house, "kill", "-s", "none", "p").stderr
+    assert "it is disabled" in call(house, "kill", "q").stderr
+    assert out(house, "wait", "q") == "0\n"
+
+
+def test_h03_rename_keeps_the_id(house: EngineProcess) -> None:
+    id = house.inspect("q")["Id"]
+    assert out(house, "rename", "q", "r") == "r\n"
+    assert house.inspect("r")["Id"] == id
+    assert call(house, "rename", "r", "p").returncode == 1
+    assert out(house, "events", "--since", "1h", "--until", "0s", "-f", "event=rename", "--format", "{{.Name}}") == (
+        "r:latest\n"
+    )
+    out(house, "rename", "r", "q")
+
+
+def test_h03_set_restarts_an_enabled_plugin(house: EngineProcess) -> None:
+    pid = house.more("p")["Pid"]
+    assert "cannot set on an active plugin" in call(house, "set", "p", "LEVEL=2").stderr
+    out(house, "set", "--restart", "p", "LEVEL=2")
+    assert "LEVEL=2" in house.inspect("p")["Settings"]["Env"]
+    assert house.more("p")["State"] == "ready"
+    assert house.more("p")["Pid"] != pid
+    refused = call(house, "set", "--restart", "p", "NONE=2")
+    assert refused.returncode == 1
+    assert house.more("p")["State"] == "ready"
+
+
+def test_h03_logs_of_several_plugins_side_by_side(house: EngineProcess) -> None:
+    out(house, "enable", "q")
+    for name in ("p", "q", "p"):
+        write(house, name, f"from-{name}")
+    house.wait_until(lambda: "from-p" in str(house.logs("p")[-1:]), "it is written")
+    shown = out(house, "logs", "-n", "5", "p", "q")
+    names = [line.split()[0] for line in shown.splitlines() if "from-" in line]
+    assert names == ["p", "q", "p"]
+    stamped = out(house, "logs", "-t", "-n", "1", "p").split()[0]
+    assert len(stamped) == len("2026-01-02T03:04:05.000000000Z")
+    assert stamped.endswith("Z")
+    assert out(house, "logs", "--no-log-prefix", "-n", "1", "q").startswith("from-q")
+    assert out(house, "logs", "--until", "1h", "p") == ""
+    assert "from-p" in out(house, "logs", "--since", "2 hours ago", "p")
+    followed = subprocess.Popen(
+        [sys.executable, "-m", "moorage", "--host", str(house.socket), "logs", "-f", "-n", "0", "p", "q"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        house.wait_until(lambda: _print_until(house, followed), "a line of each is followed")
+    finally:
+        followed.kill()
+        followed.communicate()
+    out(house, "disable", "q")
+
+
+def write(house: EngineProcess, name: str, text: str) -> None:
+    """Let a plugin write a line."""
+    out(house, "exec", name, "sh", "-c", f"echo {text} >/proc/1/fd/1")
+
+
+def _print_until(house: EngineProcess, child: "subprocess.Popen[str]") -> bool:
+    import select
+
+    for name in ("p", "q"):
+        write(house, name, f"followed-{name}")
+    assert child.stdout is not None
+    seen: set[str] = set()
+    while select.select([child.stdout], [], [], 0.5)[0] and len(seen) < 2:
+        line = child.stdout.readline()
+        seen |= {name for name in ("p", "q") if f"followed-{name}" in line and line.startswith(name)}
+    return seen == {"p", "q"}
+
+
+def test_h02_enable_of_a_failed_plugin_starts_it_again(house: EngineProcess) -> None:
+    out(house, "policy", "p", "--restart", "never")
+    house.crash("p", 3)
+    house.until("p", "failed")
+    assert out(house, "wait", "p") == "3\n"
+    assert out(house, "enable", "p") == "p\n"
+    assert house.more("p")["State"] == "ready"
+    out(house, "policy", "p", "--restart", "always")
