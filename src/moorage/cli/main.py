@@ -18,6 +18,7 @@ __all__ = ("COMMANDS", "main")
 
 COMMANDS = (
     "apply",
+    "build",
     "call",
     "completion",
     "create",
@@ -33,6 +34,7 @@ COMMANDS = (
     "load",
     "logs",
     "ls",
+    "new",
     "policy",
     "privileges",
     "probe",
@@ -46,6 +48,7 @@ COMMANDS = (
     "set",
     "stats",
     "tag",
+    "test",
     "upgrade",
     "version",
 )
