@@ -13,7 +13,7 @@ Names, imported when they are first used:
     AllocateNetwork: Reserve what a network of Swarm needs.
     AuthorizationRequest: A request to dockerd, and its answer.
     AuthzDriver: Base class of authorization drivers.
-    failures.CallFailed: What a driver raises so that its caller is answered with a reason.
+    CallFailed: What a driver raises so that its caller is answered with a reason.
     ContainerInfo: The container whose output is logged.
     CreateEndpoint: Create an endpoint in a network.
     CreateNetwork: Create a network.
@@ -29,7 +29,7 @@ Names, imported when they are first used:
     GatewayCheck: Options of a network that may need no gateway.
     GatewayDecision: Whether no gateway is allocated.
     InterfaceName: Which interface moves into the container.
-    failures.InvalidCall: A request that is malformed.
+    InvalidCall: A request that is malformed.
     IpamCapabilities: What libnetwork has to send.
     IpamData: Addresses of a network.
     IpamDriver: Base class of drivers of address management.

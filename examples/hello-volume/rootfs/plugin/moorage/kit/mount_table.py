@@ -169,7 +169,7 @@ class MountTable:
         """A user does not need a volume any more; the last one unmounts it. An unknown user is no failure.
 
         Raises:
-            failures.CallFailed: there is none of this name, the ID is empty, or it cannot be detached: then the user stays
+            failures.CallFailed: there is none of this name, the ID is empty, or it cannot be detached; the user stays
         """
         if not user:
             raise CallFailed("an unmount needs the ID of its user")

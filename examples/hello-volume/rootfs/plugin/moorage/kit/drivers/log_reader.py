@@ -23,7 +23,7 @@ class LogReader:
     """Calls a function for each line, in a thread."""
 
     def __init__(self, path: Path, write: Callable[[LogEntry], None]) -> None:
-        """``path`` of the FIFO; ``write`` is called for each whole line: what it raises is logged, and the line is lost."""
+        """``path`` of the FIFO; ``write`` is called for each whole line, and what it raises is logged."""
         self.path = path
         self._write = write
         self._decoder = FrameDecoder()
