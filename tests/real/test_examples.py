@@ -282,8 +282,9 @@ def test_a_volume_that_does_not_exist_is_refused_by_name(driver: Driver, method:
 def test_a_name_that_could_leave_the_directory_is_refused(driver: Driver, method: str) -> None:
     for name in ["", ".", "..", "../a", "a/b", ".new-a", "a\n", "a\0", "\u00e4", "x" * 129, "\ud800"]:
         assert "is not the name of a volume" in driver.refused(method, Name=name, ID="one")
-    for name in (5, None, ["a"]):
-        assert driver.refused(method, 400, Name=name, ID="one").startswith("the field Name ")
+    other: list[object] = [5, None, ["a"]]
+    for value in other:
+        assert driver.refused(method, 400, Name=value, ID="one").startswith("the field Name ")
     assert not (driver.root / "store").exists()
 
 

@@ -49,7 +49,7 @@ class RunningPlugin:
     """
 
     def __init__(self, command: Sequence[str], directory: Path, **environment: str) -> None:
-        """``command`` starts the program; ``directory`` is for its socket; ``environment`` is added to the present one."""
+        """``command`` starts the program, with ``environment``; ``directory`` is for its socket."""
         self.socket = directory / "s"
         self._command = list(command)
         self._environment = {**os.environ, **environment, "PLUGIN_SOCKET": str(self.socket)}
