@@ -35,7 +35,7 @@ _SUITES: dict[str, tuple[str, tuple[ConformanceCheck, ...]]] = {
 """By the kind in an interface type and, in lower case, in Implements: the prefix of its methods, and its checks."""
 
 
-class CheckResult(Struct, frozen=True):
+class CheckResult(Struct, frozen=True, rename="pascal"):
     """The result of one check."""
 
     kind: str

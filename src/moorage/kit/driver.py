@@ -51,7 +51,6 @@ class Driver:
     """As in ``Plugin.Activate``: VolumeDriver."""
     prefix: ClassVar[str] = ""
     """Of the paths of its calls, where it is not the kind."""
-    error_key: ClassVar[str] = "Err"
     calls: ClassVar[Mapping[str, Call]] = {}
     """By the last part of the path."""
 
@@ -63,7 +62,7 @@ class Driver:
 
     def failure(self, text: str) -> dict[str, Any]:
         """The body of an answer to a call that failed."""
-        return {self.error_key: text}
+        return {"Err": text}
 
 
 def unsupported(what: str) -> CallFailed:

@@ -15,6 +15,7 @@ __all__ = ("common_checks",)
 
 _CALLS = 1000
 _PAUSE = 0.005  # seconds between two attempts to connect
+_OTHER_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 """From SIGTERM to SIGKILL, with dockerd and by default with Moorage."""
 
@@ -92,9 +93,16 @@ def _slow_caller(plugin: PluginCalls, method: str, body: bytes) -> None:
     async def run() -> None:
         async with await anyio.connect_unix(plugin.target.socket) as slow:
             await slow.send(f"POST /{plugin.prefix}.{method} HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{{".encode())
-            await anyio.to_thread.run_sync(lambda: _no_content_type(plugin, method, body))
+            await anyio.to_thread.run_sync(lambda: _no_content_type(other, method, body))
 
-    anyio.run(run)
+    other = PluginCalls(plugin.target, plugin.prefix, min(plugin.seconds, _OTHER_SECONDS))
+    try:
+        anyio.run(run)
+    except TimeoutError as error:
+        raise CheckFailed(
+            f"a caller that sends half a request must not block others; {method} of another caller is not answered "
+            f"within {other.seconds:g} s"
+        ) from error
 
 
 def _side_by_side(plugin: PluginCalls, method: str, body: bytes) -> None:

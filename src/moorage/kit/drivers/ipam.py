@@ -89,7 +89,6 @@ class IpamDriver(Driver):
     """A driver of address management."""
 
     kind: ClassVar[str] = "IpamDriver"
-    error_key: ClassVar[str] = "Error"
     calls: ClassVar[Mapping[str, Call]] = {
         "GetCapabilities": Call("get_capabilities"),
         "GetDefaultAddressSpaces": Call("get_address_spaces"),
@@ -98,6 +97,10 @@ class IpamDriver(Driver):
         "RequestAddress": Call("request_address", AddressRequest),
         "ReleaseAddress": Call("release_address", AddressRequest),
     }
+
+    def failure(self, text: str) -> dict[str, object]:
+        """The reason in ``Error``, where libnetwork reads it, and in ``Err``, where dockerd does for status 500."""
+        return {"Error": text, "Err": text}
 
     def get_capabilities(self) -> Eventually[IpamCapabilities]:
         """What it needs."""
