@@ -13,9 +13,9 @@ from moorage._lib.threads import run_blocking
 from moorage.oci.descriptor import Descriptor
 from moorage.oci.index import walk_to_manifest
 from moorage.oci.limits import MANIFEST_BYTES
-from moorage.oci.manifest import check_layers, parse_diff_ids, parse_manifest
+from moorage.oci.manifest import check_layers, decode, parse_diff_ids, parse_manifest
 from moorage.oci.media_types import DOCKER_LAYER_GZIP, GZIP_LAYERS, IMAGE_CONFIGS, PLAIN_LAYERS
-from moorage.oci.platforms import Platform
+from moorage.oci.platforms import Platform, normalized
 from moorage.package_build.blob_store import BlobStore, LayerWriter
 from moorage.package_build.layers import LayerOptions, write_layer
 from moorage.packages.source import Source
@@ -56,6 +56,7 @@ async def base_of_image(store: BlobStore, source: Source, reference: Reference, 
         config = b"".join([piece async for piece in pieces])
     if f"sha256:{hashlib.sha256(config).hexdigest()}" != manifest.config.digest:
         raise errors.Invalid(f"cannot use {what} as a base: its config has another digest")
+    _check_platform(config, host, what)
     stated = parse_diff_ids(config, f"the config of {what}")
     layers, diff_ids = [], []
     for layer in manifest.layers:
@@ -65,6 +66,20 @@ async def base_of_image(store: BlobStore, source: Source, reference: Reference, 
     if tuple(diff_ids) != stated:
         raise errors.Invalid(f"cannot use {what} as a base: its layers are not those that its config names")
     return BaseLayers(tuple(layers), tuple(diff_ids))
+
+
+class _ImagePlatform(Struct):
+    os: str = "linux"
+    architecture: str = ""
+    variant: str = ""
+
+
+def _check_platform(config: bytes, host: Platform, what: str) -> None:
+    """Raises: errors.NotFound for an image without an index that is for another platform."""
+    stated = decode(config, _ImagePlatform, f"the config of {what}")
+    platform = normalized(stated.os, stated.architecture, stated.variant)
+    if stated.architecture and host.rank(platform) is None:
+        raise errors.NotFound(f"cannot use {what} as a base: there is no package for {host}, only for: {platform}")
 
 
 async def _copy_layer(store: BlobStore, source: Source, layer: Descriptor, what: str) -> tuple[Descriptor, str]:

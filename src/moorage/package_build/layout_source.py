@@ -32,7 +32,7 @@ class LayoutSource:
         """The index of the layout, or its only entry. Raises: errors.Invalid if it is not one."""
         data = await run_blocking((self._directory / "index.json").read_bytes)
         entries = parse_index(data, f"cannot read {self._directory / 'index.json'}")
-        if len(entries) == 1:
+        if len(entries) == 1 and entries[0].platform is None:
             return await self.read_manifest(entries[0].digest)
         return build_index(entries)
 
