@@ -34,6 +34,10 @@ def test_l01_l02_the_guide_to_writing_a_plugin_works_as_it_is_written(reader: Re
     assert len(reader.walk((DOCS / "guide/write-a-plugin.md").read_text())) >= 15
 
 
+def test_the_guide_to_the_kit_works_as_it_is_written(reader: Reader) -> None:
+    assert len(reader.walk((DOCS / "guide/plugin-kit.md").read_text())) >= 7
+
+
 def test_a05_the_calls_of_the_reference_of_the_api_work(reader: Reader) -> None:
     reader.walk((DOCS / "reference/api.md").read_text())
     assert json.loads((reader.home / "openapi.json").read_text())["openapi"] == "3.1.0"

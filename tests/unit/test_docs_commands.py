@@ -17,6 +17,7 @@ WALKED = {
     "docs/guide/plugins-for-dockerd.md": "tests/peers/test_consumer_guides.py",
     "docs/guide/volumes-for-programs.md": "tests/peers/test_consumer_guides.py",
     "docs/guide/volumes-with-podman.md": "tests/peers/test_consumer_guides.py",
+    "docs/guide/plugin-kit.md": "tests/real/test_tutorial.py",
     "docs/guide/write-a-plugin.md": "tests/real/test_tutorial.py",
     "docs/reference/api.md": "tests/real/test_tutorial.py",
     "docs/reference/serve.md": "tests/real/test_tutorial.py",
@@ -32,6 +33,8 @@ INDENTED = {
     "docs/reference/run.md": "the synopsis; tests/real/test_examples_docs.py compares the page with a run",
     "examples/hello-static/README.md": "tests/real/test_examples.py",
     "examples/hello-volume/README.md": "tests/real/test_examples.py",
+    "examples/json-lines/README.md": "tests/real/test_kit_examples.py",
+    "examples/rule-file/README.md": "tests/real/test_kit_examples.py",
 }
 COMMAND = re.compile(
     r"^    (?:\.venv/bin/|/tmp/renew/bin/)?(?:moorage|docker|curl|python3?|pip|systemctl|scripts/\w+)\b", re.M

@@ -88,7 +88,7 @@ def test_every_module_states_its_one_job(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-LAZY = {"moorage", "moorage.client", "moorage.containerd"}
+LAZY = {"moorage", "moorage.client", "moorage.containerd", "moorage.kit"}
 """Packages that import what they export when it is first used."""
 
 

@@ -16,7 +16,7 @@ from moorage import errors
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
-LAZY = ("moorage", "moorage.containerd")
+LAZY = ("moorage", "moorage.containerd", "moorage.kit")
 
 type_of_function = ast.FunctionDef | ast.AsyncFunctionDef
 

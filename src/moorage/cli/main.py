@@ -19,6 +19,7 @@ __all__ = ("COMMANDS", "main")
 
 COMMANDS = (
     "apply",
+    "build",
     "call",
     "completion",
     "context",
@@ -40,6 +41,7 @@ COMMANDS = (
     "logs",
     "ls",
     "migrate",
+    "new",
     "policy",
     "privileges",
     "probe",
@@ -55,6 +57,7 @@ COMMANDS = (
     "set",
     "stats",
     "tag",
+    "test",
     "top",
     "unpublish",
     "upgrade",

@@ -1,0 +1,1 @@
+"""Packages of plugins from directories, without an engine and without Docker: ``moorage build``."""

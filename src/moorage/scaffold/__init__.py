@@ -1,0 +1,1 @@
+"""New plugins on the kit: what ``moorage new`` writes."""
