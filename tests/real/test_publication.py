@@ -18,6 +18,7 @@ from support.engines import EngineProcess, Refused, engine
 from support.foreground import wait_until
 from support.limits import limit
 from support.publication import Consumer, Driver, proxy_pid
+from support.service_manager import service_manager
 
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
 
@@ -328,3 +329,41 @@ def test_a_plugin_proxy_that_hangs_is_replaced(house: EngineProcess, driver: Dri
     assert proxy_pid(house) != pid
     assert driver.call("VolumeDriver.List")[0] == 200
     assert subprocess.run(["ps", "-p", str(pid), "-o", "stat="], capture_output=True, text=True).stdout[:1] in ("", "Z")
+
+
+# the start
+
+
+def test_p16_ready_is_sent_when_the_published_sockets_listen(
+    house: EngineProcess, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.down()
+    with service_manager(f"@{house.exec_root}") as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{house.exec_root}")
+        house.start(wait=False)
+        manager.until("READY", "1")
+        assert accepts_connections(driver.socket)
+        assert driver.call("VolumeDriver.List")[0] == 200
+
+
+def test_p16_an_engine_whose_proxy_cannot_start_runs_plugins_and_reports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine(tmp_path, timeouts={"announce": 5.0}) as house:
+        driver = Driver(house, tmp_path)
+        house.down()
+        (house.exec_root).mkdir(exist_ok=True)
+        (house.exec_root / "proxy").write_text("in the way")
+        with service_manager(f"@{house.exec_root}") as manager:
+            monkeypatch.setenv("NOTIFY_SOCKET", f"@{house.exec_root}")
+            house.start(wait=False)
+            manager.until("READY", "1")
+        house.until("v", "ready")
+        house.wait_until(
+            lambda: "cannot start the plugin proxy" in "".join(house.info()["Moorage"]["Notices"]), "it is reported"
+        )
+        with pytest.raises(Refused, match="503: cannot publish plugin v:latest: cannot start the plugin proxy"):
+            driver.publish("v:latest", "more")
+        (house.exec_root / "proxy").unlink()
+        house.wait_until(lambda: driver.try_call("VolumeDriver.List") == 200, "the proxy is started")
+        assert not house.info()["Moorage"]["Notices"]
