@@ -110,6 +110,7 @@ async def stop_all_plugins(store: Store, options: ServeOptions, *, kill_now: any
 async def _stop_all(store: Store, options: ServeOptions, stopped: _Stopped, kill_now: anyio.Event) -> None:
     async with open_engine(store, options) as (engine, ground):
         owner = await run_blocking(ground.runtime.find_owner)
+        await engine.publisher.wait_news()
         problems = await _stop_plugins(engine, ground, stopped, kill_now)
         if problems:
             raise errors.Unavailable("; ".join(problems))

@@ -151,7 +151,7 @@ class Engine:
             live_restore=self._live_restore,
             exec_root=str(self._runtime),
             cgroup_driver=self._context.defaults.cgroup_driver,
-            notices=(*self._notices, *foreign),
+            notices=(*self._notices, *foreign, *([self.publisher.problem] if self.publisher.problem else ())),
             registries=self.packages.registries.options,
             runtime=runtime.oci_runtime.command if runtime else "",
             runtime_version=runtime.oci_runtime.version if runtime else "",

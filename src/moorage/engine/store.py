@@ -241,8 +241,12 @@ class Store:
         directory = self.plugins / id
         if gid is not None:
             self.plugins.chmod(0o711)
-        os.chown(directory, -1, 0 if gid is None else gid)
-        directory.chmod(0o700 if gid is None else 0o710)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchown(descriptor, -1, 0 if gid is None else gid)
+            os.fchmod(descriptor, 0o700 if gid is None else 0o710)
+        finally:
+            os.close(descriptor)
 
     def propagated_mount(self, id: str) -> Path:
         """The host's side of a plugin's propagated mount."""

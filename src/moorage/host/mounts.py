@@ -28,6 +28,7 @@ __all__ = (
     "close_view",
     "drop_dead_mounts",
     "is_mount_point",
+    "is_placeholder",
     "mount_all",
     "mount_options",
     "mount_overlay",
@@ -276,13 +277,18 @@ def mount_placeholder(directory: int) -> None:
     _mount(_PLACEHOLDER, Path(proc.descriptor_path(directory)), "tmpfs", flags, "mode=0555,size=4k,nr_inodes=2")
 
 
+def is_placeholder(mount: proc.MountInfo) -> bool:
+    """Whether it is one of ``mount_placeholder``."""
+    return (mount.type, mount.source) == ("tmpfs", _PLACEHOLDER)
+
+
 def mount_state(point: Path) -> MountState:
     """What is mounted at exactly this path, uppermost; a file system that does not respond in time is ``hung``."""
     resolved = resolved_by_parent(point)
     found = [each for each in proc.mounts() if each.point == resolved]
     if not found:
         return "none"
-    if (found[-1].type, found[-1].source) == ("tmpfs", _PLACEHOLDER):
+    if is_placeholder(found[-1]):
         return "placeholder"
     try:
         call_bounded(lambda: os.stat(resolved), _RESPONSE, f"query {point}", owner=resolved)

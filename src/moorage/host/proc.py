@@ -7,6 +7,7 @@ to be text or free of parentheses, blanks and line feeds. Everything here blocks
 Source: proc(5), user_namespaces(7).
 """
 
+import errno
 import os
 import re
 import time
@@ -38,6 +39,7 @@ __all__ = (
     "has_exited",
     "is_in_user_namespace",
     "kernel_parameter",
+    "mount_id",
     "mount_points",
     "mounts",
     "namespace",
@@ -290,6 +292,14 @@ def parse_mountinfo(text: bytes) -> list[MountInfo]:
         kind, source = os.fsdecode(rest[0]), _unescaped(rest[1])
         found.append(MountInfo(_unescaped(fields[3]), _unescaped(fields[4]), kind, options, source))
     return found
+
+
+def mount_id(descriptor: int) -> int:
+    """The mount that an open file of this process is in. Source: proc_pid_fdinfo(5). Raises: OSError."""
+    for line in (PROC / "self/fdinfo" / str(descriptor)).read_bytes().splitlines():
+        if line.startswith(b"mnt_id:"):
+            return int(line[7:])
+    raise OSError(errno.ENOTSUP, "the kernel does not report mounts of files")
 
 
 def mount_points() -> Iterator[str]:

@@ -4,70 +4,81 @@ import os
 from pathlib import Path
 
 from moorage import errors
-from moorage._lib.time_limit import call_bounded
 from moorage.host import proc
 from moorage.host.directory_tree import open_beneath
-from moorage.host.mounts import mount_state, remove_placeholders
+from moorage.host.mounts import is_placeholder, remove_placeholders
 from moorage.proxy.core.actions import Verify
 
 __all__ = ("release", "verify")
 
-_LIMIT = 5.0  # seconds
 
+def verify(request: Verify) -> tuple[str, str]:
+    """Whether a path inside a plugin and the host's are one directory (blocking, maybe for ever).
 
-def verify(request: Verify, owner: str) -> tuple[str, str]:
-    """Whether a path inside a plugin and the host's are one directory (blocking, bounded).
-
-    The problem, empty if they are; and the mount point of the file system there, empty for a plain directory. ``owner``
-    is the plugin's id.
+    The problem, empty if they are; and the mount point of the file system there, empty for a plain directory.
     """
     try:
-        found = call_bounded(lambda: _differ(request), _LIMIT, f"compare {request.outside}", owner=owner)
-    except errors.Unavailable as error:
-        return str(error), ""
+        inside = _open(proc.root_path(request.pid), request.inside)
+        try:
+            outside, is_mounted = _open_on_host(request)
+            try:
+                found = _difference(inside, outside)
+            finally:
+                os.close(outside)
+        finally:
+            os.close(inside)
     except OSError as error:
-        found = f"cannot open {error.filename or request.outside}: {error.strerror}"
+        found, is_mounted = f"cannot open {error.filename or request.outside}: {error.strerror}", False
     if found:
         return (
             f"the plugin mounted at {request.inside}, which is not {request.outside} of the host ({found}): "
             "its mount is not propagated, so its config needs a propagatedMount above that path"
         ), ""
-    point = _mount_point(request.outside, request.below)
-    if request.needs_mount and not point:
+    point = _mount_at(request.outside, request.below) if is_mounted else None
+    if point is not None and is_placeholder(point):
+        return f"the plugin answered, but mounted nothing over the placeholder at {point.point}", ""
+    if point is None and request.needs_mount:
         return f"the plugin answered, but mounted nothing at {request.outside}", ""
-    if point and mount_state(Path(point)) == "placeholder":
-        return f"the plugin answered, but mounted nothing over the placeholder at {point}", ""
-    return "", point
+    return "", point.point if point is not None else ""
 
 
-def _differ(request: Verify) -> str:
-    """How both paths differ; no link is followed, so that neither leads elsewhere. Raises: OSError."""
-    inside = _identity(proc.root_path(request.pid), request.inside)
-    outside = _identity(request.below, os.path.relpath(request.outside, request.below))
-    return "" if inside == outside else f"device and inode {inside} inside, {outside} outside"
-
-
-def _identity(top: str, path: str) -> tuple[int, int]:
+def _open(top: str, path: str) -> int:
+    """A directory beneath another one; no link is followed, so that it leads nowhere else. Raises: OSError."""
     directory = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        descriptor = open_beneath(directory, path.strip("/") or ".", os.O_PATH | os.O_DIRECTORY, crosses_mounts=True)
+        return open_beneath(directory, path.strip("/") or ".", os.O_PATH | os.O_DIRECTORY, crosses_mounts=True)
     finally:
         os.close(directory)
+
+
+def _open_on_host(request: Verify) -> tuple[int, bool]:
+    """The host's directory, and whether it is in another mount than the one that the rule names. Raises: OSError."""
+    top = os.open(request.below, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        status = os.fstat(descriptor)
-        return status.st_dev, status.st_ino
+        path = os.path.relpath(request.outside, request.below)
+        found = open_beneath(top, path, os.O_PATH | os.O_DIRECTORY, crosses_mounts=True)
+        return found, proc.mount_id(found) != proc.mount_id(top)
     finally:
-        os.close(descriptor)
+        os.close(top)
 
 
-def _mount_point(path: str, below: str) -> str:
-    """The mount point that has a path, if it is below a directory; empty otherwise."""
+def _difference(inside: int, outside: int) -> str:
+    """How two open directories differ. Raises: OSError."""
+    first, second = os.fstat(inside), os.fstat(outside)
+    if os.path.samestat(first, second):
+        return ""
+    return f"device {first.st_dev} and inode {first.st_ino} inside, {second.st_dev} and {second.st_ino} outside"
+
+
+def _mount_at(path: str, below: str) -> proc.MountInfo | None:
+    """The uppermost mount that has a path, if its mount point is below a directory."""
     top = os.path.realpath(below).rstrip("/")
     full = f"{top}/{os.path.relpath(path, below)}"
-    best = ""
-    for point in proc.mount_points():
+    best: proc.MountInfo | None = None
+    for each in proc.mounts():
+        point = each.point
         if point.startswith(f"{top}/") and (full == point or full.startswith(f"{point}/")):
-            best = max(best, point, key=len)
+            best = each if best is None or len(point) >= len(best.point) else best
     return best
 
 

@@ -67,7 +67,7 @@ class ProxyClient:
         self._is_check_due = False
         self._changed = anyio.Event()
         self._answered, self._started = _Signal(), _Signal()
-        self._has_news = anyio.Event()
+        self._has_news = False
         self._scope = anyio.CancelScope()
         self.problem = ""
         """Why the proxy does not run; empty where it does, or is not needed."""
@@ -106,10 +106,25 @@ class ProxyClient:
         while self._is_needed and self._applied < version:
             await self._answered.wait()
 
-    async def wait_news(self) -> None:
-        """Return when it is known what is mounted; at once where no proxy is needed. No bound."""
-        if self._is_needed:
-            await self._has_news.wait()
+    async def settle_or_fail(self) -> bool:
+        """Whether the sockets are as the tables of now say; False as soon as a proxy cannot be started. No bound."""
+        version = self._version
+        while self._is_needed and self._applied < version:
+            if self.problem:
+                return False
+            await self._answered.wait()
+        return True
+
+    async def wait_news(self) -> bool:
+        """Whether it is known what is mounted, which no proxy need say where none is needed. No bound.
+
+        False as soon as a proxy cannot be started.
+        """
+        while self._is_needed and not self._has_news:
+            if self.problem:
+                return False
+            await self._answered.wait()
+        return True
 
     async def wait_restart(self, starts: int) -> None:
         """Return when ``starts`` is another number than this. No bound."""
@@ -136,6 +151,7 @@ class ProxyClient:
                 if str(error) != self.problem:
                     log.error("%s; published plugins cannot be reached until it runs", error)
                 self.problem = str(error)
+                self._answered.notify()
             else:
                 self._backoff.worked()
                 self.problem = ""
@@ -174,7 +190,8 @@ class ProxyClient:
                 if news.listeners is not None:
                     self._take_listeners(news, connection.reader.take(len(news.listeners)))
                 self._take_news(news)
-                self._has_news.set()
+                self._has_news = True
+                self._answered.notify()
                 connection.take_news(news)
         except (ValueError, msgspec.MsgspecError) as error:
             log.error("the plugin proxy sent what is no message (%s)", error)

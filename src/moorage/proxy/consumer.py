@@ -71,6 +71,9 @@ class Exchange:
         """Whether another request may follow on the connection."""
         self.outcome: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         """The answer; None where it has passed through as a stream, or the connection is to be closed."""
+        self.sender: Callable[[Answer], bytes] | None = None
+        """Sends an answer at once, and returns what could not be sent; None where a body is still to be read."""
+        self.rest = b""
         self._left: Callable[[], None] | None = None
 
     def watch(self, left: Callable[[], None] | None = None) -> None:
@@ -86,6 +89,8 @@ class Exchange:
     def reply(self, answer: Answer | None) -> None:
         """Complete the call."""
         if not self.outcome.done():
+            if answer is not None and self.sender is not None:
+                self.rest = self.sender(answer)
             self.outcome.set_result(answer)
 
 
@@ -126,10 +131,12 @@ class Budget:
 class Connection:
     """One connection of a consumer."""
 
-    def __init__(self, connection: socket.socket, opener: ExchangeOpener, consumer: str, *, is_internal: bool) -> None:
+    def __init__(
+        self, connection: socket.socket, opener: ExchangeOpener, credentials: PeerCredentials, *, is_internal: bool
+    ) -> None:
         self._peer = Peer(connection, h11.SERVER)
         self._opener = opener
-        self._consumer = consumer
+        self._credentials = credentials
         self._is_internal = is_internal
 
     async def serve(self) -> None:
@@ -149,10 +156,7 @@ class Connection:
         """Whether another request may follow."""
         path = os.fsdecode(request.target).partition("?")[0]
         headers = list(request.headers)
-        consumer = self._consumer
-        if self._is_internal and (named := header(headers, _CONSUMER)) is not None:
-            consumer = named.decode(errors="replace")
-        exchange = Exchange(self._peer, path, headers, consumer)
+        exchange = Exchange(self._peer, path, headers, self._consumer(path, headers))
         if request.method != b"POST":
             await self._refuse(failure(f"{os.fsdecode(request.method)} is no call to a plugin", 405))
             return False
@@ -165,6 +169,13 @@ class Connection:
         await self._refuse(answer)
         return False
 
+    def _consumer(self, path: str, headers: Headers) -> str:
+        if not calls.needs_consumer(path):
+            return ""
+        if self._is_internal and (named := header(headers, _CONSUMER)) is not None:
+            return named.decode(errors="replace")
+        return self._credentials.name
+
     async def _handle_whole(self, exchange: Exchange) -> bool:
         budget = Budget(calls.MOST_BODY_BYTES)
         try:
@@ -175,13 +186,15 @@ class Connection:
             if body is None:
                 await self._refuse(failure(f"cannot call {calls.method(exchange.path)}: its body is too long", 413))
                 return False
+            exchange.sender = self._send_now
             self._opener.opened(exchange, body)
             answer = await self._outcome(exchange)
         finally:
             budget.free()
         if answer is None:
             return False
-        await self._answer(answer)
+        if exchange.rest:
+            await self._peer.write(exchange.rest)
         return self._peer.http.our_state is h11.DONE and self._peer.http.their_state is h11.DONE
 
     async def _outcome(self, exchange: Exchange) -> Answer | None:
@@ -198,15 +211,27 @@ class Connection:
 
     async def _refuse(self, answer: Answer) -> None:
         """Answer although the body has not been read, and close the connection. Raises: Lost, TimeoutError."""
-        await self._answer(answer, closes=True)
+        await self._answer(answer)
         async with asyncio.timeout(_DRAIN_LIMIT):
             await self._peer.drain(_DRAIN_BYTES)
 
-    async def _answer(self, answer: Answer, *, closes: bool = False) -> None:
-        """Send head and body in one write. Raises: Lost."""
-        headers = [(b"content-type", answer.content_type.encode()), (b"content-length", str(len(answer.body)).encode())]
-        if closes:
-            headers.append((b"connection", b"close"))
-        await self._peer.send(
-            h11.Response(status_code=answer.status, headers=headers), h11.Data(data=answer.body), h11.EndOfMessage()
-        )
+    async def _answer(self, answer: Answer) -> None:
+        """Answer and close the connection. Raises: Lost."""
+        await self._peer.send(*_events(answer, [(b"connection", b"close")]))
+
+    def _send_now(self, answer: Answer) -> bytes:
+        """Send head and body in one write (row P06); what the consumer's buffer does not take is returned."""
+        data = b"".join([self._peer.http.send(event) or b"" for event in _events(answer, [])])
+        try:
+            return data[self._peer.socket.send(data) :]
+        except BlockingIOError:
+            return data
+        except OSError:
+            return b""  # it has hung up
+
+
+def _events(answer: Answer, headers: Headers) -> tuple[h11.Event, ...]:
+    length = str(len(answer.body)).encode()
+    own = [(b"content-type", answer.content_type.encode()), (b"content-length", length)]
+    head = h11.Response(status_code=answer.status, headers=own + headers)
+    return head, h11.Data(data=answer.body), h11.EndOfMessage()

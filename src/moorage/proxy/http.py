@@ -62,6 +62,26 @@ class Peer:
             raise Lost(error.strerror or str(error)) from error
         return event  # type: ignore[return-value]  # NEED_DATA is excluded above
 
+    def next_now(self) -> h11.Event | type[h11.PAUSED] | None:
+        """The next event, if it has come already. Raises: Lost."""
+        try:
+            event = self.http.next_event()
+        except h11.RemoteProtocolError as error:
+            raise Lost(f"it sent what is no HTTP: {error}") from error
+        return event if event is not h11.NEED_DATA else None  # type: ignore[return-value]  # that one is excluded
+
+    def receive_now(self) -> None:
+        """Read what has arrived. Raises: BlockingIOError if nothing has; Lost."""
+        try:
+            data = self.socket.recv(_CHUNK)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.has_finished = True
+            raise Lost(error.strerror or str(error)) from error
+        self.has_finished = not data
+        self.http.receive_data(data)
+
     async def send(self, *events: h11.Event) -> None:
         """Send events in one write. Raises: Lost."""
         try:
@@ -104,26 +124,12 @@ class Peer:
             if not has_more and self.has_hung_up():
                 left()
 
-        self._loop.add_reader(self.socket, check)
+        self._loop.add_reader(self.socket.fileno(), check)
 
     def unwatch(self) -> None:
         """The opposite of ``watch``. May be repeated."""
         if self.socket.fileno() >= 0:
-            self._loop.remove_reader(self.socket)
-
-    async def wait_hang_up(self) -> None:
-        """Return when the peer has closed the connection, as ``watch`` notices it."""
-        closed = self._loop.create_future()
-
-        def left() -> None:
-            if not closed.done():
-                closed.set_result(None)
-
-        self.watch(left)
-        try:
-            await closed
-        finally:
-            self.unwatch()
+            self._loop.remove_reader(self.socket.fileno())
 
     async def drain(self, most_bytes: int) -> None:
         """Discard the rest of a message, so that its sender can read an early answer. Raises: Lost."""

@@ -2,9 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 import h11
@@ -13,9 +12,8 @@ from moorage import errors
 from moorage.host.sockets import PluginSocket
 from moorage.proxy.core import calls
 from moorage.proxy.http import Headers, Lost, Peer, header, passed_on
-from moorage.proxy.protocol import PluginTable
 
-__all__ = ("ConsumerLeft", "PluginBroken", "StreamConsumer", "call_stream", "call_whole")
+__all__ = ("ConsumerLeft", "PluginBroken", "StreamConsumer", "WholeCall", "call_stream")
 
 _HOST = b"plugin.moby.localhost"  # as Docker sends it
 _ACCEPT = b"application/vnd.docker.plugins.v1.2+json"
@@ -41,12 +39,15 @@ class StreamConsumer(Protocol):
     is_reusable: bool
     """Whether another request may follow on its connection."""
 
+    def watch(self) -> None:
+        """Nothing reads from the consumer any more; if it leaves, the call is cancelled."""
 
-def _connect(table: PluginTable) -> Peer:
+
+def _connect(target: PluginSocket) -> Peer:
     """A connection; it never waits. Raises: PluginBroken."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        with PluginSocket(Path(table.runtime), table.socket).open() as path:
+        with target.open() as path:
             connection.connect(path)
     except BlockingIOError as error:
         connection.close()
@@ -76,30 +77,103 @@ async def _response(peer: Peer) -> h11.Response:
             raise Lost("it closed the connection without an answer")
 
 
-async def call_whole(
-    table: PluginTable, path: str, body: bytes, headers: Headers, reserve: Callable[[int], bool]
-) -> tuple[int, bytes]:
-    """Status and body of the answer; ``reserve`` says whether so many bytes more of it may be stored.
+class WholeCall:
+    """A call whose request and answer are complete texts. It needs no task: most calls take one wait only."""
 
-    Raises: PluginBroken.
-    """
-    peer = _connect(table)
-    try:
+    def __init__(
+        self,
+        target: PluginSocket,
+        path: str,
+        body: bytes,
+        headers: Headers,
+        *,
+        reserve: Callable[[int], bool],
+        answered: Callable[[int, bytes], None],
+        broken: Callable[[PluginBroken], None],
+    ) -> None:
+        """Send it; ``answered`` or ``broken`` is called later, unless it is cancelled before.
+
+        ``reserve`` says whether so many bytes more of the answer may be stored.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._reserve = reserve
+        self._answered = answered
+        self._broken = broken
+        self._response: h11.Response | None = None
+        self._answer = bytearray()
+        self._peer: Peer | None = None
+        try:
+            self._peer = _connect(target)
+        except PluginBroken as error:
+            self._loop.call_soon(self._fail, error)
+            return
         request = _request(path, headers, [(b"content-length", str(len(body)).encode())])
-        with suppress(Lost):  # it may answer without reading everything, and says why
-            await peer.send(request, h11.Data(data=body), h11.EndOfMessage())
-        response = await _response(peer)
-        answer = await peer.read_body(reserve)
-        if answer is None:
-            return 502, b'{"Err": "the plugin\'s answer is too long"}'
-        return response.status_code, answer
-    except Lost as error:
-        raise PluginBroken(str(error), was_sent=True) from error
-    finally:
-        peer.close()
+        events = (request, h11.Data(data=body), h11.EndOfMessage())
+        self._rest = memoryview(b"".join([self._peer.http.send(event) or b"" for event in events]))
+        self._loop.add_reader(self._peer.socket.fileno(), self._read)
+        self._write()
+
+    def cancel(self) -> None:
+        """Close the connection; nothing is called any more. May be repeated."""
+        if self._peer is not None and self._peer.socket.fileno() >= 0:
+            self._loop.remove_reader(self._peer.socket.fileno())
+            self._loop.remove_writer(self._peer.socket.fileno())
+            self._peer.close()
+        self._answered, self._broken = _ignore, _ignore
+
+    def _fail(self, error: PluginBroken) -> None:
+        broken = self._broken
+        self.cancel()
+        broken(error)
+
+    def _write(self) -> None:
+        """The plugin may answer without reading everything, and says why; so an error is the reader's."""
+        assert self._peer is not None
+        try:
+            self._rest = self._rest[self._peer.socket.send(self._rest) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._rest = self._rest[:0]
+        if self._rest:
+            self._loop.add_writer(self._peer.socket.fileno(), self._write)
+        else:
+            self._loop.remove_writer(self._peer.socket.fileno())
+
+    def _read(self) -> None:
+        assert self._peer is not None
+        try:
+            self._peer.receive_now()
+            while (event := self._peer.http.next_event()) is not h11.NEED_DATA:
+                if isinstance(event, h11.Response):
+                    self._response = event
+                elif isinstance(event, h11.Data) and not self._reserve(len(event.data)):
+                    self._finish(502, b'{"Err": "the answer is too long"}')
+                    return
+                elif isinstance(event, h11.Data):
+                    self._answer += event.data
+                elif isinstance(event, h11.EndOfMessage) and self._response is not None:
+                    self._finish(self._response.status_code, bytes(self._answer))
+                    return
+                elif not isinstance(event, h11.InformationalResponse):
+                    raise Lost("it closed the connection without an answer")
+        except BlockingIOError:
+            pass
+        except (Lost, h11.RemoteProtocolError) as error:
+            reason = "it closed the connection" if self._peer.has_finished else f"it sent what is no HTTP: {error}"
+            self._fail(PluginBroken(reason, was_sent=True))
+
+    def _finish(self, status: int, answer: bytes) -> None:
+        answered = self._answered
+        self.cancel()
+        answered(status, answer)
 
 
-async def call_stream(table: PluginTable, path: str, consumer: StreamConsumer, started: Callable[[], None]) -> None:
+def _ignore(*_: object) -> None:
+    pass
+
+
+async def call_stream(target: PluginSocket, path: str, consumer: StreamConsumer, started: Callable[[], None]) -> None:
     """Pass a request to the plugin and its answer to the consumer, piece by piece; ``started`` when it begins.
 
     What one side does not read, the other one must not send: nothing is stored.
@@ -107,95 +181,121 @@ async def call_stream(table: PluginTable, path: str, consumer: StreamConsumer, s
     Raises: PluginBroken where nothing came through.
     Raises: ConsumerLeft; Lost where the answer broke after it had begun.
     """
-    peer = _connect(table)
+    peer = _connect(target)
     try:
         body = _RequestBody(consumer, peer)
-        with suppress(Lost):  # it may answer without reading anything
-            await body.send_head(path)
+        await body.send_first(path)
+        if body.is_complete:
+            await _download(peer, consumer, started)
+            return
         async with asyncio.TaskGroup() as tasks:
-            sending = tasks.create_task(body.run())
+            sending = tasks.create_task(body.send_rest())
             try:
-                response = await _response(peer)
-                started()
-                await _download(peer, consumer, response)
+                await _download(peer, consumer, started)
             finally:
                 consumer.is_reusable = consumer.is_reusable and body.is_complete
                 sending.cancel()
+    except Lost as error:
+        raise _stream_error(error, consumer) from None
     except BaseExceptionGroup as group:
         lost, others = group.split(Lost)
         if lost is None or others is not None:
             raise
-        error = next((each for each in lost.exceptions if isinstance(each, ConsumerLeft)), lost.exceptions[0])
-        if isinstance(error, ConsumerLeft) or consumer.peer.http.our_state is not h11.SEND_RESPONSE:
-            raise error from None
-        raise PluginBroken(str(error), was_sent=True) from None
+        found = next((each for each in lost.exceptions if isinstance(each, ConsumerLeft)), lost.exceptions[0])
+        raise _stream_error(found, consumer) from None
     finally:
         peer.close()
 
 
+def _stream_error(error: Exception, consumer: StreamConsumer) -> Exception:
+    if isinstance(error, ConsumerLeft) or consumer.peer.http.our_state is not h11.SEND_RESPONSE:
+        return error
+    return PluginBroken(str(error), was_sent=True)
+
+
 class _RequestBody:
-    """The body of a request on its way to the plugin."""
+    """The body of a request on its way to the plugin. What the plugin does not read is the answer's to explain."""
 
     def __init__(self, consumer: StreamConsumer, peer: Peer) -> None:
         self._consumer = consumer
         self._peer = peer
         self.is_complete = False
-        length = header(consumer.headers, b"content-length")
-        self._length = int(length) if length is not None else None
-        self._is_chunked = header(consumer.headers, b"transfer-encoding") is not None
 
-    async def send_head(self, path: str) -> None:
-        """Send the head, and an empty object instead of no body. Raises: Lost."""
-        has_body = bool(self._length) or self._is_chunked
-        length = str(self._length) if has_body else "2"
-        framing = [(b"transfer-encoding", b"chunked")] if self._is_chunked else [(b"content-length", length.encode())]
-        request = _request(path, self._consumer.headers, framing)
-        if has_body:
-            await self._peer.send(request)
+    async def send_first(self, path: str) -> None:
+        """Send the head with what has come of the body, and an empty object instead of none, in one write.
+
+        Raises: ConsumerLeft.
+        """
+        headers = self._consumer.headers
+        length = header(headers, b"content-length")
+        is_chunked = header(headers, b"transfer-encoding") is not None
+        is_empty = not is_chunked and (length is None or not int(length))
+        if is_chunked:
+            framing = [(b"transfer-encoding", b"chunked")]
         else:
-            await self._peer.send(request, h11.Data(data=b"{}"), h11.EndOfMessage())
+            framing = [(b"content-length", length if length is not None and not is_empty else b"2")]
+        events: list[h11.Event] = [_request(path, headers, framing)]
+        if is_empty:
+            events.append(h11.Data(data=b"{}"))
+        while not self.is_complete and (event := self._consumer.peer.next_now()) is not None:
+            self._add(event, events)
+        with suppress(Lost):
+            await self._peer.send(*events)
 
-    async def run(self) -> None:
-        """Send the body. What the plugin does not read is the answer's to explain."""
+    async def send_rest(self) -> None:
+        """Send what comes. Raises: ConsumerLeft."""
         source = self._consumer.peer
-        has_body = bool(self._length) or self._is_chunked
         try:
             if source.http.they_are_waiting_for_100_continue:
                 await source.send(h11.InformationalResponse(status_code=100, headers=[]))
-            while isinstance(event := await source.receive(), h11.Data):
+            while not self.is_complete:
+                events: list[h11.Event] = []
+                self._add(await source.receive(), events)
                 with suppress(Lost):
-                    await self._peer.send(h11.Data(data=event.data))
+                    await self._peer.send(*events)
         except Lost as error:
             raise ConsumerLeft(str(error)) from error
-        if not isinstance(event, h11.EndOfMessage):
+
+    def _add(self, event: object, events: list[h11.Event]) -> None:
+        """Raises: ConsumerLeft."""
+        if isinstance(event, h11.Data):
+            events.append(h11.Data(data=event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            events.append(h11.EndOfMessage())
+            self.is_complete = True
+            self._consumer.watch()
+        else:
             raise ConsumerLeft("the consumer has left")
-        self.is_complete = True
-        if has_body:
-            with suppress(Lost):
-                await self._peer.send(h11.EndOfMessage())
-        await source.wait_hang_up()
-        raise ConsumerLeft("the consumer has left")
 
 
-async def _download(peer: Peer, consumer: StreamConsumer, response: h11.Response) -> None:
-    """Pass the answer on. Raises: Lost."""
+async def _download(peer: Peer, consumer: StreamConsumer, started: Callable[[], None]) -> None:
+    """Pass the answer on, all that has come in one write. Raises: Lost."""
     target = consumer.peer
+    response = await _response(peer)
+    started()
     headers = passed_on(response.headers)
     length = header(response.headers, b"content-length")
     if length is not None:
         headers.append((b"content-length", length))
     # without a length, h11 chunks the answer for HTTP/1.1, and closes the connection after it for HTTP/1.0
-    head: h11.Event = h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)
-    await _send(target, head)
-    while isinstance(event := await peer.receive(), h11.Data):
-        await _send(target, h11.Data(data=event.data))
-    if not isinstance(event, h11.EndOfMessage):
-        raise Lost("it closed the connection within its answer")
-    await _send(target, h11.EndOfMessage())
+    events: list[h11.Event] = [h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)]
+    while True:
+        event = peer.next_now()
+        if event is None:
+            await _send(target, events)
+            events.clear()
+            event = await peer.receive()
+        if isinstance(event, h11.Data):
+            events.append(h11.Data(data=event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            await _send(target, [*events, h11.EndOfMessage()])
+            return
+        else:
+            raise Lost("it closed the connection within its answer")
 
 
-async def _send(target: Peer, event: h11.Event) -> None:
+async def _send(target: Peer, events: Sequence[h11.Event]) -> None:
     try:
-        await target.send(event)
+        await target.send(*events)
     except Lost as error:
         raise ConsumerLeft(str(error)) from error

@@ -219,7 +219,7 @@ class ProxyService:
             self._context.report(Report(spec.plugin, "refuse", attributes))
             connection.close()
             return
-        served = Connection(connection, _PluginCalls(self, spec.plugin), credentials.name, is_internal=spec.is_internal)
+        served = Connection(connection, _PluginCalls(self, spec.plugin), credentials, is_internal=spec.is_internal)
         self._context.spawn(served.serve())
 
     def shell(self, plugin: str) -> PluginShell | None:

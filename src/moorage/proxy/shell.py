@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -14,14 +13,16 @@ from typing import Any
 import msgspec
 
 from moorage.host.files import replace_file
+from moorage.host.sockets import PluginSocket
 from moorage.proxy import checks
 from moorage.proxy.consumer import Budget, Exchange
 from moorage.proxy.core.actions import Abort, Action, Call, Forget, Forward, Notify, Release, Reply, Save, Verify
 from moorage.proxy.core.ledger import Ledger, load
 from moorage.proxy.core.plugin import PluginCore
 from moorage.proxy.http import Lost
-from moorage.proxy.plugin_calls import ConsumerLeft, PluginBroken, call_stream, call_whole
+from moorage.proxy.plugin_calls import ConsumerLeft, PluginBroken, WholeCall, call_stream
 from moorage.proxy.protocol import PluginNews, PluginTable, Report
+from moorage.proxy.workers import Workers
 
 __all__ = ("PluginShell", "ShellContext", "read_ledger")
 
@@ -45,6 +46,7 @@ class ShellContext:
         """Those that no engine has received."""
         self.loop = asyncio.get_running_loop()
         self.calls = 0
+        self.workers = Workers()
 
     def report(self, report: Report) -> None:
         """Report to the engine what happened."""
@@ -84,7 +86,7 @@ class PluginShell:
         epoch = datetime.now(UTC) - timedelta(seconds=self._loop.time())
         self._core = PluginCore(table, read_ledger(self._path), epoch)
         self._exchanges: dict[int, Exchange] = {}
-        self._forwards: dict[int, asyncio.Task[None]] = {}
+        self._forwards: dict[int, asyncio.Task[None] | WholeCall] = {}
         self._calls: dict[Exchange, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._checks = 0
@@ -113,6 +115,7 @@ class PluginShell:
 
     def configure(self, table: PluginTable) -> None:
         """The engine's table of this plugin."""
+        self._socket = PluginSocket(Path(table.runtime), table.socket)
         self._perform(self._core.configure(table, self._loop.time()))
         self._context.changed()
         self._watch_process(table)
@@ -183,7 +186,7 @@ class PluginShell:
                 case Reply():
                     self._reply(action)
                 case Forward():
-                    self._forwards[action.id] = self._context.spawn(self._forward(action))
+                    self._forward(action)
                 case Save():
                     self._save(action)
                 case Abort():
@@ -229,7 +232,7 @@ class PluginShell:
 
         def run() -> None:
             if isinstance(action, Verify):
-                problem, mount_point = checks.verify(action, self.id)
+                problem, mount_point = checks.verify(action)
             else:
                 problem, mount_point = checks.release(action.paths), ""
             with suppress(RuntimeError):  # the proxy exits
@@ -239,7 +242,7 @@ class PluginShell:
         if self._checks > _MOST_CHECKS:
             self._loop.call_soon(self._checked, action, f"{_MOST_CHECKS} earlier checks have not returned", "")
         else:
-            threading.Thread(target=run, name="check", daemon=True).start()
+            self._context.workers.submit(run)
 
     def _checked(self, action: Verify | Release, problem: str, mount_point: str) -> None:
         self._checks -= 1
@@ -251,27 +254,33 @@ class PluginShell:
 
     # calls to the plugin
 
-    async def _forward(self, action: Forward) -> None:
+    def _forward(self, action: Forward) -> None:
         exchange = self._exchanges.get(action.call) if action.call is not None else None
-        try:
-            if action.body is not None:
-                await self._forward_whole(action, action.body, exchange)
-            elif exchange is not None:
-                await self._forward_stream(action, exchange)
-        except PluginBroken as error:
-            if self._forwards.pop(action.id, None) is not None:
-                now = self._loop.time()
-                self._perform(self._core.broken(action.id, str(error), now, was_sent=error.was_sent))
+        if action.body is not None:
+            self._forwards[action.id] = self._call_whole(action, action.body, exchange)
+        elif exchange is not None:
+            self._forwards[action.id] = self._context.spawn(self._forward_stream(action, exchange))
 
-    async def _forward_whole(self, action: Forward, body: bytes, exchange: Exchange | None) -> None:
+    def _call_whole(self, action: Forward, body: bytes, exchange: Exchange | None) -> WholeCall:
         budget = Budget(_MOST_ANSWER_BYTES)
-        headers = exchange.headers if exchange is not None else []
-        try:
-            status, answer = await call_whole(self.table, action.path, body, headers, budget.grow)
+
+        def answered(status: int, answer: bytes) -> None:
+            budget.free()
             if self._forwards.pop(action.id, None) is not None:
                 self._perform(self._core.answered(action.id, status, answer, self._loop.time()))
-        finally:
+
+        def broken(error: PluginBroken) -> None:
             budget.free()
+            self._report_broken(action, error)
+
+        headers = exchange.headers if exchange is not None else []
+        return WholeCall(
+            self._socket, action.path, body, headers, reserve=budget.grow, answered=answered, broken=broken
+        )
+
+    def _report_broken(self, action: Forward, error: PluginBroken) -> None:
+        if self._forwards.pop(action.id, None) is not None:
+            self._perform(self._core.broken(action.id, str(error), self._loop.time(), was_sent=error.was_sent))
 
     async def _forward_stream(self, action: Forward, exchange: Exchange) -> None:
         def started() -> None:
@@ -279,7 +288,7 @@ class PluginShell:
 
         exchange.unwatch()
         try:
-            await call_stream(self.table, action.path, exchange, started)
+            await call_stream(self._socket, action.path, exchange, started)
         except ConsumerLeft:
             exchange.is_reusable = False
             self.left(exchange)  # which aborts this attempt
@@ -290,7 +299,8 @@ class PluginShell:
         except PluginBroken as error:
             exchange.is_reusable = not error.was_sent
             exchange.watch()
-            raise
+            self._report_broken(action, error)
+            return
         except asyncio.CancelledError:
             exchange.is_reusable = False
             exchange.reply(None)

@@ -127,8 +127,7 @@ class Publisher:
     async def settle(self) -> bool:
         """Whether the sockets are as the plugins of now say; waits at most ``timeouts.proxy_settled`` for that."""
         with anyio.move_on_after(self._timeouts.proxy_settled):
-            await self.settled()
-            return True
+            return not self._is_running or await self._client.settle_or_fail()
         return False
 
     async def refresh(self) -> None:
@@ -146,8 +145,7 @@ class Publisher:
         if not self._is_running:
             return True
         with anyio.move_on_after(self._timeouts.proxy_settled):
-            await self._client.wait_news()
-            return True
+            return await self._client.wait_news()
         return False
 
     # the engine

@@ -28,7 +28,7 @@ class Call(Struct, frozen=True):
     body: bytes | None
     """None for a stream, whose body is read while it is forwarded."""
     consumer: str
-    """As text for people: ``podman (pid 812)``."""
+    """As text for people: ``podman (pid 812)``; empty where ``calls.needs_consumer`` says so."""
 
     @property
     def is_podman(self) -> bool:

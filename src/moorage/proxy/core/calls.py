@@ -38,6 +38,7 @@ __all__ = (
     "is_repeatable",
     "is_whole",
     "method",
+    "needs_consumer",
     "time_limit",
     "wait_limit",
 )
@@ -125,6 +126,11 @@ def is_repeatable(path: str) -> bool:
 def is_endless(path: str) -> bool:
     """Whether the answer may last for ever, as followed logs do."""
     return path == READ_LOGS
+
+
+def needs_consumer(path: str) -> bool:
+    """Whether the name of the consumer is recorded; it takes as long to find out as the rest of the proxy's work."""
+    return path in (ACTIVATE, CREATE, MOUNT)
 
 
 def is_counted(path: str) -> bool:
