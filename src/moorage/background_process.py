@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -63,17 +63,29 @@ class BackgroundProgram(Struct, frozen=True):
 class BackgroundProcess:
     """The process of a program that serves one state directory."""
 
-    def __init__(self, program: BackgroundProgram, state: Path, within: float, killed: float) -> None:
-        """``within`` seconds it must start, greet or exit; ``killed`` seconds it may take to exit after SIGKILL."""
+    def __init__(
+        self,
+        program: BackgroundProgram,
+        state: Path,
+        within: float,
+        killed: float,
+        succeed: Callable[[socket.socket], Awaitable[None]] | None = None,
+    ) -> None:
+        """``within`` seconds it must start, greet or exit; ``killed`` seconds it may take to exit after SIGKILL.
+
+        ``succeed`` takes over from a process of another version what its successor needs, before that is killed;
+        without it, such a process is requested to exit.
+        """
         self._program = program
         self._state = state
         self._within = within
         self._killed = killed
+        self._succeed = succeed
 
     async def connect(self) -> socket.socket:
         """A connection to the process, which has sent its greeting; started if there is none.
 
-        One of another version is stopped, one that does not greet is killed, and another one is started.
+        One of another version is replaced, one that does not greet is killed, and another one is started.
 
         Raises: Unavailable if none starts, with its last line of output.
         Raises: Conflict if another program listens on the socket.
@@ -83,9 +95,10 @@ class BackgroundProcess:
             await run_blocking(lambda: state.mkdir(mode=0o700, parents=True, exist_ok=True))
             for _ in range(_ATTEMPTS):
                 client = await self._connect_or_start()
-                if await self._has_own_version(client):
+                greeting = await self._receive_greeting(client)
+                if greeting == self._program.greeting:
                     return client
-                await self._stop(client)
+                await self._replace(client, has_greeted=greeting != b"")
         except OSError as error:
             raise errors.Unavailable(f"cannot start the {title} in {state}: {error.strerror}") from error
         raise errors.Unavailable(f"cannot start the {title}: another one repeatedly starts in {state}")
@@ -98,9 +111,12 @@ class BackgroundProcess:
 
     def kill(self, client: socket.socket) -> None:
         """Kill the process of this connection, which does not answer."""
-        pid, lock = _peer_pid(client), self._state / "pid"
-        log.warning("the %s, pid %d, does not answer; killing it", self._program.title, pid)
-        send_signal(pid, signal.SIGKILL, lambda pid: has_file_open(pid, lock))
+        log.warning("the %s, pid %d, does not answer; killing it", self._program.title, _peer_pid(client))
+        self._send_kill(client)
+
+    def _send_kill(self, client: socket.socket) -> None:
+        lock = self._state / "pid"
+        send_signal(_peer_pid(client), signal.SIGKILL, lambda pid: has_file_open(pid, lock))
 
     def _try_connect(self) -> socket.socket | None:
         """A connection, None if nothing listens."""
@@ -148,8 +164,8 @@ class BackgroundProcess:
         if status := start_daemon(command, scope, run, output):
             raise errors.Unavailable(f"cannot start the {program.title}: {last_line(output) or f'status {status}'}")
 
-    async def _has_own_version(self, client: socket.socket) -> bool:
-        """Whether the peer is a process of the same version. Raises: Conflict if it is another program."""
+    async def _receive_greeting(self, client: socket.socket) -> bytes:
+        """The greeting of a process of any version; empty if it has exited. Raises: Conflict for another program."""
         program = self._program
         try:
             greeting = b""
@@ -164,9 +180,20 @@ class BackgroundProcess:
         except BaseException:
             client.close()
             raise
-        if greeting and greeting != program.greeting:
-            log.info("the %s, pid %d, has another version; replacing it", program.title, _peer_pid(client))
-        return greeting == program.greeting
+        return greeting
+
+    async def _replace(self, client: socket.socket, *, has_greeted: bool) -> None:
+        """End a process of another version, or one that has exited. Raises: Unavailable if it survives."""
+        if has_greeted:
+            log.info("the %s, pid %d, has another version; replacing it", self._program.title, _peer_pid(client))
+        if not has_greeted or self._succeed is None:
+            await self._stop(client)
+            return
+        with client:
+            with anyio.move_on_after(self._within):
+                await self._succeed(client)
+            self._send_kill(client)
+            await self._await_killed(_peer_pid(client))
 
     async def _stop(self, client: socket.socket) -> None:
         """Stop it; kill it if it does not exit. Raises: Unavailable if it survives."""
@@ -183,9 +210,12 @@ class BackgroundProcess:
                 await wait_for_exit(pid)
                 return
             self.kill(client)
-            with anyio.move_on_after(self._killed):
-                await wait_for_exit(pid)
-                return
+            await self._await_killed(pid)
+
+    async def _await_killed(self, pid: int) -> None:
+        with anyio.move_on_after(self._killed):
+            await wait_for_exit(pid)
+            return
         raise errors.Unavailable(f"cannot stop the {self._program.title}: process {pid} does not exit")
 
 

@@ -103,6 +103,9 @@ class Timeouts:
     volume_call: float = 150.0
     """One call to a volume driver through the plugin proxy, whose own limits are below this."""
 
+    volume_report: float = 1.0
+    """From the answer to a mount until the plugin proxy has reported it; a few milliseconds are usual."""
+
     activate: float = 10.0
     """One call to a plugin that only reports what it implements."""
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from moorage._lib.task_groups import background_tasks
 from moorage.background_process import BackgroundProcess, BackgroundProgram
@@ -46,8 +47,8 @@ class House:
         self.news: list[News] = []
         self.client = self.new_client()
 
-    def new_client(self) -> ProxyClient:
-        self.client = ProxyClient(self.state, TIMEOUTS, self.tables, self.news.append, program=PROGRAM)
+    def new_client(self, program: BackgroundProgram = PROGRAM) -> ProxyClient:
+        self.client = ProxyClient(self.state, TIMEOUTS, self.tables, self.news.append, program=program)
         return self.client
 
     async def tables(self) -> Sequence[PluginTable]:
@@ -59,9 +60,9 @@ class House:
         return f"{self.published}/{name}.sock"
 
     @asynccontextmanager
-    async def serve(self) -> AsyncIterator[ProxyClient]:
+    async def serve(self, program: BackgroundProgram = PROGRAM) -> AsyncIterator[ProxyClient]:
         """An engine, until the block ends."""
-        client = self.new_client()
+        client = self.new_client(program)
         client.need()
         async with background_tasks() as tasks:
             tasks.start_soon(client.serve)
@@ -164,6 +165,26 @@ async def test_a_proxy_that_misbehaves_is_replaced(house: House, behavior: str) 
         with anyio.fail_after(limit(30)):
             await house.client.settle()
         await house.pid_after("a")
+
+
+async def test_p18_a_proxy_of_another_version_is_replaced_without_a_gap(house: House) -> None:
+    (house.state / "behavior").write_text("old")
+    async with house.serve(replace(PROGRAM, greeting=MAGIC + b"0.0\n")):
+        await house.publish("a")
+        first, inode = await house.pid_after("a"), os.stat(house.path("a")).st_ino
+    (house.state / "behavior").unlink()
+    async with house.serve():
+        async with anyio.create_task_group() as tasks:
+            pids: set[int] = set()
+
+            async def call() -> None:
+                while len(pids) < 2:
+                    pids.add(await house.pid_after("a"))  # never refused
+
+            tasks.start_soon(call)
+        await house.publish("a")
+    assert first in pids
+    assert os.stat(house.path("a")).st_ino == inode
 
 
 async def test_several_changes_are_sent_together_and_none_without_one(house: House) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,9 @@ def test_p12_a_plugin_whose_volumes_are_mounted_is_disabled_only_by_force(house:
     for request in requests:
         with pytest.raises(Refused, match=r"409: .*in use by .*: volume data, 2 mounts"):
             request()
+    with pytest.raises(Refused, match=r"409: .*in use by"):
+        driver.publish("other")
+    driver.publish("v:latest", "more")
     driver.unmount("data", "two")
     driver.unmount("data")
     house.wait_until(lambda: not in_use(driver), "the engine knows that it is not used")
@@ -367,3 +371,17 @@ def test_p16_an_engine_whose_proxy_cannot_start_runs_plugins_and_reports_it(
         (house.exec_root / "proxy").unlink()
         house.wait_until(lambda: driver.try_call("VolumeDriver.List") == 200, "the proxy is started")
         assert not house.info()["Moorage"]["Notices"]
+
+
+def test_p02_of_two_plugins_that_want_a_name_at_once_one_gets_it(house: EngineProcess, tmp_path: Path) -> None:
+    for name in "ab":
+        create_driver(house, name, driver_config("volume", tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        requests = [
+            pool.submit(lambda name=name: house.request_own("POST", name, "publish", {"Names": ["same"]}))  # type: ignore[misc]
+            for name in "ab"
+        ]
+        failures = [str(each.exception()) for each in requests if each.exception() is not None]
+    (failure,) = failures
+    assert failure.startswith("409: cannot publish plugin ")
+    assert Consumer(house.published / "same.sock").call("VolumeDriver.List")[0] == 200

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.drivers import create_driver, driver_config
-from support.engines import EngineProcess, engine
+from support.engines import EngineProcess, Refused, engine
 from support.foreground import wait_until
 from support.limits import limit
 
@@ -102,6 +102,18 @@ def test_v02_a_mount_survives_the_engine_and_is_made_again_after_a_crash(shell: 
         shell.run("unmount", "data", "--id", owner)
     assert shell.owners() == []
     assert not os.path.ismount(path)
+
+
+def test_v02_what_was_mounted_or_released_is_known_to_the_next_call(shell: Shell) -> None:
+    shell.run("create", "data", "-d", "d")
+    path = "/moorage/v1/volumes/data"
+    for number in range(20):
+        shell.house.request_json("POST", f"{path}/mount", {"owner": f"owner {number}"})
+        with pytest.raises(Refused, match=f"it is in use by owner {number}"):
+            shell.house.request_json("DELETE", path)
+        shell.house.request_json("POST", f"{path}/unmount", {"owner": f"owner {number}"})
+        assert shell.house.more("d")["Mounts"] == []
+    shell.house.request_json("DELETE", path)
 
 
 def test_v04_p12_a_volume_and_its_driver_are_in_use_while_it_is_mounted(shell: Shell) -> None:

@@ -219,12 +219,14 @@ class Engine:
     async def enable(self, name: str, within: float) -> None:
         """Start it and wait until it is ready. Raises: Conflict; why it did not become ready."""
         await self._plugins.get(name).enable(name, within or self._timeouts.ready)
+        await self.publisher.settle()
 
     async def disable(self, name: str, *, force: bool) -> None:
         """Stop it. Raises: Conflict, Unavailable."""
         plugin = self._plugins.get(name)
         await check_authorization(plugin, "disable", force=force)
         await plugin.disable(name, force=force)
+        await self.publisher.settle()
 
     async def restart(self, name: str) -> None:
         """Stop it and start it again. Raises: Conflict; why it did not become ready."""
@@ -240,6 +242,7 @@ class Engine:
             plugin = self._plugins.get(name)
             await check_authorization(plugin, "remove", force=force)
             await plugin.remove(name, force=force)
+            await self.publisher.settle()
 
     async def set(self, name: str, assignments: Sequence[str], secrets: Sequence[str]) -> None:
         """Change settings, all or none. Raises: Conflict, Invalid, Denied."""

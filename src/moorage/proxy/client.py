@@ -52,7 +52,7 @@ class ProxyClient:
         program: BackgroundProgram = _PROXY,
     ) -> None:
         """``tables`` returns those of all plugins now; ``take_news`` is called with all news of the proxy."""
-        self._process = BackgroundProcess(program, state, timeouts.proxy, timeouts.killed)
+        self._process = BackgroundProcess(program, state, timeouts.proxy, timeouts.killed, self._take_over)
         self._timeouts = timeouts
         self._tables = tables
         self._take_news = take_news
@@ -156,6 +156,21 @@ class ProxyClient:
                 self._backoff.worked()
                 self.problem = ""
                 return client
+
+    async def _take_over(self, client: socket.socket) -> None:
+        """The listening sockets of a proxy of another version, whose ledger is on disk: connections wait in them."""
+        connection = _Connection(client)
+        try:
+            with anyio.move_on_after(self._timeouts.proxy_news):
+                while (message := await connection.receive()) is not None:
+                    news = decode_news(message)
+                    if news.listeners is not None:
+                        self._take_listeners(news, connection.reader.take(len(news.listeners)))
+                        return
+        except (ValueError, msgspec.MsgspecError) as error:
+            log.warning("the sockets of plugins are made again: the plugin proxy of another version said: %s", error)
+        finally:
+            connection.reader.close()
 
     async def stop(self) -> None:
         """Stop the proxy, which leaves no socket behind, and do not start it again. Raises: Unavailable."""

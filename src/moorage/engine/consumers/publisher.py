@@ -67,6 +67,8 @@ class Publisher:
         self._state = exec_root / "proxy"
         self._timeouts = timeouts
         self._client = ProxyClient(self._state, timeouts, self._make_tables, self._take_news)
+        self.names = anyio.Lock()
+        """Taken from the check whether names are free until they are in a record."""
         self._news: dict[str, PluginNews] = {}
         self._used: set[str] = set()
         """Ids of plugins whose volumes the engine uses."""

@@ -43,7 +43,8 @@ async def publish(
 ) -> None:
     """Give a plugin listening sockets under these names, instead of those that it has. May be repeated.
 
-    Raises: Conflict naming who has a name; Invalid for a name, a group or an option; Unavailable.
+    Raises: Conflict naming who has a name, or who uses one that is to go; Invalid for a name, a group or an option;
+    Unavailable.
     """
     publisher = context.publisher
     made = make_publication(plugin.name, names, options, group, publisher.directory, podman=podman)
@@ -53,11 +54,14 @@ async def publish(
     async def job() -> None:
         if plugin.state is State.REMOVING:
             raise errors.Conflict(f"cannot publish plugin {plugin.name}: it is being removed")
-        _check_other_plugins(context, plugin, made)
-        own = publisher.listeners
-        await run_blocking(lambda: check_free(plugin.name, made.names, publisher.directory, own))
         before = plugin.record.published
-        await plugin.save(published=made)
+        if before is not None and not set(before.names) <= set(made.names):
+            plugin.check_unmounted(force=force)  # consumers know it by that name
+        async with publisher.names:  # of two plugins, one gets a name
+            _check_other_plugins(context, plugin, made)
+            own = publisher.listeners
+            await run_blocking(lambda: check_free(plugin.name, made.names, publisher.directory, own))
+            await plugin.save(published=made)
         try:
             await _check_listening(publisher, plugin, made)
         except errors.MoorageError:

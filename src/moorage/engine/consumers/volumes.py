@@ -26,6 +26,7 @@ _CONSUMER = "moorage volume"
 _MASK = "********"
 _SECRET_WORDS = ("pass", "secret", "token", "key", "credential", "auth")
 _LONGEST_OWNER = 4096
+_POLL = 0.005  # seconds between two checks of what the proxy has reported
 
 
 class Drivers(Protocol):
@@ -144,6 +145,7 @@ class VolumeService:
                 await self._call(volume.driver, "Unmount", {"Name": name, "ID": mount.id})
             except errors.MoorageError as error:
                 log.warning("cannot unmount volume %s of %s: %s", name, mount.consumer, error)
+            await self._wait_reported(volume.driver, name, mount.id, is_mounted=False)
         await self._call(volume.driver, "Remove", {"Name": name})
 
     async def mount(self, name: str, owner: str, driver: str = "") -> tuple[str, str]:
@@ -162,6 +164,7 @@ class VolumeService:
         path = answer.get("Mountpoint")
         if not isinstance(path, str) or not path:
             raise errors.InvalidResponse(f"cannot mount volume {name}: driver {plugin.name} returned no mount point")
+        await self._wait_reported(plugin.name, name, id, is_mounted=True)
         return path, plugin.name
 
     async def unmount(self, name: str, owner: str, driver: str = "") -> None:
@@ -173,6 +176,13 @@ class VolumeService:
             mounted = [self._driver(driver).name if driver else (await self._find(name, "")).driver]
         for each in mounted:
             await self._call(each, "Unmount", {"Name": name, "ID": id}, consumer=owner)
+            await self._wait_reported(each, name, id, is_mounted=False)
+
+    async def _wait_reported(self, driver: str, volume: str, id: str, *, is_mounted: bool) -> None:
+        """Return when the proxy has reported a mount, or its release, so that the next call knows of it; or soon."""
+        with anyio.move_on_after(self._timeouts.volume_report):
+            while any(_is(each, volume, id) for each in self._drivers.get(driver).mounts) is not is_mounted:  # noqa: ASYNC110
+                await anyio.sleep(_POLL)
 
     # drivers
 
