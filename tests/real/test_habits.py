@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.engines import EngineProcess, config, engine
+from support.engines import EngineProcess, actor, config, engine
 from support.foreground import wait_until
 from support.limits import limit
 from support.terminals import show
@@ -207,3 +207,27 @@ def test_h02_enable_of_a_failed_plugin_starts_it_again(house: EngineProcess) -> 
     assert out(house, "enable", "p") == "p\n"
     assert house.more("p")["State"] == "ready"
     out(house, "policy", "p", "--restart", "always")
+
+
+def test_h03_upgrade_takes_a_directory(house: EngineProcess, tmp_path: Path) -> None:
+    house.create("own", config(env=[{"name": "OLD", "value": "", "settable": ["value"]}]))
+    house.set("own", "OLD=1")
+    house.enable("own")
+    before = house.inspect("own")
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "rootfs/actor").write_bytes(actor())
+    (tmp_path / "rootfs/actor").chmod(0o755)
+    document = config(env=[{"name": "NEW", "value": "x", "settable": ["value"]}], description="the next one")
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    assert "must be disabled" in call(house, "upgrade", "own", str(tmp_path)).stderr
+    done = call(house, "upgrade", "--restart", "own", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "own:latest\n"), done
+    assert "the setting OLD.value does not apply any more" in done.stderr
+    after = house.inspect("own")
+    assert (after["Id"], after["Config"]["Description"]) == (before["Id"], "the next one")
+    assert after["Moorage"]["State"] == "ready"
+    (tmp_path / "config.json").write_text(json.dumps(config(entrypoint=["/absent"])))
+    broken = call(house, "upgrade", "--restart", "own", str(tmp_path))
+    assert broken.returncode == 1
+    house.until("own", "ready")
+    assert house.inspect("own")["Config"]["Description"] == "the next one"

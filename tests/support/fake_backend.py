@@ -212,6 +212,17 @@ class FakeBackend:
     def execute(self, name: str, command: ExecCommand) -> AbstractAsyncContextManager[AddedProcess]:
         raise errors.Conflict(f"plugin {self.get(name).name} does not run: it is disabled")
 
+    async def replace_package(
+        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
+    ) -> Sequence[str]:
+        plugin = self.get(name)
+        _check_unused(plugin, force=force)
+        if plugin.enabled and not restart:
+            raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
+        raw = b"".join([chunk async for chunk in package])
+        self._put(replace(plugin, config=parse_config(await run_blocking(lambda: _config_of(raw))).config))
+        return ()
+
     async def signal(self, name: str, number: int) -> None:
         plugin = self.get(name)
         if not plugin.enabled:

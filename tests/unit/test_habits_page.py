@@ -14,7 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs/reference/habits.md").read_text()
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| ")][1:]
 
 
-def test_h08_every_row_has_four_columns_and_ends_with_a_command_of_ours() -> None:
+def test_h08_every_row_has_four_columns_and_ends_with_a_moorage_command() -> None:
     assert len(ROWS) > 35
     for row in ROWS:
         assert len(row) == 4, row

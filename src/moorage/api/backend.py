@@ -118,6 +118,13 @@ class Backend(Protocol):
     async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
         """Make a plugin of a tar stream of config.json and rootfs/, gzipped or not. Raises: Conflict, Invalid."""
 
+    async def replace_package(
+        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
+    ) -> Sequence[str]:
+        """Give a plugin the package of such a stream; settings that no longer apply. Raises: as ``create``; Conflict
+        where it is enabled (unless ``restart``) or in use (unless ``force``).
+        """
+
     async def enable(self, name: str, within: float) -> None:
         """Start it and wait until its socket accepts, ``within`` seconds (0: the default).
 

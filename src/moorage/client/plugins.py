@@ -4,7 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from moorage.api.schema.output import LogLine, PluginStats
 from moorage.api.schema.packages import TermsRequest
-from moorage.api.schema.plugins import HostPath, PluginDetails, PluginPolicy, PluginPrivilege, PolicyRequest, SetRequest
+from moorage.api.schema.plugins import (
+    HostPath,
+    PackageReplacement,
+    PluginDetails,
+    PluginPolicy,
+    PluginPrivilege,
+    PolicyRequest,
+    SetRequest,
+)
+from moorage.client.answers import decode_answer
 from moorage.client.transport import OWN, EngineTransport, encode_filters, quoted
 
 __all__ = ("PluginClient",)
@@ -26,6 +35,16 @@ class PluginClient(EngineTransport):
         headers = {"Content-Type": "application/x-tar"}
         with self._open("POST", "/plugins/create", {"name": name}, package, headers) as answer:
             answer.read()
+
+    def replace_package(
+        self, name: str, package: Iterator[bytes], *, restart: bool = False, force: bool = False
+    ) -> list[str]:
+        """Give it the package of such a stream; names of settings that no longer apply."""
+        query = {key: "1" for key, is_on in (("restart", restart), ("force", force)) if is_on}
+        with self._open(
+            "POST", f"{_own(name)}/package", query, package, {"Content-Type": "application/x-tar"}
+        ) as answer:
+            return decode_answer(answer.read(), PackageReplacement).dropped_settings
 
     def enable(self, name: str, timeout: int = 0) -> None:
         """Start it; returns when it is ready. ``timeout`` in seconds, 0 for the engine's default."""

@@ -255,6 +255,12 @@ class Engine:
         async with plugin.processes.run(runtime, command) as added:
             yield added
 
+    async def replace_package(
+        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
+    ) -> Sequence[str]:
+        """Give a plugin another package; settings that were dropped. Raises: Conflict, Denied, Invalid, Unavailable."""
+        return await self.packages.replace_package(name, package, restart=restart, force=force)
+
     async def signal(self, name: str, number: int) -> None:
         """Signal its first process. Raises: Conflict where nothing runs."""
         plugin, runtime = self._plugins.get(name), await self._availability.wait()

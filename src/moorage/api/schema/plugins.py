@@ -11,6 +11,7 @@ __all__ = (
     "HolderLine",
     "HolderRequest",
     "HostPath",
+    "PackageReplacement",
     "PluginArgs",
     "PluginConfig",
     "PluginDetails",
@@ -267,6 +268,13 @@ class HostPath(ApiObject, frozen=True):
     """A path of the host."""
 
     path: str
+
+
+class PackageReplacement(ApiObject, frozen=True):
+    """What became of the settings when a plugin was given another package."""
+
+    dropped_settings: list[str]
+    """Names of those that no longer apply."""
 
 
 class HolderRequest(Struct, frozen=True):
