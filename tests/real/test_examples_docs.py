@@ -103,6 +103,7 @@ VERBS = (
 OTHER_VERBS = {
     **SHOWN_ELSEWHERE,
     "context": "tests/peers/test_ssh.py",
+    "cp": "tests/real/test_habits.py",
     "doctor": "above",
     "down": "above",
     "exec": "tests/real/test_exec.py",

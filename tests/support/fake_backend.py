@@ -212,6 +212,18 @@ class FakeBackend:
     def execute(self, name: str, command: ExecCommand) -> AbstractAsyncContextManager[AddedProcess]:
         raise errors.Conflict(f"plugin {self.get(name).name} does not run: it is disabled")
 
+    @asynccontextmanager
+    async def read_files(self, name: str, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        if self.get(name).state is not State.REMOVING:
+            raise errors.NotFound(f"cannot copy {path}: the plugin has no such file")
+        yield self._nothing()
+
+    async def _nothing(self) -> AsyncIterator[bytes]:
+        yield b""
+
+    async def write_files(self, name: str, path: str, archive: AsyncIterator[bytes]) -> None:
+        raise errors.NotFound(f"cannot copy to {path}: plugin {self.get(name).name} has no such directory")
+
     async def replace_package(
         self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
     ) -> Sequence[str]:

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "apply", "call", "completion", "context", "create", "df", "disable", "doctor", "down", "enable", "events", "exec",
-    "export", "inspect", "install", "kill", "load", "login", "logout", "logs", "ls", "policy", "privileges",
+    "apply", "call", "completion", "context", "cp", "create", "df", "disable", "doctor", "down", "enable", "events",
+    "exec", "export", "inspect", "install", "kill", "load", "login", "logout", "logs", "ls", "policy", "privileges",
     "probe", "prune", "push", "rename", "restart", "rm", "run", "save", "serve", "set", "stats", "tag", "top",
     "upgrade", "version", "wait",
 )  # fmt: skip

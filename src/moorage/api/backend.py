@@ -118,6 +118,12 @@ class Backend(Protocol):
     async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
         """Make a plugin of a tar stream of config.json and rootfs/, gzipped or not. Raises: Conflict, Invalid."""
 
+    def read_files(self, name: str, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """A file or directory of it as a tar. Raises: Conflict where nothing runs; NotFound; Unsupported."""
+
+    async def write_files(self, name: str, path: str, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar into a directory of it. Raises: Conflict where nothing runs; NotFound; Invalid; Unsupported."""
+
     async def replace_package(
         self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
     ) -> Sequence[str]:

@@ -205,6 +205,22 @@ ROUTES = (
     _get(f"{_OWN}/df", system.df, "Get disk usage", returns=DiskUsageReport),
     _post(f"{_OWN}/prune", system.prune, "Remove unused data", returns=PruneReport),
     _get(f"{_OWN}/openapi.json", _document, "Get this document", returns=dict[str, Any]),
+    _get(
+        f"{_ONE}/archive",
+        archives.read_files,
+        "Get files of a plugin",
+        query=("path",),
+        media_types=_TAR,
+    ),
+    Route(
+        "PUT",
+        f"{_ONE}/archive",
+        archives.write_files,
+        "Put files into a plugin",
+        answers=204,
+        query=("path",),
+        takes="tar",
+    ),
     _post(
         f"{_ONE}/package",
         plugins.replace_package,

@@ -22,6 +22,7 @@ COMMANDS = (
     "call",
     "completion",
     "context",
+    "cp",
     "create",
     "df",
     "disable",

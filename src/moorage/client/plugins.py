@@ -1,6 +1,8 @@
 """Calls for one plugin, or all of them: lifecycle, settings, policy, output, resource usage."""
 
+import http.client
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from moorage.api.schema.output import LogLine, PluginStats
 from moorage.api.schema.packages import TermsRequest
@@ -45,6 +47,18 @@ class PluginClient(EngineTransport):
             "POST", f"{_own(name)}/package", query, package, {"Content-Type": "application/x-tar"}
         ) as answer:
             return decode_answer(answer.read(), PackageReplacement).dropped_settings
+
+    @contextmanager
+    def read_files(self, name: str, path: str) -> Iterator[http.client.HTTPResponse]:
+        """A file or directory of it as a tar, to be read until the end of the block."""
+        with self._open("GET", f"{_own(name)}/archive", {"path": path}) as answer:
+            yield answer
+
+    def write_files(self, name: str, path: str, archive: Iterator[bytes]) -> None:
+        """Unpack a tar into a directory of it."""
+        headers = {"Content-Type": "application/x-tar"}
+        with self._open("PUT", f"{_own(name)}/archive", {"path": path}, archive, headers) as answer:
+            answer.read()
 
     def enable(self, name: str, timeout: int = 0) -> None:
         """Start it; returns when it is ready. ``timeout`` in seconds, 0 for the engine's default."""
