@@ -171,7 +171,7 @@ class FakeBackend:
         wait = plugin.policy.stop_timeout if change.stop_timeout is None else change.stop_timeout
         check_confinement(change.confinement)
         confinement = plugin.confinement.updated(change.confinement)
-        policy = RestartPolicy(restarts, most, wait)
+        policy = RestartPolicy(restarts, most, wait, change.log or plugin.policy.log)
         made = replace(plugin, policy=policy, confinement=confinement, widenings=widenings(confinement))
         self._put(made)
         return made

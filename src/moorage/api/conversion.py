@@ -84,7 +84,7 @@ def to_policy(view: PluginView) -> plugins.PluginPolicy:
     policy = view.policy
     fields: dict[str, Any] = asdict(view.confinement)  # resolved, so none of them is None
     return plugins.PluginPolicy(
-        restarts=policy.restarts.value, most=policy.most, stop_timeout=policy.stop_timeout, **fields
+        restarts=policy.restarts.value, most=policy.most, stop_timeout=policy.stop_timeout, log=policy.log, **fields
     )
 
 

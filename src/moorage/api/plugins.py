@@ -135,6 +135,7 @@ async def set_policy(request: Request) -> web.Response:
         restarts=None if body.restarts is UNSET else body.restarts,
         most=None if body.most is UNSET else body.most,
         stop_timeout=None if body.stop_timeout is UNSET else body.stop_timeout,
+        log=None if body.log is UNSET else body.log,
         confinement=to_confinement(body),
         is_attended=bool(body.attended),
     )

@@ -20,7 +20,7 @@ _WIDENING = (
 )
 
 
-_AT_ONCE = frozenset(("memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout"))
+_AT_ONCE = frozenset(("log", "memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout"))
 """Options that apply to a running plugin at once."""
 
 
@@ -34,6 +34,11 @@ def _restart_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--max", "most", type=click.IntRange(min=0), help="Maximum number of restarts in a row; 0 for no limit."
+        ),
+        click.option(
+            "--log",
+            type=click.Choice(["file", "journald", "syslog"]),
+            help="Also send the output to the journal or syslog; file for neither.",
         ),
         click.option("--stop-timeout", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL."),
     ):
@@ -156,6 +161,7 @@ def _show(found: "PluginPolicy") -> None:
     rows = (
         ("restarts", f"{found.restarts}, {limit}"),
         ("stop timeout", stop),
+        ("log", found.log),
         ("seccomp", found.seccomp),
         ("new privileges", "allowed" if found.new_privileges else "no"),
         ("capabilities", found.capabilities),

@@ -184,6 +184,8 @@ class PluginPolicy(ApiObject, frozen=True):
     nice: int
     rlimits: dict[str, tuple[int, int]]
     """Soft and hard limit by name; -1 is unlimited."""
+    log: str = "file"
+    """Where its output goes besides its files: journald, syslog, or file for nowhere else."""
 
 
 class PluginHolder(ApiObject, frozen=True):
@@ -311,4 +313,5 @@ class PolicyRequest(Struct, frozen=True):
     userns: Literal["host", "auto"] | UnsetType = UNSET
     oom_score_adj: int | UnsetType = UNSET
     nice: int | UnsetType = UNSET
+    log: Literal["file", "journald", "syslog"] | UnsetType = UNSET
     rlimits: Mapping[str, tuple[int, int]] | UnsetType = UNSET
