@@ -103,6 +103,7 @@ VERBS = (
 OTHER_VERBS = {
     **SHOWN_ELSEWHERE,
     "context": "tests/peers/test_ssh.py",
+    "cp": "tests/real/test_habits.py",
     "doctor": "above",
     "down": "above",
     "build": "tests/real/test_build.py",

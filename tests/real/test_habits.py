@@ -1,17 +1,19 @@
 """Commands as fingers know them from docker, podman and systemctl, on a real engine."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.engines import EngineProcess, config, engine
+from support.engines import EngineProcess, actor, config, engine
 from support.foreground import wait_until
 from support.limits import limit
 from support.terminals import show
@@ -207,3 +209,99 @@ def test_h02_enable_of_a_failed_plugin_starts_it_again(house: EngineProcess) -> 
     assert out(house, "enable", "p") == "p\n"
     assert house.more("p")["State"] == "ready"
     out(house, "policy", "p", "--restart", "always")
+
+
+def test_h03_upgrade_takes_a_directory(house: EngineProcess, tmp_path: Path) -> None:
+    house.create("own", config(env=[{"name": "OLD", "value": "", "settable": ["value"]}]))
+    house.set("own", "OLD=1")
+    house.enable("own")
+    before = house.inspect("own")
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "rootfs/actor").write_bytes(actor())
+    (tmp_path / "rootfs/actor").chmod(0o755)
+    document = config(env=[{"name": "NEW", "value": "x", "settable": ["value"]}], description="the next one")
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    assert "must be disabled" in call(house, "upgrade", "own", str(tmp_path)).stderr
+    done = call(house, "upgrade", "--restart", "own", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "own:latest\n"), done
+    assert "the setting OLD.value does not apply any more" in done.stderr
+    after = house.inspect("own")
+    assert (after["Id"], after["Config"]["Description"]) == (before["Id"], "the next one")
+    assert after["Moorage"]["State"] == "ready"
+    (tmp_path / "config.json").write_text(json.dumps(config(entrypoint=["/absent"])))
+    broken = call(house, "upgrade", "--restart", "own", str(tmp_path))
+    assert broken.returncode == 1
+    house.until("own", "ready")
+    assert house.inspect("own")["Config"]["Description"] == "the next one"
+
+
+def test_h03_cp_copies_out_and_in(house: EngineProcess, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    (made / "sub").mkdir(parents=True)
+    (made / "sub/data").write_bytes(b"x" * 300_000)
+    (made / "run").write_text("#!/bin/sh\n")
+    (made / "run").chmod(0o4755)
+    (made / "link").symlink_to("sub/data")
+    out(house, "cp", str(made), "p:/")
+    assert out(house, "exec", "p", "sh", "-c", "wc -c </made/link; stat -c %a:%u /made/run").split() == [
+        "300000",
+        "755:0",
+    ]
+    out(house, "cp", "p:/made", str(tmp_path / "back"))
+    assert (tmp_path / "back/sub/data").read_bytes() == b"x" * 300_000
+    assert os.readlink(tmp_path / "back/link") == "sub/data"
+    out(house, "cp", "p:latest:/made/run", str(tmp_path))
+    assert (tmp_path / "run").read_text() == "#!/bin/sh\n"
+    out(house, "cp", str(tmp_path / "run"), "p:/made/renamed")
+    assert out(house, "exec", "p", "cat", "/made/renamed") == "#!/bin/sh\n"
+    archive = subprocess.run(
+        [sys.executable, "-m", "moorage", "--host", str(house.socket), "cp", "p:/made/sub", "-"],
+        capture_output=True,
+        check=True,
+        timeout=limit(60),
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as found:
+        assert found.getnames() == ["sub", "sub/data"]
+
+
+def test_h03_cp_follows_no_link_out_of_the_plugin(house: EngineProcess, tmp_path: Path) -> None:
+    """The plugin's links lead to files of the plugin, and never to those of the host."""
+    (tmp_path / "secret").write_text("of the host")
+    out(house, "exec", "p", "ln", "-sfn", str(tmp_path), "/trap")
+    for words in (("cp", "p:/trap/secret", str(tmp_path / "stolen")), ("cp", str(tmp_path / "secret"), "p:/trap/new")):
+        done = call(house, *words)
+        assert done.returncode == 1, done
+        assert "no such file" in done.stderr
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["secret"]
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        link = tarfile.TarInfo("x")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("x/new"))
+    path = "/moorage/v1/plugins/p/archive?path=/"
+    status, raw = house.request("PUT", path, stream.getvalue(), headers={"Content-Type": "application/x-tar"})
+    assert status == 400, raw
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["secret"]
+    escape = io.BytesIO()
+    with tarfile.open(fileobj=escape, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("../../new"))
+    status, raw = house.request("PUT", path, escape.getvalue(), headers={"Content-Type": "application/x-tar"})
+    assert (status, b"leads out of the directory" in raw) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (("p:/absent", "."), "the plugin has no such file"),
+        (("p:/proc/1/environ", "."), "exists only inside the plugin"),
+        (("q:/etc/passwd", "."), "it is disabled"),
+        (("/absent", "p:/"), "there is no such file"),
+        (("/etc/hostname", "p:/usr"), "it is read-only for the plugin"),
+        (("a", "b"), "give PLUGIN:PATH"),
+    ],
+)
+def test_h03_cp_says_what_cannot_be_copied(house: EngineProcess, words: tuple[str, str], cause: str) -> None:
+    done = call(house, "cp", *words)
+    assert done.returncode != 0
+    assert cause in done.stderr

@@ -181,7 +181,7 @@ class FakeBackend:
         wait = plugin.policy.stop_timeout if change.stop_timeout is None else change.stop_timeout
         check_confinement(change.confinement)
         confinement = plugin.confinement.updated(change.confinement)
-        policy = RestartPolicy(restarts, most, wait)
+        policy = RestartPolicy(restarts, most, wait, change.log or plugin.policy.log)
         made = replace(plugin, policy=policy, confinement=confinement, widenings=widenings(confinement))
         self._put(made)
         return made
@@ -265,6 +265,29 @@ class FakeBackend:
 
     def execute(self, name: str, command: ExecCommand) -> AbstractAsyncContextManager[AddedProcess]:
         raise errors.Conflict(f"plugin {self.get(name).name} does not run: it is disabled")
+
+    @asynccontextmanager
+    async def read_files(self, name: str, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        if self.get(name).state is not State.REMOVING:
+            raise errors.NotFound(f"cannot copy {path}: the plugin has no such file")
+        yield self._nothing()
+
+    async def _nothing(self) -> AsyncIterator[bytes]:
+        yield b""
+
+    async def write_files(self, name: str, path: str, archive: AsyncIterator[bytes]) -> None:
+        raise errors.NotFound(f"cannot copy to {path}: plugin {self.get(name).name} has no such directory")
+
+    async def replace_package(
+        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
+    ) -> Sequence[str]:
+        plugin = self.get(name)
+        _check_unused(plugin, force=force)
+        if plugin.enabled and not restart:
+            raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
+        raw = b"".join([chunk async for chunk in package])
+        self._put(replace(plugin, config=parse_config(await run_blocking(lambda: _config_of(raw))).config))
+        return ()
 
     async def signal(self, name: str, number: int) -> None:
         plugin = self.get(name)

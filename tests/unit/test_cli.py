@@ -15,10 +15,10 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "apply", "call", "completion", "context", "create", "df", "disable", "doctor", "down", "enable", "events", "exec",
-    "export", "inspect", "install", "kill", "load", "login", "logout", "logs", "ls", "migrate", "policy", "privileges",
-    "probe", "prune", "publish", "push", "rename", "restart", "rm", "run", "save", "serve", "set", "stats", "tag",
-    "top", "unpublish", "upgrade", "version", "volume", "wait",
+    "apply", "build", "call", "completion", "context", "cp", "create", "df", "disable", "doctor", "down", "enable",
+    "events", "exec", "export", "inspect", "install", "kill", "load", "login", "logout", "logs", "ls", "migrate", "new",
+    "policy", "privileges", "probe", "prune", "publish", "push", "rename", "restart", "rm", "run", "save", "serve",
+    "set", "stats", "tag", "test", "top", "unpublish", "upgrade", "version", "volume", "wait",
 )  # fmt: skip
 
 

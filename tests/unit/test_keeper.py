@@ -214,6 +214,6 @@ def test_the_keeper_imports_nothing_that_is_large() -> None:
     )
     loaded = done.stdout.split()
     own = {name.removeprefix("moorage") for name in loaded if name.startswith("moorage")}
-    assert own == {"", "._version", ".logs", ".logs.keeper", ".logs.keeper_protocol", ".logs.writer"}
+    assert own == {"", "._version", ".logs", ".logs.keeper", ".logs.keeper_protocol", ".logs.targets", ".logs.writer"}
     large = ("anyio", "asyncio", "aiohttp", "msgspec", "logging", "subprocess", "inspect", "json", "pathlib")
     assert not set(loaded) & set(large)

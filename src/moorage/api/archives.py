@@ -11,7 +11,7 @@ from moorage.api.progress import stream_operation
 from moorage.api.request import Request, json_answer, registry_credentials
 from moorage.api.schema.packages import SaveRequest
 
-__all__ = ("create_from", "load", "save", "save_listed")
+__all__ = ("create_from", "load", "read_files", "save", "save_listed", "write_files")
 
 
 async def save(request: Request) -> web.StreamResponse:
@@ -25,6 +25,24 @@ async def save_listed(request: Request) -> web.StreamResponse:
     if "names" not in fields:
         raise errors.Invalid("invalid JSON: missing field 'names'")
     return await _save(request, [each for each in texts(fields["names"], "names of plugins") if each])
+
+
+async def read_files(request: Request) -> web.StreamResponse:
+    """GET archive: a file or a directory of a plugin, below its own name."""
+    async with (
+        request.backend.read_files(request.name, request.query("path") or "/") as chunks,
+        request.stream("application/x-tar") as response,
+    ):
+        async for chunk in chunks:
+            await response.write(chunk)
+    return response
+
+
+async def write_files(request: Request) -> web.Response:
+    """PUT archive: the body is unpacked into a directory of a plugin."""
+    path = request.query("path") or "/"
+    await request.while_connected(lambda: request.backend.write_files(request.name, path, request.upload()))
+    return web.Response(status=204)
 
 
 async def _save(request: Request, names: Sequence[str]) -> web.StreamResponse:

@@ -119,6 +119,19 @@ class Backend(Protocol):
     async def create(self, name: str, package: AsyncIterator[bytes]) -> PluginView:
         """Make a plugin of a tar stream of config.json and rootfs/, gzipped or not. Raises: Conflict, Invalid."""
 
+    def read_files(self, name: str, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """A file or directory of it as a tar. Raises: Conflict where nothing runs; NotFound; Unsupported."""
+
+    async def write_files(self, name: str, path: str, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar into a directory of it. Raises: Conflict where nothing runs; NotFound; Invalid; Unsupported."""
+
+    async def replace_package(
+        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
+    ) -> Sequence[str]:
+        """Give a plugin the package of such a stream; settings that no longer apply. Raises: as ``create``; Conflict
+        where it is enabled (unless ``restart``) or in use (unless ``force``).
+        """
+
     async def enable(self, name: str, within: float) -> None:
         """Start it and wait until its socket accepts, ``within`` seconds (0: the default).
 

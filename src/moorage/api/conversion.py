@@ -101,6 +101,7 @@ def to_policy(view: PluginView) -> plugins.PluginPolicy:
         restarts=policy.restarts.value,
         most=policy.most,
         stop_timeout=policy.stop_timeout,
+        log=policy.log,
         health=_to_health_policy(view.health_policy),
         **fields,
     )

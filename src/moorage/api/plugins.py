@@ -7,7 +7,7 @@ from moorage import errors
 from moorage.api.conversion import to_confinement, to_health_change, to_plugin, to_policy
 from moorage.api.http.query import boolean, integer, parse_filters, seconds, signal_number, texts, truth
 from moorage.api.request import Request, json_answer
-from moorage.api.schema.plugins import HostPath, PolicyRequest, SetRequest
+from moorage.api.schema.plugins import HostPath, PackageReplacement, PolicyRequest, SetRequest
 from moorage.engine.values import PolicyChange
 
 __all__ = (
@@ -22,6 +22,7 @@ __all__ = (
     "policy",
     "remove",
     "rename",
+    "replace_package",
     "restart",
     "set_",
     "set_policy",
@@ -143,10 +144,20 @@ async def set_policy(request: Request) -> web.Response:
         most=None if body.most is UNSET else body.most,
         stop_timeout=None if body.stop_timeout is UNSET else body.stop_timeout,
         health=to_health_change(body),
+        log=None if body.log is UNSET else body.log,
         confinement=to_confinement(body),
         is_attended=bool(body.attended),
     )
     return json_answer(to_policy(await request.backend.set_policy(request.name, change)))
+
+
+async def replace_package(request: Request) -> web.Response:
+    """POST package: as create; with ``restart`` also of an enabled plugin, with ``force`` of one in use."""
+    restart, force = boolean(request.query("restart")), boolean(request.query("force"))
+    dropped = await request.while_connected(
+        lambda: request.backend.replace_package(request.name, request.upload(), restart=restart, force=force)
+    )
+    return json_answer(PackageReplacement(list(dropped)))
 
 
 async def kill(request: Request) -> web.Response:

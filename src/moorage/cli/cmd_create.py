@@ -60,7 +60,7 @@ def command(
         publish_new(name, publish, "created")
 
 
-def _confirm(name: str, config: "Config", *, grant_all: bool) -> bool:
+def confirm_config(name: str, config: "Config", *, grant_all: bool) -> bool:
     """Show what a config requests: who makes a plugin of a config of his own grants what is in it. A person has
     to confirm all the same, unless ``grant_all``; whether one did. Raises: Denied.
     """
@@ -81,15 +81,15 @@ def _of_directory(name: str, directory: Path, *, grant_all: bool) -> None:
     plugin = load_directory(directory, verb="create")
     for warning in plugin.parsed.warnings:
         warn(f"{plugin.path / 'config.json'}: {warning}")
-    is_granted = _confirm(name, plugin.parsed.config, grant_all=grant_all)
+    is_granted = confirm_config(name, plugin.parsed.config, grant_all=grant_all)
     with report_interruption("nothing was created"):
-        engine_client().create(name, show_upload(package(plugin.path), _size(plugin.path)))
+        engine_client().create(name, show_upload(package(plugin.path), size_of(plugin.path)))
     if is_granted:
         engine_client().grant(name, attended=True)
     print_name(name)
 
 
-def _size(directory: Path) -> int:
+def size_of(directory: Path) -> int:
     """Bytes of the files of a plugin's directory; each entry of an archive has a header, too."""
     found = 0
     for folder, folders, names in os.walk(directory / "rootfs"):
@@ -107,7 +107,7 @@ def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
     check_reference(image)
     with open_file(config) as file:
         raw = file.read()
-    is_granted = _confirm(name, parse_config(raw).config, grant_all=grant_all)
+    is_granted = confirm_config(name, parse_config(raw).config, grant_all=grant_all)
     path = Path(image)
     if image.startswith((".", "/")) or path.exists():
         operation = engine_client().create_from(name, image_tar(raw, path))

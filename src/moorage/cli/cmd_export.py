@@ -20,6 +20,7 @@ _DEFAULTS: dict[str, Any] = {
     "restart": "always",
     "max": 0,
     "stop-timeout": None,
+    "log": "file",
     "seccomp": "default",
     "allow-new-privileges": False,
     "capabilities": "docker",
@@ -108,10 +109,12 @@ def _settings(plugin: "PluginDetails") -> Iterator[tuple[str, str]]:
 
 def _policy(policy: "PluginPolicy") -> dict[str, Any]:
     from moorage.cli.state_file import POLICY_KEYS
+    from moorage.plugins.confinement import BUILT_IN
 
     found = {key: getattr(policy, each.name) for key, each in POLICY_KEYS.items()}
     found["max"] = found["max"] or 0
-    found["ulimits"] = {name: f"{soft}:{hard}" for name, (soft, hard) in policy.rlimits.items()}
+    changed = {name: limits for name, limits in policy.rlimits.items() if tuple(limits) != BUILT_IN.rlimits.get(name)}
+    found["ulimits"] = {name: f"{soft}:{hard}" for name, (soft, hard) in changed.items()}
     return {key: value for key, value in found.items() if value != _DEFAULTS[key]}
 
 

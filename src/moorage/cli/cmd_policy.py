@@ -21,7 +21,7 @@ _WIDENING = (
 )
 
 
-_AT_ONCE = frozenset(("memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout", "health"))
+_AT_ONCE = frozenset(("log", "memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout", "health"))
 """Options that apply to a running plugin at once."""
 
 
@@ -35,6 +35,11 @@ def _restart_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--max", "most", type=click.IntRange(min=0), help="Maximum number of restarts in a row; 0 for no limit."
+        ),
+        click.option(
+            "--log",
+            type=click.Choice(["file", "journald", "syslog"]),
+            help="Also send the output to the journal or syslog; file for neither.",
         ),
         click.option("--stop-timeout", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL."),
     ):
@@ -160,6 +165,7 @@ def _show(found: "PluginPolicy") -> None:
         ("restarts", f"{found.restarts}, {limit}"),
         ("stop timeout", stop),
         ("health", describe_health(found.health) if found.health else "no checks"),
+        ("log", found.log),
         ("seccomp", found.seccomp),
         ("new privileges", "allowed" if found.new_privileges else "no"),
         ("capabilities", found.capabilities),

@@ -23,6 +23,7 @@ COMMANDS = (
     "call",
     "completion",
     "context",
+    "cp",
     "create",
     "df",
     "disable",

@@ -1,10 +1,21 @@
 """Calls for one plugin, or all of them: lifecycle, settings, policy, output, resource usage."""
 
+import http.client
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from moorage.api.schema.output import LogLine, PluginStats
 from moorage.api.schema.packages import TermsRequest
-from moorage.api.schema.plugins import HostPath, PluginDetails, PluginPolicy, PluginPrivilege, PolicyRequest, SetRequest
+from moorage.api.schema.plugins import (
+    HostPath,
+    PackageReplacement,
+    PluginDetails,
+    PluginPolicy,
+    PluginPrivilege,
+    PolicyRequest,
+    SetRequest,
+)
+from moorage.client.answers import decode_answer
 from moorage.client.transport import OWN, EngineTransport, encode_filters, quoted
 
 __all__ = ("PluginClient",)
@@ -25,6 +36,28 @@ class PluginClient(EngineTransport):
         """Create a plugin from a tar stream of config.json and rootfs/."""
         headers = {"Content-Type": "application/x-tar"}
         with self._open("POST", "/plugins/create", {"name": name}, package, headers) as answer:
+            answer.read()
+
+    def replace_package(
+        self, name: str, package: Iterator[bytes], *, restart: bool = False, force: bool = False
+    ) -> list[str]:
+        """Give it the package of such a stream; names of settings that no longer apply."""
+        query = {key: "1" for key, is_on in (("restart", restart), ("force", force)) if is_on}
+        with self._open(
+            "POST", f"{_own(name)}/package", query, package, {"Content-Type": "application/x-tar"}
+        ) as answer:
+            return decode_answer(answer.read(), PackageReplacement).dropped_settings
+
+    @contextmanager
+    def read_files(self, name: str, path: str) -> Iterator[http.client.HTTPResponse]:
+        """A file or directory of it as a tar, to be read until the end of the block."""
+        with self._open("GET", f"{_own(name)}/archive", {"path": path}) as answer:
+            yield answer
+
+    def write_files(self, name: str, path: str, archive: Iterator[bytes]) -> None:
+        """Unpack a tar into a directory of it."""
+        headers = {"Content-Type": "application/x-tar"}
+        with self._open("PUT", f"{_own(name)}/archive", {"path": path}, archive, headers) as answer:
             answer.read()
 
     def enable(self, name: str, timeout: int = 0) -> None:

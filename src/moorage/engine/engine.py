@@ -21,6 +21,7 @@ from moorage.engine.grants import GrantPolicy, change_policy, change_settings
 from moorage.engine.installation import Installation, Registries
 from moorage.engine.lifecycle import State
 from moorage.engine.plugin import PluginIndex
+from moorage.engine.requests import FileCopies
 from moorage.engine.restore import Restore
 from moorage.engine.runtime import ContainerRuntime, EngineContext, Ownership
 from moorage.engine.store import Store
@@ -306,6 +307,26 @@ class Engine:
         await plugin.inbox.wait_known()
         async with plugin.processes.run(runtime, command) as added:
             yield added
+
+    @asynccontextmanager
+    async def read_files(self, name: str, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Files of a plugin as a tar. Raises: Conflict where nothing runs, NotFound, Unsupported."""
+        plugin, runtime = self._plugins.get(name), await self._availability.wait()
+        await plugin.inbox.wait_known()
+        async with FileCopies(plugin, self._context.store.root).read(runtime, path) as chunks:
+            yield chunks
+
+    async def write_files(self, name: str, path: str, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar into a directory of a plugin. Raises: Conflict where nothing runs, NotFound, Invalid."""
+        plugin, runtime = self._plugins.get(name), await self._availability.wait()
+        await plugin.inbox.wait_known()
+        await FileCopies(plugin, self._context.store.root).write(runtime, path, archive)
+
+    async def replace_package(
+        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
+    ) -> Sequence[str]:
+        """Give a plugin another package; settings that were dropped. Raises: Conflict, Denied, Invalid, Unavailable."""
+        return await self.packages.replace_package(name, package, restart=restart, force=force)
 
     async def signal(self, name: str, number: int) -> None:
         """Signal its first process. Raises: Conflict where nothing runs."""

@@ -12,6 +12,7 @@ from moorage._lib.time_limit import call_bounded
 from moorage.engine.lifecycle import State
 from moorage.engine.values import PluginRecord, PolicyChange
 from moorage.host.id_mapping import find_base
+from moorage.logs.targets import write_target
 from moorage.plugins import (
     NO_OVERRIDES,
     Config,
@@ -281,8 +282,19 @@ async def change_policy(context: "EngineContext", plugin: "Supervisor", change: 
         if change.health:
             plugin.health.follow()
         await _apply_to_running(context, plugin, change.confinement)
+        if change.log is not None:
+            await save_log_target(plugin)
 
     await plugin.inbox.do(job)
+
+
+async def save_log_target(plugin: "Supervisor") -> None:
+    """Let the log keeper send its lines where its policy says, under its present name. Raises: Unavailable."""
+    directory, record = str(plugin.log.directory), plugin.record
+    try:
+        await run_blocking(lambda: write_target(directory, record.policy.log, record.name, record.id))
+    except OSError as error:
+        raise errors.Unavailable(f"cannot change the log of plugin {record.name}: {error.strerror}") from error
 
 
 def _attended(consent: GrantPolicy, plugin: "Supervisor", change: PolicyChange) -> tuple[Privilege, ...]:

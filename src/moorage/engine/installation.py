@@ -33,6 +33,8 @@ from moorage.plugins import (
     Reference,
     TrustedKeys,
     apply_settings,
+    compute_privileges,
+    effective_settings,
     local_name,
     parse_reference,
     rebase,
@@ -228,6 +230,36 @@ class Installation:
                 plugin.report("upgrade", reference=reference.familiar)
 
             yield Operation(plugin.name, run)
+
+    async def replace_package(
+        self, name: str, package: AsyncIterator[bytes], *, restart: bool = False, force: bool = False
+    ) -> tuple[str, ...]:
+        """Give a plugin the package of a tar stream of config.json and rootfs/; the settings that no longer apply.
+
+        Its id, settings and propagated files stay; it has what the config requests, since the caller wrote it. Then it
+        is one that was created here, and no longer from a registry.
+
+        Raises:
+            errors.NotFound: there is no such plugin
+            errors.Conflict: it is enabled and ``restart`` is not given, or it is in use and ``force`` is not given
+            errors.Denied: the policy requires a signature for this name
+            errors.Invalid: it is not a package
+            errors.Unavailable: the disk is full, or containerd does not answer
+        """
+        plugin = self._context.plugins.get(name)
+        self.signatures.refuse_unsigned(plugin.name)
+        terms = ChangeTerms(restart=restart, force=force)
+        check_can_change(plugin, terms)
+
+        async def import_package(context: ImportContext) -> Package:
+            return await create_package(context, package)
+
+        async def agree(config: Config, overrides: Overrides) -> Grants:
+            return Grants(compute_privileges(config, effective_settings(config, overrides)))
+
+        dropped = await self._change(plugin, plugin.name, import_package, agree, terms)
+        plugin.report("upgrade", reference=plugin.name)
+        return dropped
 
     async def _is_current(
         self, plugin: Supervisor, reference: Reference, found: ResolvedPackage, importer: Importer

@@ -115,6 +115,8 @@ class RestartPolicy(Struct, frozen=True):
     """Most restarts in a row; None for no limit."""
     stop_timeout: float | None = None
     """Seconds from TERM to KILL; None for the engine's default."""
+    log: str = "file"
+    """Where its lines go besides its files: journald, syslog, or file for nowhere else."""
 
     def allows_restart(self, *, is_failure: bool, failures: int) -> bool:
         """Whether to start it once more, after this many ends in a row (the present one counted)."""

@@ -1,27 +1,33 @@
 """Requests on one plugin: they wait in its inbox for their turn, and a stop takes precedence over a start."""
 
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import anyio
 
 from moorage import errors
 from moorage._lib.task_groups import background_tasks
+from moorage._lib.threads import run_abandonable, run_blocking
+from moorage.containerd.types import Spec
 from moorage.engine.lifecycle import State
+from moorage.runs.container_files import pack_files, unpack_into
 
 if TYPE_CHECKING:
     from moorage.engine.plugin import PluginState
-    from moorage.engine.runtime import EngineContext
+    from moorage.engine.runtime import ContainerRuntime, EngineContext
 
-__all__ = ("Interrupted", "Job", "PluginInbox", "StartControl", "StartPhase", "as_user_error")
+__all__ = ("FileCopies", "Interrupted", "Job", "PluginInbox", "StartControl", "StartPhase", "as_user_error")
 
 log = logging.getLogger(__name__)
 
 Job = Callable[[], Awaitable[None]]
 
+_CHUNK = 256 * 1024
 _AT_ONCE = 0.1  # seconds; a call that waited no longer than this for its turn has all of its timeout left
 _BUSY = {
     State.STARTING: "an earlier call is starting it and waits for its socket",
@@ -289,6 +295,63 @@ class PluginInbox:
         raise errors.Unavailable(
             f"cannot change plugin {self._plugin.name} yet: what runs of it is not known: {reason}"
         )
+
+
+class FileCopies:
+    """Copies of files between a running plugin and archives."""
+
+    def __init__(self, plugin: "PluginState", directory: Path) -> None:
+        """Archives are stored in the directory while they are made or received."""
+        self._plugin, self._directory = plugin, directory
+
+    @asynccontextmanager
+    async def read(self, runtime: "ContainerRuntime", path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A file or a directory of the plugin as a tar. Raises: Conflict where nothing runs, NotFound, Unsupported."""
+        spec, root = await self._find(runtime)
+        async with self._scratch() as file:
+            await self._run(lambda: pack_files(spec, root, path, file), path)
+            await run_blocking(lambda: file.seek(0))
+
+            async def chunks() -> AsyncIterator[bytes]:
+                while data := await run_blocking(lambda: file.read(_CHUNK)):
+                    yield data
+
+            yield chunks()
+
+    async def write(self, runtime: "ContainerRuntime", path: str, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar into a directory of the plugin. Raises: Conflict where nothing runs, NotFound, Invalid."""
+        spec, root = await self._find(runtime)
+        async with self._scratch() as file:
+            async for chunk in archive:
+                await run_blocking(lambda data=chunk: file.write(data))  # type: ignore[misc]
+            await run_blocking(lambda: file.seek(0))
+            await self._run(lambda: unpack_into(spec, root, path, file), path)
+
+    async def _find(self, runtime: "ContainerRuntime") -> tuple[Spec, str]:
+        plugin, run = self._plugin, self._plugin.run
+        if run is None or run.finished.is_set():
+            raise errors.Conflict(f"cannot copy files of plugin {plugin.name}: it is {plugin.state.value}")
+        try:
+            spec = (await runtime.client.get_container(run.container)).spec
+        except errors.NotFound as error:
+            raise errors.Conflict(f"cannot copy files of plugin {plugin.name}: it does not run any more") from error
+        return spec, str(plugin.directories.root)
+
+    async def _run(self, copy: Callable[[], None], path: str) -> None:
+        try:
+            await run_abandonable(copy)
+        except OSError as error:
+            raise errors.Invalid(
+                f"cannot copy {path} of plugin {self._plugin.name}: {error.strerror or error}"
+            ) from error
+
+    @asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[BinaryIO]:
+        file = await run_blocking(lambda: tempfile.TemporaryFile(dir=self._directory))  # noqa: SIM115 - closed below
+        try:
+            yield file
+        finally:
+            file.close()
 
 
 class Interrupted(errors.Conflict):

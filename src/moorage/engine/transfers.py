@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.engine.grants import Grants
+from moorage.engine.grants import Grants, save_log_target
 from moorage.engine.installation import Installation, Operation
 from moorage.engine.runtime import EngineContext
 from moorage.engine.supervisor import Supervisor
@@ -112,6 +112,7 @@ class PackageTransfers:
             async def job() -> None:
                 self._check_exists(plugin)
                 await plugin.save(name=new)
+                await save_log_target(plugin)
 
             await plugin.inbox.run_job(job)
         plugin.report("rename", oldName=old)

@@ -150,6 +150,10 @@ class PluginView(Struct, frozen=True):
     __repr__ = repr_without("settings")
 
 
+LOG_TARGETS = ("file", "journald", "syslog")
+"""Where the output of a plugin may go; its files have it in any case."""
+
+
 class PolicyChange(Struct, frozen=True):
     """Which lines of a policy to change; None leaves one as it is."""
 
@@ -160,6 +164,8 @@ class PolicyChange(Struct, frozen=True):
     stop_timeout: float | None = None
     health: Mapping[str, object] = field(default_factory=dict)
     """Fields of its ``HealthPolicy`` to change."""
+    log: str | None = None
+    """file, journald or syslog."""
     confinement: Confinement = NO_CONFINEMENT
     """What to change of its confinement."""
     is_attended: bool = False
@@ -189,6 +195,10 @@ class PolicyChange(Struct, frozen=True):
             if not 0 <= self.stop_timeout <= 3600:
                 raise errors.Invalid(f"cannot wait {self.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
             made = replace(made, stop_timeout=self.stop_timeout)
+        if self.log is not None:
+            if self.log not in LOG_TARGETS:
+                raise errors.Invalid(f"cannot log to {self.log!r}: it must be one of {', '.join(LOG_TARGETS)}")
+            made = replace(made, log=self.log)
         return made
 
 

@@ -14,6 +14,8 @@ import struct
 import time
 from collections.abc import Sequence
 
+from moorage.logs.targets import LineTarget
+
 __all__ = ("LINE_LIMIT", "STREAMS", "LineStream", "LogWriter", "Piece", "file_names", "read_counts")
 
 LINE_LIMIT = 64 * 1024
@@ -72,6 +74,7 @@ class LogWriter:
         self._counts = [0, 0, 0]
         self._counting = -1
         self._second, self._second_text = 0, b""
+        self._target = LineTarget(directory)
 
     def head(self, stream: str) -> bytes:
         """The beginning of a record of this instant: RFC 3339 with microseconds, and the stream."""
@@ -83,6 +86,7 @@ class LogWriter:
 
     def write(self, records: Sequence[Piece]) -> None:
         """Append these pieces, which together make whole records."""
+        self._target.send(records)
         try:
             if self._descriptor < 0:
                 self._open()
@@ -107,6 +111,7 @@ class LogWriter:
     def close(self) -> None:
         """Close the files; the next write opens them again. May be repeated."""
         self._close_current()
+        self._target.close()
         if self._counting >= 0:
             os.close(self._counting)
             self._counting = -1

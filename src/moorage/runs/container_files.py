@@ -7,9 +7,10 @@ that the host would resolve. Everything here blocks.
 import os
 import posixpath
 import stat
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 
@@ -19,9 +20,20 @@ from moorage.containerd.types import Spec
 from moorage.host.directory_tree import open_beneath
 from moorage.host.proc import descriptor_path
 
-__all__ = ("ContainerFile", "ContainerFiles", "NotVisible", "derive_command", "find_user", "open_container_files")
+__all__ = (
+    "ContainerFile",
+    "ContainerFiles",
+    "NotVisible",
+    "derive_command",
+    "find_user",
+    "open_container_files",
+    "pack_files",
+    "unpack_files",
+    "unpack_into",
+)
 
 _FILE_LIMIT = 1 << 20
+_COPY_BYTES = 1 << 18
 _MOST_ID = (1 << 32) - 2
 _MOST_LINKS = 40  # as many as the kernel follows
 
@@ -34,6 +46,7 @@ class _ContainerMount(Struct, frozen=True):
     destination: str
     source: str | None
     """Path on the host; None for a file system that exists only inside the container."""
+    is_read_only: bool = False
 
 
 class ContainerFile(Struct, frozen=True):
@@ -101,6 +114,10 @@ class ContainerFiles:
             resolved = "/" if target.startswith("/") else resolved
         return self._beneath(resolved)
 
+    def is_read_only(self, file: ContainerFile) -> bool:
+        """Whether the mount that a file is in is read-only for the container."""
+        return any(mount.is_read_only for mount, base in self._mounts if base == file.base)
+
     def host_path(self, path: str) -> str:
         """The host's path of a path inside, for people."""
         mount, _ = self._mount_of(path)
@@ -130,9 +147,14 @@ def open_container_files(spec: Spec, root: str) -> Iterator[ContainerFiles]:
     The sources of binds are the host's paths, so links in them are followed.
     """
     mounts = [
-        _ContainerMount(posixpath.normpath(each["destination"]), each["source"] if _is_bind(each) else None)
+        _ContainerMount(
+            posixpath.normpath(each["destination"]),
+            each["source"] if _is_bind(each) else None,
+            "ro" in (each.get("options") or ()),
+        )
         for each in spec.get("mounts", ())
     ]
+    top = _ContainerMount("/", root, bool((spec.get("root") or {}).get("readonly")))
     with ExitStack() as opened:
 
         def open_source(source: str | None) -> int | None:
@@ -145,7 +167,7 @@ def open_container_files(spec: Spec, root: str) -> Iterator[ContainerFiles]:
             opened.callback(os.close, descriptor)
             return descriptor
 
-        yield ContainerFiles([(each, open_source(each.source)) for each in (_ContainerMount("/", root), *mounts)])
+        yield ContainerFiles([(each, open_source(each.source)) for each in (top, *mounts)])
 
 
 def _is_bind(mount: Spec) -> bool:
@@ -214,3 +236,149 @@ def _entries(files: ContainerFiles, path: str) -> Iterator[list[str]]:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             for line in file.read(_FILE_LIMIT).decode(errors="surrogateescape").splitlines():
                 yield line.split(":")
+
+
+# ------------------------------------------------------------------------------------------------- copies as archives
+
+
+def pack_files(spec: Spec, root: str, path: str, sink: BinaryIO) -> None:
+    """Write a file or a directory of a container as a tar, below its own name (blocking).
+
+    Regular files, directories and symbolic links are in it; devices, sockets and pipes are left out.
+
+    Raises:
+        errors.NotFound: there is no such file
+        errors.Unsupported: the file exists only inside the container
+        OSError: the sink is closed, or the file changes while it is read
+    """
+    with open_container_files(spec, root) as files:
+        found = _find(files, path)
+        name = posixpath.basename(posixpath.normpath(path)).strip("/") or "."
+        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            _pack(archive, found, name)
+
+
+def _find(files: ContainerFiles, path: str) -> ContainerFile:
+    try:
+        found = files.find(path)
+        if found is not None:
+            found.status()
+            return found
+    except NotVisible as error:
+        raise errors.Unsupported(f"cannot copy {path}: its file system exists only inside the plugin") from error
+    except OSError:
+        pass
+    raise errors.NotFound(f"cannot copy {path}: the plugin has no such file")
+
+
+def _pack(archive: tarfile.TarFile, file: ContainerFile, name: str) -> None:
+    status = file.status()
+    entry = tarfile.TarInfo(name)
+    entry.mode, entry.mtime = stat.S_IMODE(status.st_mode), int(status.st_mtime)
+    entry.uid, entry.gid = status.st_uid, status.st_gid
+    if stat.S_ISLNK(status.st_mode):
+        entry.type, entry.linkname = tarfile.SYMTYPE, file.read_link() or ""
+        archive.addfile(entry)
+    elif stat.S_ISREG(status.st_mode):
+        with open(file.open(os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as content:
+            entry.size = os.fstat(content.fileno()).st_size
+            archive.addfile(entry, content)
+    elif stat.S_ISDIR(status.st_mode):
+        entry.type = tarfile.DIRTYPE
+        archive.addfile(entry)
+        descriptor = file.open(os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            names = sorted(os.listdir(descriptor))
+        finally:
+            os.close(descriptor)
+        for each in names:
+            _pack(archive, ContainerFile(file.base, posixpath.join(file.path, each)), posixpath.join(name, each))
+
+
+def unpack_into(spec: Spec, root: str, path: str, source: BinaryIO) -> None:
+    """Unpack a tar into a directory of a container (blocking); files get the owner of the directory.
+
+    Raises:
+        errors.NotFound: there is no such directory
+        errors.Unsupported: the directory exists only inside the container
+        errors.Denied: the directory is read-only for the container
+        errors.Invalid: it is no tar, or not one for a directory
+        OSError: a file cannot be written
+    """
+    with open_container_files(spec, root) as files:
+        found = _find(files, path)
+        if files.is_read_only(found):
+            raise errors.Denied(f"cannot copy to {path}: it is read-only for the plugin")
+        try:
+            directory = found.open(os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except NotADirectoryError as error:
+            raise errors.Invalid(f"cannot copy to {path}: it is not a directory of the plugin") from error
+        try:
+            unpack_files(directory, source, takes_owner=True)
+        finally:
+            os.close(directory)
+
+
+def unpack_files(directory: int, source: BinaryIO, *, first_name: str = "", takes_owner: bool = False) -> None:
+    """Unpack such a tar beneath an open directory, never through a link (blocking).
+
+    ``first_name`` replaces the first part of every name. ``takes_owner``: the owner of each file is that of the
+    directory, not the caller. Set-uid bits are dropped.
+
+    Raises:
+        errors.Invalid: it is no tar, or has a name that leads out of the directory, or a device
+        OSError: a file cannot be written
+    """
+    owner = os.fstat(directory)
+    try:
+        with tarfile.open(fileobj=source, mode="r|") as archive:
+            for entry in archive:
+                parts = [part for part in entry.name.split("/") if part not in ("", ".")]
+                if ".." in parts or entry.name.startswith("/"):
+                    raise errors.Invalid(f"cannot unpack {entry.name}: it leads out of the directory")
+                if parts and first_name:
+                    parts[0] = first_name
+                if parts:
+                    made = _unpack(archive, entry, directory, parts)
+                    if takes_owner:
+                        os.chown(made[1], owner.st_uid, owner.st_gid, dir_fd=made[0], follow_symlinks=False)
+                    os.close(made[0])
+    except tarfile.TarError as error:
+        raise errors.Invalid(f"cannot unpack: it is no tar archive: {error}") from error
+
+
+def _unpack(archive: tarfile.TarFile, entry: tarfile.TarInfo, top: int, parts: list[str]) -> tuple[int, str]:
+    """Create one file; the open directory that it is in, which the caller closes, and its name there."""
+    parent = open_beneath(top, "/".join(parts[:-1]) or ".", os.O_RDONLY | os.O_DIRECTORY, crosses_mounts=True)
+    name = parts[-1]
+    try:
+        if entry.isdir():
+            if not _is_directory(parent, name):
+                os.mkdir(name, entry.mode & 0o777, dir_fd=parent)
+            return parent, name
+        if not (entry.isreg() or entry.issym()):
+            raise errors.Invalid(f"cannot unpack {entry.name}: it is neither a file, a directory nor a symbolic link")
+        try:
+            os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        if entry.issym():
+            os.symlink(entry.linkname, name, dir_fd=parent)
+            return parent, name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(name, flags, entry.mode & 0o777, dir_fd=parent), "wb") as target:
+            content = archive.extractfile(entry)
+            while content is not None and (data := content.read(_COPY_BYTES)):
+                target.write(data)
+            os.fchmod(target.fileno(), entry.mode & 0o777)
+    except BaseException:
+        os.close(parent)
+        raise
+    return parent, name
+
+
+def _is_directory(parent: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

@@ -12,6 +12,7 @@ __all__ = (
     "HolderLine",
     "HolderRequest",
     "HostPath",
+    "PackageReplacement",
     "PluginArgs",
     "PluginConfig",
     "PluginDetails",
@@ -239,6 +240,8 @@ class PluginPolicy(ApiObject, frozen=True):
     """Soft and hard limit by name; -1 is unlimited."""
     health: PluginHealthPolicy | None = None
     """None from an engine of an earlier version."""
+    log: str = "file"
+    """Where its output goes besides its files: journald, syslog, or file for nowhere else."""
 
 
 class PluginHolder(ApiObject, frozen=True):
@@ -334,6 +337,13 @@ class HostPath(ApiObject, frozen=True):
     path: str
 
 
+class PackageReplacement(ApiObject, frozen=True):
+    """What became of the settings when a plugin was given another package."""
+
+    dropped_settings: list[str]
+    """Names of those that no longer apply."""
+
+
 class HolderRequest(Struct, frozen=True):
     """The owner of a new holder, as text, as in ``volume v1``."""
 
@@ -369,4 +379,5 @@ class PolicyRequest(Struct, frozen=True):
     userns: Literal["host", "auto"] | UnsetType = UNSET
     oom_score_adj: int | UnsetType = UNSET
     nice: int | UnsetType = UNSET
+    log: Literal["file", "journald", "syslog"] | UnsetType = UNSET
     rlimits: Mapping[str, tuple[int, int]] | UnsetType = UNSET
