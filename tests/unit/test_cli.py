@@ -15,9 +15,9 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(moorage.__file__).parents[1]
 COMMANDS = (
-    "apply", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec", "inspect",
-    "install", "load", "logs", "ls", "policy", "privileges", "probe", "prune", "push", "restart", "rm", "run", "save",
-    "serve", "set", "stats", "tag", "upgrade", "version",
+    "apply", "build", "call", "completion", "create", "df", "disable", "doctor", "down", "enable", "events", "exec",
+    "inspect", "install", "load", "logs", "ls", "new", "policy", "privileges", "probe", "prune", "push", "restart",
+    "rm", "run", "save", "serve", "set", "stats", "tag", "test", "upgrade", "version",
 )  # fmt: skip
 
 
