@@ -14,6 +14,7 @@ from moorage.cli.cmd_create import package
 from moorage.client import MoorageClient
 from moorage.conformance.suite import CheckResult, kinds_of, run_suite
 from moorage.conformance.target import EngineTarget
+from moorage.scaffold.creation import copy_kit
 from support import go_shapes
 from support.engines import EngineProcess, engine
 from support.foreground import environment
@@ -198,6 +199,62 @@ def forgetful(driver):
     start(driver)
 HelloVolume.start = forgetful
 """
+NO_CAPABILITIES = """
+JsonLines.capabilities = lambda driver: {"ReadLogs": True}
+"""
+STOPS_AT_ONCE = """
+import select
+from moorage.kit import LogReader
+read = LogReader._read_until_closed
+def hasty(reader):
+    return not select.select([reader._stop_out], [], [], 0.5)[0] and read(reader)
+LogReader._read_until_closed = hasty
+"""
+LAST_PART_ONLY = """
+from moorage.kit import EntryJoiner
+EntryJoiner.join = lambda joiner, entry: None if entry.is_partial else entry
+"""
+ONE_CONTAINER = """
+start = JsonLines.start_logging
+def only_one(driver, request):
+    if not driver._readers:
+        start(driver, request)
+JsonLines.start_logging = only_one
+"""
+FORGETS_STREAMS = """
+JsonLines.start = lambda driver: None
+"""
+NO_DECISION = """
+RuleFile.check_request = lambda driver, request: {"Allow": "yes"}
+"""
+SMALL_BODIES = """
+from moorage.kit import Limits
+serve_all = serve
+def serve(*drivers, socket):
+    serve_all(*drivers, socket=socket, limits=Limits(body_bytes=1 << 20))
+"""
+ALLOWS_UNREADABLE = """
+from moorage.kit.driver import Answer, Plugin
+handle = Plugin.handle
+def lenient(plugin, method, path, body):
+    answer = handle(plugin, method, path, body)
+    return Answer(200, b'{"Allow": true}') if answer.status == 400 else answer
+Plugin.handle = lenient
+"""
+PROGRAMS = {
+    "json-lines": "json_lines.py",
+    "rule-file": "rule_file.py",
+}
+OTHER_VARIANTS = {
+    "L01": ("json-lines", NO_CAPABILITIES),
+    "L03": ("json-lines", STOPS_AT_ONCE),
+    "L04": ("json-lines", LAST_PART_ONLY),
+    "L05": ("json-lines", ONE_CONTAINER),
+    "L08": ("json-lines", FORGETS_STREAMS),
+    "A01": ("rule-file", NO_DECISION),
+    "A02": ("rule-file", SMALL_BODIES),
+    "A03": ("rule-file", ALLOWS_UNREADABLE),
+}
 VARIANTS = {
     "C01": SILENT_ACTIVATION,
     "C02": REQUIRES_CONTENT_TYPE,
@@ -219,6 +276,11 @@ VARIANTS = {
 CONSEQUENCES = {
     "C02": {"C01", "C03", "C04", "C05", "C06", "C07", "C08", *(f"V{number:02}" for number in range(1, 12))},
     "C03": {"V01", "V02", "V05", "V10", "V11"},  # they list volumes, or query the scope
+    "L01": {"L02", "L03", "L04", "L06"},  # they read the log back if the driver can
+    "L03": {"L02", "L05", "L06", "L08"},
+    "L05": {"L06", "L07", "L08"},
+    "A01": {"A02"},
+    "A03": {"C04", "C05"},
     "V06": {"V08", "V10"},
     "V08": {"V10"},
     "V09": {"V10"},
@@ -239,6 +301,19 @@ def test_a_planted_bug_is_found_by_the_check_that_is_made_for_it(house: EnginePr
     before, main, after = program.read_text().partition('if __name__ == "__main__":')
     program.write_text(f"{before}{VARIANTS[id]}\n{main}{after}")
     found = failures(check(house, variant))
+    assert id in found
+    assert set(found) - {id} <= CONSEQUENCES.get(id, set()), found
+
+
+@pytest.mark.parametrize("id", OTHER_VARIANTS)
+def test_a_bug_of_a_log_or_authorization_driver_is_found(house: EngineProcess, tmp_path: Path, id: str) -> None:
+    example, source = OTHER_VARIANTS[id]
+    shutil.copytree(EXAMPLES / example, tmp_path / "it", symlinks=True)
+    copy_kit(tmp_path / "it")
+    program = tmp_path / "it/rootfs/plugin" / PROGRAMS[example]
+    before, main, after = program.read_text().partition('if __name__ == "__main__":')
+    program.write_text(f"{before}{source}\n{main}{after}")
+    found = failures(check(house, tmp_path / "it"))
     assert id in found
     assert set(found) - {id} <= CONSEQUENCES.get(id, set()), found
 

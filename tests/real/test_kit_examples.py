@@ -3,6 +3,7 @@
 import filecmp
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.engines import engine
-from support.foreground import environment
+from support.foreground import Machine, environment
 from support.limits import limit
 
 pytestmark = pytest.mark.real
@@ -102,3 +103,13 @@ def test_an_idle_plugin_on_the_kit_uses_20_mb_at_most(tmp_path: Path) -> None:
         status = Path(f"/proc/{pid}/status").read_text()
         resident = int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024  # type: ignore[index]
         assert resident <= IDLE_BYTES
+
+
+@pytest.mark.parametrize("kind", ["volume", "log"])
+def test_a_new_plugin_runs_at_once(machine: Machine, tmp_path: Path, kind: str) -> None:
+    assert moorage("new", kind, tmp_path / "my-plugin").returncode == 0
+    run = machine.start(tmp_path / "my-plugin")
+    assert run.until("ready")["implements"] == [{"volume": "VolumeDriver", "log": "LogDriver"}[kind]]
+    assert run.end(signal.SIGINT) == 130
+    assert run.exit["code"] == 0
+    assert run.stderr == ""
