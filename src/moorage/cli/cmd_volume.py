@@ -1,22 +1,20 @@
 """``moorage volume``: volumes of volume drivers, for any program."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moorage import errors
 from moorage.cli.context import each_name, engine_client, is_json, json_option, plugin_names
+from moorage.cli.format.rows import filter_option, format_option, print_rows
 from moorage.cli.parameters import read_secret
-from moorage.cli.terminal import complain, print_object, say, say_lines, table
+from moorage.cli.terminal import complain, print_object, say, table
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from moorage.api.schema.consumers import PluginMountUse, VolumeDetails
-    from moorage.cli.volumes.template import Template
-
-_TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _volume_names(context: click.Context, _: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
@@ -74,29 +72,22 @@ def create(name: str, driver: str, options: tuple[str, ...], secrets: tuple[str,
     name="ls", help="List volumes. Drivers that do not answer are named on standard error, and the exit status is 1."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Only display volume names.")
-@click.option("--format", "template", default="", metavar="TEMPLATE", help="json, or a template as in {{.Name}}.")
-@click.option(
-    "-f",
-    "--filter",
-    "filters",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="driver=PLUGIN, name=TEXT or dangling=true; may be repeated.",
-)
+@filter_option("driver=PLUGIN", "name=TEXT", "dangling=true")
+@format_option
 @json_option
-def list_all(quiet: bool, template: str, filters: tuple[str, ...]) -> int:
+def list_all(quiet: bool, filters: tuple[str, ...], template: str | None) -> int:
     """List; the exit status."""
-    chosen, form = _Filters(filters), _template(template)
+    passes = _filter(filters)
     listing = engine_client().volumes()
-    volumes = [each for each in listing.volumes if chosen.passes(each)]
-    if is_json():
+    volumes = [each for each in listing.volumes if passes(each)]
+    if template is not None:
+        _print_by(template, volumes)
+    elif is_json():
         for volume in volumes:
             print_object(volume)
     elif quiet:
         for volume in volumes:
             say(volume.name)
-    elif form is not None:
-        _print_by(form, volumes)
     else:
         _print_table(volumes)
     for failure in listing.failures:
@@ -107,18 +98,17 @@ def list_all(quiet: bool, template: str, filters: tuple[str, ...]) -> int:
 @command.command(name="inspect", help="Display detailed information on one or more volumes.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_volume_names)
 @_driver_option
-@click.option("--format", "template", default="", metavar="TEMPLATE", help="json, or a template as in {{.Mountpoint}}.")
+@format_option
 @json_option
-def inspect(names: tuple[str, ...], driver: str, template: str) -> int:
+def inspect(names: tuple[str, ...], driver: str, template: str | None) -> int:
     """Inspect; continues after a failure."""
-    form = _template(template)
     found: list[VolumeDetails] = []
     status = each_name(names, lambda name: found.append(engine_client().volume(name, driver)))
-    if is_json():
+    if template is not None:
+        _print_by(template, found)
+    elif is_json():
         for volume in found:
             print_object(volume)
-    elif form is not None:
-        _print_by(form, found)
     else:
         print_object(found, indent=4)
     return status
@@ -170,29 +160,27 @@ def unmount(name: str, driver: str, owner: str) -> None:
     say(name)
 
 
-class _Filters:
-    """Filters as docker and podman have them: of the same key any must match, of different keys all."""
+def _filter(texts: Sequence[str]) -> "Callable[[VolumeDetails], bool]":
+    """Whether a volume is to be listed.
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        found: dict[str, list[str]] = {}
-        for text in texts:
-            key, equals, value = text.partition("=")
-            if not equals or key not in ("driver", "name", "dangling"):
-                raise click.BadParameter(f"{text!r} is none of driver=, name= and dangling=", param_hint="--filter")
-            if key == "dangling" and value.lower() not in _TRUTH:
-                raise click.BadParameter(f"{text!r} must be dangling=true or dangling=false", param_hint="--filter")
-            found.setdefault(key, []).append(value)
-        self._found = found
+    Raises:
+        errors.Invalid: a filter is wrong
+    """
+    from moorage.cli.format.filters import matches, name_matches, parse_filters, parse_flag
 
-    def passes(self, volume: "VolumeDetails") -> bool:
-        """Whether a volume is to be listed."""
-        drivers, names = self._found.get("driver"), self._found.get("name")
-        states = [_TRUTH[each.lower()] for each in self._found.get("dangling", ())]
-        return (
-            (drivers is None or any(volume.driver in (each, f"{each}:latest") for each in drivers))
-            and (names is None or any(each in volume.name for each in names))
-            and (not states or (not volume.mounts) in states)
-        )
+    filters = parse_filters(texts, ("driver", "name", "dangling"))
+    for value in filters.get("dangling", ()):
+        parse_flag("dangling", value)
+
+    def passes(volume: "VolumeDetails") -> bool:
+        tests: dict[str, Callable[[str], bool]] = {
+            "driver": lambda value: volume.driver in (value, f"{value}:latest"),
+            "name": name_matches(volume.name),
+            "dangling": lambda value: parse_flag("dangling", value) is not bool(volume.mounts),
+        }
+        return matches(filters, tests)
+
+    return passes
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -202,23 +190,10 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _template(text: str) -> "Template | None":
-    if not text:
-        return None
-    from moorage.cli.volumes.template import parse_template
-
-    return parse_template(text)
-
-
-def _print_by(form: "Template", volumes: "Sequence[VolumeDetails]") -> None:
+def _print_by(template: str, volumes: "Sequence[VolumeDetails]") -> None:
     from moorage.api.schema.base import to_document
 
-    documents: list[Mapping[str, Any]] = [to_document(each) for each in volumes]
-    if form.is_table:
-        table(form.heads, [form.row(each) for each in documents])
-        return
-    for each in documents:
-        say_lines(form.render(each))
+    print_rows(template, [to_document(each) for each in volumes])
 
 
 def _print_table(volumes: "Sequence[VolumeDetails]") -> None:

@@ -11,7 +11,16 @@ from difflib import get_close_matches
 from typing import Any
 
 from moorage._lib.escapes import escape
-from moorage.cli.format.template_syntax import Call, Literal, Path, Pipeline, TemplateAction, Text, invalid, parse
+from moorage.cli.format.template_syntax import (
+    FunctionCall,
+    Literal,
+    Path,
+    Pipeline,
+    TemplateAction,
+    Text,
+    invalid,
+    parse,
+)
 
 __all__ = ("Template", "to_text")
 
@@ -111,7 +120,7 @@ def _evaluate(pipeline: Pipeline, dot: Any, variables: Mapping[str, Any]) -> Any
     return passed[0]
 
 
-def _call(call: Call, dot: Any, variables: Mapping[str, Any], passed: tuple[Any, ...]) -> Any:
+def _call(call: FunctionCall, dot: Any, variables: Mapping[str, Any], passed: tuple[Any, ...]) -> Any:
     operands = (*(_operand(each, dot, variables) for each in call.operands), *passed)
     if not call.function:
         if len(operands) > 1:

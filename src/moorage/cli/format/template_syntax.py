@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from moorage import errors
 
-__all__ = ("Call", "Literal", "Path", "Pipeline", "TemplateAction", "Text", "invalid", "parse")
+__all__ = ("FunctionCall", "Literal", "Path", "Pipeline", "TemplateAction", "Text", "invalid", "parse")
 
 _ACTION = re.compile(r"\{\{(-\s)?\s*((?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|(?!\}\}).)*?)\s*(\s-)?\}\}", re.DOTALL)
 _COMMENT = re.compile(r"\{\{(?:-\s)?\s*/\*.*?\*/\s*(?:\s-)?\}\}", re.DOTALL)
@@ -34,7 +34,7 @@ class Path(NamedTuple):
     fields: tuple[str, ...]
 
 
-class Call(NamedTuple):
+class FunctionCall(NamedTuple):
     """A function, or "" for a value alone, and its operands."""
 
     function: str
@@ -44,7 +44,7 @@ class Call(NamedTuple):
 class Pipeline(NamedTuple):
     """Calls, the result of each the last operand of the next; and the variables that it sets."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[FunctionCall, ...]
     variables: tuple[str, ...] = ()
 
 
@@ -171,14 +171,14 @@ class _TokenReader:
     def __init__(self, tokens: list[tuple[str, str]], text: str) -> None:
         self.tokens, self.text = tokens, text
 
-    def calls(self) -> tuple[Call, ...]:
+    def calls(self) -> tuple[FunctionCall, ...]:
         found = [self._call()]
         while self.tokens and self.tokens[0][1] == "|" and self.tokens[0][0] == "sign":
             self.tokens.pop(0)
             found.append(self._call())
         return tuple(found)
 
-    def _call(self) -> Call:
+    def _call(self) -> FunctionCall:
         function = ""
         if self.tokens and self.tokens[0][0] == "word" and self.tokens[0][1] not in _CONSTANTS:
             function = self.tokens.pop(0)[1]
@@ -188,7 +188,7 @@ class _TokenReader:
         if not function and len(operands) != 1:
             problem = "a value is no function" if operands else "it is empty"
             raise invalid(f"cannot execute {{{{{self.text}}}}}: {problem}")
-        return Call(function, tuple(operands))
+        return FunctionCall(function, tuple(operands))
 
     def _operand(self) -> Literal | Path:
         kind, token = self.tokens.pop(0)
@@ -197,7 +197,7 @@ class _TokenReader:
         if kind == "number":
             return Literal(float(token) if "." in token else int(token))
         if kind == "word":
-            return Literal(_CONSTANTS[token]) if token in _CONSTANTS else Path(Pipeline((Call(token, ()),)), ())
+            return Literal(_CONSTANTS[token]) if token in _CONSTANTS else Path(Pipeline((FunctionCall(token, ()),)), ())
         if kind == "path":
             start, *fields = token.split(".")
             return Path(start, tuple(each for each in fields if each))
