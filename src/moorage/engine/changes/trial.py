@@ -197,12 +197,13 @@ async def _try_out(context: EngineContext, plugin: Supervisor, terms: ChangeTerm
             plugin.report("enable")
         plugin.report("ready")
         return
-    verb = "upgrade" if terms.desired is None else "change"
     log.warning("plugin %s goes back to what was before: %s", plugin.name, failure)
     await roll_back(context, plugin)
     await plugin.start_if_due()
-    rest = "the version of before is current again" if terms.desired is None else "what was before is current again"
-    rolled_back = as_user_error(failure, f"cannot {verb} plugin {plugin.name}: {failure}; {rest}")
+    text = f"cannot change plugin {plugin.name}: {failure}; what was before is current again"
+    if terms.desired is None:
+        text = f"cannot upgrade plugin {plugin.name}: {failure}; the version of before is current again"
+    rolled_back = as_user_error(failure, text)
     rolled_back.is_rolled_back = True
     raise rolled_back from failure
 
