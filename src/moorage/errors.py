@@ -25,6 +25,9 @@ __all__ = (
 class MoorageError(Exception):
     """Something went wrong that is none of the kinds below (HTTP 500)."""
 
+    is_rolled_back: bool = False
+    """Something had been changed, and what was before is current again."""
+
 
 class Invalid(MoorageError):
     """The input is wrong and stays wrong until the caller changes it (HTTP 400)."""

@@ -86,7 +86,7 @@ def test_each_command_of_the_pages_works(machine: Machine, command: str) -> None
 
 # Commands for an engine that the test below does not give as they stand.
 SHOWN_ELSEWHERE = {
-    "apply": "needs a file and a registry: tests/real/test_packages.py",
+    "apply": "needs a file and a registry: tests/real/test_apply.py",
     "load": "reads a file: tests/peers/test_moving_packages.py",
     "push": "needs a registry: tests/peers/test_moving_packages.py",
     "save": "writes a file: tests/peers/test_moving_packages.py",

@@ -26,6 +26,7 @@ from moorage._lib import threads
 from moorage.containerd.types import RuntimeOptions
 from moorage.engine import engine as engine_module
 from moorage.engine import grants, plugin, restore, runner, supervisor, telemetry, versions
+from moorage.engine.changes import trial
 from moorage.engine.engine import Engine
 from moorage.engine.runtime import ENGINE_LABEL, PLUGIN_LABEL, ContainerRuntime
 from moorage.engine.store import Store
@@ -442,6 +443,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         restore,
         grants,
         versions,
+        trial,
         engine_module,
         telemetry,
     )

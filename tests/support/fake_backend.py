@@ -33,7 +33,7 @@ from moorage.plugins import (
 )
 from moorage.proxy.protocol import PublishOptions, VolumeMount
 from moorage.runs.http_call import PluginResponse
-from support.fake_packages import FakePackages
+from support.fake_packages import FakeDesired, FakePackages
 from support.fake_transfers import FakeTransfers
 from support.fake_volumes import FakeVolumeDriver
 
@@ -55,6 +55,7 @@ class FakeBackend:
         """What the next lookup of a plugin raises."""
         self.packages = FakePackages(self)
         self.transfers = FakeTransfers(self)
+        self.desired = FakeDesired(self.packages)
         self.drivers: dict[str, FakeVolumeDriver] = {}
         self.volume_calls: list[tuple[str, str, dict[str, Any], str]] = []
         """Plugin, method, body and consumer of each call to a volume driver."""

@@ -8,9 +8,10 @@ import anyio
 import anyio.lowlevel
 
 from moorage import errors
+from moorage.engine.changes.values import ChangeTerms
 from moorage.engine.grants import PrivilegeRequest
 from moorage.engine.installation import Operation
-from moorage.engine.values import ChangeTerms, InstallOptions, PluginView
+from moorage.engine.values import InstallOptions, PluginView
 from moorage.packages.source import ProgressStep, ReportProgress
 from moorage.plugins import (
     NO_OVERRIDES,
@@ -38,7 +39,7 @@ class FakePackages:
         """What happens to an operation after its first line."""
         self.stuck = False
         self.under_way = 0
-        self._owner = owner
+        self.owner = owner
 
     async def log_in(self, address: str, credentials: Credentials) -> str:
         if credentials.password == "wrong":
@@ -49,14 +50,14 @@ class FakePackages:
         return compute_privileges(self._find(text, None, credentials))
 
     async def request(self, text: str, name: str, terms: InstallOptions, credentials: Credentials) -> PrivilegeRequest:
-        config = self._find(text, terms, credentials) if text else self._owner.get(name).config
+        config = self._find(text, terms, credentials) if text else self.owner.get(name).config
         settings = effective_settings(config, apply_settings(config, NO_OVERRIDES, terms.assignments))
         requested = compute_privileges(config, settings)
-        before = self._owner.get(name).privileges if name else ()
+        before = self.owner.get(name).privileges if name else ()
         return PrivilegeRequest(requested, tuple(find_missing(requested, before)), "")
 
     async def grant(self, name: str, terms: InstallOptions) -> PluginView:
-        plugin: PluginView = self._owner.get(name)
+        plugin: PluginView = self.owner.get(name)
         if terms.granted is not None:
             check_granted(plugin.privileges, terms.granted)
         return plugin
@@ -67,13 +68,13 @@ class FakePackages:
     ) -> AsyncIterator[Operation]:
         config = self._find(text, terms, credentials)
         local = local_name(name) if name else parse_reference(text).local_name
-        if any(plugin.name == local for plugin in self._owner.list()):
+        if any(plugin.name == local for plugin in self.owner.list()):
             raise errors.Conflict(f"plugin {local} already exists")
         check_granted(compute_privileges(config), terms.granted or ())
 
         async def run(report: ReportProgress) -> None:
-            await self._work(report)
-            self._owner.add(local, config)
+            await self.work(report)
+            self.owner.add(local, config)
 
         yield Operation(local, run)
 
@@ -81,11 +82,11 @@ class FakePackages:
     async def upgrade(
         self, name: str, text: str, terms: InstallOptions, credentials: Credentials, change: ChangeTerms
     ) -> AsyncIterator[Operation]:
-        plugin: PluginView = self._owner.get(name)
+        plugin: PluginView = self.owner.get(name)
         self._find(text or plugin.reference, terms, credentials)
         if plugin.enabled and not change.restart:
             raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
-        yield Operation(plugin.name, self._work)
+        yield Operation(plugin.name, self.work)
 
     def _find(self, text: str, terms: InstallOptions | None, credentials: Credentials) -> Config:
         reference = str(parse_reference(text).with_default_tag())
@@ -94,7 +95,7 @@ class FakePackages:
             raise errors.NotFound(f"cannot read {text}: there is none")
         return self.there[reference]
 
-    async def _work(self, report: ReportProgress) -> None:
+    async def work(self, report: ReportProgress) -> None:
         report(ProgressStep("Pulling from a/b", "latest"))
         for at in range(1, 1001):
             report(ProgressStep("Downloading", "0123456789ab", at, 1000, is_of_blob=True))
@@ -108,3 +109,31 @@ class FakePackages:
         if self.failure is not None:
             raise self.failure
         report(ProgressStep("Complete", "0123456789ab", is_of_blob=True))
+
+
+class FakeDesired:
+    """The Desired protocol on fake packages; settings, policies and publications are not changed."""
+
+    def __init__(self, packages: FakePackages) -> None:
+        self.packages = packages
+        self.changes: list[ChangeTerms] = []
+
+    @asynccontextmanager
+    async def fetch(self, text: str, credentials: Credentials) -> AsyncIterator[Operation]:
+        await self.packages.privileges(text, credentials)
+        yield Operation(parse_reference(text).local_name, self.packages.work)
+
+    @asynccontextmanager
+    async def apply(
+        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, change: ChangeTerms
+    ) -> AsyncIterator[Operation]:
+        self.changes.append(change)
+        packages = self.packages
+        is_new = not any(each.name == local_name(name) for each in packages.owner.list())
+        made = (
+            packages.pull(text, name, terms, credentials)
+            if is_new
+            else packages.upgrade(name, text, terms, credentials, change)
+        )
+        async with made as operation:
+            yield operation

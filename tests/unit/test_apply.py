@@ -65,7 +65,7 @@ def test_d09_a_file_says_what_is_desired() -> None:
         ("", "cannot read p.yaml: it is empty"),
         ("a: [", "p.yaml:1: this is no YAML"),
         ("- x", "p.yaml:1: the file: it must be a mapping"),
-        ("plugin: []", "p.yaml:1: plugin: there is no such field; known are plugins, others"),
+        ("plugin: []", "p.yaml:1: plugin: there is no such field; known are name, plugins, others"),
         ("others: keep", "p.yaml:1: there is no list of plugins"),
         ("plugins: x", "p.yaml:1: plugins: it must be a list"),
         ("plugins:\n- x", "p.yaml:2: plugins[0]: it must be a mapping"),

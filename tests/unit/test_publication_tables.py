@@ -21,7 +21,7 @@ from moorage.engine.runner import PluginRun
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog
 from moorage.engine.values import PluginRecord, Publication
-from moorage.health.supervision import PluginHealth
+from moorage.health.supervision import HealthSupervision
 from moorage.logs.reader import PluginLog
 from moorage.proxy.protocol import PathRule, PluginNews, VolumeMount
 from moorage.runs.directories import PluginDirectories
@@ -49,7 +49,7 @@ CONFIG = {
 class Plugin(PluginState):
     """A plugin in any state."""
 
-    health = cast(PluginHealth, SimpleNamespace(state=None))
+    health = cast(HealthSupervision, SimpleNamespace(state=None))
 
     def become(self, *events: Event) -> "Plugin":
         for event in events:

@@ -9,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage.engine.changes.trial import change_version, check_can_change
+from moorage.engine.changes.values import ChangeTerms
 from moorage.engine.engine import Engine
 from moorage.engine.grants import Grants
-from moorage.engine.values import ChangeTerms, PluginVersion
-from moorage.engine.versions import change_version, check_can_change
+from moorage.engine.values import PluginVersion
 from moorage.plugins import Config, Overrides, compute_privileges, effective_settings
 from support.awaits import Awaits, drive_inboxes
 from support.engine_world import CONFIG, Script, World, patch

@@ -5,11 +5,12 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from moorage.engine.changes.values import ChangeTerms
 from moorage.engine.grants import PrivilegeRequest
 from moorage.engine.installation import Operation
 from moorage.engine.telemetry import Metrics
 from moorage.engine.transfers import LoadResult
-from moorage.engine.values import ChangeTerms, EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
+from moorage.engine.values import EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.packages.usage import DiskUsage, Pruned
@@ -21,7 +22,7 @@ from moorage.runs.http_call import PluginResponse
 if TYPE_CHECKING:
     from moorage.containerd.processes import AddedProcess, ExecCommand
 
-__all__ = ("Backend", "Packages", "Transfers")
+__all__ = ("Backend", "Desired", "Packages", "Transfers")
 
 
 class Packages(Protocol):
@@ -53,6 +54,18 @@ class Packages(Protocol):
         self, name: str, text: str, terms: InstallOptions, credentials: Credentials, change: ChangeTerms
     ) -> AbstractAsyncContextManager[Operation]:
         """Change the version of a plugin. Raises: as ``pull``; Conflict where it is enabled, or in use."""
+
+
+class Desired(Protocol):
+    """The desired state of plugins, as files of apply have it. What can be refused is on the way into the block."""
+
+    def fetch(self, text: str, credentials: Credentials) -> AbstractAsyncContextManager[Operation]:
+        """Import a package for a plugin that is applied within an hour. Raises: as ``Packages.pull``."""
+
+    def apply(
+        self, name: str, text: str, terms: InstallOptions, credentials: Credentials, change: ChangeTerms
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Install or change the plugin with this name; what fails is rolled back. Raises: as ``Packages.upgrade``."""
 
 
 class Transfers(Protocol):
@@ -102,6 +115,10 @@ class Backend(Protocol):
     @property
     def packages(self) -> Packages:
         """What is done with packages of registries."""
+
+    @property
+    def desired(self) -> Desired:
+        """The desired state of plugins."""
 
     @property
     def transfers(self) -> Transfers:

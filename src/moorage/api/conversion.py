@@ -13,10 +13,11 @@ from moorage import errors
 from moorage._version import __version__
 from moorage.api.schema import consumers, output, packages, plugins, system
 from moorage.api.schema.base import API_VERSION, MIN_API_VERSION, from_document
+from moorage.engine.changes.values import PluginChange
 from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.volumes import VolumeView
 from moorage.engine.transfers import LoadResult
-from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView, Publication
+from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView, PolicyChange, Publication
 from moorage.health.model import HealthCheck, HealthPolicy, HealthResult, HealthState
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
@@ -28,6 +29,7 @@ from moorage.runs.plan import LOG_DIRECTORY
 
 __all__ = (
     "to_confinement",
+    "to_desired",
     "to_disk_usage",
     "to_event",
     "to_health_change",
@@ -37,6 +39,7 @@ __all__ = (
     "to_mount",
     "to_plugin",
     "to_policy",
+    "to_policy_change",
     "to_privileges",
     "to_process",
     "to_prune_report",
@@ -47,6 +50,8 @@ __all__ = (
     "to_version",
     "to_volume",
 )
+
+_MOST_RESTARTS = 1_000_000_000
 
 
 def to_plugin(view: PluginView, processes: Sequence[ProcessView] | None = None) -> plugins.PluginDetails:
@@ -84,6 +89,7 @@ def to_plugin(view: PluginView, processes: Sequence[ProcessView] | None = None) 
             published=to_publication(view.published) if view.published else None,
             log_directory=LOG_DIRECTORY if view.published and is_kind(view.config, "logdriver") else "",
             mounts=[to_mount(each) for each in view.mounts],
+            applied_by=view.applied_by,
         ),
     )
 
@@ -138,6 +144,21 @@ def to_health_change(request: plugins.PolicyRequest) -> dict[str, object]:
     return found
 
 
+def to_policy_change(request: plugins.PolicyRequest) -> PolicyChange:
+    """The change that a policy request is. Raises: Invalid."""
+    if not -_MOST_RESTARTS <= (request.most or 0) <= _MOST_RESTARTS:
+        raise errors.Invalid(f"cannot restart {request.most} times: at most {_MOST_RESTARTS}; 0 means no limit")
+    return PolicyChange(
+        restarts=None if request.restarts is UNSET else request.restarts,
+        most=None if request.most is UNSET else request.most,
+        stop_timeout=None if request.stop_timeout is UNSET else request.stop_timeout,
+        health=to_health_change(request),
+        log=None if request.log is UNSET else request.log,
+        confinement=to_confinement(request),
+        is_attended=bool(request.attended),
+    )
+
+
 def to_confinement(request: plugins.PolicyRequest) -> Confinement:
     """The confinement that a policy request sets.
 
@@ -181,6 +202,26 @@ def to_publish_options(request: consumers.PublishRequest) -> PublishOptions:
     }
     given: dict[str, Any] = {name: value for name, value in fields.items() if value is not UNSET}
     return PublishOptions(**given)
+
+
+def to_desired(request: packages.ApplyRequest) -> PluginChange:
+    """The desired state that an apply requests. Raises: Invalid."""
+    publish: Publication | bool | None = None
+    if isinstance(request.publish, consumers.PublishRequest):
+        podman = None if request.publish.podman is UNSET else request.publish.podman
+        options = to_publish_options(request.publish)
+        publish = Publication(
+            tuple(request.publish.names or ()), request.publish.group or "", options=options, podman=podman
+        )
+    elif request.publish is False:
+        publish = False
+    return PluginChange(
+        enabled=request.enabled is not False,
+        assignments=tuple(request.settings or ()),
+        secrets=tuple(request.secrets or ()),
+        policy=None if request.policy is UNSET else to_policy_change(request.policy),
+        published=publish,
+    )
 
 
 def to_mount(mount: VolumeMount) -> consumers.PluginMountUse:

@@ -4,18 +4,32 @@ import json
 from typing import Any
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from moorage import errors
-from moorage.api.conversion import to_privileges
+from moorage.api.conversion import to_desired, to_privileges
 from moorage.api.http.go_json import json_type_error
 from moorage.api.http.query import boolean, match_fields, read_object, seconds
 from moorage.api.progress import stream_operation
 from moorage.api.request import Request, json_answer, registry_credentials
-from moorage.api.schema.packages import PrivilegeReview, TermsRequest
-from moorage.engine.values import ChangeTerms, InstallOptions
+from moorage.api.schema.packages import ApplyRequest, PrivilegeReview, TermsRequest
+from moorage.engine.changes.values import ChangeTerms
+from moorage.engine.values import InstallOptions
 from moorage.plugins import parse_privileges
 
-__all__ = ("ensure", "grant", "privileges", "pull", "pull_with", "push", "request", "upgrade", "upgrade_with")
+__all__ = (
+    "apply",
+    "ensure",
+    "fetch",
+    "grant",
+    "privileges",
+    "pull",
+    "pull_with",
+    "push",
+    "request",
+    "upgrade",
+    "upgrade_with",
+)
 
 
 async def privileges(request: Request) -> web.StreamResponse:
@@ -71,6 +85,32 @@ async def upgrade_with(request: Request) -> web.StreamResponse:
         boolean(request.query("restart")), boolean(request.query("force")), seconds(request.query("wait"), "wait")
     )
     return await _upgrade(request, terms, change)
+
+
+async def fetch(request: Request) -> web.StreamResponse:
+    """POST fetch: the package is imported, and stays for an hour."""
+    operation = request.backend.desired.fetch(request.query("remote"), registry_credentials(request))
+    return await stream_operation(request, operation)
+
+
+async def apply(request: Request) -> web.StreamResponse:
+    """POST apply: install or change a plugin, in one step that is rolled back where it fails.
+
+    Without ``remote`` its version does not change. With ``wait`` it must be healthy after so many seconds.
+    """
+    document = await request.json()
+    fields = match_fields(document, ApplyRequest)
+    terms = _terms({name: fields[name] for name in TermsRequest.__struct_fields__ if name in fields}, once=False)
+    body = read_object({name: value for name, value in fields.items() if name != "privileges"}, ApplyRequest)
+    change = ChangeTerms(restart=True, wait=seconds(request.query("wait"), "wait"), desired=to_desired(body))
+    operation = request.backend.desired.apply(
+        request.name,
+        request.query("remote"),
+        replace(terms, applied_by=body.applied_by or ""),
+        registry_credentials(request),
+        change,
+    )
+    return await stream_operation(request, operation, has_name=True)
 
 
 async def _pull(request: Request, terms: InstallOptions) -> web.StreamResponse:

@@ -1,14 +1,12 @@
 """Routes for one plugin: Docker's, and those for its policy, path, names and calls to it."""
 
 from aiohttp import web
-from msgspec import UNSET
 
 from moorage import errors
-from moorage.api.conversion import to_confinement, to_health_change, to_plugin, to_policy
+from moorage.api.conversion import to_plugin, to_policy, to_policy_change
 from moorage.api.http.query import boolean, integer, parse_filters, seconds, signal_number, texts, truth
 from moorage.api.request import Request, json_answer
 from moorage.api.schema.plugins import HostPath, PackageReplacement, PolicyRequest, SetRequest
-from moorage.engine.values import PolicyChange
 
 __all__ = (
     "call",
@@ -32,7 +30,6 @@ __all__ = (
 )
 
 _FILTERS = frozenset({"enabled", "capability"})
-_MOST_RESTARTS = 1_000_000_000
 _ALIASES = {"enable": "enabled"}  # the published description of the API has the first, the daemon's code the second
 
 
@@ -137,17 +134,7 @@ async def policy(request: Request) -> web.Response:
 async def set_policy(request: Request) -> web.Response:
     """PUT policy: only what is given changes."""
     body = await request.read(PolicyRequest)
-    if not -_MOST_RESTARTS <= (body.most or 0) <= _MOST_RESTARTS:
-        raise errors.Invalid(f"cannot restart {body.most} times: at most {_MOST_RESTARTS}; 0 means no limit")
-    change = PolicyChange(
-        restarts=None if body.restarts is UNSET else body.restarts,
-        most=None if body.most is UNSET else body.most,
-        stop_timeout=None if body.stop_timeout is UNSET else body.stop_timeout,
-        health=to_health_change(body),
-        log=None if body.log is UNSET else body.log,
-        confinement=to_confinement(body),
-        is_attended=bool(body.attended),
-    )
+    change = to_policy_change(body)
     return json_answer(to_policy(await request.backend.set_policy(request.name, change)))
 
 

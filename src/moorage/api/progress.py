@@ -12,6 +12,7 @@ import anyio
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+from moorage import errors
 from moorage._lib.task_groups import background_tasks
 from moorage.api.http.errors import log_failure, status_of
 from moorage.api.request import Request
@@ -119,4 +120,6 @@ def _to_line(progress: ProgressStep) -> ProgressLine:
 
 def _failure(error: Exception, what: str) -> ProgressLine:
     message = log_failure(error, what)
-    return ProgressLine(error_detail=ErrorDetail(status_of(error), message), error=message)
+    is_rolled_back = isinstance(error, errors.MoorageError) and error.is_rolled_back
+    detail = ErrorDetail(status_of(error), message, is_rolled_back or UNSET)
+    return ProgressLine(error_detail=detail, error=message)

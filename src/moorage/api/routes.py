@@ -27,7 +27,14 @@ from moorage.api.schema.consumers import (
 )
 from moorage.api.schema.openapi import make_document
 from moorage.api.schema.output import LogLine, PluginStats
-from moorage.api.schema.packages import LoadedPlugin, PrivilegeReview, ProgressLine, SaveRequest, TermsRequest
+from moorage.api.schema.packages import (
+    ApplyRequest,
+    LoadedPlugin,
+    PrivilegeReview,
+    ProgressLine,
+    SaveRequest,
+    TermsRequest,
+)
 from moorage.api.schema.plugins import (
     HolderLine,
     HolderRequest,
@@ -309,6 +316,21 @@ ROUTES = (
         "Upgrade a plugin, also an enabled one",
         query=("remote", "restart", "force", "wait"),
         takes=TermsRequest,
+        **_PROGRESS,
+    ),
+    _post(
+        f"{_OWN}/fetch",
+        packages.fetch,
+        "Fetch a package that is applied within an hour",
+        query=("remote",),
+        **_PROGRESS,
+    ),
+    _post(
+        f"{_ONE}/apply",
+        packages.apply,
+        "Install or change a plugin, and roll back what fails",
+        query=("remote", "wait"),
+        takes=ApplyRequest,
         **_PROGRESS,
     ),
     _post(f"{_ONE}/grant", packages.grant, "Grant privileges to a plugin", takes=TermsRequest, returns=_PRIVILEGES),

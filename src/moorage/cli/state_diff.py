@@ -7,13 +7,14 @@ from typing import Any
 from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 
+from moorage.api.schema.base import to_document
 from moorage.api.schema.consumers import PluginPublication
 from moorage.api.schema.plugins import HealthRequest, PluginDetails, PluginHealthPolicy
 from moorage.cli.health.options import describe_checks
 from moorage.cli.state_file import POLICY_KEYS, DesiredPlugin, DesiredState
 from moorage.plugins import parse_reference
 
-__all__ = ("PluginDiff", "diff_state")
+__all__ = ("PluginDiff", "actual_state", "diff_state", "find_names")
 
 _MASK = "********"
 """What the engine shows for a secret."""
@@ -48,15 +49,38 @@ class PluginDiff(Struct, frozen=True):
         return "install" if not self.is_installed else "change" if self.texts else "none"
 
 
-def diff_state(desired: DesiredState, plugins: Sequence[PluginDetails]) -> list[PluginDiff]:
-    """The diff of each plugin: first of those to be removed, then in the order of the file."""
-    known = {name: each for each in plugins for name in (each.name, *each.moorage.tags)}
+def diff_state(desired: DesiredState, plugins: Sequence[PluginDetails], prunes: str = "") -> list[PluginDiff]:
+    """The diff of each plugin: first of those to be removed, then in the order of the file.
+
+    ``prunes``: the identity of the file whose plugins are removed where it does not have them; "" for none.
+    """
+    known = find_names(plugins)
     listed = {known[each.name].id for each in desired.plugins if each.name in known}
-    others = [each for each in plugins if each.id not in listed] if desired.removes_others else []
+    others = [
+        each
+        for each in plugins
+        if each.id not in listed and (desired.removes_others or (prunes and each.moorage.applied_by == prunes))
+    ]
     return [
         *(PluginDiff(each.name, None, is_installed=True, stop=each.enabled, texts=("remove",)) for each in others),
         *(_diff(each, known.get(each.name)) for each in desired.plugins),
     ]
+
+
+def find_names(plugins: Sequence[PluginDetails]) -> Mapping[str, PluginDetails]:
+    """Every name of every plugin."""
+    return {name: each for each in plugins for name in (each.name, *each.moorage.tags)}
+
+
+def actual_state(desired: DesiredPlugin | None, plugin: PluginDetails) -> dict[str, Any]:
+    """What a plugin has of what the file says, as a document; without ``desired`` only where it is from."""
+    found = {"Reference": _full(plugin), "Enabled": plugin.enabled, "State": plugin.moorage.state}
+    if health := plugin.moorage.health:
+        found["Health"] = health.status
+    if desired is not None:
+        found["Settings"] = {key: _value(plugin, key) for key in (*desired.settings, *desired.secrets)}
+        found["Policy"] = {key: to_document(_policy(plugin, key)) for key in desired.policy}
+    return found
 
 
 def _diff(desired: DesiredPlugin, plugin: PluginDetails | None) -> PluginDiff:

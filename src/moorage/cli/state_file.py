@@ -3,6 +3,7 @@
 A value is taken as it is written: ``DEBUG: 1`` and ``DEBUG: "1"`` are the same setting.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from moorage.plugins import local_name, parse_reference
 
 __all__ = ("POLICY_KEYS", "DesiredPlugin", "DesiredState", "Grant", "read_desired_state")
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LIMIT = 1 << 20  # bytes
 _RESTARTS = ("always", "on-failure", "never")
 _NULL = "tag:yaml.org,2002:null"
@@ -54,6 +56,8 @@ class DesiredState(Struct, frozen=True):
     plugins: tuple[DesiredPlugin, ...]
     removes_others: bool = False
     """Plugins that are not in the file are removed."""
+    name: str = ""
+    """Identity that the file gives itself; empty for that of its path."""
 
 
 def read_desired_state(data: bytes, name: str, folder: Path) -> DesiredState:
@@ -75,13 +79,20 @@ def read_desired_state(data: bytes, name: str, folder: Path) -> DesiredState:
         raise errors.Invalid(f"cannot read {name}: it is no YAML: {error}") from error
     if node is None:
         raise errors.Invalid(f"cannot read {name}: it is empty; it is to have a list of plugins")
-    top = _Node(node, name, "").fields("plugins", "others")
+    top = _Node(node, name, "").fields("name", "plugins", "others")
     if "plugins" not in top:
         raise errors.Invalid(f"{name}:1: there is no list of plugins")
     plugins = tuple(_plugin(each, folder) for each in top["plugins"].items())
     _check_names(plugins)
     others = top["others"].choice("keep", "remove") if "others" in top else "keep"
-    return DesiredState(plugins, others == "remove")
+    own = top["name"].checked(_file_name) if "name" in top else ""
+    return DesiredState(plugins, others == "remove", own)
+
+
+def _file_name(text: str) -> str:
+    if not _FILE_NAME.fullmatch(text):
+        raise errors.Invalid(f"it must be letters, digits, dots, dashes and underscores, not {text!r}")
+    return text
 
 
 class _Node(Struct, frozen=True):

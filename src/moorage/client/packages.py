@@ -4,7 +4,14 @@ import http.client
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from moorage.api.schema.packages import LoadedPlugin, PrivilegeReview, ProgressLine, SaveRequest, TermsRequest
+from moorage.api.schema.packages import (
+    ApplyRequest,
+    LoadedPlugin,
+    PrivilegeReview,
+    ProgressLine,
+    SaveRequest,
+    TermsRequest,
+)
 from moorage.api.schema.plugins import PluginPrivilege
 from moorage.client.answers import decode_answer, error_of
 from moorage.client.transport import OWN, EngineTransport, encode_body, quoted
@@ -36,7 +43,9 @@ class Progress:
         for raw in self._answer:
             line = decode_answer(raw, ProgressLine)
             if line.error:
-                raise error_of(line.error_detail.code if line.error_detail else 500, line.error)
+                error = error_of(line.error_detail.code if line.error_detail else 500, line.error)
+                error.is_rolled_back = bool(line.error_detail and line.error_detail.rolled_back)
+                raise error
             yield line
 
 
@@ -83,6 +92,19 @@ class PackageClient(EngineTransport):
         if wait:
             flags["wait"] = f"{wait:g}"
         return self._progress(f"{OWN}/plugins/{quoted(name)}/upgrade", {"remote": remote, **flags}, terms, auth)
+
+    def fetch(self, remote: str, auth: str = "") -> AbstractContextManager[Progress]:
+        """Fetch a package for a plugin that is applied within an hour."""
+        return self._progress(f"{OWN}/fetch", {"remote": remote}, None, auth)
+
+    def apply(
+        self, name: str, remote: str, state: ApplyRequest, auth: str = "", *, wait: float = 0
+    ) -> AbstractContextManager[Progress]:
+        """Install or change a plugin; without ``remote`` its version does not change. What fails is rolled back:
+        ``is_rolled_back`` of the error says that something was. ``wait``: seconds until it must be healthy.
+        """
+        query = {**({"remote": remote} if remote else {}), **({"wait": f"{wait:g}"} if wait else {})}
+        return self._progress(f"{OWN}/plugins/{quoted(name)}/apply", query, state, auth)
 
     def push(self, name: str, to: str = "", auth: str = "") -> AbstractContextManager[Progress]:
         """Push it to a registry, as ``to`` or its name."""

@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.changes.apply import DesiredPlugins
 from moorage.engine.consumers.driver_calls import call_driver
 from moorage.engine.consumers.holders import acquire, release
 from moorage.engine.consumers.publisher import DEFAULT_PUBLISH_PATHS, Publisher, PublishPaths
@@ -101,9 +102,9 @@ class Engine:
         self._versions = VersionBuilder(context, self._take)
         self.packages = Installation(context, self._versions, registries)
         self.transfers = PackageTransfers(context, self._versions, self.packages)
+        self.desired = DesiredPlugins(context, self._versions, self.packages)
         self._restore = Restore(context, self._versions, runtime, live=live_restore)
-        self._notices: list[str] = []
-        self._address = ""
+        self._notices, self._address = list[str](), ""
 
     # queries
 

@@ -44,7 +44,17 @@ if TYPE_CHECKING:
     from moorage.engine.runtime import EngineContext
     from moorage.engine.supervisor import Supervisor
 
-__all__ = ("GrantPolicy", "Grants", "PrivilegeRequest", "change_policy", "change_settings", "grants_of")
+__all__ = (
+    "GrantPolicy",
+    "Grants",
+    "PrivilegeRequest",
+    "apply_limits",
+    "change_policy",
+    "change_settings",
+    "check_policy_change",
+    "grants_of",
+    "policy_fields",
+)
 
 
 class Grants(Struct, frozen=True):
@@ -243,12 +253,42 @@ async def change_settings(
     await plugin.inbox.do(job)
 
 
-def _check_health(plugin: "Supervisor", change: PolicyChange) -> None:
-    """Raises: Invalid for health checks that this plugin cannot have."""
-    interface = plugin.config.interface
+def _check_health(plugin: "Supervisor", config: Config, change: PolicyChange) -> None:
+    """Raises: Invalid for health checks that a plugin with this config cannot have."""
+    interface = config.interface
     if any(each.kind == "call" for each in change.of_health(plugin.record.health).checks) and not interface.is_http:
         scheme = interface.protocol_scheme
         raise errors.Invalid(f"cannot check the health of plugin {plugin.name} by a call: it speaks {scheme}, not HTTP")
+
+
+def check_policy_change(
+    context: "EngineContext", plugin: "Supervisor", change: PolicyChange, config: Config, settings: Settings
+) -> None:
+    """Whether a plugin with this config and these settings may get this policy.
+
+    Raises: Invalid for a value, or for a user namespace that it cannot have; Denied for what the host does not grant.
+    """
+    change.of(plugin.record.policy)
+    _check_health(plugin, config, change)
+    _attended(context.consent, plugin, change)
+    if change.confinement.userns == "auto":
+        check_user_namespace(config, settings)
+
+
+def policy_fields(context: "EngineContext", plugin: "Supervisor", change: PolicyChange) -> dict[str, object]:
+    """The fields of its record with this change, which was checked. Raises: Invalid; Denied."""
+    confinement = plugin.record.confinement.updated(change.confinement)
+    id_base = plugin.record.id_base
+    if confinement.userns == "auto" and not id_base:
+        taken = frozenset(each.record.id_base for each in context.plugins.all())
+        id_base = find_base(taken, int(plugin.id[:8], 16))
+    return {
+        "policy": change.of(plugin.record.policy),
+        "health": change.of_health(plugin.record.health),
+        "attended_widenings": _attended(context.consent, plugin, change),
+        "confinement": confinement,
+        "id_base": id_base,
+    }
 
 
 async def change_policy(context: "EngineContext", plugin: "Supervisor", change: PolicyChange) -> None:
@@ -260,28 +300,13 @@ async def change_policy(context: "EngineContext", plugin: "Supervisor", change: 
     host does not grant; Unavailable where the change is not saved; MoorageError where it is saved, but not applied to
     what runs.
     """
-    change.of(plugin.record.policy)
-    _check_health(plugin, change)
-    _attended(context.consent, plugin, change)
-    if change.confinement.userns == "auto":
-        check_user_namespace(plugin.config, plugin.settings())
+    check_policy_change(context, plugin, change, plugin.config, plugin.settings())
 
     async def job() -> None:
-        confinement = plugin.record.confinement.updated(change.confinement)
-        id_base = plugin.record.id_base
-        if confinement.userns == "auto" and not id_base:
-            taken = frozenset(each.record.id_base for each in context.plugins.all())
-            id_base = find_base(taken, int(plugin.id[:8], 16))
-        await plugin.save(
-            policy=change.of(plugin.record.policy),
-            health=change.of_health(plugin.record.health),
-            attended_widenings=_attended(context.consent, plugin, change),
-            confinement=confinement,
-            id_base=id_base,
-        )
+        await plugin.save(**policy_fields(context, plugin, change))
         if change.health:
             plugin.health.follow()
-        await _apply_to_running(context, plugin, change.confinement)
+        await apply_limits(context, plugin, change.confinement)
         if change.log is not None:
             await save_log_target(plugin)
 
@@ -308,7 +333,8 @@ def _attended(consent: GrantPolicy, plugin: "Supervisor", change: PolicyChange) 
     return tuple(each for each in after if each.key in keys)
 
 
-async def _apply_to_running(context: "EngineContext", plugin: "Supervisor", change: Confinement) -> None:
+async def apply_limits(context: "EngineContext", plugin: "Supervisor", change: Confinement) -> None:
+    """Give what runs of a plugin the limits of this change. Raises: MoorageError where that fails."""
     resources = resources_of(plugin.confinement, change)
     run = plugin.run
     if not resources or run is None or run.finished.is_set():

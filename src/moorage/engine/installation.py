@@ -14,11 +14,13 @@ from msgspec import Struct, field
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.changes.trial import Agreement, change_version, check_can_change
+from moorage.engine.changes.values import ChangeTerms
 from moorage.engine.grants import Grants, PrivilegeRequest, grants_of
 from moorage.engine.runtime import EngineContext
 from moorage.engine.supervisor import Supervisor
-from moorage.engine.values import ChangeTerms, InstallOptions, PluginView
-from moorage.engine.versions import Agreement, Importer, VersionBuilder, change_version, check_can_change
+from moorage.engine.values import InstallOptions, PluginView
+from moorage.engine.versions import Importer, VersionBuilder
 from moorage.packages.content import ImportContext, Package, reinstall_hint
 from moorage.packages.create import create_package
 from moorage.packages.pull import PullLocks, ResolvedPackage, pull_package, resolve_package
@@ -45,7 +47,7 @@ from moorage.registry.login import log_in
 from moorage.registry.origin import is_same_reference
 from moorage.registry.registry import Registry
 
-__all__ = ("Installation", "Operation", "Registries")
+__all__ = ("Installation", "Operation", "Registries", "report_begin")
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class Installation:
         """
         reference = parse_reference(text).with_default_tag()
         async with self.registry(reference, credentials) as source:
-            return (await self._find_signed(source, reference)).privileges
+            return (await self.find_signed(source, reference)).privileges
 
     async def request(self, text: str, name: str, terms: InstallOptions, credentials: Credentials) -> PrivilegeRequest:
         """What a plugin would request after these settings: one that is here, one of a reference, or, with both, the
@@ -127,7 +129,7 @@ class Installation:
         if text or config is None:
             reference = parse_reference(text).with_default_tag()
             async with self.registry(reference, credentials) as source:
-                config = (await self._find_signed(source, reference)).config
+                config = (await self.find_signed(source, reference)).config
         made = apply_settings(config, rebase(config, overrides).overrides, terms.assignments, secrets=terms.secrets)
         before = grants_of(plugin.record, plugin.config) if plugin is not None else _NOTHING
         return await run_blocking(lambda: self._context.consent.request_now(config, made, before))
@@ -142,7 +144,7 @@ class Installation:
         async def job() -> None:
             record = plugin.record
             before = _NOTHING if terms.is_attended else grants_of(record, plugin.config)
-            granted = await self._agree(plugin.config, record.overrides, terms, before=before)
+            granted = await self.agree(plugin.config, record.overrides, terms, before=before)
             await plugin.save(**granted.as_fields())
 
         await plugin.inbox.do(job)
@@ -176,14 +178,17 @@ class Installation:
         if lost is not None:
             _check_same_repository(lost, reference)
         async with self._versions.reserve(local), self.registry(reference, credentials) as source:
-            found = await self._find_signed(source, reference)
+            found = await self.find_signed(source, reference)
             overrides = apply_settings(found.config, NO_OVERRIDES, terms.assignments, secrets=terms.secrets)
-            granted = await self._agree(found.config, overrides, terms, named=overrides)
+            granted = await self.agree(found.config, overrides, terms, named=overrides)
 
             async def run(report: ReportProgress) -> None:
-                _begin(found, report)
-                importer = self._importer(source, found, report)
-                await self._versions.make(local, str(reference), importer, overrides, granted, verb="install")
+                report_begin(found, report)
+                importer = self.importer(source, found, report)
+                by = terms.applied_by
+                await self._versions.make(
+                    local, str(reference), importer, overrides, granted, verb="install", applied_by=by
+                )
                 self._context.events.publish("pull", reference.familiar, local)
 
             yield Operation(local, run)
@@ -209,18 +214,19 @@ class Installation:
         await self._context.availability.wait()
         check_can_change(plugin, change)
         async with self.registry(reference, credentials) as source:
-            found = await self._find_signed(source, reference)
+            found = await self.find_signed(source, reference)
 
-            async def agree(config: Config, overrides: Overrides) -> Grants:
-                return await self._agree(config, overrides, terms, before=grants_of(plugin.record, plugin.config))
-
-            await agree(found.config, rebase(found.config, plugin.record.overrides).overrides)
+            agree = self.agreement(plugin, terms)
+            if change.desired is None:
+                await agree(found.config, rebase(found.config, plugin.record.overrides).overrides)
 
             async def run(report: ReportProgress) -> None:
-                _begin(found, report)
-                importer = self._importer(source, found, report)
+                report_begin(found, report)
+                importer = self.importer(source, found, report)
                 if await self._is_current(plugin, reference, found, importer):
                     report(ProgressStep(f"Plugin {plugin.name} has this version already"))
+                    if change.desired is not None:
+                        await self.change(plugin, agree, change)
                     return
                 for key in await self._change(plugin, str(reference), importer, agree, change):
                     report(ProgressStep(f"The setting {key} does not apply any more and was dropped"))
@@ -230,6 +236,23 @@ class Installation:
                 plugin.report("upgrade", reference=reference.familiar)
 
             yield Operation(plugin.name, run)
+
+    def agreement(self, plugin: Supervisor, terms: InstallOptions) -> Agreement:
+        """What is granted to a plugin on these terms, beside what it has."""
+
+        async def agree(config: Config, overrides: Overrides) -> Grants:
+            return await self.agree(config, overrides, terms, before=grants_of(plugin.record, plugin.config))
+
+        return agree
+
+    async def change(self, plugin: Supervisor, agree: Agreement, terms: ChangeTerms) -> None:
+        """As ``upgrade``, without a new version. Raises: Conflict; Denied; Invalid; why what is new did not work."""
+
+        async def job() -> None:
+            await change_version(self._context, plugin, None, agree, terms)
+
+        with anyio.CancelScope(shield=True):  # the job has its own bounds
+            await plugin.inbox.do(job)
 
     async def replace_package(
         self, name: str, package: AsyncIterator[bytes], *, restart: bool = False, force: bool = False
@@ -295,13 +318,15 @@ class Installation:
         await self._versions.delete_image(old, plugin.id)
         return dropped
 
-    def _importer(self, source: Source, found: ResolvedPackage, report: ReportProgress) -> Importer:
+    def importer(self, source: Source, found: ResolvedPackage, report: ReportProgress) -> Importer:
+        """Imports this package from its source."""
+
         async def import_package(context: ImportContext) -> Package:
             return await pull_package(context, source, found, self.locks, report)
 
         return import_package
 
-    async def _find_signed(self, source: Source, reference: Reference) -> ResolvedPackage:
+    async def find_signed(self, source: Source, reference: Reference) -> ResolvedPackage:
         """As ``resolve_package``. Raises: also Denied where it is not signed as the policy requires."""
         return await resolve_package(source, reference, verify=self.signatures.verify)
 
@@ -317,7 +342,7 @@ class Installation:
             timeouts=self._context.timeouts,
         )
 
-    async def _agree(
+    async def agree(
         self,
         config: Config,
         overrides: Overrides,
@@ -335,7 +360,8 @@ class Installation:
         return granted
 
 
-def _begin(found: ResolvedPackage, report: ReportProgress) -> None:
+def report_begin(found: ResolvedPackage, report: ReportProgress) -> None:
+    """Report what is pulled, in Docker's words."""
     reference = found.reference
     report(ProgressStep(f"Pulling from {reference.familiar_name}", reference.tag or reference.digest or ""))
     report(ProgressStep(f"Digest: {found.digest}"))

@@ -22,7 +22,7 @@ from moorage.engine.runner import PluginRun, Runner
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog, PluginCounters, log_event
 from moorage.engine.values import Holder, PluginRecord, PluginView
-from moorage.health.supervision import PluginHealth
+from moorage.health.supervision import HealthSupervision
 from moorage.host.sockets import PluginSocket
 from moorage.logs.reader import PluginLog
 from moorage.plugins import (
@@ -61,7 +61,7 @@ _BEGINNING = re.compile(r"[0-9a-f]{1,64}")
 class PluginState:
     """The state of one plugin. What is public here only reads; the rest is for ``Supervisor``, which is a plugin."""
 
-    health: PluginHealth
+    health: HealthSupervision
     """Made by ``Supervisor``."""
 
     def __init__(
@@ -231,8 +231,7 @@ class PluginState:
 
     def view(self) -> PluginView:
         """The plugin at this instant."""
-        record = self._record
-        run = self.run if self.is_running else None
+        record, run = self._record, self.run if self.is_running else None
         return PluginView(
             id=record.id,
             name=record.name,
@@ -264,6 +263,7 @@ class PluginState:
             tags=record.tags,
             published=record.published,
             mounts=self._mounts,
+            applied_by=record.applied_by,
         )
 
     # for the supervisor

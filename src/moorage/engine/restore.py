@@ -10,11 +10,12 @@ import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.engine.changes.trial import roll_back
 from moorage.engine.lifecycle import BACK_OFF_LIMIT, Restoration, State, restoration
 from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.store import Store
 from moorage.engine.supervisor import RETRY_SECONDS, Supervisor
-from moorage.engine.versions import VersionBuilder, roll_back
+from moorage.engine.versions import VersionBuilder
 from moorage.host.proc import boot_id
 from moorage.packages.content import LEASE_PREFIX, UPLOAD_PREFIX
 from moorage.runs.directories import SHORT_ID
@@ -159,7 +160,8 @@ class Restore:
         tried = plugin.record.image
         await roll_back(self._context, plugin)
         try:
-            await runtime.delete_image(tried, plugin.id)
+            if tried != plugin.record.image:  # else only settings were tried out
+                await runtime.delete_image(tried, plugin.id)
         except errors.NotFound:
             pass
         except errors.MoorageError as error:

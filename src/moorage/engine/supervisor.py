@@ -24,7 +24,7 @@ from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.telemetry import exit_fields, log_exit, log_step
 from moorage.engine.values import LastExit, PluginRecord
 from moorage.executor import Exit
-from moorage.health.supervision import PluginHealth
+from moorage.health.supervision import HealthSupervision
 from moorage.logs.reader import PluginLog
 from moorage.runs.directories import PluginDirectories
 
@@ -55,7 +55,7 @@ class Supervisor(PluginState):
         self.inbox = PluginInbox(self, self.starts, context)
         self.processes = AddedProcesses(self, context)
         run = lambda command: self.processes.run(context.availability.require(), ExecCommand(command))  # noqa: E731
-        self.health = PluginHealth(self, context.tasks, run)
+        self.health = HealthSupervision(self, context.tasks, run)
 
     # requests
 

@@ -32,7 +32,6 @@ from moorage.registry.hosts import Options
 __all__ = (
     "PUBLISH_DIRECTORY",
     "SCHEMA",
-    "ChangeTerms",
     "EngineIdentity",
     "EngineInfo",
     "Holder",
@@ -41,6 +40,7 @@ __all__ = (
     "LoadedRecords",
     "PluginEvent",
     "PluginRecord",
+    "PluginTerms",
     "PluginVersion",
     "PluginView",
     "PolicyChange",
@@ -146,6 +146,7 @@ class PluginView(Struct, frozen=True):
     """How consumers reach it; None where it is not published."""
     mounts: tuple[VolumeMount, ...] = ()
     """What consumers have mounted through the plugin proxy and not given back."""
+    applied_by: str = ""
 
     __repr__ = repr_without("settings")
 
@@ -262,19 +263,10 @@ class InstallOptions(Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     once: bool = False
     """A plugin of this name that is from there and has these settings is as good as a new one."""
+    applied_by: str = ""
+    """Identity of the file of apply that a new plugin is made for."""
 
     __repr__ = repr_without("assignments", "secrets")
-
-
-class ChangeTerms(Struct, frozen=True):
-    """Under which conditions a plugin gets another version."""
-
-    restart: bool = False
-    """Also one that is enabled: it is stopped, changed and started."""
-    force: bool = False
-    """Also one that is in use."""
-    wait: float = 0
-    """Seconds until the new version must be healthy, or the one before it is started again; 0 to go by ready alone."""
 
 
 class PluginVersion(Struct, frozen=True):
@@ -303,6 +295,23 @@ class PluginVersion(Struct, frozen=True):
     def as_fields(self) -> dict[str, object]:
         """The fields of a record that has this version."""
         return {name: getattr(self, name) for name in self.__struct_fields__}
+
+
+class PluginTerms(Struct, frozen=True):
+    """What an apply changes of a plugin beside its version; each field as the record has it."""
+
+    enabled: bool
+    policy: RestartPolicy
+    health: HealthPolicy
+    confinement: Confinement
+    attended_widenings: tuple[Privilege, ...]
+    id_base: int
+    published: Publication | None
+
+    @classmethod
+    def of(cls, record: "PluginRecord") -> "PluginTerms":
+        """Those that a record has."""
+        return cls(**{name: getattr(record, name) for name in cls.__struct_fields__})
 
 
 class PluginRecord(Struct, frozen=True):
@@ -351,6 +360,10 @@ class PluginRecord(Struct, frozen=True):
     """How consumers reach it; None where it is not published."""
     previous: PluginVersion | None = None
     """The version to go back to unless the present one, which an upgrade is trying out, becomes ready."""
+    previous_terms: PluginTerms | None = None
+    """The same beside the version, where an apply is trying out more than an upgrade does."""
+    applied_by: str = ""
+    """Identity of the file of apply that it was made for; empty where it was not made by apply."""
     schema: int = SCHEMA
 
     __repr__ = repr_without("config", "overrides", "granted", "attended")

@@ -1,14 +1,10 @@
-"""Versions of plugins: made of packages in containerd, and made current by jobs of the plugin's inbox.
-
-The record says which version is current, and is written in one step. While a new version of a running plugin is tried
-out, the record has the one before it as well; a start that finds that rolls back.
-"""
+"""Versions of plugins, made of packages in containerd. ``changes.trial`` makes one of them current."""
 
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
 from msgspec.structs import replace
@@ -17,19 +13,19 @@ from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.integrity import sync_storage
 from moorage.containerd.types import Image
-from moorage.engine.grants import Grants, grants_of
-from moorage.engine.lifecycle import State
-from moorage.engine.requests import as_user_error
+from moorage.engine.changes.trial import restore_package
+from moorage.engine.grants import Grants
 from moorage.engine.runtime import PLUGIN_LABEL, ContainerRuntime, EngineContext, plugin_of
 from moorage.engine.store import new_id
 from moorage.engine.supervisor import Supervisor
-from moorage.engine.values import ChangeTerms, PluginRecord, PluginVersion
-from moorage.host.mounts import mount_points_below
+from moorage.engine.values import PluginRecord, PluginVersion
 from moorage.packages.content import (
+    LEASE_PREFIX,
     ImportContext,
     Package,
     as_import_error,
     create_image_record,
+    end_lease,
     image_record,
     is_same_package,
     is_stored,
@@ -37,35 +33,25 @@ from moorage.packages.content import (
 from moorage.packages.snapshots import choose_snapshotter
 from moorage.plugins import (
     NO_OVERRIDES,
-    Config,
     Overrides,
     as_it_came,
     compute_privileges,
     effective_settings,
-    merge_overrides,
-    parse_config,
     parse_reference,
-    rebase,
 )
 from moorage.runs.directories import SHORT_ID
 
 __all__ = (
-    "Agreement",
     "Importer",
     "VersionBuilder",
-    "change_version",
-    "check_can_change",
-    "restore_package",
-    "roll_back",
 )
 
 log = logging.getLogger(__name__)
 
+_FETCHED = timedelta(hours=1)
+
 Importer = Callable[[ImportContext], Awaitable[Package]]
 """Imports a package from any source; the lease of the context protects what it makes."""
-
-Agreement = Callable[[Config, Overrides], Awaitable[Grants]]
-"""What is granted to a plugin with this config and these settings. Raises: Denied."""
 
 
 class VersionBuilder:
@@ -112,6 +98,7 @@ class VersionBuilder:
         granted: Grants | None = None,
         *,
         verb: str = "create",
+        applied_by: str = "",
     ) -> Supervisor:
         """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
 
@@ -131,7 +118,8 @@ class VersionBuilder:
             version = _version(made, reference, base, context.snapshotter, f"moorage-{id}")
             has = granted or Grants(compute_privileges(made.config, effective_settings(made.config, overrides)))
             version = replace(version, overrides=overrides, **has.as_fields())
-            record = PluginRecord(id=id, name=local, created_at=datetime.now(UTC), **version.as_fields())  # type: ignore[arg-type]
+            fields = {**version.as_fields(), "applied_by": applied_by}
+            record = PluginRecord(id=id, name=local, created_at=datetime.now(UTC), **fields)  # type: ignore[arg-type]
             with anyio.CancelScope(shield=True):
                 plugin = await self._register(runtime, record, made)
         return plugin
@@ -160,6 +148,37 @@ class VersionBuilder:
             scratch = f"moorage-{plugin.id}-{secrets.token_hex(4)}-scratch"
             package = await importer(ImportContext(runtime.storage.under(lease), lease, snapshotter, scratch))
             return await is_same_package(runtime.storage, plugin.record.stored_package, package)
+
+    async def fetch(self, action: str, digest: str, importer: Importer) -> None:
+        """Import a package for a plugin that is made or changed within an hour; then, or when the engine starts
+        again, containerd collects it unless a plugin has it. ``digest`` is its manifest's.
+
+        Raises:
+            errors.Unavailable: containerd does not answer
+            errors.MoorageError: what ``importer`` raises
+        """
+        runtime = await self._context.availability.wait()
+        snapshotter = await self._choose(runtime)
+        lease = f"{_fetched(digest)}{secrets.token_hex(4)}"
+        async with as_import_error(action):
+            await runtime.storage.create_lease(lease, expires_at=datetime.now(UTC) + _FETCHED)
+            try:
+                await importer(ImportContext(runtime.storage.under(lease), lease, snapshotter, f"{lease}-scratch"))
+            except BaseException:
+                await end_lease(runtime.storage, lease)
+                raise
+        await self.release_fetched(digest, but=lease)
+
+    async def release_fetched(self, digest: str, but: str = "") -> None:
+        """Delete the leases of a fetched package, but this one, which has the manifest. Best effort: they expire."""
+        try:
+            storage = (await self._context.availability.wait()).storage
+            for lease in await storage.list_leases():
+                if lease.startswith(_fetched(digest)) and lease != but:
+                    with suppress(errors.NotFound):
+                        await storage.delete_lease(lease)
+        except errors.MoorageError as error:
+            log.warning("cannot delete the lease of %s, it expires: %s", digest, error)
 
     @asynccontextmanager
     async def new_version(self, plugin: Supervisor, reference: str, importer: Importer) -> AsyncIterator[PluginVersion]:
@@ -265,6 +284,11 @@ class VersionBuilder:
         return self._add(record)
 
 
+def _fetched(digest: str) -> str:
+    """What the ids of leases begin with that protect a package before a plugin does."""
+    return f"{LEASE_PREFIX}fetched-{digest.rpartition(':')[2][:32]}-"
+
+
 def _image(id: str, version: PluginVersion, package: Package) -> Image:
     return image_record(version.image, package, version.snapshotter, version.snapshot, {PLUGIN_LABEL: id})
 
@@ -281,113 +305,3 @@ def _version(package: Package, reference: str, image: str, snapshotter: str, sna
         warnings=package.warnings,
         granted=(),
     )
-
-
-def check_can_change(plugin: Supervisor, terms: ChangeTerms) -> None:
-    """Whether a plugin may get another version now.
-
-    Raises: Conflict where it is enabled, in Docker's words, or in use, unless forced.
-    """
-    if plugin.state is State.REMOVING:
-        raise errors.Conflict(f"cannot upgrade plugin {plugin.name}: it is being removed")
-    if not terms.restart and (plugin.record.enabled or plugin.state is not State.DISABLED):
-        raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
-    plugin.check_unused(force=terms.force)
-
-
-async def change_version(
-    context: EngineContext, plugin: Supervisor, version: PluginVersion, agree: Agreement, terms: ChangeTerms
-) -> tuple[str, ...]:
-    """Let a plugin have this version; the names of settings that no longer apply and are dropped.
-
-    ``agree`` says what is granted to it.
-
-    A plugin that is enabled is stopped, changed and started; where the new version does not become ready, the one
-    before it is started again. When this returns the record permanently names one of the two.
-
-    Raises: Conflict; Denied; why the new version did not become ready; Unavailable where nothing could be changed.
-    """
-    check_can_change(plugin, terms)
-    before = PluginVersion.of(plugin.record)
-    config = parse_config(version.config.encode(), is_stored=True).config
-    rebased = rebase(config, plugin.record.overrides)
-    granted = await agree(config, rebased.overrides)
-    made = replace(version, overrides=rebased.overrides, **granted.as_fields())
-    is_enabled = plugin.record.enabled
-    if is_enabled:
-        await plugin.stop()
-    try:
-        await _check_nothing_is_mounted(plugin)
-        await plugin.save(**made.as_fields(), previous=before if is_enabled else None)
-    except errors.MoorageError:
-        await plugin.start_if_due()
-        raise
-    if is_enabled:
-        await _try_out(context, plugin, terms.wait)
-    return rebased.dropped
-
-
-async def roll_back(context: EngineContext, plugin: Supervisor) -> None:
-    """End what runs of a version that was tried out, and let the one before it count again.
-
-    Raises: Unavailable; the record has both then, and the next start of the engine goes back.
-    """
-    previous = plugin.record.previous
-    assert previous is not None, "a version is being tried out"
-    if plugin.state is not State.DISABLED:
-        await plugin.stop()
-    await plugin.runner.remove_orphans(context.availability.require())
-    await plugin.runner.remove_files()  # the root that is mounted is the other one's
-    await plugin.save(**previous.as_fields(), previous=None)
-
-
-async def restore_package(plugin: Supervisor, version: PluginVersion, given: Overrides, granted: Grants | None) -> None:
-    """Give a plugin whose package is lost this one: a job of its inbox. One that is enabled is started.
-
-    ``given`` are settings that go before its own, ``granted`` is what it may have beside what it had (None: whatever it
-    requests). Raises: Unavailable where nothing could be changed.
-    """
-    config = parse_config(version.config.encode(), is_stored=True).config
-    rebased = rebase(config, plugin.record.overrides)
-    overrides = merge_overrides(rebased.overrides, given)
-    if granted is None:
-        granted = Grants(compute_privileges(config, effective_settings(config, overrides)))
-    made = replace(
-        version, overrides=overrides, **grants_of(plugin.record, plugin.config).and_also(granted).as_fields()
-    )
-    for key in rebased.dropped:
-        log.warning("the setting %s of plugin %s does not apply any more and was dropped", key, plugin.name)
-    if plugin.state is not State.DISABLED:
-        await plugin.stop()
-    await plugin.runner.remove_files()
-    await plugin.save(**made.as_fields(), previous=None)
-    await plugin.start_if_due()
-
-
-async def _try_out(context: EngineContext, plugin: Supervisor, wait: float) -> None:
-    """Start the new version and make it the only one. Raises: why that failed, after going back."""
-    failure = await plugin.start(context.timeouts.ready, failures=0)
-    if failure is None and not plugin.is_ready:
-        failure = errors.Conflict("a stop was requested while it started")
-    if failure is None:
-        try:
-            if wait:
-                await plugin.health.wait_healthy(wait)
-            await plugin.save(previous=None)
-        except errors.MoorageError as error:
-            failure = error
-    if failure is None:
-        plugin.report("ready")
-        return
-    log.warning("plugin %s goes back to its version of before: %s", plugin.name, failure)
-    await roll_back(context, plugin)
-    await plugin.start_if_due()
-    raise as_user_error(
-        failure, f"cannot upgrade plugin {plugin.name}: {failure}; the version of before is current again"
-    ) from failure
-
-
-async def _check_nothing_is_mounted(plugin: Supervisor) -> None:
-    """Raises: Conflict naming what is mounted below its root, which would be lost with the root. Source: case 014."""
-    if points := await run_blocking(lambda: mount_points_below(plugin.directories.runtime)):
-        raise errors.Conflict(f"cannot upgrade plugin {plugin.name}: {points[0]} is mounted; unmount it first")

@@ -13,7 +13,7 @@ from moorage.health.monitor import HealthMonitor
 from moorage.health.probe import RunCommand
 from moorage.host.sockets import PluginSocket
 
-__all__ = ("PluginHealth", "Supervised")
+__all__ = ("HealthSupervision", "Supervised")
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class HasHealthPolicy(Protocol):
     def health(self) -> HealthPolicy: ...
 
 
-class PluginHealth:
+class HealthSupervision:
     """Checks one plugin while it is ready. Its supervisor says when that begins and ends."""
 
     def __init__(self, plugin: Supervised, tasks: TaskGroup, run_command: RunCommand) -> None:

@@ -3,9 +3,11 @@
 from msgspec import UNSET, Struct, UnsetType, field
 
 from moorage.api.schema.base import ApiObject
-from moorage.api.schema.plugins import PluginPrivilege
+from moorage.api.schema.consumers import PublishRequest
+from moorage.api.schema.plugins import PluginPrivilege, PolicyRequest
 
 __all__ = (
+    "ApplyRequest",
     "ErrorDetail",
     "LoadedPlugin",
     "OperationResult",
@@ -28,6 +30,18 @@ class TermsRequest(Struct, frozen=True):
     """NAME=VALUE, of which the values are never shown again."""
     attended: bool | UnsetType = UNSET
     """A person agreed to the privileges."""
+
+
+class ApplyRequest(TermsRequest, frozen=True):
+    """The desired state of one plugin; what is absent does not change."""
+
+    enabled: bool | UnsetType = UNSET
+    """Absent for an enabled one."""
+    policy: PolicyRequest | UnsetType = UNSET
+    publish: PublishRequest | bool | UnsetType = UNSET
+    """False for a plugin that is not published."""
+    applied_by: str | UnsetType = UNSET
+    """Identity of the file that this is for; a plugin that is made for it has it from then on."""
 
 
 class SaveRequest(Struct, frozen=True):
@@ -84,6 +98,8 @@ class ErrorDetail(Struct, frozen=True):
 
     code: int
     message: str
+    rolled_back: bool | UnsetType = UNSET
+    """True where something had been changed, and what was before is current again."""
 
 
 class ProgressLine(Struct, frozen=True):

@@ -317,6 +317,8 @@ class PluginExtension(ApiObject, frozen=True):
     """
     mounts: list[PluginMountUse] = field(default_factory=list)
     """Mounts of its volumes that consumers have not released."""
+    applied_by: str = ""
+    """Identity of the file of apply that it was made for; empty where it was not made by apply."""
 
 
 class PluginDetails(ApiObject, frozen=True, kw_only=True):

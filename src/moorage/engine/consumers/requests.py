@@ -11,6 +11,7 @@ from moorage.engine.consumers.authorization import check_not_authorizing
 from moorage.engine.consumers.conflicts import check_free
 from moorage.engine.consumers.names import is_kind, make_publication, socket_path
 from moorage.engine.lifecycle import State
+from moorage.plugins import Config
 from moorage.proxy.protocol import PublishOptions
 from moorage.runs.plan import LOG_DIRECTORY
 from moorage.runs.removal import release_mount_points
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from moorage.engine.supervisor import Supervisor
     from moorage.engine.values import Publication
 
-__all__ = ("check_authorization", "publish", "unpublish")
+__all__ = ("check_authorization", "check_listening", "check_publication", "publish", "unpublish")
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ async def publish(
     publisher = context.publisher
     made = make_publication(plugin.name, names, options, group, publisher.directory, podman=podman)
     await run_blocking(lambda: _find_gid(group))
-    _check_kinds(plugin, force=force)
+    _check_kinds(plugin, plugin.config, force=force)
 
     async def job() -> None:
         if plugin.state is State.REMOVING:
@@ -58,12 +59,10 @@ async def publish(
         if before is not None and not set(before.names) <= set(made.names):
             plugin.check_unmounted(force=force)  # consumers know it by that name
         async with publisher.names:  # of two plugins, one gets a name
-            _check_other_plugins(context, plugin, made)
-            own = publisher.listeners
-            await run_blocking(lambda: check_free(plugin.name, made.names, publisher.directory, own))
+            await _check_names(context, plugin, made)
             await plugin.save(published=made)
         try:
-            await _check_listening(publisher, plugin, made)
+            await check_listening(context.publisher, plugin, made)
         except errors.MoorageError:
             await plugin.save(published=before)
             raise
@@ -78,6 +77,28 @@ async def publish(
     await plugin.inbox.do(job)
 
 
+async def check_publication(
+    context: "EngineContext", plugin: "Supervisor", config: Config, made: "Publication"
+) -> "Publication":
+    """How a plugin with this config is published, with its own name where there is none.
+
+    Raises: Conflict naming who has a name; Invalid for a name, a group or an option.
+    """
+    directory = context.publisher.directory
+    made = make_publication(plugin.name, made.names, made.options, made.group, directory, podman=made.podman)
+    await run_blocking(lambda: _find_gid(made.group))
+    _check_kinds(plugin, config, force=False)
+    await _check_names(context, plugin, made)
+    return made
+
+
+async def _check_names(context: "EngineContext", plugin: "Supervisor", made: "Publication") -> None:
+    _check_other_plugins(context, plugin, made)
+    publisher = context.publisher
+    own = publisher.listeners
+    await run_blocking(lambda: check_free(plugin.name, made.names, publisher.directory, own))
+
+
 async def check_authorization(plugin: "Supervisor", verb: str, *, force: bool) -> None:
     """Raises: Conflict for a plugin by which a dockerd authorizes requests, unless forced."""
     published = plugin.record.published
@@ -85,7 +106,7 @@ async def check_authorization(plugin: "Supervisor", verb: str, *, force: bool) -
         await run_blocking(lambda: check_not_authorizing(f"{verb} plugin {plugin.name}", published.names))
 
 
-async def _check_listening(publisher: "Publisher", plugin: "Supervisor", made: "Publication") -> None:
+async def check_listening(publisher: "Publisher", plugin: "Supervisor", made: "Publication") -> None:
     """Raises: Conflict for a socket that cannot be made; Unavailable where the plugin proxy does not run."""
     if not await publisher.settle():
         raise errors.Unavailable(
@@ -129,12 +150,12 @@ def _find_gid(group: str) -> int | None:
         raise errors.Invalid(f"cannot publish to group {group!r}: there is no such group") from error
 
 
-def _check_kinds(plugin: "Supervisor", *, force: bool) -> None:
+def _check_kinds(plugin: "Supervisor", config: Config, *, force: bool) -> None:
     """Raises: Conflict for a kind that harms consumers; Invalid for a plugin that speaks no HTTP."""
-    interface = plugin.config.interface
+    interface = config.interface
     if not interface.is_http:
         raise errors.Invalid(f"cannot publish plugin {plugin.name}: it speaks {interface.protocol_scheme}, not HTTP")
-    if not force and is_kind(plugin.config, "metricscollector"):
+    if not force and is_kind(config, "metricscollector"):
         raise errors.Conflict(f"cannot publish plugin {plugin.name}: {_DEADLOCK}")
 
 

@@ -1,0 +1,1 @@
+"""What ``moorage apply`` does with the desired state of a file."""
