@@ -25,7 +25,9 @@ MEDIAN_FUNCTION_LINES = 10
 ROOM_FILES = 15  # a package that can be surveyed; its __init__ and, in cli/, the file of each command are not counted
 
 # A file ("moorage/x.py") or a function ("moorage/x.py:name") that may be longer: how long, and why it is not split.
-EXCEPTIONS: dict[str, tuple[int, str]] = {}
+EXCEPTIONS: dict[str, tuple[int, str]] = {
+    "moorage/engine/engine.py": (440, "the facade of the engine: a short method for each request of the API"),
+}
 
 # What a quick command must not wait for.
 SLOW_IMPORTS = ("aiohttp", "grpclib", "google.protobuf", "prometheus_client", "uvloop")

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.json_document import decode_json
-from moorage.engine.values import SCHEMA, EngineIdentity, LoadedRecords, PluginRecord
+from moorage.engine.values import SCHEMA, EngineIdentity, PluginRecord
 from moorage.executor import PLUGIN_NAMESPACE
 from moorage.host.directory_tree import remove_tree_now
 from moorage.host.files import make_directory, sync_directory, try_lock, write_atomically
@@ -26,6 +27,7 @@ from moorage.host.processes import has_file_open, send_signal
 
 __all__ = (
     "RETAINED",
+    "LoadedRecords",
     "Store",
     "find_removals",
     "is_plugin_id",
@@ -48,6 +50,13 @@ _LOCK_PAUSE = 0.01  # seconds
 def new_id() -> str:
     """The id of a new plugin: 64 hexadecimal digits."""
     return secrets.token_hex(32)
+
+
+class LoadedRecords(Struct, frozen=True):
+    """What was found: the records, and as text what could not be read."""
+
+    records: tuple[PluginRecord, ...]
+    problems: tuple[str, ...] = ()
 
 
 class Store:

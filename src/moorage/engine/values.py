@@ -37,7 +37,6 @@ __all__ = (
     "Holder",
     "InstallOptions",
     "LastExit",
-    "LoadedRecords",
     "PluginEvent",
     "PluginRecord",
     "PluginTerms",
@@ -396,10 +395,3 @@ class EngineIdentity(Struct, frozen=True):
     exec_root: str = ""
     """The run-time directory of the last start, which commands use where none is given; empty before the first."""
     schema: int = SCHEMA
-
-
-class LoadedRecords(Struct, frozen=True):
-    """What was found: the records, and as text what could not be read."""
-
-    records: tuple[PluginRecord, ...]
-    problems: tuple[str, ...] = ()
