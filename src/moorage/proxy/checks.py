@@ -1,15 +1,18 @@
 """What the proxy checks and unmounts on the host, in threads: file systems of plugins may hang (rows P07, P11a)."""
 
 import os
+import time
 from pathlib import Path
 
 from moorage import errors
 from moorage.host import proc
 from moorage.host.directory_tree import open_beneath
-from moorage.host.mounts import is_placeholder, remove_placeholders
+from moorage.host.mounts import MountState, is_placeholder, mount_state, remove_placeholders
 from moorage.proxy.core.actions import Verify
 
 __all__ = ("release", "verify")
+
+_UNMOUNT_LIMIT, _UNMOUNT_POLL = 1.0, 0.05  # seconds
 
 
 def verify(request: Verify) -> tuple[str, str]:
@@ -83,11 +86,23 @@ def _mount_at(path: str, below: str) -> proc.MountInfo | None:
 
 
 def release(paths: tuple[str, ...]) -> str:
-    """Unmount placeholders and dead mounts at these paths (blocking, bounded). What failed, empty if nothing did."""
+    """Unmount placeholders and dead mounts at these paths (blocking, bounded). What failed, empty if nothing did.
+
+    A plugin may answer an Unmount before its file system is gone, so that one is waited for.
+    """
     problems = []
-    for path in paths:
+    for path in map(Path, paths):
+        until = time.monotonic() + _UNMOUNT_LIMIT
         try:
-            remove_placeholders(Path(path))
+            while (state := _clear(path)) in ("live", "hung") and time.monotonic() < until:
+                time.sleep(_UNMOUNT_POLL)
         except (OSError, errors.MoorageError) as error:
             problems.append(f"{path}: {error}")
+        else:
+            problems += [f"{path} is still mounted"] if state != "none" else []
     return "; ".join(problems)
+
+
+def _clear(path: Path) -> MountState:
+    remove_placeholders(path)
+    return mount_state(path)

@@ -100,6 +100,7 @@ class Listeners:
                 if former is not None:
                     former.close()
                 listening = _make(path, spec)
+            listener = Listener(path, spec, listening)
         except OSError as error:
             problem = error.strerror or str(error)
             if self.problems.get(path) != problem:
@@ -107,7 +108,7 @@ class Listeners:
             self.problems[path] = problem
             return False
         self.problems.pop(path, None)
-        listener = self.by_path[path] = Listener(path, spec, listening)
+        self.by_path[path] = listener
         self._added(listener)
         return True
 

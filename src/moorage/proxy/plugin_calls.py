@@ -45,15 +45,17 @@ class StreamConsumer(Protocol):
 
 def _connect(target: PluginSocket) -> Peer:
     """A connection; it never waits. Raises: PluginBroken."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        with target.open() as path:
-            connection.connect(path)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            with target.open() as path:
+                connection.connect(path)
+        except BaseException:
+            connection.close()
+            raise
     except BlockingIOError as error:
-        connection.close()
         raise PluginBroken("its queue is full", was_sent=False) from error
     except (OSError, errors.Unavailable) as error:
-        connection.close()
         raise PluginBroken(getattr(error, "strerror", None) or str(error), was_sent=False) from error
     return Peer(connection, h11.CLIENT)
 

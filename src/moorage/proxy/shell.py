@@ -239,10 +239,12 @@ class PluginShell:
                 self._loop.call_soon_threadsafe(self._checked, action, problem, mount_point)
 
         self._checks += 1
-        if self._checks > _MOST_CHECKS:
-            self._loop.call_soon(self._checked, action, f"{_MOST_CHECKS} earlier checks have not returned", "")
-        else:
+        try:
+            if self._checks > _MOST_CHECKS:
+                raise RuntimeError(f"{_MOST_CHECKS} earlier checks have not returned")
             self._context.workers.submit(run)
+        except RuntimeError as error:
+            self._loop.call_soon(self._checked, action, str(error), "")
 
     def _checked(self, action: Verify | Release, problem: str, mount_point: str) -> None:
         self._checks -= 1

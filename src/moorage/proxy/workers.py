@@ -19,7 +19,10 @@ class Workers:
         self._idle = 0
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run a job, which raises nothing, in a thread. It may never return: the threads do not prevent an exit."""
+        """Run a job, which raises nothing, in a thread. It may never return: the threads do not prevent an exit.
+
+        Raises: RuntimeError if the machine has no thread left.
+        """
         with self._lock:
             if self._idle:
                 self._idle -= 1
