@@ -194,8 +194,8 @@ def test_every_argument_that_is_a_plugin_completes() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/commands.md").read_text()
     with_plugins = set(re.findall(r"^## moorage (\S+) \[?PLUGIN", page, re.MULTILINE))
     assert with_plugins == {
-        "call", "disable", "enable", "exec", "inspect", "logs", "policy", "probe", "publish", "push", "restart",
-        "rm", "save", "set", "stats", "tag", "unpublish", "upgrade",
+        "call", "disable", "enable", "exec", "export", "inspect", "kill", "logs", "policy", "probe", "publish", "push",
+        "rename", "restart", "rm", "save", "set", "stats", "tag", "top", "unpublish", "upgrade", "wait",
     }  # fmt: skip
     for name in with_plugins:
         command = importlib.import_module(f"moorage.cli.cmd_{name}").command

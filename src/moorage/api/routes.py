@@ -5,16 +5,15 @@ verb and everything before it is the name; a path without a name goes before one
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
-from msgspec import Struct
 
 from moorage import errors
 from moorage.api import archives, consumers, exec, holders, metrics, output, packages, plugins, system
+from moorage.api.http.route import Route, get, post
 from moorage.api.request import Request, json_answer
 from moorage.api.schema.base import API_VERSION, MIN_API_VERSION
 from moorage.api.schema.consumers import (
@@ -58,61 +57,15 @@ from moorage.api.schema.system import (
     SystemVersion,
 )
 
-__all__ = ("ROUTES", "Route", "find_route", "split_version")
-
-Handler = Callable[[Request], Awaitable[web.StreamResponse]]
+__all__ = ("ROUTES", "find_route", "split_version")
 
 _OWN = "/moorage/v1"
 _VERSION = re.compile(r"/v(\d{1,4})\.(\d{1,4})(?=/)")
 
 
-class Route(Struct, frozen=True, dict=True):
-    """One row."""
-
-    method: str
-    template: str
-    handler: Handler
-    summary: str
-    answers: int = 200
-    """The status of success."""
-    query: tuple[str, ...] = ()
-    least: tuple[int, int] = MIN_API_VERSION
-    """The first version of the API that has it."""
-    takes: Any = None
-    """The type of the JSON body, ``tar`` or ``any`` for other bodies, None for no body."""
-    returns: Any = None
-    """The type of the JSON answer; None for none."""
-    streams: Any = None
-    """The type of each line of a streamed answer; None where nothing is streamed."""
-    media_types: tuple[str, ...] = ()
-    """Content types of an answer that is streamed, or is no JSON."""
-
-    @property
-    def operation(self) -> str:
-        """The id of the operation in the OpenAPI document, of method and path: no rename of a module changes it."""
-        return "_".join([self.method.lower(), *re.findall(r"[A-Za-z0-9_]+", self.template)])
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """What paths of this row look like."""
-        fields = {"{name}": r"(?P<name>[\s\S]+)", "{token}": "(?P<token>[^/]+)"}
-        text = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}")
-        for field, pattern in fields.items():
-            text = text.replace(field, pattern)
-        return re.compile(text)
-
-
 async def _document(_: Request) -> web.Response:
     """GET openapi.json: this table."""
     return json_answer(make_document(ROUTES))
-
-
-def _get(template: str, handler: Handler, summary: str, **options: Any) -> Route:
-    return Route("GET", template, handler, summary, **options)
-
-
-def _post(template: str, handler: Handler, summary: str, **options: Any) -> Route:
-    return Route("POST", template, handler, summary, **options)
 
 
 _REFERENCE = ("remote", "name")
@@ -127,8 +80,8 @@ _TEXT = ("text/plain",)
 
 _VOLUME = f"{_OWN}/volumes/{{name}}"
 _VOLUMES = (
-    _get(f"{_OWN}/volumes", consumers.list_volumes, "List volumes", query=("driver",), returns=VolumeList),
-    _post(
+    get(f"{_OWN}/volumes", consumers.list_volumes, "List volumes", query=("driver",), returns=VolumeList),
+    post(
         f"{_OWN}/volumes",
         consumers.create_volume,
         "Create a volume",
@@ -136,7 +89,7 @@ _VOLUMES = (
         takes=VolumeRequest,
         returns=VolumeDetails,
     ),
-    _post(
+    post(
         f"{_VOLUME}/mount",
         consumers.mount_volume,
         "Mount a volume for an owner",
@@ -144,7 +97,7 @@ _VOLUMES = (
         takes=VolumeMountRequest,
         returns=MountedVolume,
     ),
-    _post(
+    post(
         f"{_VOLUME}/unmount",
         consumers.unmount_volume,
         "Release a mount of a volume",
@@ -152,17 +105,17 @@ _VOLUMES = (
         query=("driver",),
         takes=VolumeMountRequest,
     ),
-    _get(_VOLUME, consumers.inspect_volume, "Inspect a volume", query=("driver",), returns=VolumeDetails),
+    get(_VOLUME, consumers.inspect_volume, "Inspect a volume", query=("driver",), returns=VolumeDetails),
     Route("DELETE", _VOLUME, consumers.remove_volume, "Remove a volume", answers=204, query=("driver", "force")),
 )
 
 ROUTES = (
     # Docker's calls
-    _get("/_ping", system.ping, "Check whether the engine answers", media_types=_TEXT),
+    get("/_ping", system.ping, "Check whether the engine answers", media_types=_TEXT),
     Route("HEAD", "/_ping", system.ping, "Check whether the engine answers, headers only"),
-    _get("/version", system.version, "Get the versions of the engine and of the API", returns=SystemVersion),
-    _get("/info", system.info, "Get information about the engine", returns=SystemInfo),
-    _get(
+    get("/version", system.version, "Get the versions of the engine and of the API", returns=SystemVersion),
+    get("/info", system.info, "Get information about the engine", returns=SystemInfo),
+    get(
         "/events",
         system.events,
         "Monitor events",
@@ -170,22 +123,22 @@ ROUTES = (
         streams=EventMessage,
         media_types=_EVENT_LINES,
     ),
-    _post("/auth", system.auth, "Check credentials against a registry", takes=AuthRequest, returns=AuthStatus),
-    _get("/plugins", plugins.list_all, "List plugins", query=("filters",), returns=list[PluginDetails]),
-    _get(
+    post("/auth", system.auth, "Check credentials against a registry", takes=AuthRequest, returns=AuthStatus),
+    get("/plugins", plugins.list_all, "List plugins", query=("filters",), returns=list[PluginDetails]),
+    get(
         "/plugins/privileges",
         packages.privileges,
         "Get the privileges that a plugin requests",
         query=("remote",),
         returns=_PRIVILEGES,
     ),
-    _post("/plugins/pull", packages.pull, "Install a plugin", query=_REFERENCE, takes=_PRIVILEGES, **_PROGRESS),
-    _post("/plugins/create", plugins.create, "Create a plugin", answers=204, query=("name",), takes="tar"),
-    _get("/plugins/{name}/json", plugins.inspect, "Inspect a plugin", returns=PluginDetails),
-    _post("/plugins/{name}/enable", plugins.enable, "Enable a plugin", query=("timeout",)),
-    _post("/plugins/{name}/disable", plugins.disable, "Disable a plugin", query=("force",)),
-    _post("/plugins/{name}/set", plugins.set_, "Change settings of a plugin", answers=204, takes=list[str]),
-    _post(
+    post("/plugins/pull", packages.pull, "Install a plugin", query=_REFERENCE, takes=_PRIVILEGES, **_PROGRESS),
+    post("/plugins/create", plugins.create, "Create a plugin", answers=204, query=("name",), takes="tar"),
+    get("/plugins/{name}/json", plugins.inspect, "Inspect a plugin", returns=PluginDetails),
+    post("/plugins/{name}/enable", plugins.enable, "Enable a plugin", query=("timeout",)),
+    post("/plugins/{name}/disable", plugins.disable, "Disable a plugin", query=("force",)),
+    post("/plugins/{name}/set", plugins.set_, "Change settings of a plugin", answers=204, takes=list[str]),
+    post(
         "/plugins/{name}/upgrade",
         packages.upgrade,
         "Upgrade a plugin",
@@ -194,11 +147,11 @@ ROUTES = (
         takes=_PRIVILEGES,
         **_PROGRESS,
     ),
-    _post("/plugins/{name}/push", packages.push, "Push a plugin to a registry", query=("to",), **_PROGRESS),
+    post("/plugins/{name}/push", packages.push, "Push a plugin to a registry", query=("to",), **_PROGRESS),
     Route("DELETE", "/plugins/{name}", plugins.remove, "Remove a plugin", query=("force",)),
     # the engine's own
-    _get(f"{_OWN}/info", system.moorage_info, "Get what Docker's information lacks", returns=EngineDetails),
-    _post(
+    get(f"{_OWN}/info", system.moorage_info, "Get what Docker's information lacks", returns=EngineDetails),
+    post(
         f"{_OWN}/pull",
         packages.pull_with,
         "Install a plugin with settings",
@@ -206,7 +159,7 @@ ROUTES = (
         takes=TermsRequest,
         **_PROGRESS,
     ),
-    _post(
+    post(
         f"{_OWN}/ensure",
         packages.ensure,
         "Install a plugin unless it is installed with these settings",
@@ -214,7 +167,7 @@ ROUTES = (
         takes=TermsRequest,
         **_PROGRESS,
     ),
-    _post(
+    post(
         f"{_OWN}/privileges",
         packages.request,
         "Get the privileges that a plugin requests with settings",
@@ -222,22 +175,22 @@ ROUTES = (
         takes=TermsRequest,
         returns=PrivilegeReview,
     ),
-    _get(
+    get(
         f"{_OWN}/stats",
         output.stats_of_all,
         "Get the resource usage of every running plugin",
         returns=list[PluginStats],
     ),
-    _get(f"{_OWN}/metrics", metrics.scrape, "Get metrics in the format of Prometheus", media_types=_METRICS),
-    _get(f"{_OWN}/save", archives.save, "Save plugins to an OCI archive", query=("name",), media_types=_TAR),
-    _post(
+    get(f"{_OWN}/metrics", metrics.scrape, "Get metrics in the format of Prometheus", media_types=_METRICS),
+    get(f"{_OWN}/save", archives.save, "Save plugins to an OCI archive", query=("name",), media_types=_TAR),
+    post(
         f"{_OWN}/save",
         archives.save_listed,
         "Save any number of plugins to an OCI archive",
         takes=SaveRequest,
         media_types=_TAR,
     ),
-    _post(
+    post(
         f"{_OWN}/load",
         archives.load,
         "Load plugins from an OCI archive",
@@ -245,7 +198,7 @@ ROUTES = (
         takes="tar",
         returns=list[LoadedPlugin],
     ),
-    _post(
+    post(
         f"{_OWN}/create",
         archives.create_from,
         "Create a plugin from a container image",
@@ -253,11 +206,11 @@ ROUTES = (
         takes="tar",
         **_PROGRESS,
     ),
-    _get(f"{_OWN}/df", system.df, "Get disk usage", returns=DiskUsageReport),
-    _post(f"{_OWN}/prune", system.prune, "Remove unused data", returns=PruneReport),
+    get(f"{_OWN}/df", system.df, "Get disk usage", returns=DiskUsageReport),
+    post(f"{_OWN}/prune", system.prune, "Remove unused data", returns=PruneReport),
     *_VOLUMES,
-    _get(f"{_OWN}/openapi.json", _document, "Get this document", returns=dict[str, Any]),
-    _get(
+    get(f"{_OWN}/openapi.json", _document, "Get this document", returns=dict[str, Any]),
+    get(
         f"{_ONE}/archive",
         archives.read_files,
         "Get files of a plugin",
@@ -273,7 +226,7 @@ ROUTES = (
         query=("path",),
         takes="tar",
     ),
-    _post(
+    post(
         f"{_ONE}/package",
         plugins.replace_package,
         "Replace the package of a plugin",
@@ -281,10 +234,10 @@ ROUTES = (
         takes="tar",
         returns=PackageReplacement,
     ),
-    _post(f"{_ONE}/kill", plugins.kill, "Send a signal to a plugin", answers=204, query=("signal",)),
-    _post(f"{_ONE}/rename", plugins.rename, "Rename a plugin", answers=204, query=("name",)),
-    _post(f"{_ONE}/tag", plugins.tag, "Add a name to a plugin", answers=204, query=("to",)),
-    _get(
+    post(f"{_ONE}/kill", plugins.kill, "Send a signal to a plugin", answers=204, query=("signal",)),
+    post(f"{_ONE}/rename", plugins.rename, "Rename a plugin", answers=204, query=("name",)),
+    post(f"{_ONE}/tag", plugins.tag, "Add a name to a plugin", answers=204, query=("to",)),
+    get(
         f"{_ONE}/logs",
         output.logs,
         "Get the output of a plugin",
@@ -292,10 +245,10 @@ ROUTES = (
         streams=LogLine,
         media_types=_LINES,
     ),
-    _post(f"{_ONE}/call", plugins.call, "Call a plugin", query=("method", "timeout"), takes="any"),
-    _get(f"{_ONE}/path", plugins.path, "Get the host's path of a path in a plugin", query=("path",), returns=HostPath),
-    _get(f"{_ONE}/stats", output.stats, "Get the resource usage of a plugin", returns=PluginStats),
-    _post(
+    post(f"{_ONE}/call", plugins.call, "Call a plugin", query=("method", "timeout"), takes="any"),
+    get(f"{_ONE}/path", plugins.path, "Get the host's path of a path in a plugin", query=("path",), returns=HostPath),
+    get(f"{_ONE}/stats", output.stats, "Get the resource usage of a plugin", returns=PluginStats),
+    post(
         f"{_ONE}/exec",
         exec.execute,
         "Run a command in a running plugin",
@@ -303,14 +256,14 @@ ROUTES = (
         takes="any",
         media_types=(exec.MEDIA_TYPE,),
     ),
-    _post(
+    post(
         f"{_ONE}/exec/{{token}}/resize",
         exec.resize,
         "Resize the terminal of such a command",
         answers=204,
         query=("rows", "columns"),
     ),
-    _post(
+    post(
         f"{_ONE}/upgrade",
         packages.upgrade_with,
         "Upgrade a plugin, also an enabled one",
@@ -318,14 +271,14 @@ ROUTES = (
         takes=TermsRequest,
         **_PROGRESS,
     ),
-    _post(
+    post(
         f"{_OWN}/fetch",
         packages.fetch,
         "Fetch a package that is applied within an hour",
         query=("remote",),
         **_PROGRESS,
     ),
-    _post(
+    post(
         f"{_ONE}/apply",
         packages.apply,
         "Install or change a plugin, and roll back what fails",
@@ -333,18 +286,18 @@ ROUTES = (
         takes=ApplyRequest,
         **_PROGRESS,
     ),
-    _post(f"{_ONE}/grant", packages.grant, "Grant privileges to a plugin", takes=TermsRequest, returns=_PRIVILEGES),
-    _post(f"{_ONE}/restart", plugins.restart, "Restart a plugin", answers=204),
-    _post(f"{_ONE}/wait", plugins.wait, "Wait until a plugin is ready and healthy", query=("timeout",), answers=204),
-    _post(
+    post(f"{_ONE}/grant", packages.grant, "Grant privileges to a plugin", takes=TermsRequest, returns=_PRIVILEGES),
+    post(f"{_ONE}/restart", plugins.restart, "Restart a plugin", answers=204),
+    post(f"{_ONE}/wait", plugins.wait, "Wait until a plugin is ready and healthy", query=("timeout",), answers=204),
+    post(
         f"{_ONE}/publish",
         consumers.publish,
         "Publish a plugin to programs that use it",
         takes=PublishRequest,
         returns=PluginDetails,
     ),
-    _post(f"{_ONE}/unpublish", consumers.unpublish, "Unpublish a plugin", answers=204, query=("force",)),
-    _get(f"{_ONE}/policy", plugins.policy, "Get the policy of a plugin", returns=PluginPolicy),
+    post(f"{_ONE}/unpublish", consumers.unpublish, "Unpublish a plugin", answers=204, query=("force",)),
+    get(f"{_ONE}/policy", plugins.policy, "Get the policy of a plugin", returns=PluginPolicy),
     Route(
         "PUT",
         f"{_ONE}/policy",
@@ -353,15 +306,15 @@ ROUTES = (
         takes=PolicyRequest,
         returns=PluginPolicy,
     ),
-    _post(
+    post(
         f"{_ONE}/set",
         plugins.set_with_secrets,
         "Change settings and secrets of a plugin",
         answers=204,
         takes=SetRequest,
     ),
-    _get(f"{_ONE}/holders", holders.list_all, "List the holders of a plugin", returns=list[PluginHolder]),
-    _post(
+    get(f"{_ONE}/holders", holders.list_all, "List the holders of a plugin", returns=list[PluginHolder]),
+    post(
         f"{_ONE}/holders",
         holders.add,
         "Add a holder to a plugin",
