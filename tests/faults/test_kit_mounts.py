@@ -143,6 +143,14 @@ def test_a_volume_exists_or_not_after_a_kill_at_any_line_of_create_and_remove(tm
     assert line > 50
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '{"version": 2, "volumes": {}}'])
+def test_a_file_of_another_kind_is_refused_and_not_overwritten(tmp_path: Path, text: str) -> None:
+    (tmp_path / "volumes.json").write_text(text)
+    with pytest.raises(ValueError):  # noqa: PT011 - of json, too
+        table(tmp_path)
+    assert (tmp_path / "volumes.json").read_text() == text
+
+
 @pytest.mark.parametrize("failing", ["open", "write", "fsync", "rename"])
 def test_a_table_that_cannot_be_saved_is_unchanged(
     tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from moorage.conformance.target import EngineTarget
 from moorage.scaffold.creation import copy_kit
 from support import go_shapes
 from support.engines import EngineProcess, engine
-from support.foreground import environment
+from support.foreground import Machine, environment
 from support.limits import limit
 
 pytestmark = pytest.mark.real
@@ -56,15 +57,15 @@ def moorage(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_directory_is_tested_in_an_engine_that_leaves_nothing(tmp_path: Path) -> None:
-    done = moorage("test", str(EXAMPLES / "hello-volume"), "DEBUG=1", "--junitxml", str(tmp_path / "report.xml"))
+def test_a_directory_is_tested_in_an_engine_that_leaves_nothing(machine: Machine, tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    done = machine.moorage("test", EXAMPLES / "hello-volume", "DEBUG=1", "--junitxml", report)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.splitlines()[-1].startswith("20 checks: 20 passed, 0 failed, 0 skipped, in ")
     (suite,) = ElementTree.parse(tmp_path / "report.xml").getroot()
     assert {suite.get(name) for name in ("failures", "errors", "skipped")} == {"0"}
     assert len(suite) == 20
-    assert not list(Path("/run").glob("moorage-test-*"))
-    assert not list(Path("/var/tmp").glob("moorage-test-*"))
+    machine.assert_nothing_left()
 
 
 # ---- planted bugs: each is the end of hello-volume's program, before its last lines
@@ -394,20 +395,35 @@ def test_a_failure_is_exit_status_1_and_in_the_report(tmp_path: Path) -> None:
         ((str(EXAMPLES),), "config.json"),
     ],
 )
-def test_what_cannot_be_tested_is_refused_and_nothing_is_left(words: tuple[str, ...], said: str) -> None:
-    done = moorage("test", *words)
+def test_what_cannot_be_tested_is_refused_and_nothing_is_left(
+    machine: Machine, words: tuple[str, ...], said: str
+) -> None:
+    done = machine.moorage("test", *words)
     assert done.returncode == 1
     assert said in done.stderr
-    assert not list(Path("/run").glob("moorage-test-*"))
+    machine.assert_nothing_left()
 
 
-def test_what_a_killed_command_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "moorage", "test", str(EXAMPLES / "hello-volume")]
+def test_what_a_killed_command_has_left_is_removed_by_the_next(machine: Machine) -> None:
+    command = machine.command(sys.executable, "-m", "moorage", "test", EXAMPLES / "hello-volume")
     with subprocess.Popen(command, env=environment(None), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.kill()
-    assert list(Path("/run").glob("moorage-test-*"))
-    done = moorage("test", str(EXAMPLES / "hello-volume"))
+    assert list(machine.inside("/run").glob("moorage-test-*"))
+    assert machine.processes("containerd")
+    done = machine.moorage("test", EXAMPLES / "hello-volume")
     assert done.returncode == 0, done.stderr
-    assert not list(Path("/run").glob("moorage-test-*"))
+    machine.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_leaves_nothing(machine: Machine, number: signal.Signals) -> None:
+    command = machine.command(sys.executable, "-m", "moorage", "test", EXAMPLES / "hello-volume")
+    with subprocess.Popen(command, env=environment(None), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(number)
+        process.stdout.read()
+        assert process.wait(TIMEOUT_SECONDS) == 128 + number
+    machine.assert_nothing_left()

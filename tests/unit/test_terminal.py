@@ -56,7 +56,7 @@ def test_s04_nothing_prints_but_the_printer() -> None:
     found = {
         (str(path.relative_to(SOURCE)), name)
         for path in SOURCE.rglob("*.py")
-        if "kit" not in path.parts  # for authors of plugins; runs in plugins
+        if path.relative_to(SOURCE).parts[0] != "kit"  # for authors of plugins; runs in plugins
         for name in calls(path) & PRINTING
     }
     assert found == set(ALLOWED), "print by cli/terminal.py, which escapes"

@@ -9,12 +9,14 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from moorage import errors
@@ -78,22 +80,24 @@ class _TemporaryEngine:
             raise errors.Unavailable(f"cannot remove {self.state}: {error}") from error
 
     def _command(self, verb: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")}
+        source = str(Path(__file__).resolve().parents[2])  # also where a package has its own directory of libraries
         location = ["--root", str(self.data), "--exec-root", str(self.exec_root)]
-        command = [sys.executable, "-m", "moorage", verb, *location]
+        command = [sys.executable, "-P", "-m", "moorage", verb, *location]
         return subprocess.Popen(  # a session of its own: Ctrl-C is for the command, which then stops the engine
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env={**inherited, "PYTHONPATH": source},
+            cwd="/",
             start_new_session=True,
         )
 
 
 @contextmanager
 def temporary_engine(seconds: float) -> Iterator[MoorageClient]:
-    """The client of an engine that exists as long as the block (blocking).
+    """The client of an engine that exists as long as the block (blocking, in the main thread).
 
     Raises:
         errors.Denied: the user is not root
@@ -113,11 +117,18 @@ def temporary_engine(seconds: float) -> Iterator[MoorageClient]:
         (state / "data").symlink_to(data)
         data.mkdir(mode=0o700)
         engine = _TemporaryEngine(state)
+        before = signal.signal(signal.SIGTERM, _exit)
         try:
             engine.start(seconds)
             yield engine.client
         finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             engine.remove()
+            signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)  # which removes the engine on the way
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from moorage.kit.state_file import StateFile
 
 __all__ = ("MountTable", "Volume")
 
+_VERSION = 1  # of the file
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -196,9 +198,11 @@ class MountTable:
 
         Raises:
             OSError: the file cannot be read or written
-            ValueError: it is not the file of a table
+            ValueError: it is not the file of a table, or one of a newer kit
         """
         document = self._file.load()
+        if document.get("version", _VERSION) != _VERSION:
+            raise ValueError(f"{self._file.path} is of another version of the kit: {document['version']}")
         self._entries = {name: _entry(name, each) for name, each in document.get("volumes", {}).items()}
         for name, entry in list(self._entries.items()):
             try:
@@ -291,7 +295,7 @@ class MountTable:
 
     def _save(self) -> None:
         known = {name: _document(each) for name, each in self._entries.items() if not each.is_new}
-        self._file.save({"version": 1, "volumes": known})
+        self._file.save({"version": _VERSION, "volumes": known})
 
 
 def _document(entry: _VolumeRecord) -> dict[str, Any]:

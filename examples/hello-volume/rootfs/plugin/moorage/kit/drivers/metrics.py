@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from moorage.kit.driver import Call, Driver, Eventually
+from moorage.kit.options import Limits
 
 __all__ = ("METRICS_SOCKET", "MetricsDriver")
 
 METRICS_SOCKET = Path("/run/docker/metrics.sock")
 _REQUEST = b"GET /metrics HTTP/1.0\r\nHost: metrics\r\n\r\n"
-_SECONDS = 30.0
 
 
 class MetricsDriver(Driver):
@@ -38,7 +38,7 @@ class MetricsDriver(Driver):
             OSError: no daemon serves them
         """
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(_SECONDS)
+            peer.settimeout(Limits().receive)
             peer.connect(str(path))
             peer.sendall(_REQUEST)
             answer = b"".join(iter(lambda: peer.recv(65536), b""))
