@@ -40,6 +40,7 @@ class Failure:
     """A volume operation that failed."""
 
     who: str
+    """With the number of its attempt, which is its volume's name."""
     begun: float
     until: float
     text: str
@@ -197,7 +198,7 @@ class Soak:
                 act(f"{who}{number}")
                 self.done[who] += 1
             except (Failed, OSError, AssertionError, http.client.HTTPException) as error:
-                self.failures.append(Failure(who, self._step.begun, time.monotonic(), str(error)[-400:]))
+                self.failures.append(Failure(f"{who}{number}", self._step.begun, time.monotonic(), str(error)[-400:]))
                 time.sleep(0.1)
 
     def _container(self, command: Podman | Docker, name: str) -> None:
@@ -212,9 +213,7 @@ class Soak:
                 self._do(command, "volume", "rm", name)
             except Failed as error:
                 # also what follows from the failure before
-                self.failures.append(
-                    Failure(f"{command.__class__.__name__} rm", failed, time.monotonic(), str(error)[-400:])
-                )
+                self.failures.append(Failure(name, failed, time.monotonic(), str(error)[-400:]))
             self._step.begun = failed
 
     def _run(self, command: Podman | Docker, name: str, script: str) -> None:

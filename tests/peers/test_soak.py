@@ -1,5 +1,6 @@
 """A minute of what scripts/soak does for an hour."""
 
+import json
 import os
 import sys
 
@@ -29,6 +30,10 @@ def test_volume_operations_go_on_while_engine_proxy_and_plugin_are_killed(
     assert soak.unexplained() == [], soak.summary()
     assert soak.lost == []
     assert all(soak.done[who] > 0 for who in ("podman", "docker", "program"))
-    driver.post("/VolumeDriver.Unmount", b'{"Name": "always", "ID": "soak"}')
-    assert driver.mounts() == set()
+    # podman and the program forget what they could not return: of such volumes, and no others, something may be left
+    left = [each.split() for each in driver.mounts()]
+    failed = {each.who for each in soak.failures}
+    assert [(volume, id) for volume, id in left if volume not in failed and id not in failed | {"soak"}] == []
+    for volume, id in left:
+        driver.post("/VolumeDriver.Unmount", json.dumps({"Name": volume, "ID": id}).encode())
     assert [each for each in leftovers.mounts_below(consumers.machine.directory) if "propagated-mount/" in each] == []
