@@ -157,9 +157,9 @@ def make(consumers: Consumers, publisher: EngineProcess) -> Iterator[Make]:
 
 def timed(what: Callable[[], object]) -> float:
     """Seconds that it took."""
-    begun = time.monotonic()
+    started = time.monotonic()
     what()
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def kill_plugin(house: EngineProcess, driver: Driver) -> None:

@@ -1,7 +1,6 @@
 """Volume operations of podman, dockerd and a plain program while engine, proxy and plugin are killed again and again.
 
-What fails is told apart by what was killed meanwhile: only the operations that were under way when the plugin itself
-died may fail (rows P04 and P11).
+What fails is counted by what was killed meanwhile (rows P04, P11 and P18).
 """
 
 import http.client
@@ -31,7 +30,7 @@ class Outage:
     """A kill, and when what was killed served again."""
 
     what: str
-    begun: float
+    started: float
     until: float
 
 
@@ -39,24 +38,24 @@ class Outage:
 class Failure:
     """A volume operation that failed."""
 
-    who: str
+    owner: str
     """With the number of its attempt, which is its volume's name."""
-    begun: float
+    started: float
     until: float
     text: str
 
     def cause(self, outages: Sequence[Outage]) -> str:
         """What explains it: the plugin was down; the proxy was killed while it was under way; neither the proxy nor an
-        engine that could start it again was there. Empty for nothing.
+        engine that could start it again was running. Empty for nothing.
         """
-        near = [each for each in outages if each.begun <= self.until and self.begun <= each.until]
+        near = [each for each in outages if each.started <= self.until and self.started <= each.until]
         if any(each.what == "plugin" for each in near):
             return "plugin"
         killed = [each for each in near if each.what == "proxy"]
-        if any(self.begun <= each.begun for each in killed):
+        if any(self.started <= each.started for each in killed):
             return "proxy"
         engines = [each for each in outages if each.what == "engine"]
-        if any(one.begun <= other.until and other.begun <= one.until for one in engines for other in killed):
+        if any(one.started <= other.until and other.started <= one.until for one in engines for other in killed):
             return "engine and proxy"
         return ""
 
@@ -76,7 +75,7 @@ class Soak:
     """What was written with success and is not in the driver's data."""
 
     def __post_init__(self) -> None:
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         self._step = threading.local()
         self._stop = threading.Event()
         self._engine = threading.Lock()
@@ -100,7 +99,7 @@ class Soak:
     def unexplained(self) -> list[str]:
         """The failures that have no such cause."""
         found = [each for each in self.failures if not each.cause(self.outages)]
-        return [f"{each.who} at {each.begun - self.begun:.2f} s: {each.text}" for each in found]
+        return [f"{each.owner} at {each.started - self.started:.2f} s: {each.text}" for each in found]
 
     def summary(self) -> str:
         """One line."""
@@ -115,7 +114,7 @@ class Soak:
 
     def _kill_in_turn(self) -> None:
         """Each at its times; what takes long does not delay the others."""
-        self.begun = begun = time.monotonic()
+        self.started = started = time.monotonic()
         periods = ((ENGINE_SECONDS, self._kill_engine), (PROXY_SECONDS, self._kill_proxy))
         plan = [(PLUGIN_SECONDS, self._kill_plugin), *periods]
         due = sorted(
@@ -124,17 +123,17 @@ class Soak:
         )
         threads = []
         for at, kill in due:
-            time.sleep(max(0.0, begun + at - time.monotonic()))
+            time.sleep(max(0.0, started + at - time.monotonic()))
             threads.append(threading.Thread(target=self._measure, args=(kill,)))
             threads[-1].start()
-        time.sleep(max(0.0, begun + self.seconds - time.monotonic()))
+        time.sleep(max(0.0, started + self.seconds - time.monotonic()))
         for each in threads:
             each.join()
 
     def _measure(self, kill: Callable[[], str]) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         what = kill()
-        self.outages.append(Outage(what, begun, time.monotonic()))
+        self.outages.append(Outage(what, started, time.monotonic()))
 
     def _kill_engine(self) -> str:
         with self._engine:
@@ -190,15 +189,17 @@ class Soak:
 
     # workers
 
-    def _repeat(self, who: str, act: Callable[[str], None]) -> None:
+    def _repeat(self, owner: str, act: Callable[[str], None]) -> None:
         number = 0
         while not self._stop.is_set():
             number += 1
             try:
-                act(f"{who}{number}")
-                self.done[who] += 1
+                act(f"{owner}{number}")
+                self.done[owner] += 1
             except (Failed, OSError, AssertionError, http.client.HTTPException) as error:
-                self.failures.append(Failure(f"{who}{number}", self._step.begun, time.monotonic(), str(error)[-400:]))
+                self.failures.append(
+                    Failure(f"{owner}{number}", self._step.started, time.monotonic(), str(error)[-400:])
+                )
                 time.sleep(0.1)
 
     def _container(self, command: Podman | Docker, name: str) -> None:
@@ -208,21 +209,21 @@ class Soak:
             self._check(self.driver.data / name / "a", f"{name}\n")
             self._run(command, name, "cat /mnt/a")
         finally:
-            failed = self._step.begun
+            failed = self._step.started
             try:
                 self._do(command, "volume", "rm", name)
             except Failed as error:
                 # also what follows from the failure before
                 self.failures.append(Failure(name, failed, time.monotonic(), str(error)[-400:]))
-            self._step.begun = failed
+            self._step.started = failed
 
     def _run(self, command: Podman | Docker, name: str, script: str) -> None:
-        self._step.begun = time.monotonic()
+        self._step.started = time.monotonic()
         printed = command.run("-v", f"{name}:/mnt", script=script)
         assert printed == f"{name}\n", printed
 
     def _do(self, command: Podman | Docker, *words: str) -> None:
-        self._step.begun = time.monotonic()
+        self._step.started = time.monotonic()
         command(*words)
 
     def _podman(self, name: str) -> None:
@@ -234,7 +235,7 @@ class Soak:
     def _program(self, name: str) -> None:
         """As a program that speaks the protocol; and the volume that is mounted all the time."""
         path = Path(self._mounted("always", "soak"))
-        self._step.begun = time.monotonic()
+        self._step.started = time.monotonic()
         text = f"{name}\n" * 100
         (path / name).write_text(text)
         assert (path / name).read_text() == text
@@ -248,7 +249,7 @@ class Soak:
         return str(json.loads(self._call("Mount", f'{{"Name": "{volume}", "ID": "{id}"}}'))["Mountpoint"])
 
     def _call(self, verb: str, body: str) -> bytes:
-        self._step.begun = time.monotonic()
+        self._step.started = time.monotonic()
         status, answer = self.driver.post(f"/VolumeDriver.{verb}", body.encode())
         if status != 200:
             raise Failed((verb, body), status, answer.decode(errors="replace"))

@@ -122,8 +122,8 @@ def test_p11a_containers_that_start_during_the_restart_write_to_the_volume_or_fa
     written: list[str] = []
     with volume_in_use(command, driver, "p11w"):
         kill_plugin(publisher, driver)
-        begun = time.monotonic()
-        while time.monotonic() - begun < 3:
+        started = time.monotonic()
+        while time.monotonic() - started < 3:
             name = f"f{len(written)}"
             try:
                 command.run("-v", "p11w:/mnt", script=f"echo {name} >/mnt/{name}")

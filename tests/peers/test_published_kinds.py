@@ -137,8 +137,8 @@ def test_networks_survive_a_killed_plugin(consumers: Consumers, publisher: Engin
     docker("network", "create", f"--driver={driver.name}", f"--ipam-driver={driver.name}", "net2")
     try:
         kill_plugin(publisher, driver)
-        begun = time.monotonic()
+        started = time.monotonic()
         assert "1 packets received" in docker.run(script="ping -c 1 10.213.79.1", network="net2")
-        assert time.monotonic() - begun < limit(30)
+        assert time.monotonic() - started < limit(30)
     finally:
         docker("network", "rm", "net2")

@@ -81,17 +81,17 @@ def test_p03_listing_volumes_is_quick_while_a_plugin_is_disabled(
     publisher.disable(plugin_name(driver))
     assert timed(lambda: consumers.podman("volume", "ls")) < QUICK
     assert timed(lambda: consumers.docker("volume", "ls")) < QUICK
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Failed, match="disabled"):
         consumers.podman.run("-v", "p03-a:/mnt", script="echo no >/mnt/a")
-    assert time.monotonic() - begun < QUICK
+    assert time.monotonic() - started < QUICK
     publisher.enable(plugin_name(driver))
     for command, volume in zip(consumers.commands, ("p03-a", "p03-b"), strict=True):
         assert command.run("-v", f"{volume}:/mnt", script="echo yes >/mnt/a; cat /mnt/a") == "yes\n"
         command("volume", "rm", volume)
 
 
-def test_p03_the_socket_of_a_disabled_plugin_without_podman_volumes_is_gone(
+def test_p03_the_socket_of_a_disabled_plugin_without_podman_volumes_is_removed(
     consumers: Consumers, publisher: EngineProcess, make: Make
 ) -> None:
     driver = make("volume", names=["p03-docker"])
@@ -186,9 +186,9 @@ def test_p09_a_hung_plugin_delays_no_other(consumers: Consumers, make: Make) -> 
     hung = make("volume", "hang=/VolumeDriver.Create", time_limits={"VolumeDriver.Create": 2})
     other = make("volume")
     for command in consumers.commands:
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(Failed, match=r"Create|2 s|answer"):
             command("volume", "create", f"--driver={hung.name}", "p09-hung")
-        assert time.monotonic() - begun < QUICK
+        assert time.monotonic() - started < QUICK
         command("volume", "create", f"--driver={other.name}", "p09")
         command("volume", "rm", "p09")

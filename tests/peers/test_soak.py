@@ -29,10 +29,10 @@ def test_volume_operations_go_on_while_engine_proxy_and_plugin_are_killed(
     sys.stdout.write(f"{soak.summary()}\n")
     assert soak.unexplained() == [], soak.summary()
     assert soak.lost == []
-    assert all(soak.done[who] > 0 for who in ("podman", "docker", "program"))
+    assert all(soak.done[owner] > 0 for owner in ("podman", "docker", "program"))
     # podman and the program forget what they could not return: of such volumes, and no others, something may be left
     left = [each.split() for each in driver.mounts()]
-    failed = {each.who for each in soak.failures}
+    failed = {each.owner for each in soak.failures}
     assert [(volume, id) for volume, id in left if volume not in failed and id not in failed | {"soak"}] == []
     for volume, id in left:
         driver.post("/VolumeDriver.Unmount", json.dumps({"Name": volume, "ID": id}).encode())

@@ -91,9 +91,9 @@ def test_p16_a_container_that_restarts_always_finds_its_volume(world: World, fir
         peer.start_again()
         time.sleep(2 if first == "dockerd" else 0)  # it looks for the plugin for 15 s
         house.start()
-    begun = time.monotonic()
+    started = time.monotonic()
     peer.wait_until_serving()
-    assert time.monotonic() - begun < limit(20)
+    assert time.monotonic() - started < limit(20)
     wait_until(lambda: is_up(docker), "the container runs", limit(30))
     docker("exec", "always", "sh", "-c", f"echo {first} >>/mnt/times")
     (times,) = consumers.machine.directory.glob("volume*/of-docker/times")
@@ -104,11 +104,11 @@ def test_p16_podman_without_moorage_fails_at_once_and_works_afterwards(world: Wo
     consumers, house, _, _ = world
     podman = consumers.podman
     house.down()
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Failed):
         podman("start", "--attach", "mine")
     assert "mine" in podman("ps", "--all")
-    assert time.monotonic() - begun < limit(10)
+    assert time.monotonic() - started < limit(10)
     start_ready(world)
     podman("start", "--attach", "mine")
     (times,) = consumers.machine.directory.glob("volume*/of-podman/times")

@@ -58,9 +58,9 @@ def test_v01_volumes_are_created_listed_and_removed(volume: Volume, driver: Driv
 def test_v01_a_silent_driver_delays_no_other(volume: Volume, driver: Driver, make: Make) -> None:
     hung = make("volume", "hang=/VolumeDriver.List")
     volume("create", "three", "--driver", plugin_name(driver))
-    begun = time.monotonic()
+    started = time.monotonic()
     done = volume("ls", "-q", status=1)
-    assert time.monotonic() - begun < limit(15)
+    assert time.monotonic() - started < limit(15)
     assert done.stdout == "three\n"
     assert plugin_name(hung) in done.stderr
     volume("rm", "three", "--driver", plugin_name(driver))
