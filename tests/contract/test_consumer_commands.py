@@ -183,14 +183,3 @@ def test_v04_a_volume_in_use_is_not_removed(shell: Shell) -> None:
     assert (done.returncode, done.stdout) == (1, "more\n")
     assert "cannot remove volume data: it is in use by data" in done.stderr
     assert shell.run("volume", "rm", "-f", "data", "gone") == "data\ngone\n"
-
-
-def test_p01_apply_publishes_and_unpublishes_as_the_file_says(shell: Shell, tmp_path: Path) -> None:
-    shell.run("create", "p", str(shell.package))
-    file = tmp_path / "plugins.yaml"
-    for line, names in (("[a, b]", ["a", "b"]), ("true", ["p:latest"]), ("false", None)):
-        file.write_text(f"plugins:\n- reference: p\n  enabled: false\n  privileges: all\n  publish: {line}\n")
-        assert "publish: " in shell.run("apply", "-f", str(file))
-        published = shell.backend.get("p").published
-        assert (None if published is None else list(published.names)) == names
-        assert shell.run("apply", "-f", str(file)) == "= p:latest\n"

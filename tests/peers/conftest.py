@@ -1,4 +1,6 @@
 from peers.consumers import consumers as consumers
+from peers.consumers import make as make
+from peers.consumers import publisher as publisher
 from peers.dockerd import dockerd as dockerd
 from support.engine_fixtures import house as house
 from support.engine_fixtures import machine as machine

@@ -32,6 +32,9 @@ STOP_SECONDS = limit(30.0)
 SOCKETS = Path("/run/docker/plugins")
 """Where dockerd puts the socket directories of its plugins, with any exec root."""
 
+PROGRAM = "MOORAGE_DOCKERD"
+"""The variable with another program, for example that of another version of Debian."""
+
 
 class Dockerd:
     """A running dockerd. ``stop`` must be called."""
@@ -50,7 +53,7 @@ class Dockerd:
         self._made = [each for each in (SOCKETS, SOCKETS.parent) if not each.exists()]
         self._command = [
             *prefix,
-            "dockerd",
+            os.environ.get(PROGRAM, "dockerd"),
             "--iptables=false",
             "--bridge=none",
             f"--data-root={self.data}",

@@ -1,5 +1,5 @@
-"""The guides about plugins in use, as a reader walks through them: volumes-for-programs.md, volumes-with-podman.md and
-plugins-for-dockerd.md, with real podman and dockerd.
+"""The first example of README.md and the guides about plugins in use, as a reader walks through them:
+volumes-for-programs.md, volumes-with-podman.md and plugins-for-dockerd.md, with real podman and dockerd.
 """
 
 import shlex
@@ -74,3 +74,15 @@ def test_p01_dockerd_uses_a_volume_as_the_guide_says(consumers: Consumers) -> No
         add_command(reader, "docker", docker.machine.command("docker", f"--host=unix://{docker.address}"))
         reader.walk((GUIDES / "plugins-for-dockerd.md").read_text())
         assert house.plugins() == []
+
+
+def test_p01_podman_uses_a_volume_driver_as_the_readme_says(consumers: Consumers) -> None:
+    podman: Podman = consumers.podman
+    podman("tag", IMAGE, "docker.io/library/busybox")
+    with reader_on(consumers, "readme") as (reader, house):
+        add_command(reader, "podman", podman.command())
+        assert len(reader.walk((ROOT / "README.md").read_text())) == 5
+        (note,) = (house.root / "plugins").glob("*/propagated-mount/store/data/data/note")
+        assert note.read_text() == "written in a container\n"
+        podman("volume", "rm", "data")
+        house.remove("hello", force=True)

@@ -1,7 +1,7 @@
 """Unmodified podman and dockerd with plugins of each kind: without an engine, and as an engine publishes them."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 import pytest
 
@@ -10,21 +10,23 @@ from support.consumers import IMAGE, Failed
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "podman", "docker", "busybox", "static-cc")]
 
-Make = Callable[..., Driver]
-SIDES: dict[str, Callable[..., AbstractContextManager[Driver]]] = {"direct": direct}
+Side = Callable[..., Driver]
 
 
-@pytest.fixture(params=sorted(SIDES))
-def make(request: pytest.FixtureRequest, consumers: Consumers) -> Iterator[Make]:
-    """Makes a driver of a kind with these options, on one side."""
+@pytest.fixture(params=["direct", "published"])
+def side(request: pytest.FixtureRequest, consumers: Consumers) -> Iterator[Side]:
+    """Makes a driver of a kind with these options, without an engine or published by one."""
+    if request.param == "published":
+        yield request.getfixturevalue("make")
+        return
     with ExitStack() as stack:
-        yield lambda kind, *options: stack.enter_context(SIDES[request.param](consumers, kind, *options))
+        yield lambda kind, *options: stack.enter_context(direct(consumers, kind, *options))
 
 
 @pytest.mark.parametrize("how", ["fuse", "bind", "tmpfs"])
-def test_podman_containers_write_to_a_volume(consumers: Consumers, make: Make, how: str) -> None:
-    driver, podman = make("volume", f"how={how}"), consumers.podman
-    volume = f"v{how}-{driver.name}"
+def test_podman_containers_write_to_a_volume(consumers: Consumers, side: Side, how: str) -> None:
+    driver, podman = side("volume", f"how={how}"), consumers.podman
+    volume = f"v{how}-{driver.plain_name}"
     podman("volume", "create", f"--driver={driver.name}", volume)
     script = "echo one >/mnt/a; mkdir /mnt/d; echo two >/mnt/d/b; mv /mnt/d/b /mnt/c; rm -r /mnt/d; cat /mnt/a /mnt/c"
     assert podman.run("-v", f"{volume}:/mnt", script=script) == "one\ntwo\n"
@@ -40,9 +42,9 @@ def test_podman_containers_write_to_a_volume(consumers: Consumers, make: Make, h
 
 
 @pytest.mark.parametrize("how", ["fuse", "bind"])
-def test_dockerd_containers_write_to_a_volume(consumers: Consumers, make: Make, how: str) -> None:
-    driver, docker = make("volume", f"how={how}"), consumers.docker
-    volume = f"d{how}-{driver.name}"
+def test_dockerd_containers_write_to_a_volume(consumers: Consumers, side: Side, how: str) -> None:
+    driver, docker = side("volume", f"how={how}"), consumers.docker
+    volume = f"d{how}-{driver.plain_name}"
     docker("volume", "create", f"--driver={driver.name}", volume)
     docker("run", "-d", "--name=holder", "--network=none", "-v", f"{volume}:/mnt", IMAGE, "sleep", "1000")
     try:
@@ -58,24 +60,26 @@ def test_dockerd_containers_write_to_a_volume(consumers: Consumers, make: Make, 
     assert not (driver.data / volume).exists()
 
 
-def test_dockerd_makes_a_volume_as_a_container_needs_it(consumers: Consumers, make: Make) -> None:
-    driver, docker = make("volume"), consumers.docker
-    volume = f"new-{driver.name}"
+def test_dockerd_makes_a_volume_as_a_container_needs_it(consumers: Consumers, side: Side) -> None:
+    driver, docker = side("volume"), consumers.docker
+    volume = f"new-{driver.plain_name}"
     words = ("-v", f"{volume}:/mnt", f"--volume-driver={driver.name}")
     assert docker.run(*words, script="echo one >/mnt/a; cat /mnt/a") == "one\n"
     assert (driver.data / volume / "a").read_text() == "one\n"
     docker("volume", "rm", volume)
 
 
-def test_what_a_driver_refuses_is_an_error_of_the_command(consumers: Consumers, make: Make) -> None:
-    driver = make("volume")
+def test_what_a_driver_refuses_is_an_error_of_the_command(consumers: Consumers, side: Side) -> None:
+    driver = side("volume")
     for command in (consumers.podman, consumers.docker):
         with pytest.raises(Failed, match="no space left"):
-            command("volume", "create", f"--driver={driver.name}", "--opt=fail=no space left", f"no-{driver.name}")
+            command(
+                "volume", "create", f"--driver={driver.name}", "--opt=fail=no space left", f"no-{driver.plain_name}"
+            )
 
 
-def test_docker_logs_come_from_a_log_driver(consumers: Consumers, make: Make) -> None:
-    driver, docker = make("log"), consumers.docker
+def test_docker_logs_come_from_a_log_driver(consumers: Consumers, side: Side) -> None:
+    driver, docker = side("log"), consumers.docker
     script = "for i in $(seq 1 2000); do echo line $i; done; sleep 1; echo last"
     words = ("--network=none", f"--log-driver={driver.name}", IMAGE, "/bin/sh", "-c", script)
     id = docker("run", "-d", *words).strip()
@@ -91,8 +95,8 @@ def test_docker_logs_come_from_a_log_driver(consumers: Consumers, make: Make) ->
     assert driver.calls()["/LogDriver.StopLogging"] >= 1
 
 
-def test_a_container_gets_its_network_and_address_from_a_plugin(consumers: Consumers, make: Make) -> None:
-    driver, docker = make("network", "prefix=10.213.78"), consumers.docker
+def test_a_container_gets_its_network_and_address_from_a_plugin(consumers: Consumers, side: Side) -> None:
+    driver, docker = side("network", "prefix=10.213.78"), consumers.docker
     docker("network", "create", f"--driver={driver.name}", f"--ipam-driver={driver.name}", "net")
     try:
         printed = docker.run(script="ip addr show eth0; ping -c 1 10.213.78.1", network="net")

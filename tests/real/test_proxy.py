@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import socket
 import stat
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,34 @@ def test_p06_what_is_no_call_is_refused(tmp_path: Path, request_bytes: bytes) ->
         answer = client.recv(1000)
         assert not answer or answer.startswith(b"HTTP/1.1 405")
         assert call(path, "VolumeDriver.List")[0] == 200
+
+
+def test_p06_whatever_a_consumer_sends_the_proxy_serves_the_next_one(tmp_path: Path) -> None:
+    chance = random.Random(6)
+    bodies = (b'{"Name": "a", "ID": "1"}', b"[]", b"", b"\xff", b'{"Name": 1}')
+    with published(tmp_path) as (proxy, _, path):
+        before = proxy.descriptors()
+        for _ in range(400):
+            body = chance.choice(bodies)
+            target = chance.choice(
+                ("VolumeDriver.Mount", "VolumeDriver.Get", "NetworkDriver.Join", "LogDriver.StartLogging")
+            )
+            length = chance.choice((len(body), len(body), len(body) + 3, 10**9))
+            framing = chance.choice(
+                (f"Content-Length: {length}", "Transfer-Encoding: chunked", "X: y", "Expect: 100-continue")
+            )
+            data = bytearray(f"POST /{target} HTTP/1.1\r\nHost: p\r\n{framing}\r\n\r\n".encode() + body)
+            for _ in range(chance.choice((0, 0, 1, 3))):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(0.02)
+                client.connect(path)
+                client.sendall(data[: chance.randrange(1, len(data) + 1)])
+                with suppress(OSError):
+                    client.recv(chance.choice((1, 4096)))
+        assert call(path, "VolumeDriver.Get", Name="a")[0] == 200
+        wait_until(lambda: proxy.descriptors() <= before)
+        assert "internal error" not in proxy.log()
 
 
 def test_p07_paths_are_the_hosts_and_a_mount_is_seen_there(tmp_path: Path) -> None:

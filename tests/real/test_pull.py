@@ -475,23 +475,6 @@ def test_l02_install_shows_prompts_and_starts(house: EngineProcess, registry: Se
     assert run_command(house, "install", name, "--alias", "p", "--grant-all-permissions")[0] == 1
 
 
-def test_p01_install_publishes_and_an_upgrade_keeps_the_names(house: EngineProcess, registry: Served) -> None:
-    for tag in ("v1", "v2"):
-        push(registry.host, "t/published", tag, make(config(description=tag)))
-    name = f"{registry.host}/t/published"
-    status, out, err = run_command(house, "install", f"{name}:v1", "--alias", "p", "--publish=a/b")
-    assert (status, out) == (0, "p:latest\n"), err
-    socket = house.published / "a/b.sock"
-    inode = socket.stat().st_ino
-    assert run_command(house, "upgrade", "--restart", "--skip-remote-check", "p", f"{name}:v2")[0] == 0
-    shown = house.inspect("p")
-    assert shown["Config"]["Description"] == "v2"
-    assert shown["Moorage"]["Published"]["Names"] == ["a/b"]
-    assert socket.stat().st_ino == inode
-    house.remove("p", force=True)
-    assert not socket.exists()
-
-
 def test_l02_upgrade_shows_what_is_requested_in_addition(house: EngineProcess, registry: Served) -> None:
     push(registry.host, "t/more", "v1", make(config(network={"type": "host"})))
     push(registry.host, "t/more", "v2", make(config(linux={"capabilities": ["CAP_CHOWN"]})))

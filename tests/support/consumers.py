@@ -52,9 +52,11 @@ class ConsumerMachine:
         self.directory = Path(tempfile.mkdtemp(prefix="m-use-", dir="/tmp"))
         self.sockets = self.directory / "plugins"
         self.configuration = self.directory / "containers"
+        self.podman_config = self.configuration / "containers.conf.d/50-moorage.conf"
         self._made = [each for each in (_PLUGINS, _PLUGINS.parent) if not each.exists()]
         _PLUGINS.mkdir(parents=True, exist_ok=True)
         self.sockets.mkdir()
+        (self.directory / "engine").mkdir()
         (self.configuration / "containers.conf.d").mkdir(parents=True)
         (self.configuration / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         (self.configuration / "containers.conf").write_text(_CONTAINERS)

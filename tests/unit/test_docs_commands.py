@@ -13,6 +13,7 @@ PAGES = {
 
 # Pages that are written as a walk (``support.pages``), and the test that walks through them.
 WALKED = {
+    "README.md": "tests/peers/test_consumer_guides.py",
     "docs/guide/migrate-from-docker.md": "tests/peers/test_docker_cli.py",
     "docs/guide/plugins-for-dockerd.md": "tests/peers/test_consumer_guides.py",
     "docs/guide/volumes-for-programs.md": "tests/peers/test_consumer_guides.py",

@@ -150,3 +150,12 @@ def test_p07_paths_in_get_and_list_are_of_the_host_and_empty_where_there_is_none
         ("c", ""),
     ]
     assert json.loads(answer.body) == document
+
+
+@pytest.mark.parametrize("path", [calls.CREATE, calls.REMOVE, calls.MOUNT, calls.UNMOUNT, calls.PATH, calls.GET])
+def test_p07_a_call_that_lost_its_body_reaches_no_plugin(path: str) -> None:
+    with pytest.raises(errors.Invalid, match="its body has no Name"):
+        calls.arguments(path, b"{}")
+    with pytest.raises(errors.Invalid, match="its body has no File"):
+        calls.arguments(calls.START_LOGGING, b'{"Name": "v"}')
+    assert calls.arguments(calls.LIST, b"{}").volume == ""

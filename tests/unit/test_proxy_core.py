@@ -285,6 +285,33 @@ def test_p07_a_mount_that_is_not_propagated_is_undone_and_fails() -> None:
     assert not peer.has(Reply)
 
 
+@pytest.mark.parametrize("consumer", ["podman (pid 1)", "dockerd (pid 1)"])
+def test_p11_an_unmount_that_was_interrupted_is_completed_for_dockerd_only(consumer: str) -> None:
+    killed = Peer()
+    killed.mount(consumer=consumer)
+    killed.call(calls.UNMOUNT, consumer, Name="v", ID="1")
+    killed.take(Forward)
+    peer = Peer(ledger=killed.disk)
+    again = peer.take(Forward)
+    assert (again.path, json.loads(again.body or b"")) == (calls.MOUNT, {"Name": "v", "ID": "1"})
+    peer.do(peer.core.answered(again.id, 200, b'{"Mountpoint": "/mnt/v"}', peer.now))
+    peer.verify(mount_point="/host/mnt/v")
+    if consumer.startswith("podman"):
+        assert not peer.has(Forward), "podman takes the volume for mounted"
+        assert load(peer.disk).mounts[0].phase == "mounted"
+        return
+    undo = peer.take(Forward)
+    assert (undo.path, json.loads(undo.body or b"")) == (calls.UNMOUNT, {"Name": "v", "ID": "1"})
+    peer.do(peer.core.answered(undo.id, 200, b"{}", peer.now))
+    if peer.has(Release):
+        peer.do(peer.core.released(peer.take(Release).id, "", peer.now))
+    assert load(peer.disk).mounts == []
+    peer.call(calls.UNMOUNT, consumer, Name="v", ID="1")
+    assert not peer.has(Reply)
+    peer.answer(500, Err="not mounted")
+    assert peer.reply()[0] == 200
+
+
 @pytest.mark.parametrize("inside", ["/data/v", "/mnt/../etc", "relative", ""])
 def test_p07_a_path_that_the_host_cannot_use_is_refused(inside: str) -> None:
     of = table()

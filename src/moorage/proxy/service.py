@@ -21,7 +21,7 @@ __all__ = ("ProxyService",)
 
 log = logging.getLogger(__name__)
 
-_NEWS_PAUSE = 0.02  # seconds; several changes become one message
+_NEWS_PAUSE = 0.02  # seconds between two messages; several changes become one
 _ACCEPTED_AT_ONCE = 64
 _NO_DESCRIPTOR_PAUSE = 0.1  # seconds
 _CHECK_INTERVAL = 30.0  # seconds between two checks whether the own socket still exists
@@ -47,6 +47,7 @@ class ProxyService:
         self._last: tuple[News, tuple[tuple[str, int], ...]] = News(), ()
         """News, and the sockets with their inodes."""
         self._flush: asyncio.TimerHandle | None = None
+        self._flushed_at = 0.0
         self._has_tables = False
         self.stopped = asyncio.Event()
 
@@ -145,10 +146,12 @@ class ProxyService:
 
     def _changed(self) -> None:
         if self._flush is None:
-            self._flush = self._loop.call_later(_NEWS_PAUSE, self._send_changes)
+            at = max(self._flushed_at + _NEWS_PAUSE, self._loop.time())
+            self._flush = self._loop.call_at(at, self._send_changes)
 
     def _send_changes(self) -> None:
         self._flush = None
+        self._flushed_at = self._loop.time()
         if self._has_tables:
             self._reconcile()
         self._send_news()

@@ -67,6 +67,7 @@ _VOLUME = frozenset((CREATE, REMOVE, MOUNT, UNMOUNT, PATH, GET, LIST, SCOPE))
 _WHOLE = _VOLUME | {START_LOGGING, STOP_LOGGING, LOG_CAPABILITIES, START_METRICS, STOP_METRICS}
 QUERIES = frozenset((PATH, GET, LIST, SCOPE, LOG_CAPABILITIES))
 """Calls that change nothing."""
+_NAMED = frozenset((CREATE, REMOVE, MOUNT, UNMOUNT, PATH, GET))
 _EMPTY = frozenset((CREATE, REMOVE, UNMOUNT, START_LOGGING, STOP_LOGGING, START_METRICS, STOP_METRICS))
 
 _LONG_LIMIT, _LIMIT = 120.0, 60.0  # seconds; moby's own limits of volume calls
@@ -155,11 +156,23 @@ def wait_limit(path: str) -> float:
 
 
 def arguments(path: str, body: bytes) -> Arguments:
-    """What the body of a whole call says. Raises: Invalid if it is no JSON object, or a name in it is no text."""
+    """What the body of a whole call says.
+
+    dockerd repeats a call whose connection broke without its body. A plugin that gets such a call may mount something
+    else than what the container needs, so it never does.
+
+    Raises: Invalid if it is no JSON object, if a name in it is no text, or if the volume or the FIFO is missing.
+    Source: moby pkg/plugins/client.go, callWithRetry.
+    """
     try:
         read = msgspec.json.decode(body, type=_Body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise errors.Invalid(f"cannot call {method(path)}: its body is no JSON object: {error}") from error
+    if (path in _NAMED and not read.Name) or (path in (START_LOGGING, STOP_LOGGING) and not read.File):
+        missing = "Name" if path in _NAMED else "File"
+        raise errors.Invalid(
+            f"cannot call {method(path)}: its body has no {missing}; a connection may have broken before"
+        )
     if path in _VOLUME:
         return Arguments(read.Name, read.ID if path in (MOUNT, UNMOUNT) else "")
     return Arguments(file=read.File)

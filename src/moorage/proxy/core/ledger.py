@@ -38,6 +38,17 @@ class LedgerMount(Struct):
     """Of the file system that the plugin mounted, at or above ``path``; empty where ``path`` is a plain directory."""
     problem: str = ""
     is_stale: bool = False
+    is_returned: bool = False
+    """Whether its consumer has returned it, but the Unmount may not have been done: then it is undone."""
+
+    def doubt(self) -> None:
+        """Its Unmount may have been done or not, and its consumer got an error or no answer.
+
+        podman takes it for mounted then, so that it is made again, which changes nothing where it exists. dockerd
+        forgets a mount whatever the answer is, and would leave it to the volume for ever.
+        """
+        self.phase, self.run = "mounted", UNKNOWN_RUN
+        self.is_returned = self.consumer.startswith("dockerd")
 
     @property
     def key(self) -> MountKey:
@@ -161,11 +172,10 @@ class Ledger(Struct):
 def load(raw: bytes) -> Ledger:
     """A saved ledger, after the proxy was killed. Raises: msgspec.MsgspecError.
 
-    A mount whose return had begun may exist or not, and its consumer may take it for mounted: it is made again. One
-    that had been requested and not been answered is undone by the core.
+    A mount whose return had begun is in doubt. One that had been requested and not been answered is undone by the core.
     """
     ledger = msgspec.json.decode(raw, type=Ledger)
     for each in ledger.mounts:
         if each.phase == "unmounting":
-            each.phase, each.run = "mounted", UNKNOWN_RUN
+            each.doubt()
     return ledger

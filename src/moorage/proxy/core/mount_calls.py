@@ -5,7 +5,7 @@ from moorage.proxy.core.actions import Forward, Release, Reply, Verify
 from moorage.proxy.core.answers import Answer, Document, failure, success
 from moorage.proxy.core.context import PluginContext
 from moorage.proxy.core.jobs import Job, Stage
-from moorage.proxy.core.ledger import UNKNOWN_RUN, LedgerMount
+from moorage.proxy.core.ledger import LedgerMount
 from moorage.proxy.core.paths import TranslatedPath, to_host
 
 __all__ = ("CHECK_LIMIT", "MountCalls")
@@ -61,16 +61,13 @@ class MountCalls:
             self._context.is_clean = False
 
     def doubt(self, job: Job) -> None:
-        """An Unmount may have been done or not, and its consumer got an error: podman takes the volume for mounted.
-
-        So it is mounted again, which changes nothing where it is mounted.
-        """
+        """An Unmount may have been done or not, and its consumer gets an error."""
         if job.path != calls.UNMOUNT:
             return
         self.restore_phase(job)
         entry = self._context.ledger.find(job.mount)
         if entry is not None and entry.phase == "mounted":
-            entry.run = UNKNOWN_RUN
+            entry.doubt()
             self._context.is_clean = False
 
     # Mount
@@ -116,7 +113,7 @@ class MountCalls:
         if entry.phase == "mounting":
             entry.consumer = job.consumer
         if job.purpose == "call":
-            entry.path = job.host_path
+            entry.path, entry.is_returned = job.host_path, False
         entry.phase, entry.run, entry.mount_point = "mounted", job.run, mount_point
         entry.problem = ""
         self._context.ledger.learn(entry.volume, entry.path)

@@ -80,6 +80,8 @@ class Replays:
         context = self._context
         arguments = Arguments(entry.volume, entry.id)
         body = msgspec.json.encode({"Name": entry.volume, "ID": entry.id})
+        if entry.phase == "mounted" and entry.is_returned and entry.run == run and not entry.problem:
+            entry.phase, context.is_clean = "mounting", False
         if entry.phase == "mounted" and (entry.run != run or entry.problem):
             self._create(calls.MOUNT, body, arguments, entry.run not in (run, UNKNOWN_RUN), now)
         elif entry.phase == "mounting" and not self._is_requested(entry):

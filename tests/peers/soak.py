@@ -1,0 +1,260 @@
+"""Volume operations of podman, dockerd and a plain program while engine, proxy and plugin are killed again and again.
+
+What fails is counted by what was killed meanwhile (rows P04, P11 and P18).
+"""
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peers.consumers import Consumers, Driver, plugin_name
+from support.consumers import Docker, Failed, Podman
+from support.engines import EngineProcess, Refused
+from support.foreground import wait_until
+from support.limits import limit
+
+ENGINE_SECONDS, PROXY_SECONDS, PLUGIN_SECONDS = 10.0, 17.0, 23.0
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A kill, and when what was killed served again."""
+
+    what: str
+    started: float
+    until: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A volume operation that failed."""
+
+    owner: str
+    """With the number of its attempt, which is its volume's name."""
+    started: float
+    until: float
+    text: str
+
+    def cause(self, outages: Sequence[Outage]) -> str:
+        """What explains it: the plugin was down; the proxy was killed while it was under way; neither the proxy nor an
+        engine that could start it again was running. Empty for nothing.
+        """
+        near = [each for each in outages if each.started <= self.until and self.started <= each.until]
+        if any(each.what == "plugin" for each in near):
+            return "plugin"
+        killed = [each for each in near if each.what == "proxy"]
+        if any(self.started <= each.started for each in killed):
+            return "proxy"
+        engines = [each for each in outages if each.what == "engine"]
+        if any(one.started <= other.until and other.started <= one.until for one in engines for other in killed):
+            return "engine and proxy"
+        return ""
+
+
+@dataclass
+class Soak:
+    """The workers, the killers, and what they saw."""
+
+    consumers: Consumers
+    house: EngineProcess
+    driver: Driver
+    seconds: float
+    done: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """What was written with success and is not in the driver's data."""
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+        self._step = threading.local()
+        self._stop = threading.Event()
+        self._engine = threading.Lock()
+
+    def run(self) -> None:
+        """Return after the time, when all that was killed runs again."""
+        workers = [
+            threading.Thread(target=self._repeat, args=(name, act))
+            for name, act in (("podman", self._podman), ("docker", self._docker), ("program", self._program))
+        ]
+        for each in workers:
+            each.start()
+        try:
+            self._kill_in_turn()
+        finally:
+            self._stop.set()
+            for each in workers:
+                each.join()
+        self.house.until(plugin_name(self.driver), "ready")
+
+    def unexplained(self) -> list[str]:
+        """The failures that have no such cause."""
+        found = [each for each in self.failures if not each.cause(self.outages)]
+        return [f"{each.owner} at {each.started - self.started:.2f} s: {each.text}" for each in found]
+
+    def summary(self) -> str:
+        """One line."""
+        causes = Counter(each.cause(self.outages) or "nothing" for each in self.failures)
+        kills = Counter(each.what for each in self.outages)
+        return (
+            f"{sum(self.done.values())} operations {dict(self.done)} in {self.seconds:g} s, kills {dict(kills)}, "
+            f"failures by cause {dict(causes)}, lost {len(self.lost)}"
+        )
+
+    # what is killed
+
+    def _kill_in_turn(self) -> None:
+        """Each at its times; what takes long does not delay the others."""
+        self.started = started = time.monotonic()
+        periods = ((ENGINE_SECONDS, self._kill_engine), (PROXY_SECONDS, self._kill_proxy))
+        plan = [(PLUGIN_SECONDS, self._kill_plugin), *periods]
+        due = sorted(
+            ((number * every, kill) for every, kill in plan for number in range(1, int(self.seconds / every) + 1)),
+            key=lambda each: each[0],
+        )
+        threads = []
+        for at, kill in due:
+            time.sleep(max(0.0, started + at - time.monotonic()))
+            threads.append(threading.Thread(target=self._measure, args=(kill,)))
+            threads[-1].start()
+        time.sleep(max(0.0, started + self.seconds - time.monotonic()))
+        for each in threads:
+            each.join()
+
+    def _measure(self, kill: Callable[[], str]) -> None:
+        started = time.monotonic()
+        what = kill()
+        self.outages.append(Outage(what, started, time.monotonic()))
+
+    def _kill_engine(self) -> str:
+        with self._engine:
+            self.house.end(signal.SIGKILL)
+            self.house.start()
+        return "engine"
+
+    def _kill_proxy(self) -> str:
+        path = self.house.exec_root / "proxy/pid"
+        killed = int(path.read_text())
+        with suppress(ProcessLookupError):
+            os.kill(killed, signal.SIGKILL)
+
+        def is_back() -> bool:
+            return int(path.read_text()) != killed and self.driver.post("/Plugin.Activate")[0] == 200
+
+        self._until(is_back, "another proxy")
+        return "proxy"
+
+    def _kill_plugin(self) -> str:
+        before = self._more()
+        with suppress(ProcessLookupError):
+            os.kill(before["Pid"], signal.SIGKILL)
+
+        def is_back() -> bool:
+            more = self.house.more(plugin_name(self.driver))
+            is_mounted = all(not each["Problem"] for each in more["Mounts"])
+            return bool(more["State"] == "ready" and more["Pid"] != before["Pid"] and is_mounted)
+
+        self._until(is_back, "the plugin runs again, with its mounts")
+        return "plugin"
+
+    def _more(self) -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+
+        def is_running() -> bool:
+            found.append(self.house.more(plugin_name(self.driver)))
+            return bool(found[-1]["State"] == "ready")
+
+        self._until(is_running, "the plugin runs")
+        return found[-1]
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait, whatever is down just then."""
+
+        def is_met() -> bool:
+            try:
+                return condition()
+            except (OSError, http.client.HTTPException, Refused, ValueError):
+                return False
+
+        wait_until(is_met, what, limit(60))
+
+    # workers
+
+    def _repeat(self, owner: str, act: Callable[[str], None]) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            try:
+                act(f"{owner}{number}")
+                self.done[owner] += 1
+            except (Failed, OSError, AssertionError, http.client.HTTPException) as error:
+                self.failures.append(
+                    Failure(f"{owner}{number}", self._step.started, time.monotonic(), str(error)[-400:])
+                )
+                time.sleep(0.1)
+
+    def _container(self, command: Podman | Docker, name: str) -> None:
+        self._do(command, "volume", "create", f"--driver={self.driver.name}", name)
+        try:
+            self._run(command, name, f"echo {name} >/mnt/a; cat /mnt/a")
+            self._check(self.driver.data / name / "a", f"{name}\n")
+            self._run(command, name, "cat /mnt/a")
+        finally:
+            failed = self._step.started
+            try:
+                self._do(command, "volume", "rm", name)
+            except Failed as error:
+                # also what follows from the failure before
+                self.failures.append(Failure(name, failed, time.monotonic(), str(error)[-400:]))
+            self._step.started = failed
+
+    def _run(self, command: Podman | Docker, name: str, script: str) -> None:
+        self._step.started = time.monotonic()
+        printed = command.run("-v", f"{name}:/mnt", script=script)
+        assert printed == f"{name}\n", printed
+
+    def _do(self, command: Podman | Docker, *words: str) -> None:
+        self._step.started = time.monotonic()
+        command(*words)
+
+    def _podman(self, name: str) -> None:
+        self._container(self.consumers.podman, name)
+
+    def _docker(self, name: str) -> None:
+        self._container(self.consumers.docker, name)
+
+    def _program(self, name: str) -> None:
+        """As a program that speaks the protocol; and the volume that is mounted all the time."""
+        path = Path(self._mounted("always", "soak"))
+        self._step.started = time.monotonic()
+        text = f"{name}\n" * 100
+        (path / name).write_text(text)
+        assert (path / name).read_text() == text
+        self._check(self.driver.data / "always" / name, text)
+        (path / name).unlink()
+        assert self._mounted("always", name) == str(path)
+        self._call("Unmount", f'{{"Name": "always", "ID": "{name}"}}')
+        time.sleep(0.05)
+
+    def _mounted(self, volume: str, id: str) -> str:
+        return str(json.loads(self._call("Mount", f'{{"Name": "{volume}", "ID": "{id}"}}'))["Mountpoint"])
+
+    def _call(self, verb: str, body: str) -> bytes:
+        self._step.started = time.monotonic()
+        status, answer = self.driver.post(f"/VolumeDriver.{verb}", body.encode())
+        if status != 200:
+            raise Failed((verb, body), status, answer.decode(errors="replace"))
+        return answer
+
+    def _check(self, path: Path, expected: str) -> None:
+        if not path.exists() or path.read_text() != expected:
+            self.lost.append(str(path))
