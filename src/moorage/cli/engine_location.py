@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from moorage.client.contexts import read_contexts
-from moorage.client.host import DEFAULT_HOST, socket_of
+from moorage.client.host import DEFAULT_HOST, contexts_path, socket_of
 from moorage.location import Location, locate, locate_by_socket
 from moorage.timeouts import DEFAULT
 
@@ -40,12 +39,25 @@ def host_of(context: click.Context) -> str:
     is_given = is_given or bool(os.environ.get("MOORAGE_HOST"))
     directories = _from_environment("MOORAGE_ROOT"), _from_environment("MOORAGE_EXEC_ROOT")
     if name := root.params.get("context") or (not is_given and os.environ.get("MOORAGE_CONTEXT")) or "":
-        return read_contexts().host(name) or DEFAULT_HOST
+        return _context_host(name) or DEFAULT_HOST
     if is_given:
         return str(host)
     if directories != (None, None):
         return f"unix://{locate(*directories).socket}"
-    return read_contexts().host() or str(host)
+    return _context_host() or str(host)
+
+
+def _context_host(name: str = "") -> str:
+    """The host of a context, of the current one without a name; empty for the engine of this machine.
+
+    Raises:
+        errors.NotFound: there is no such context
+    """
+    if not name and not os.path.exists(contexts_path()):
+        return ""
+    from moorage.client.contexts import read_contexts
+
+    return read_contexts().host(name)
 
 
 def locate_engine(root: Path | None = None, exec_root: Path | None = None) -> Location:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from moorage import errors
+from moorage.client.host import contexts_path
 
-__all__ = ("DEFAULT_NAME", "Contexts", "EngineContextEntry", "contexts_path", "read_contexts", "write_contexts")
+__all__ = ("DEFAULT_NAME", "Contexts", "EngineContextEntry", "read_contexts", "write_contexts")
 
 DEFAULT_NAME = "default"
 """The context without a host: the engine of this machine."""
@@ -44,19 +45,13 @@ class Contexts:
         return self.entries[name].host
 
 
-def contexts_path() -> Path:
-    """The file with the contexts of this user."""
-    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return Path(folder, "moorage", "contexts.json")
-
-
 def read_contexts() -> Contexts:
     """The contexts of this user; none where there is no file.
 
     Raises:
         errors.Invalid: the file is damaged
     """
-    path = contexts_path()
+    path = Path(contexts_path())
     try:
         with open(path, "rb") as file:
             document: Any = json.loads(file.read())
@@ -80,7 +75,7 @@ def write_contexts(contexts: Contexts) -> None:
     Raises:
         errors.MoorageError: the file cannot be written
     """
-    path = contexts_path()
+    path = Path(contexts_path())
     entries = {name: {"host": each.host, "description": each.description} for name, each in contexts.entries.items()}
     document = {"current": contexts.current, "contexts": entries}
     temporary = path.with_name(f"{path.name}.{os.getpid()}")

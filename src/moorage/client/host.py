@@ -1,33 +1,20 @@
 """The address of an engine as users write it. Imports nothing slow: every command reads it."""
 
-from dataclasses import dataclass
+import os
+from typing import TYPE_CHECKING
 
 from moorage import errors
 
-__all__ = ("DEFAULT_HOST", "SshHost", "parse_ssh", "socket_of")
+if TYPE_CHECKING:
+    from moorage.client.ssh_host import SshHost
+
+__all__ = ("DEFAULT_HOST", "contexts_path", "parse_ssh", "socket_of")
 
 DEFAULT_HOST = "unix:///run/moorage/moorage.sock"
 _SSH = "ssh://"
 
 
-@dataclass(frozen=True)
-class SshHost:
-    """An engine of another machine, reached by ``ssh`` and ``moorage dial-stdio`` there."""
-
-    destination: str
-    """[USER@]MACHINE."""
-    port: str = ""
-    socket: str = ""
-    """The engine's socket there; empty for the default of that machine."""
-
-    def command(self) -> list[str]:
-        """What connects our standard streams to the engine. No word of the address can be an option."""
-        port = ["-p", self.port] if self.port else []
-        host = ["--host", f"unix://{self.socket}"] if self.socket else []
-        return ["ssh", "-T", "-o", "ConnectTimeout=30", *port, "--", self.destination, "moorage", *host, "dial-stdio"]
-
-
-def parse_ssh(host: str) -> SshHost | None:
+def parse_ssh(host: str) -> "SshHost | None":
     """The machine of ``ssh://[USER@]MACHINE[:PORT][/SOCKET]``; None for another kind of host.
 
     Raises:
@@ -35,6 +22,8 @@ def parse_ssh(host: str) -> SshHost | None:
     """
     if not host.startswith(_SSH):
         return None
+    from moorage.client.ssh_host import SshHost  # what most commands do not need
+
     destination, slash, path = host.removeprefix(_SSH).partition("/")
     port = ""
     if not destination.endswith("]") and ":" in destination:
@@ -50,6 +39,12 @@ def parse_ssh(host: str) -> SshHost | None:
 
 def _is_plain(text: str) -> bool:
     return all(each.isalnum() or each in "-_.:/%+" for each in text)
+
+
+def contexts_path() -> str:
+    """The path of the file with the contexts of this user."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(folder, "moorage", "contexts.json")
 
 
 def socket_of(host: str) -> str:

@@ -5,11 +5,12 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from moorage.client.host import SshHost
 from moorage.timeouts import DEFAULT
 
 if TYPE_CHECKING:
     import subprocess
+
+    from moorage.client.ssh_host import SshHost
 
 __all__ = ("SshHttpConnection", "UnixHttpConnection")
 
@@ -45,7 +46,7 @@ class UnixHttpConnection(http.client.HTTPConnection):
 class SshHttpConnection(http.client.HTTPConnection):
     """A connection through ``ssh``, which reports its own failures on standard error."""
 
-    def __init__(self, host: SshHost, within: float | None) -> None:
+    def __init__(self, host: "SshHost", within: float | None) -> None:
         """``within``: seconds that one step may take; None for no bound."""
         super().__init__("moorage")
         self._host = host

@@ -17,7 +17,7 @@ __all__ = ("RowPrinter", "filter_option", "format_option", "print_rows", "short_
 Command = TypeVar("Command", bound=Callable[..., Any])
 Row = Mapping[str, Any]
 
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|\d+")
+_WORDS = r"[A-Z]+(?![a-z])|[A-Z][a-z]+|\d+"
 
 
 def format_option(command: Command) -> Command:
@@ -91,7 +91,7 @@ def print_rows(template: str, rows: Iterable[Row]) -> None:
 def _head_of(cell: str, fields: list[str]) -> str:
     """The head of a column: the words of its fields, as docker has it; NAME for {{.Name}}."""
     names = re.findall(r"\.(\w+)", cell)
-    return " ".join(" ".join(_WORDS.findall(name)).upper() or name.upper() for name in names if name in fields)
+    return " ".join(" ".join(re.findall(_WORDS, name)).upper() or name.upper() for name in names if name in fields)
 
 
 def _padded(cells: list[str], width: int) -> list[str]:
