@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from moorage.conformance.exchange import PluginConnection, Reply, exchange
+from moorage.conformance.exchange import PluginConnection, PluginReply, exchange
 from moorage.conformance.target import Target
 
 __all__ = ("CheckFailed", "CheckSkipped", "ConformanceCheck", "PluginCalls", "require")
@@ -55,12 +55,12 @@ class PluginCalls:
         """A name that is not used."""
         return f"check-{secrets.token_hex(6)}"
 
-    def raw(self, method: str, body: bytes | None, headers: dict[str, str] | None = None) -> Reply:
+    def raw(self, method: str, body: bytes | None, headers: dict[str, str] | None = None) -> PluginReply:
         """The answer to any bytes; ``method`` is a whole one, or the last part of one of the kind."""
         whole = method if "." in method else f"{self.prefix}.{method}"
         return exchange(self.target.socket, whole, body, self.seconds, headers)
 
-    def call(self, method: str, **arguments: Any) -> Reply:
+    def call(self, method: str, **arguments: Any) -> PluginReply:
         """The answer to a call; without arguments there is no body."""
         return self.raw(method, json.dumps(arguments).encode() if arguments else None)
 
@@ -73,7 +73,7 @@ class PluginCalls:
         require(isinstance(document, dict), f"{method} {shown} must be answered with a JSON object; it is {reply}")
         return dict(document)
 
-    def fail(self, method: str, **arguments: Any) -> Reply:
+    def fail(self, method: str, **arguments: Any) -> PluginReply:
         """The answer to a call that must fail. Raises: CheckFailed."""
         reply = self.call(method, **arguments)
         shown = json.dumps(arguments)[:200]

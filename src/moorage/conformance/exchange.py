@@ -8,13 +8,13 @@ from typing import Any
 
 from msgspec import Struct
 
-__all__ = ("ACCEPT", "PluginConnection", "Reply", "exchange")
+__all__ = ("ACCEPT", "PluginConnection", "PluginReply", "exchange")
 
 ACCEPT = {"Host": "plugin.moby.localhost", "Accept": "application/vnd.docker.plugins.v1.2+json"}
 """The headers that dockerd sends. It sends no Content-Type, and no body where a call has no arguments."""
 
 
-class Reply(Struct, frozen=True):
+class PluginReply(Struct, frozen=True):
     """The answer to one call."""
 
     status: int
@@ -63,7 +63,7 @@ class PluginConnection:
         """``seconds`` bounds each wait for the plugin."""
         self._connection = _UnixConnection(path, seconds)
 
-    def call(self, path: str, body: bytes | None, headers: dict[str, str] | None = None) -> Reply:
+    def call(self, path: str, body: bytes | None, headers: dict[str, str] | None = None) -> PluginReply:
         """One call; without ``body`` there is none, and the length is 0.
 
         Raises:
@@ -77,7 +77,7 @@ class PluginConnection:
             self._connection.putheader("Content-Length", str(len(body or b"")))
         self._connection.endheaders(body)
         answer = self._connection.getresponse()
-        return Reply(answer.status, answer.read())
+        return PluginReply(answer.status, answer.read())
 
     def close(self) -> None:
         """Close it."""
@@ -86,7 +86,7 @@ class PluginConnection:
 
 def exchange(
     path: Path, method: str, body: bytes | None, seconds: float, headers: dict[str, str] | None = None
-) -> Reply:
+) -> PluginReply:
     """One call over a connection of its own. Raises: as ``PluginConnection.call``."""
     connection = PluginConnection(path, seconds)
     try:
