@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from moorage.kit import MountTable, Volume
+from moorage.kit import MountTable, StoredVolume
 
 KIT = str(Path(sys.modules["moorage"].__file__ or "").parent / "kit")
 
@@ -22,11 +22,11 @@ KIT = str(Path(sys.modules["moorage"].__file__ or "").parent / "kit")
 def table(directory: Path) -> MountTable:
     """A driver whose mounts are files."""
 
-    def attach(volume: Volume) -> str:
+    def attach(volume: StoredVolume) -> str:
         (directory / f"mounted-{volume.name}").touch()
         return f"/mnt/{volume.name}"
 
-    def detach(volume: Volume, _lazy: bool) -> None:
+    def detach(volume: StoredVolume, _lazy: bool) -> None:
         (directory / f"mounted-{volume.name}").unlink(missing_ok=True)
 
     made = MountTable(directory / "volumes.json", attach, detach)

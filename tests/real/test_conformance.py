@@ -80,10 +80,10 @@ def strict(parser):
 http1.RequestParser._read_head = strict
 """
 REQUIRES_BODY = """
-from moorage.kit.driver import Answer, Plugin
+from moorage.kit.driver import CallAnswer, Plugin
 handle = Plugin.handle
 def strict(plugin, method, path, body):
-    return handle(plugin, method, path, body) if body or "Activate" in path else Answer(400, b'{"Err": "EOF"}')
+    return handle(plugin, method, path, body) if body or "Activate" in path else CallAnswer(400, b'{"Err": "EOF"}')
 Plugin.handle = strict
 """
 CLOSES_CONNECTIONS = """
@@ -98,11 +98,11 @@ server.response = lambda status, body, is_last: http1.response(status, body, is_
 """
 BUSY = """
 import threading, time
-from moorage.kit.driver import Answer, Plugin
+from moorage.kit.driver import CallAnswer, Plugin
 handle, running = Plugin.handle, threading.Semaphore(20)
 def limited(plugin, *call):
     if not running.acquire(blocking=False):
-        return Answer(503, b'{"Err": "busy"}')
+        return CallAnswer(503, b'{"Err": "busy"}')
     time.sleep(0.01)
     try:
         return handle(plugin, *call)
@@ -126,10 +126,10 @@ from moorage.kit.server import PluginServer
 PluginServer.stop = lambda server: None
 """
 SILENT_ACTIVATION = """
-from moorage.kit.driver import Answer, Plugin
+from moorage.kit.driver import CallAnswer, Plugin
 handle = Plugin.handle
 def silent(plugin, method, path, body):
-    return Answer(200, b'{}') if "Activate" in path else handle(plugin, method, path, body)
+    return CallAnswer(200, b'{}') if "Activate" in path else handle(plugin, method, path, body)
 Plugin.handle = silent
 """
 CREATE_ONCE = """
@@ -235,11 +235,11 @@ def serve(*drivers, socket):
     serve_all(*drivers, socket=socket, limits=Limits(body_bytes=1 << 20))
 """
 ALLOWS_UNREADABLE = """
-from moorage.kit.driver import Answer, Plugin
+from moorage.kit.driver import CallAnswer, Plugin
 handle = Plugin.handle
 def lenient(plugin, method, path, body):
     answer = handle(plugin, method, path, body)
-    return Answer(200, b'{"Allow": true}') if answer.status == 400 else answer
+    return CallAnswer(200, b'{"Allow": true}') if answer.status == 400 else answer
 Plugin.handle = lenient
 """
 PROGRAMS = {

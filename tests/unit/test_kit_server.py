@@ -20,7 +20,7 @@ from typing import ClassVar
 import pytest
 
 from moorage.kit import CallFailed, Driver, Limits, RunningPlugin, call
-from moorage.kit.driver import Call, Plugin
+from moorage.kit.driver import DriverCall, Plugin
 from moorage.kit.server import PluginServer
 from support.engines import UnixConnection
 from support.foreground import SOURCE, wait_until
@@ -36,11 +36,11 @@ class Wait:
 
 class Echo(Driver):
     kind = "Echo"
-    calls: ClassVar[Mapping[str, Call]] = {
-        "Wait": Call("wait", Wait, lambda seconds: {"Waited": seconds}),
-        "Refuse": Call("refuse"),
-        "Break": Call("break_down"),
-        "Stream": Call("stream"),
+    calls: ClassVar[Mapping[str, DriverCall]] = {
+        "Wait": DriverCall("wait", Wait, lambda seconds: {"Waited": seconds}),
+        "Refuse": DriverCall("refuse"),
+        "Break": DriverCall("break_down"),
+        "Stream": DriverCall("stream"),
     }
 
     def wait(self, request: Wait) -> float:

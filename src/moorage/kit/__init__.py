@@ -57,7 +57,7 @@ Names, imported when they are first used:
     SimpleVolumeDriver: A volume driver of which only four methods are missing.
     StateFile: A JSON file that is whole at any moment.
     StaticRoute: A route in the container.
-    Volume: A volume of a MountTable.
+    StoredVolume: A volume of a MountTable.
     VolumeDriver: Base class of volume drivers.
     VolumeInfo: A volume as it is described to dockerd and podman.
     VolumeName: Names a volume.
@@ -129,7 +129,7 @@ if TYPE_CHECKING:
     from moorage.kit.failures import CallFailed as CallFailed
     from moorage.kit.failures import InvalidCall as InvalidCall
     from moorage.kit.mount_table import MountTable as MountTable
-    from moorage.kit.mount_table import Volume as Volume
+    from moorage.kit.mount_table import StoredVolume as StoredVolume
     from moorage.kit.mounts import bind_mount as bind_mount
     from moorage.kit.mounts import is_mounted as is_mounted
     from moorage.kit.mounts import unmount as unmount
@@ -189,7 +189,7 @@ __all__ = (
     "SimpleVolumeDriver",
     "StateFile",
     "StaticRoute",
-    "Volume",
+    "StoredVolume",
     "VolumeDriver",
     "VolumeInfo",
     "VolumeName",
@@ -254,7 +254,7 @@ _MODULES = {
     "SimpleVolumeDriver": "drivers.simple_volume",
     "StateFile": "state_file",
     "StaticRoute": "drivers.network",
-    "Volume": "mount_table",
+    "StoredVolume": "mount_table",
     "VolumeDriver": "drivers.volume",
     "VolumeInfo": "drivers.volume",
     "VolumeName": "drivers.volume",

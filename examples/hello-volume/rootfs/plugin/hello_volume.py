@@ -12,7 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
-from moorage.kit import CallFailed, SimpleVolumeDriver, Volume, bind_mount, serve, unmount
+from moorage.kit import CallFailed, SimpleVolumeDriver, StoredVolume, bind_mount, serve, unmount
 
 ROOT = Path(os.environ.get("HELLO_ROOT", "/mnt/volumes"))
 
@@ -20,7 +20,7 @@ ROOT = Path(os.environ.get("HELLO_ROOT", "/mnt/volumes"))
 class HelloVolume(SimpleVolumeDriver):
     """Each method may be repeated: after a kill in the middle of it, it is."""
 
-    def make(self, volume: Volume) -> None:
+    def make(self, volume: StoredVolume) -> None:
         if unknown := sorted(set(volume.options) - {"mode"}):
             raise CallFailed(f"unknown option {', '.join(map(repr, unknown))}: there is only mode")
         mode = volume.options.get("mode", "0755")
@@ -30,15 +30,15 @@ class HelloVolume(SimpleVolumeDriver):
         data.mkdir(parents=True, exist_ok=True)
         data.chmod(int(mode, 8))  # mkdir(2) would apply the umask
 
-    def attach(self, volume: Volume) -> str:
+    def attach(self, volume: StoredVolume) -> str:
         point = ROOT / "mounted" / volume.name
         bind_mount(ROOT / "store" / volume.name, point)
         return str(point)
 
-    def detach(self, volume: Volume, lazy: bool) -> None:
+    def detach(self, volume: StoredVolume, lazy: bool) -> None:
         unmount(ROOT / "mounted" / volume.name, lazy=lazy)
 
-    def delete(self, volume: Volume) -> None:
+    def delete(self, volume: StoredVolume) -> None:
         if (ROOT / "store" / volume.name).exists():
             shutil.rmtree(ROOT / "store" / volume.name)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from moorage.kit.driver import Call, Driver, Eventually, log
+from moorage.kit.driver import Driver, DriverCall, Eventually, log
 
 __all__ = ("ALLOWED", "AuthorizationRequest", "AuthzDriver", "Decision", "deny")
 
@@ -55,9 +55,9 @@ class AuthzDriver(Driver):
 
     kind: ClassVar[str] = "authz"
     prefix: ClassVar[str] = "AuthZPlugin"
-    calls: ClassVar[Mapping[str, Call]] = {
-        "AuthZReq": Call("check_request", AuthorizationRequest),
-        "AuthZRes": Call("check_response", AuthorizationRequest),
+    calls: ClassVar[Mapping[str, DriverCall]] = {
+        "AuthZReq": DriverCall("check_request", AuthorizationRequest),
+        "AuthZRes": DriverCall("check_response", AuthorizationRequest),
     }
 
     def check_request(self, request: AuthorizationRequest) -> Eventually[Decision]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from moorage.kit.driver import Call, Driver, Eventually, unsupported
+from moorage.kit.driver import Driver, DriverCall, Eventually, unsupported
 from moorage.kit.messages import named
 
 __all__ = (
@@ -184,22 +184,22 @@ class NetworkDriver(Driver):
     """A network driver."""
 
     kind: ClassVar[str] = "NetworkDriver"
-    calls: ClassVar[Mapping[str, Call]] = {
-        "GetCapabilities": Call("get_capabilities"),
-        "GwAllocCheck": Call("check_gateway", GatewayCheck),
-        "AllocateNetwork": Call("allocate_network", AllocateNetwork, lambda options: {"Options": options}),
-        "FreeNetwork": Call("free_network", NetworkName),
-        "CreateNetwork": Call("create_network", CreateNetwork),
-        "DeleteNetwork": Call("delete_network", NetworkName),
-        "CreateEndpoint": Call("create_endpoint", CreateEndpoint, lambda made: {"Interface": made or {}}),
-        "DeleteEndpoint": Call("delete_endpoint", EndpointName),
-        "EndpointOperInfo": Call("describe_endpoint", EndpointName, lambda value: {"Value": value}),
-        "Join": Call("join", JoinEndpoint),
-        "Leave": Call("leave", EndpointName),
-        "DiscoverNew": Call("discover_new", Discovery),
-        "DiscoverDelete": Call("discover_delete", Discovery),
-        "ProgramExternalConnectivity": Call("program_connectivity", ExternalConnectivity),
-        "RevokeExternalConnectivity": Call("revoke_connectivity", EndpointName),
+    calls: ClassVar[Mapping[str, DriverCall]] = {
+        "GetCapabilities": DriverCall("get_capabilities"),
+        "GwAllocCheck": DriverCall("check_gateway", GatewayCheck),
+        "AllocateNetwork": DriverCall("allocate_network", AllocateNetwork, lambda options: {"Options": options}),
+        "FreeNetwork": DriverCall("free_network", NetworkName),
+        "CreateNetwork": DriverCall("create_network", CreateNetwork),
+        "DeleteNetwork": DriverCall("delete_network", NetworkName),
+        "CreateEndpoint": DriverCall("create_endpoint", CreateEndpoint, lambda made: {"Interface": made or {}}),
+        "DeleteEndpoint": DriverCall("delete_endpoint", EndpointName),
+        "EndpointOperInfo": DriverCall("describe_endpoint", EndpointName, lambda value: {"Value": value}),
+        "Join": DriverCall("join", JoinEndpoint),
+        "Leave": DriverCall("leave", EndpointName),
+        "DiscoverNew": DriverCall("discover_new", Discovery),
+        "DiscoverDelete": DriverCall("discover_delete", Discovery),
+        "ProgramExternalConnectivity": DriverCall("program_connectivity", ExternalConnectivity),
+        "RevokeExternalConnectivity": DriverCall("revoke_connectivity", EndpointName),
     }
 
     def get_capabilities(self) -> Eventually[NetworkCapabilities]:

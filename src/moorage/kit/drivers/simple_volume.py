@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moorage.kit.drivers.volume import CreateVolume, MountVolume, VolumeDriver, VolumeInfo, VolumeName
 from moorage.kit.failures import CallFailed
-from moorage.kit.mount_table import MountTable, Volume
+from moorage.kit.mount_table import MountTable, StoredVolume
 
 __all__ = ("SimpleVolumeDriver",)
 
@@ -20,17 +20,17 @@ class SimpleVolumeDriver(VolumeDriver):
         """``state``: the file of the table, below the propagated mount."""
         self.table = MountTable(state, self.attach, self.detach)
 
-    def make(self, volume: Volume) -> None:
+    def make(self, volume: StoredVolume) -> None:
         """Make the data of a new volume; ``volume.options`` may be refused with ``CallFailed``."""
 
-    def attach(self, volume: Volume) -> str:
+    def attach(self, volume: StoredVolume) -> str:
         """Mount a volume for its first user; its path in the plugin."""
         raise NotImplementedError
 
-    def detach(self, volume: Volume, lazy: bool) -> None:
+    def detach(self, volume: StoredVolume, lazy: bool) -> None:
         """Undo ``attach``, with ``lazy`` also while files are open; nothing attached is no failure."""
 
-    def delete(self, volume: Volume) -> None:
+    def delete(self, volume: StoredVolume) -> None:
         """Delete the data of a volume that no user has."""
 
     # the protocol
@@ -71,7 +71,7 @@ class SimpleVolumeDriver(VolumeDriver):
         """All volumes."""
         return [self.describe(each) for each in self.table.volumes()]
 
-    def describe(self, volume: Volume) -> VolumeInfo:
+    def describe(self, volume: StoredVolume) -> VolumeInfo:
         """A volume for ``docker volume inspect``."""
         status = {"Users": list(volume.users), "Options": dict(volume.options)}
         return VolumeInfo(volume.name, volume.mountpoint, volume.created_at, status)

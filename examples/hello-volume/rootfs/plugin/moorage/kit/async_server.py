@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from moorage.kit.driver import Answer, Plugin, log
+from moorage.kit.driver import CallAnswer, Plugin, log
 from moorage.kit.http1 import HttpError, HttpRequest, RequestParser, chunk, response, stream_head
 from moorage.kit.messages import encode
 from moorage.kit.options import Limits, remove_socket
@@ -76,12 +76,12 @@ class _AsyncServer:
                 await self._send(writer, b"HTTP/1.1 100 Continue\r\n\r\n")
         return request
 
-    async def _answer(self, request: HttpRequest) -> Answer:
+    async def _answer(self, request: HttpRequest) -> CallAnswer:
         try:
             async with asyncio.timeout(self._limits.call):
                 return await self._plugin.handle_async(request.method, request.path, request.body)
         except TimeoutError:
-            return Answer(503, encode({"Err": f"{request.path} took more than {self._limits.call} s"}))
+            return CallAnswer(503, encode({"Err": f"{request.path} took more than {self._limits.call} s"}))
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         writer.write(data)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from moorage.kit.failures import CallFailed
 from moorage.kit.messages import decode, encode, parse_object
 
-__all__ = ("Answer", "Call", "Driver", "Eventually", "Plugin", "log", "unsupported")
+__all__ = ("CallAnswer", "Driver", "DriverCall", "Eventually", "Plugin", "log", "unsupported")
 
 Result = TypeVar("Result")
 
@@ -24,7 +24,7 @@ Eventually: TypeAlias = Result | Awaitable[Result]
 
 
 @dataclass(frozen=True)
-class Call:
+class DriverCall:
     """One call of a kind of driver."""
 
     method: str
@@ -36,7 +36,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
+class CallAnswer:
     """What is sent to the caller."""
 
     status: int
@@ -51,7 +51,7 @@ class Driver:
     """As in ``Plugin.Activate``: VolumeDriver."""
     prefix: ClassVar[str] = ""
     """Of the paths of its calls, where it is not the kind."""
-    calls: ClassVar[Mapping[str, Call]] = {}
+    calls: ClassVar[Mapping[str, DriverCall]] = {}
     """By the last part of the path."""
 
     def start(self) -> None:
@@ -84,7 +84,7 @@ class Plugin:
 
     def __init__(self, *drivers: Driver) -> None:
         self.drivers = drivers
-        self._calls: dict[str, tuple[Driver, Call]] = {
+        self._calls: dict[str, tuple[Driver, DriverCall]] = {
             f"/{driver.prefix or driver.kind}.{name}": (driver, call)
             for driver in drivers
             for name, call in driver.calls.items()
@@ -108,7 +108,7 @@ class Plugin:
             except Exception:  # noqa: BLE001 - it is shown, and the others have to stop as well
                 log(traceback.format_exc().rstrip())
 
-    def handle(self, method: str, path: str, body: bytes) -> Answer:
+    def handle(self, method: str, path: str, body: bytes) -> CallAnswer:
         """Answer a call in this thread."""
         found = self._calls.get(path)
         if method != "POST" or found is None:
@@ -120,7 +120,7 @@ class Plugin:
             answer = failure(driver, path, error)
         return _logged(path, answer)
 
-    async def handle_async(self, method: str, path: str, body: bytes) -> Answer:
+    async def handle_async(self, method: str, path: str, body: bytes) -> CallAnswer:
         """Answer a call: an ``async def`` method is awaited, any other runs in a thread."""
         import asyncio
 
@@ -137,35 +137,35 @@ class Plugin:
             answer = failure(driver, path, error)
         return _logged(path, answer)
 
-    def _other(self, method: str, path: str) -> Answer:
+    def _other(self, method: str, path: str) -> CallAnswer:
         if method != "POST":
-            return Answer(405, encode({"Err": f"{method} is not possible, only POST"}))
+            return CallAnswer(405, encode({"Err": f"{method} is not possible, only POST"}))
         if path == "/Plugin.Activate":
-            return Answer(200, encode({"Implements": [driver.kind for driver in self.drivers]}))
-        return Answer(404, encode({"Err": f"unknown method {path}"}))
+            return CallAnswer(200, encode({"Implements": [driver.kind for driver in self.drivers]}))
+        return CallAnswer(404, encode({"Err": f"unknown method {path}"}))
 
 
-def _arguments(call: Call, body: bytes) -> tuple[Any, ...]:
+def _arguments(call: DriverCall, body: bytes) -> tuple[Any, ...]:
     return (decode(call.request, parse_object(body)),) if call.request is not None else ()
 
 
-def _success(call: Call, result: Any) -> Answer:
-    return Answer(200, result if isinstance(result, Iterator) else encode(call.answer(result)))
+def _success(call: DriverCall, result: Any) -> CallAnswer:
+    return CallAnswer(200, result if isinstance(result, Iterator) else encode(call.answer(result)))
 
 
-def _logged(path: str, answer: Answer) -> Answer:
+def _logged(path: str, answer: CallAnswer) -> CallAnswer:
     """The answer, logged where the environment has DEBUG=1; without requests, which may contain secrets."""
     if os.environ.get("DEBUG", "0") not in ("", "0"):
         log(f"{path} is answered with {answer.status}")
     return answer
 
 
-def failure(driver: Driver, path: str, error: Exception) -> Answer:
+def failure(driver: Driver, path: str, error: Exception) -> CallAnswer:
     """The answer to a call that raised; what the driver did not expect is logged with its trace."""
     if isinstance(error, CallFailed):
         log(f"{path}: {error}")
-        return Answer(error.status, encode(driver.failure(str(error))))
+        return CallAnswer(error.status, encode(driver.failure(str(error))))
     log("".join(traceback.format_exception(error)).rstrip())
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     name = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
-    return Answer(500, encode(driver.failure(f"{type(error).__name__}{name}: {text}")))
+    return CallAnswer(500, encode(driver.failure(f"{type(error).__name__}{name}: {text}")))

@@ -20,13 +20,13 @@ from moorage.kit.driver import log
 from moorage.kit.failures import CallFailed
 from moorage.kit.state_file import StateFile
 
-__all__ = ("MountTable", "Volume")
+__all__ = ("MountTable", "StoredVolume")
 
 _VERSION = 1  # of the file
 
 
 @dataclass(frozen=True)
-class Volume:
+class StoredVolume:
     """One volume."""
 
     name: str
@@ -43,7 +43,7 @@ class Volume:
 class _VolumeRecord:
     """A volume in the table."""
 
-    volume: Volume
+    volume: StoredVolume
     pending: set[str] = field(default_factory=set)
     is_new: bool = False
     """Whether its data are being made; no other call sees it."""
@@ -57,7 +57,9 @@ class _VolumeRecord:
 class MountTable:
     """The volumes of a driver. All methods may be called by several threads at the same time."""
 
-    def __init__(self, path: Path, attach: Callable[[Volume], str], detach: Callable[[Volume, bool], None]) -> None:
+    def __init__(
+        self, path: Path, attach: Callable[[StoredVolume], str], detach: Callable[[StoredVolume, bool], None]
+    ) -> None:
         """``path`` of the file: below the propagated mount, where it outlives an upgrade.
 
         ``attach`` mounts a volume and returns where. ``detach`` undoes it, and with True also while files are open:
@@ -72,7 +74,7 @@ class MountTable:
     # volumes
 
     def create(
-        self, name: str, options: Mapping[str, str], make: Callable[[Volume], None] = lambda volume: None
+        self, name: str, options: Mapping[str, str], make: Callable[[StoredVolume], None] = lambda volume: None
     ) -> None:
         """Add a volume after ``make`` has made its data; repeated with the same options it succeeds.
 
@@ -85,7 +87,7 @@ class MountTable:
             with self._lock:
                 created_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 entry = self._entries.setdefault(
-                    name, _VolumeRecord(Volume(name, dict(options), created_at), is_new=True)
+                    name, _VolumeRecord(StoredVolume(name, dict(options), created_at), is_new=True)
                 )
             with entry.lock:
                 if self._entries.get(name) is not entry:
@@ -96,7 +98,7 @@ class MountTable:
                     self._make(entry, make)
                 return
 
-    def _make(self, entry: _VolumeRecord, make: Callable[[Volume], None]) -> None:
+    def _make(self, entry: _VolumeRecord, make: Callable[[StoredVolume], None]) -> None:
         try:
             make(entry.volume)
             with self._lock:
@@ -107,7 +109,7 @@ class MountTable:
                 del self._entries[entry.volume.name]
             raise
 
-    def get(self, name: str) -> Volume:
+    def get(self, name: str) -> StoredVolume:
         """A volume.
 
         Raises:
@@ -116,14 +118,14 @@ class MountTable:
         with self._lock:
             return self._known(name).volume
 
-    def volumes(self) -> list[Volume]:
+    def volumes(self) -> list[StoredVolume]:
         """All volumes, by name."""
         with self._lock:
             return [
                 entry.volume for _, entry in sorted(self._entries.items()) if not entry.is_removed and not entry.is_new
             ]
 
-    def remove(self, name: str, delete: Callable[[Volume], None]) -> None:
+    def remove(self, name: str, delete: Callable[[StoredVolume], None]) -> None:
         """Remove a volume; ``delete`` removes its data, and is called again after a kill.
 
         Raises:
@@ -192,7 +194,7 @@ class MountTable:
 
     # start and stop
 
-    def recover(self, delete: Callable[[Volume], None] = lambda volume: None) -> None:
+    def recover(self, delete: Callable[[StoredVolume], None] = lambda volume: None) -> None:
         """Read the file and make the mounts as it says, after a restart or a kill. What fails is logged, and tried
         again by the next Mount.
 
@@ -224,7 +226,7 @@ class MountTable:
                     except (CallFailed, OSError) as error:
                         log(f"cannot detach volume {entry.volume.name}: {error}")
 
-    def _recover(self, entry: _VolumeRecord, delete: Callable[[Volume], None]) -> None:
+    def _recover(self, entry: _VolumeRecord, delete: Callable[[StoredVolume], None]) -> None:
         entry.pending.clear()
         # also one in use: a mount of the killed process, a FUSE one for example, may answer nothing any more
         self._undo_attach(entry)
@@ -276,7 +278,7 @@ class MountTable:
     def _change(
         self,
         entry: _VolumeRecord,
-        volume: Volume | None = None,
+        volume: StoredVolume | None = None,
         *,
         pending: set[str] | None = None,
         is_removed: bool | None = None,
@@ -309,5 +311,5 @@ def _document(entry: _VolumeRecord) -> dict[str, Any]:
 
 
 def _entry(name: str, document: Mapping[str, Any]) -> _VolumeRecord:
-    volume = Volume(name, dict(document["options"]), str(document["created_at"]), tuple(document["users"]))
+    volume = StoredVolume(name, dict(document["options"]), str(document["created_at"]), tuple(document["users"]))
     return _VolumeRecord(volume, set(document["pending"]), bool(document["removed"]))

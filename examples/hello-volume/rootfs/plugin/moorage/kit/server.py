@@ -28,7 +28,7 @@ _READ_BYTES = 65536
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class _Connection:
+class _PluginCaller:
     """One caller."""
 
     def __init__(self, peer: socket.socket, limits: Limits) -> None:
@@ -47,7 +47,7 @@ class PluginServer:
         self._plugin, self._path, self._limits = plugin, path, limits
         self._selector = selectors.DefaultSelector()
         self._pool = ThreadPool(limits.threads, self._wake)
-        self._answered: deque[_Connection] = deque()
+        self._answered: deque[_PluginCaller] = deque()
         self._check_at = float("inf")
         self._stop_at = float("inf")
         self._wake_out, self._wake_in = os.pipe()
@@ -111,19 +111,19 @@ class PluginServer:
             while True:
                 peer, _ = listener.accept()
                 peer.settimeout(self._limits.receive)
-                self._watch(_Connection(peer, self._limits), self._limits.idle)
+                self._watch(_PluginCaller(peer, self._limits), self._limits.idle)
         except BlockingIOError:
             pass
         except OSError as error:  # too many open files: those that wait are accepted later
             log(f"cannot accept a connection: {error}")
             time.sleep(0.05)
 
-    def _watch(self, connection: _Connection, seconds: float) -> None:
+    def _watch(self, connection: _PluginCaller, seconds: float) -> None:
         connection.deadline = time.monotonic() + seconds
         self._check_at = min(self._check_at, connection.deadline)
         self._selector.register(connection.peer, selectors.EVENT_READ, connection)
 
-    def _receive(self, connection: _Connection) -> None:
+    def _receive(self, connection: _PluginCaller) -> None:
         try:
             data = connection.peer.recv(_READ_BYTES)
         except OSError:
@@ -151,7 +151,7 @@ class PluginServer:
             self._selector.unregister(connection.peer)
             self._pool.run(lambda: self._answer(connection, request))
 
-    def _answer(self, connection: _Connection, request: HttpRequest | None) -> None:
+    def _answer(self, connection: _PluginCaller, request: HttpRequest | None) -> None:
         """In a thread: answer this request, and those that have been received behind it."""
         try:
             while request is not None:
@@ -172,7 +172,7 @@ class PluginServer:
             return
         self._answered.append(connection)  # the pool wakes the loop after this job
 
-    def _stream(self, connection: _Connection, pieces: Iterator[bytes]) -> None:
+    def _stream(self, connection: _PluginCaller, pieces: Iterator[bytes]) -> None:
         """Send pieces in a thread of their own: a reader may follow a log for days."""
 
         def send() -> None:
@@ -190,7 +190,7 @@ class PluginServer:
 
         threading.Thread(target=send, daemon=True).start()
 
-    def _send_last(self, connection: _Connection, data: bytes) -> None:
+    def _send_last(self, connection: _PluginCaller, data: bytes) -> None:
         try:
             connection.peer.sendall(data)
             connection.peer.shutdown(socket.SHUT_WR)
@@ -200,18 +200,18 @@ class PluginServer:
             pass
         connection.close()
 
-    def _wait_for_next(self, connection: _Connection) -> None:
+    def _wait_for_next(self, connection: _PluginCaller) -> None:
         try:
             self._watch(connection, self._limits.idle)
         except (OSError, ValueError):
             connection.close()
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: _PluginCaller) -> None:
         self._selector.unregister(connection.peer)
         connection.close()
 
-    def _connections(self) -> list[_Connection]:
-        return [key.data for key in self._selector.get_map().values() if isinstance(key.data, _Connection)]
+    def _connections(self) -> list[_PluginCaller]:
+        return [key.data for key in self._selector.get_map().values() if isinstance(key.data, _PluginCaller)]
 
     def _close_late(self) -> None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from moorage.kit.driver import Call, Driver, Eventually
+from moorage.kit.driver import Driver, DriverCall, Eventually
 from moorage.kit.messages import named
 
 __all__ = (
@@ -89,13 +89,13 @@ class IpamDriver(Driver):
     """A driver of address management."""
 
     kind: ClassVar[str] = "IpamDriver"
-    calls: ClassVar[Mapping[str, Call]] = {
-        "GetCapabilities": Call("get_capabilities"),
-        "GetDefaultAddressSpaces": Call("get_address_spaces"),
-        "RequestPool": Call("request_pool", PoolRequest),
-        "ReleasePool": Call("release_pool", PoolName),
-        "RequestAddress": Call("request_address", AddressRequest),
-        "ReleaseAddress": Call("release_address", AddressRequest),
+    calls: ClassVar[Mapping[str, DriverCall]] = {
+        "GetCapabilities": DriverCall("get_capabilities"),
+        "GetDefaultAddressSpaces": DriverCall("get_address_spaces"),
+        "RequestPool": DriverCall("request_pool", PoolRequest),
+        "ReleasePool": DriverCall("release_pool", PoolName),
+        "RequestAddress": DriverCall("request_address", AddressRequest),
+        "ReleaseAddress": DriverCall("release_address", AddressRequest),
     }
 
     def failure(self, text: str) -> dict[str, object]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moorage.kit.driver import Call, Driver, log
+from moorage.kit.driver import Driver, DriverCall, log
 from moorage.kit.drivers.log_entry import LogEntry, encode_frame
 from moorage.kit.drivers.log_reader import LogReader
 from moorage.kit.failures import CallFailed
@@ -80,11 +80,11 @@ class LogDriver(Driver):
     """A log driver: implement ``write``, and ``read_logs`` for ``docker logs``."""
 
     kind: ClassVar[str] = "LogDriver"
-    calls: ClassVar[Mapping[str, Call]] = {
-        "StartLogging": Call("start_logging", StartLogging),
-        "StopLogging": Call("stop_logging", LogFile),
-        "Capabilities": Call("capabilities"),
-        "ReadLogs": Call("send_logs", ReadLogs),
+    calls: ClassVar[Mapping[str, DriverCall]] = {
+        "StartLogging": DriverCall("start_logging", StartLogging),
+        "StopLogging": DriverCall("stop_logging", LogFile),
+        "Capabilities": DriverCall("capabilities"),
+        "ReadLogs": DriverCall("send_logs", ReadLogs),
     }
 
     def __init__(self, state: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from moorage.kit.driver import Call, Driver, Eventually
+from moorage.kit.driver import Driver, DriverCall, Eventually
 from moorage.kit.options import Limits
 
 __all__ = ("METRICS_SOCKET", "MetricsDriver")
@@ -21,7 +21,10 @@ class MetricsDriver(Driver):
     """A metrics collector."""
 
     kind: ClassVar[str] = "MetricsCollector"
-    calls: ClassVar[Mapping[str, Call]] = {"StartMetrics": Call("start_metrics"), "StopMetrics": Call("stop_metrics")}
+    calls: ClassVar[Mapping[str, DriverCall]] = {
+        "StartMetrics": DriverCall("start_metrics"),
+        "StopMetrics": DriverCall("stop_metrics"),
+    }
 
     def start_metrics(self) -> Eventually[None]:
         """The socket can be read; may be called more than once."""

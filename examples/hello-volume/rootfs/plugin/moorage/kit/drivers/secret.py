@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from moorage.kit.driver import Call, Driver, Eventually
+from moorage.kit.driver import Driver, DriverCall, Eventually
 
 __all__ = ("Secret", "SecretDriver", "SecretRequest")
 
@@ -42,7 +42,7 @@ class SecretDriver(Driver):
 
     kind: ClassVar[str] = "secretprovider"
     prefix: ClassVar[str] = "SecretProvider"
-    calls: ClassVar[Mapping[str, Call]] = {"GetSecret": Call("get_secret", SecretRequest)}
+    calls: ClassVar[Mapping[str, DriverCall]] = {"GetSecret": DriverCall("get_secret", SecretRequest)}
 
     def get_secret(self, request: SecretRequest) -> Eventually[Secret]:
         """The value of a secret."""

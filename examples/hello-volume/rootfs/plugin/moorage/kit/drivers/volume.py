@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from moorage.kit.driver import Call, Driver, Eventually
+from moorage.kit.driver import Driver, DriverCall, Eventually
 
 __all__ = ("CreateVolume", "MountVolume", "VolumeDriver", "VolumeInfo", "VolumeName")
 
@@ -55,15 +55,15 @@ class VolumeDriver(Driver):
     kind: ClassVar[str] = "VolumeDriver"
     scope: ClassVar[str] = "local"
     """``local`` or ``global``: whether a volume is the same on every machine."""
-    calls: ClassVar[Mapping[str, Call]] = {
-        "Create": Call("create", CreateVolume),
-        "Remove": Call("remove", VolumeName),
-        "Mount": Call("mount", MountVolume, lambda point: {"Mountpoint": point}),
-        "Unmount": Call("unmount", MountVolume),
-        "Path": Call("path", VolumeName, lambda point: {"Mountpoint": point}),
-        "Get": Call("get", VolumeName, lambda volume: {"Volume": volume}),
-        "List": Call("list", None, lambda volumes: {"Volumes": volumes}),
-        "Capabilities": Call("capabilities", None, lambda scope: {"Capabilities": {"Scope": scope}}),
+    calls: ClassVar[Mapping[str, DriverCall]] = {
+        "Create": DriverCall("create", CreateVolume),
+        "Remove": DriverCall("remove", VolumeName),
+        "Mount": DriverCall("mount", MountVolume, lambda point: {"Mountpoint": point}),
+        "Unmount": DriverCall("unmount", MountVolume),
+        "Path": DriverCall("path", VolumeName, lambda point: {"Mountpoint": point}),
+        "Get": DriverCall("get", VolumeName, lambda volume: {"Volume": volume}),
+        "List": DriverCall("list", None, lambda volumes: {"Volumes": volumes}),
+        "Capabilities": DriverCall("capabilities", None, lambda scope: {"Capabilities": {"Scope": scope}}),
     }
 
     def create(self, request: CreateVolume) -> Eventually[None]:
