@@ -10,6 +10,8 @@ from support.drivers import create_driver, driver_config
 from support.engines import EngineProcess, UnixConnection
 from support.limits import limit
 
+WITHIN = limit(60.0)
+
 __all__ = ("Consumer", "Driver", "proxy_pid")
 
 
@@ -19,7 +21,7 @@ class Consumer:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
 
-    def call(self, method: str, body: Any = None, *, within: float = 60.0) -> tuple[int, dict[str, Any]]:
+    def call(self, method: str, body: Any = None, *, within: float = WITHIN) -> tuple[int, dict[str, Any]]:
         """POST /METHOD; status and answer."""
         connection = UnixConnection(self.socket, limit(within))
         try:

@@ -21,6 +21,7 @@ ALLOWED = {
     ("logs/keeper.py", "_CHECK_INTERVAL"): "the same",
     ("containerd/shims/exits.py", "_RESPONSE"): "a kind of message",
     ("proxy/core/plugin.py", "_EXIT_GRACE"): "a decision of the proxy's core, beside its limits of calls (ADR 47)",
+    ("proxy/workers.py", "_IDLE"): "how long a thread without work stays; no caller waits for it",
     ("proxy/core/replays.py", "_MOST_UNDOS"): "a number of attempts",
     ("_lib/stop_signals.py", "_URGENT_WITHIN"): "a window in which signals are counted; nothing waits for it",
 }
