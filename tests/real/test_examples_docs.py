@@ -63,6 +63,9 @@ WITH_THEIR_OWN = {
     "packages.md": "tests/real/test_pull.py, with a registry of its own in place of the public one",
     "service.md": "tests/peers/test_service_guide.py",
     "monitoring.md": "tests/peers/test_prometheus.py",
+    "rolling-out-with-ansible.md": "tests/peers/test_ansible.py",
+    "rolling-out-with-kubernetes.md": "tests/peers/test_kubernetes.py, as far as that is possible without a cluster",
+    "rolling-out-with-swarm.md": "tests/peers/test_swarm.py",
 }
 COMMAND_PAGES = [page for page in PAGES if page.name not in WITH_THEIR_OWN]
 ALL = [command for page in COMMAND_PAGES for command in commands(page) if not command.startswith("/")]

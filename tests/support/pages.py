@@ -44,6 +44,11 @@ def steps(text: str) -> Iterator[Step]:
             yield Step("shows", block["text"])
 
 
+def saved_files(text: str) -> dict[str, str]:
+    """The files that a reader saves, by name."""
+    return {each.name: each.text for each in steps(text) if each.kind == "file"}
+
+
 def commands(text: str) -> list[str]:
     """The commands of a page, without comments."""
     return [step.text.partition("  #")[0].strip() for step in steps(text) if step.kind == "command"]
