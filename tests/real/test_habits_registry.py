@@ -127,6 +127,8 @@ def test_h03_what_export_prints_is_what_apply_finds(house: EngineProcess, regist
     words = ("install", "-y", "-q", "--alias", "vol", f"{registry.host}/t/made", 'DEBUG=a: "b" #c', "data.source=/tmp")
     assert call(house, tmp_path, *words).returncode == 0
     assert call(house, tmp_path, "policy", "vol", "--memory", "64m", "--restart", "on-failure").returncode == 0
+    health = ("--health-connect", "--health-cmd", "/actor end=0", "--health-interval", "1m")
+    assert call(house, tmp_path, "policy", "vol", *health).returncode == 0
     path = tmp_path / "plugins.yaml"
     done = call(house, tmp_path, "export", "-o", str(path))
     assert done.returncode == 0
@@ -138,5 +140,7 @@ def test_h03_what_export_prints_is_what_apply_finds(house: EngineProcess, regist
     assert applied.returncode == 0, applied.stderr
     assert house.inspect("vol")["Settings"]["Mounts"][0]["Source"] == "/tmp"
     assert 'DEBUG=a: "b" #c' in house.inspect("vol")["Settings"]["Env"]
-    assert house.more("vol")["Policy"]["MemoryBytes"] == 64 << 20
+    policy = house.more("vol")["Policy"]
+    assert (policy["MemoryBytes"], policy["Health"]["Interval"]) == (64 << 20, 60)
+    assert [each["Kind"] for each in policy["Health"]["Checks"]] == ["connect", "command"]
     assert call(house, tmp_path, "export", "vol").stdout == path.read_text()

@@ -26,6 +26,7 @@ ALLOWED = {
     ("support/engine_scenario.py", 200.0): "the same",
     ("support/engine_simulator.py", 600.0): "the same",
     ("faults/test_keeper_kills.py", 60.0): "the length of an outage",
+    ("peers/test_published_crashes.py", 3): "a time in which containers are started, not a bound",
     ("faults/test_rows.py", 6.5): "how slow a shim is",
 }
 

@@ -13,7 +13,8 @@ from moorage.cli.references import names_registry
 from moorage.cli.terminal import print_json, say, warn
 
 if TYPE_CHECKING:
-    from moorage.api.schema.plugins import PluginDetails, PluginPolicy
+    from moorage.api.schema.consumers import PluginPublication
+    from moorage.api.schema.plugins import PluginDetails, PluginHealthPolicy, PluginPolicy
 
 _MASK = "********"
 _DEFAULTS: dict[str, Any] = {
@@ -35,6 +36,23 @@ _DEFAULTS: dict[str, Any] = {
     "ulimits": {},
     "oom-score-adj": 0,
     "nice": 0,
+}
+
+
+_HEALTH_FIELDS = {
+    "interval": "interval",
+    "timeout": "timeout",
+    "start-period": "start_period",
+    "retries": "failures",
+    "on-failure": "on_failure",
+}
+_PUBLISH_DEFAULTS: dict[str, Any] = {
+    "group": "",
+    "while-disabled": "auto",
+    "replay": True,
+    "at-once": 100,
+    "time-limits": {},
+    "podman": None,
 }
 
 
@@ -81,6 +99,8 @@ def _document(plugin: "PluginDetails") -> dict[str, Any]:
         "secrets": secrets,
         "enabled": plugin.enabled,
         "policy": _policy(plugin.moorage.policy) if plugin.moorage.policy else {},
+        "health": _health(plugin.moorage.policy.health) if plugin.moorage.policy else {},
+        "publish": _publish(plugin.moorage.published),
         "privileges": [{"name": each.name, "value": sorted(each.value)} for each in plugin.moorage.privileges],
     }
     return {key: value for key, value in document.items() if value not in ({}, [])}
@@ -116,6 +136,41 @@ def _policy(policy: "PluginPolicy") -> dict[str, Any]:
     changed = {name: limits for name, limits in policy.rlimits.items() if tuple(limits) != BUILT_IN.rlimits.get(name)}
     found["ulimits"] = {name: f"{soft}:{hard}" for name, (soft, hard) in changed.items()}
     return {key: value for key, value in found.items() if value != _DEFAULTS[key]}
+
+
+def _health(policy: "PluginHealthPolicy | None") -> dict[str, Any]:
+    """The health checks that the file can name, and what of them is not the default."""
+    from moorage.health.model import NO_HEALTH
+
+    if policy is None or not policy.checks:
+        return {}
+    found: dict[str, Any] = {}
+    for check in policy.checks:
+        key, value = {
+            "call": ("call", check.method),
+            "command": ("cmd", check.command),
+            "connect": ("connect", True),
+        }[check.kind]
+        found[key] = value
+    for key, name in _HEALTH_FIELDS.items():
+        if getattr(policy, name) != getattr(NO_HEALTH, name):
+            found[key] = getattr(policy, name)
+    return found
+
+
+def _publish(published: "PluginPublication | None") -> dict[str, Any]:
+    if published is None:
+        return {}
+    found = {
+        "names": published.names,
+        "group": published.group,
+        "while-disabled": published.while_disabled,
+        "replay": published.replay,
+        "at-once": published.at_once,
+        "time-limits": published.time_limits,
+        "podman": published.podman,
+    }
+    return {key: value for key, value in found.items() if value != _PUBLISH_DEFAULTS.get(key)}
 
 
 def _item(document: dict[str, Any]) -> Iterator[str]:
