@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from moorage.proxy.core import calls
 from moorage.proxy.core.actions import Abort, Action, Call, Forget, Forward, Notify, Release, Reply, Save, Verify
@@ -137,6 +138,26 @@ def test_p03_podman_needs_no_socket_any_more_after_it_removed_its_last_volume() 
     peer.answer()
     peer.configure("disabled")
     assert not peer.core.is_listening
+
+
+def test_h06_calls_to_an_unhealthy_plugin_fail_at_once_where_that_is_configured() -> None:
+    unhealthy = replace(table(while_unhealthy="fail"), is_unhealthy=True)
+    peer = Peer()
+    peer.mount()
+    peer.do(peer.core.configure(unhealthy, peer.now))
+    peer.call(calls.GET, Name="v")
+    assert peer.reply() == (503, {"Err": "plugin vol:latest is unhealthy"})
+    peer.call(calls.ACTIVATE)
+    assert peer.reply()[0] == 200
+    peer.call(calls.UNMOUNT, Name="v", ID="1")  # what is mounted can be given back
+    peer.answer()
+    assert peer.reply()[0] == 200
+
+
+def test_h06_calls_to_an_unhealthy_plugin_are_forwarded_by_default() -> None:
+    peer = Peer(replace(table(), is_unhealthy=True))
+    peer.call(calls.GET, Name="v")
+    assert peer.has(Forward)
 
 
 def test_p03_a_disabled_plugin_answers_at_once_from_what_is_known() -> None:

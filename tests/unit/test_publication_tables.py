@@ -49,7 +49,7 @@ CONFIG = {
 class Plugin(PluginState):
     """A plugin in any state."""
 
-    health = cast(HealthSupervision, SimpleNamespace(state=None))
+    health = cast(HealthSupervision, SimpleNamespace(state=None, is_unhealthy=False))
 
     def become(self, *events: Event) -> "Plugin":
         for event in events:

@@ -185,6 +185,7 @@ def to_publication(publication: Publication) -> consumers.PluginPublication:
         group=publication.group,
         mode=f"{publication.mode:04o}",
         while_disabled=options.while_disabled,
+        while_unhealthy=options.while_unhealthy,
         replay=options.replays,
         at_once=options.at_once,
         time_limits=dict(options.time_limits),
@@ -196,6 +197,7 @@ def to_publish_options(request: consumers.PublishRequest) -> PublishOptions:
     """The options of a request; those that are absent have their defaults."""
     fields = {
         "while_disabled": request.while_disabled,
+        "while_unhealthy": request.while_unhealthy,
         "replays": request.replay,
         "at_once": request.at_once,
         "time_limits": request.time_limits,

@@ -49,6 +49,7 @@ _HEALTH_FIELDS = {
 _PUBLISH_DEFAULTS: dict[str, Any] = {
     "group": "",
     "while-disabled": "auto",
+    "while-unhealthy": "forward",
     "replay": True,
     "at-once": 100,
     "time-limits": {},
@@ -165,6 +166,7 @@ def _publish(published: "PluginPublication | None") -> dict[str, Any]:
         "names": published.names,
         "group": published.group,
         "while-disabled": published.while_disabled,
+        "while-unhealthy": published.while_unhealthy,
         "replay": published.replay,
         "at-once": published.at_once,
         "time-limits": published.time_limits,

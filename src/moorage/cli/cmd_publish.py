@@ -27,6 +27,13 @@ from moorage.cli.terminal import print_object, say
     help="While the plugin is disabled: remove the socket, or answer with what is known of its volumes; auto answers "
     "if podman has volumes of the plugin.",
 )
+@click.option(
+    "--while-unhealthy",
+    type=click.Choice(["forward", "fail"]),
+    default="forward",
+    show_default=True,
+    help="Calls while the health checks of the plugin fail: forward them, or let them fail at once.",
+)
 @click.option("--no-replay", is_flag=True, help="Do not repeat mounts and log streams when the plugin is restarted.")
 @click.option(
     "--at-once",
@@ -55,6 +62,7 @@ def command(
     names: tuple[str, ...],
     group: str | None,
     while_disabled: Any,
+    while_unhealthy: Any,
     no_replay: bool,
     at_once: int,
     time_limits: tuple[tuple[str, float], ...],
@@ -70,6 +78,7 @@ def command(
         names=list(names),
         group=group or "",
         while_disabled=while_disabled,
+        while_unhealthy=while_unhealthy,
         replay=not no_replay,
         at_once=at_once,
         time_limits=dict(time_limits),

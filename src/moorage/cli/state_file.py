@@ -313,6 +313,7 @@ _PUBLISH_KEYS: Mapping[str, _PolicyKey] = {
     "names": _PolicyKey("names", _texts),
     "group": _PolicyKey("group", _Node.text),
     "while-disabled": _PolicyKey("while_disabled", lambda node: node.choice("auto", "unlink", "answer")),
+    "while-unhealthy": _PolicyKey("while_unhealthy", lambda node: node.choice("forward", "fail")),
     "replay": _PolicyKey("replay", _Node.truth),
     "at-once": _PolicyKey("at_once", lambda node: int(node.number(int))),
     "time-limits": _PolicyKey("time_limits", _time_limits),

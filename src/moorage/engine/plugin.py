@@ -298,27 +298,27 @@ class PluginState:
     def _become(self, life: LifecycleState, event: Event | None = None) -> None:
         """Take this life, to which the event led, and note since when it is ready."""
         self.counts.stepped(self._life.state, event)
-        self._life = life
-        self._ready_at = None
+        self._life, self._ready_at = life, None
         if life.state is State.REMOVING:
             self.removed.set()
         if life.state is State.READY:
             self._ready_since, self._ready_at = time.monotonic(), datetime.now(UTC)
-        self._notify_publisher()
+        self.notify_publisher()
 
     def _take_ready_seconds(self) -> float:
         """How long this run was ready, 0 if it never was; read once, at its exit."""
         since, self._ready_since = self._ready_since, None
-        return 0.0 if since is None else time.monotonic() - since
+        return time.monotonic() - since if since is not None else 0.0
 
     def _change(self, record: PluginRecord) -> None:
         """Take this record, which has the same id. Raises: Invalid for its config, and then nothing is changed."""
         if record.config != self._record.config:
             self._config = parse_config(record.config.encode(), is_stored=True).config
         self._record = record
-        self._notify_publisher()
+        self.notify_publisher()
 
-    def _notify_publisher(self) -> None:
+    def notify_publisher(self) -> None:
+        """The plugin proxy is to know what has changed."""
         if self._publisher is not None:
             self._publisher.changed()
 

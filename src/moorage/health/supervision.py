@@ -44,6 +44,9 @@ class Supervised(Protocol):
     def report(self, action: str, /, *, name: str = "", **attributes: str) -> None:
         """Publish an event."""
 
+    def notify_publisher(self) -> None:
+        """Its consumers are to know."""
+
     def end_unhealthy(self, reason: str, *, kill: bool) -> None:
         """Queue a restart of the present run, as after an exit; or SIGKILL, after which its restart policy decides."""
 
@@ -67,6 +70,11 @@ class HealthSupervision:
     def state(self) -> HealthState | None:
         """What is known now; None for a plugin that has no checks, or is not ready."""
         return self._monitor.state
+
+    @property
+    def is_unhealthy(self) -> bool:
+        """Whether its checks fail."""
+        return self.state is not None and self.state.status is HealthStatus.UNHEALTHY
 
     @property
     def lasted(self) -> bool:
@@ -111,6 +119,7 @@ class HealthSupervision:
         text, policy = state.results[-1].text, self._plugin.record.health
         # Docker's words: the status is a part of the action
         self._plugin.report(f"health_status: {state.status.value}", **({"error": text} if text else {}))
+        self._plugin.notify_publisher()
         if state.status is not HealthStatus.UNHEALTHY:
             return
         log.warning("plugin %s is unhealthy: %s", self._plugin.name, text)

@@ -29,6 +29,7 @@ __all__ = (
     "Tables",
     "VolumeMount",
     "WhileDisabled",
+    "WhileUnhealthy",
     "decode_news",
     "decode_tables",
     "encode",
@@ -47,6 +48,10 @@ WhileDisabled = Literal["auto", "unlink", "answer"]
 """What the sockets of a disabled plugin do; ``auto`` answers where podman has volumes of it (row P03)."""
 
 
+WhileUnhealthy = Literal["forward", "fail"]
+"""What happens to calls to a plugin whose health checks fail (row H06)."""
+
+
 class PathRule(Struct, frozen=True):
     """A directory inside the plugin and the host's directory that it shows (row P07)."""
 
@@ -61,6 +66,7 @@ class PublishOptions(Struct, frozen=True):
     while_disabled: WhileDisabled = "auto"
     replays: bool = True
     """Whether mounts and log files are sent again to the next run (row P11)."""
+    while_unhealthy: WhileUnhealthy = "forward"
     at_once: int = 100
     """Most calls that are forwarded at the same time; further ones wait."""
     time_limits: dict[str, float] = field(default_factory=dict)
@@ -85,6 +91,8 @@ class PluginTable(Struct, frozen=True):
     mode: int = 0o600
     gid: int = -1
     """Group of the sockets; -1 for root's."""
+    is_unhealthy: bool = False
+    """Whether its health checks fail."""
     pid: int = 0
     """Its process while it is ready, 0 otherwise."""
     paths: tuple[PathRule, ...] = ()

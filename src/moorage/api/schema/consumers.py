@@ -32,6 +32,7 @@ class PluginPublication(ApiObject, frozen=True):
     mode: str = "0600"
     """Of the sockets, in octal."""
     while_disabled: str = "auto"
+    while_unhealthy: str = "forward"
     replay: bool = True
     """Whether mounts and log files are sent again to a plugin that was started again."""
     at_once: int = 100
@@ -64,6 +65,7 @@ class PublishRequest(Struct, frozen=True):
     """Names for its sockets; its own name where there are none."""
     group: str | UnsetType = UNSET
     while_disabled: WhileDisabled | UnsetType = UNSET
+    while_unhealthy: Literal["forward", "fail"] | UnsetType = UNSET
     replay: bool | UnsetType = UNSET
     at_once: int | UnsetType = UNSET
     time_limits: Mapping[str, int | float] | UnsetType = UNSET

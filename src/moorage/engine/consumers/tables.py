@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from moorage.engine.consumers.names import socket_path
 from moorage.engine.lifecycle import State
 from moorage.engine.values import PluginRecord
+from moorage.health.supervision import HealthSupervision
 from moorage.plugins import Config, Settings
 from moorage.proxy.core import answers
 from moorage.proxy.core.paths import TranslatedPath, to_host
@@ -28,6 +29,9 @@ class PublishablePlugin(Protocol):
     """What is read of a plugin."""
 
     directories: PluginDirectories
+
+    @property
+    def health(self) -> HealthSupervision: ...
 
     @property
     def id(self) -> str: ...
@@ -78,6 +82,7 @@ def make_table(
         published=tuple(socket_path(directory, name) for name in publication.names) if publication else (),
         mode=publication.mode if publication else 0o600,
         gid=gid,
+        is_unhealthy=plugin.health.is_unhealthy,
         pid=pid,
         paths=path_rules(plugin),
         options=publication.options if publication else PublishOptions(),

@@ -139,6 +139,10 @@ class PluginCore:
         except errors.Invalid as error:
             context.emit(Reply(call.id, failure(str(error), 400)))
             return self._flush()
+        table = context.table
+        if table.is_unhealthy and table.options.while_unhealthy == "fail" and call.path not in calls.RELEASES:
+            context.emit(Reply(call.id, failure(f"plugin {table.name} is unhealthy", 503)))
+            return self._flush()
         if len(context.jobs) >= MOST_CALLS:
             context.emit(Reply(call.id, failure(f"plugin {context.table.name} has {MOST_CALLS} unanswered calls", 503)))
             return self._flush()
