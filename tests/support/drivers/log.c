@@ -19,16 +19,6 @@ static struct source {
 } sources[FILES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int read_all(int file, void *data, size_t size) {
-    for (char *at = data; size > 0;) {
-        ssize_t got = read(file, at, size);
-        if (got <= 0)
-            return -1;
-        at += got, size -= got;
-    }
-    return 0;
-}
-
 static uint64_t number(const uint8_t **at, const uint8_t *last) {
     uint64_t value = 0;
     for (int shift = 0; *at < last && shift < 64; shift += 7) {
@@ -60,20 +50,41 @@ static FILE *opened(const char *container, const char *suffix, const char *mode)
     return fopen(path, mode);
 }
 
+/* Store the whole frames at the beginning of the data; how many bytes these are, or -1 for what is no frame. */
+static ssize_t store(FILE *frames, FILE *lines, const uint8_t *data, size_t used) {
+    size_t at = 0;
+    uint32_t size;
+    while (used - at >= 4) {
+        memcpy(&size, data + at, 4);
+        size = ntohl(size);
+        if (size > FRAME)
+            return -1;
+        if (used - at - 4 < size)
+            break;
+        fwrite(data + at, 1, size + 4, frames);
+        fflush(frames);
+        write_line(lines, data + at + 4, size);
+        at += size + 4;
+    }
+    return (ssize_t)at;
+}
+
+/* Takes as much as there is in one read, which is whole frames: a kill must not leave a part of one in the FIFO. */
 static void *copy(void *argument) {
     struct source *source = argument;
-    uint8_t *frame = malloc(FRAME + 4);
-    uint32_t size;
+    uint8_t *data = malloc(2 * FRAME);
+    size_t used = 0;
+    ssize_t got, done = 0;
     int fifo = open(source->file, O_RDONLY | O_CLOEXEC);
     FILE *frames = opened(source->container, "frames", "a"), *lines = opened(source->container, "txt", "a");
-    while (fifo >= 0 && frames && lines && read_all(fifo, frame, 4) == 0) {
-        memcpy(&size, frame, 4);
-        size = ntohl(size);
-        if (size > FRAME || read_all(fifo, frame + 4, size) != 0)
+    while (fifo >= 0 && frames && lines && (got = read(fifo, data + used, 2 * FRAME - used)) > 0) {
+        used += (size_t)got;
+        if ((done = store(frames, lines, data, used)) < 0) {
+            fprintf(stderr, "%s: no frame\n", source->file);
             break;
-        fwrite(frame, 1, size + 4, frames);
-        fflush(frames);
-        write_line(lines, frame + 4, size);
+        }
+        memmove(data, data + done, used - (size_t)done);
+        used -= (size_t)done;
     }
     if (fifo >= 0)
         close(fifo);
@@ -85,7 +96,7 @@ static void *copy(void *argument) {
     source->is_open = 0;
     source->file[0] = 0;
     pthread_mutex_unlock(&lock);
-    free(frame);
+    free(data);
     return NULL;
 }
 
