@@ -44,6 +44,7 @@ async def test_p01_a_plugin_is_published_by_its_own_name_and_inspect_shows_it(ap
         "Group": "",
         "Mode": "0600",
         "WhileDisabled": "auto",
+        "WhileUnhealthy": "forward",
         "Replay": True,
         "AtOnce": 100,
         "TimeLimits": {},
@@ -54,7 +55,8 @@ async def test_p01_a_plugin_is_published_by_its_own_name_and_inspect_shows_it(ap
 
 async def test_p01_the_answer_of_inspect_can_be_sent_back(api: ApiClient) -> None:
     await api.create("p")
-    body = {"Names": ["a", "b/c"], "Group": "staff", "WhileDisabled": "answer", "Replay": False, "AtOnce": 7,
+    body = {"Names": ["a", "b/c"], "Group": "staff", "WhileDisabled": "answer",
+            "WhileUnhealthy": "fail", "Replay": False, "AtOnce": 7,
             "TimeLimits": {"VolumeDriver.Mount": 2.5}, "Podman": False}  # fmt: skip
     answer = await api.request("POST", f"{PLUGINS}/p/publish", body)
     assert answer.json["Moorage"]["Published"] == body | {"Mode": "0660"}

@@ -85,6 +85,7 @@ def test_p01_publish_prints_the_names_and_ls_shows_them(shell: Shell) -> None:
         "Group": "staff",
         "Mode": "0660",
         "WhileDisabled": "answer",
+        "WhileUnhealthy": "forward",
         "Replay": False,
         "AtOnce": 3,
         "TimeLimits": {"VolumeDriver.Mount": 300},

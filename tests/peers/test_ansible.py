@@ -22,7 +22,7 @@ ANSIBLE = ROOT / "packaging/ansible"
 COLLECTIONS = Path(sys.prefix, "peers")
 PAGE = (ROOT / "docs/guide/rolling-out-with-ansible.md").read_text()
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry")]
+pytestmark = [pytest.mark.real, pytest.mark.extensive, pytest.mark.needs("static-cc", "docker-registry")]
 
 FILE = """name: fleet
 plugins:

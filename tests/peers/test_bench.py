@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.real,
     pytest.mark.long,
+    pytest.mark.extensive,
     pytest.mark.needs("root", "containerd", "runc", "dockerd", "static-cc"),
 ]
 

@@ -82,7 +82,7 @@ def test_p01_podman_uses_a_volume_driver_as_the_readme_says(consumers: Consumers
     with reader_on(consumers, "readme") as (reader, house):
         add_command(reader, "podman", podman.command())
         assert len(reader.walk((ROOT / "README.md").read_text())) == 5
-        (note,) = (house.root / "plugins").glob("*/propagated-mount/store/data/data/note")
+        (note,) = (house.root / "plugins").glob("*/propagated-mount/store/data/note")
         assert note.read_text() == "written in a container\n"
         podman("volume", "rm", "data")
         house.remove("hello", force=True)

@@ -15,7 +15,11 @@ from support.engines import EngineProcess
 from support.foreground import wait_until
 from support.limits import limit
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "podman", "docker", "busybox", "static-cc")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.extensive,
+    pytest.mark.needs("dockerd", "podman", "docker", "busybox", "static-cc"),
+]
 
 Command = Podman | Docker
 

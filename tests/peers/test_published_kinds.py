@@ -12,7 +12,11 @@ from support.engines import EngineProcess, Refused
 from support.foreground import wait_until
 from support.limits import limit
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "podman", "docker", "busybox", "static-cc")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.extensive,
+    pytest.mark.needs("dockerd", "podman", "docker", "busybox", "static-cc"),
+]
 
 
 @pytest.mark.parametrize("options", [(), ("types=LoggingDriver",), ("activate=404",)])

@@ -21,7 +21,11 @@ from support.foreground import wait_until
 from support.limits import limit
 from support.registries import Served
 
-pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc", "docker-registry", "dockerd", "docker")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.extensive,
+    pytest.mark.needs("static-cc", "docker-registry", "dockerd", "docker"),
+]
 
 STACK = Path(__file__).resolve().parents[2] / "packaging/swarm/stack.yaml"
 RUN = Path("/run/moorage")
