@@ -14,6 +14,7 @@ import pytest
 
 from moorage.api.routes import ROUTES
 from moorage.api.schema.openapi import make_document
+from support.drivers import create_driver, driver_config
 from support.engines import EngineProcess, UnixConnection, actor, config, engine, package
 from support.layouts import Layout, layer_tar
 from support.packages import make, push
@@ -85,6 +86,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
         made.create("on", config("out=hello", env=[{"name": "A", "settable": ["value"]}]))
         made.create("off", config(env=[{"name": "A", "settable": ["value"]}]))
         made.enable("on")
+        create_driver(made, "d", driver_config("volume", tmp_path_factory.mktemp("data")))
         made.wait_until(lambda: made.logs("on"), "its output")
         yield made
         for plugin in made.plugins():
@@ -149,6 +151,9 @@ def call_packages(call: Caller, registry: Served) -> None:
     call("POST", f"{ONE}/tag", "pull", query="to=tagged")
     call("GET", "/plugins/{name}/json", "pull")
     call("POST", f"{ONE}/grant", "pull", body={})
+    call("POST", "/moorage/v1/fetch", query=f"remote={first}", X_Registry_Auth=auth)
+    body = {"enabled": False, "policy": {"restarts": "never"}}
+    call("POST", f"{ONE}/apply", "pull", query=f"remote={second}", body=body, X_Registry_Auth=auth)
     call("DELETE", "/plugins/{name}", "docker")
 
 
@@ -182,8 +187,22 @@ def call_plugin(call: Caller) -> None:
     call("POST", "/plugins/{name}/disable", "off")
     call("POST", f"{ONE}/kill", query="signal=URG")
     call("POST", f"{ONE}/restart")
+    call("POST", f"{ONE}/wait", query="timeout=30")
     call("GET", "/plugins")
     call("GET", "/plugins/{name}/json")
+
+
+def call_consumers(call: Caller) -> None:
+    call("POST", f"{ONE}/publish", "d", body={"names": ["a05"]})
+    call("GET", "/plugins/{name}/json", "d")
+    call("POST", f"{ONE}/unpublish", "d", query="force=1")
+    volumes = "/moorage/v1/volumes"
+    call("POST", volumes, body={"name": "v", "driver": "d"})
+    call("GET", volumes)
+    call("POST", f"{volumes}/{{name}}/mount", "v", body={})
+    call("GET", f"{volumes}/{{name}}", "v")
+    call("POST", f"{volumes}/{{name}}/unmount", "v", body={})
+    call("DELETE", f"{volumes}/{{name}}", "v")
 
 
 def call_streams(call: Caller) -> None:
@@ -215,6 +234,7 @@ def test_a05_every_route_answers_as_the_document_says(house: EngineProcess, regi
     call_packages(call, registry)
     call_archives(call)
     call_plugin(call)
+    call_consumers(call)
     call_streams(call)
     call("GET", "/events", query=f"since=1&until={time.time():.6f}")
     assert call.called == {(route.method, route.template) for route in ROUTES}

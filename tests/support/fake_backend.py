@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess, ExecCommand
+from moorage.engine.changes.values import ChangeTerms
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
 from moorage.engine.values import EngineInfo, Holder, PluginEvent, PluginView, PolicyChange, Publication
@@ -279,12 +280,10 @@ class FakeBackend:
     async def write_files(self, name: str, path: str, archive: AsyncIterator[bytes]) -> None:
         raise errors.NotFound(f"cannot copy to {path}: plugin {self.get(name).name} has no such directory")
 
-    async def replace_package(
-        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
-    ) -> Sequence[str]:
+    async def replace_package(self, name: str, package: AsyncIterator[bytes], change: ChangeTerms) -> Sequence[str]:
         plugin = self.get(name)
-        _check_unused(plugin, force=force)
-        if plugin.enabled and not restart:
+        _check_unused(plugin, force=change.force)
+        if plugin.enabled and not change.restart:
             raise errors.Conflict(f"plugin must be disabled before upgrading: plugin {plugin.name} is enabled")
         raw = b"".join([chunk async for chunk in package])
         self._put(replace(plugin, config=parse_config(await run_blocking(lambda: _config_of(raw))).config))

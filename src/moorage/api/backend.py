@@ -142,9 +142,7 @@ class Backend(Protocol):
     async def write_files(self, name: str, path: str, archive: AsyncIterator[bytes]) -> None:
         """Unpack a tar into a directory of it. Raises: Conflict where nothing runs; NotFound; Invalid; Unsupported."""
 
-    async def replace_package(
-        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
-    ) -> Sequence[str]:
+    async def replace_package(self, name: str, package: AsyncIterator[bytes], change: ChangeTerms) -> Sequence[str]:
         """Give a plugin the package of such a stream; settings that no longer apply. Raises: as ``create``; Conflict
         where it is enabled (unless ``restart``) or in use (unless ``force``).
         """

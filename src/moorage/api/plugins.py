@@ -7,6 +7,7 @@ from moorage.api.conversion import to_plugin, to_policy, to_policy_change
 from moorage.api.http.query import boolean, integer, parse_filters, seconds, signal_number, texts, truth
 from moorage.api.request import Request, json_answer
 from moorage.api.schema.plugins import HostPath, PackageReplacement, PolicyRequest, SetRequest
+from moorage.engine.changes.values import ChangeTerms
 
 __all__ = (
     "call",
@@ -139,10 +140,15 @@ async def set_policy(request: Request) -> web.Response:
 
 
 async def replace_package(request: Request) -> web.Response:
-    """POST package: as create; with ``restart`` also of an enabled plugin, with ``force`` of one in use."""
-    restart, force = boolean(request.query("restart")), boolean(request.query("force"))
+    """POST package: as create; with ``restart`` also of an enabled plugin, with ``force`` of one in use.
+
+    With ``wait`` the new version must be healthy after so many seconds, or the one before it is started again.
+    """
+    change = ChangeTerms(
+        boolean(request.query("restart")), boolean(request.query("force")), seconds(request.query("wait"), "wait")
+    )
     dropped = await request.while_connected(
-        lambda: request.backend.replace_package(request.name, request.upload(), restart=restart, force=force)
+        lambda: request.backend.replace_package(request.name, request.upload(), change)
     )
     return json_answer(PackageReplacement(list(dropped)))
 

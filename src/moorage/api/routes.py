@@ -230,7 +230,7 @@ ROUTES = (
         f"{_ONE}/package",
         plugins.replace_package,
         "Replace the package of a plugin",
-        query=("restart", "force"),
+        query=("restart", "force", "wait"),
         takes="tar",
         returns=PackageReplacement,
     ),

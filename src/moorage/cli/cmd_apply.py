@@ -6,9 +6,11 @@ import click
 
 from moorage.cli.context import engine_client, json_option
 from moorage.cli.health.options import wait_option
+from moorage.cli.parameters import OptionalValueCommand
 
 
 @click.command(
+    cls=OptionalValueCommand,
     name="apply",
     help="Apply a YAML file of desired plugins: install, set and enable what differs.",
 )

@@ -14,7 +14,7 @@ import click
 from moorage.cli.archives import config_entry, image_tar, open_file
 from moorage.cli.consent import confirm_grant, grant_option, is_attended, show_requested
 from moorage.cli.context import directories, engine_client, is_json, json_option, print_name, publish_new
-from moorage.cli.parameters import PublishCommand, publish_option
+from moorage.cli.parameters import OptionalValueCommand, publish_option
 from moorage.cli.progress import report_interruption, show_progress, show_upload
 from moorage.cli.references import check_reference, registry_auth
 from moorage.cli.terminal import print_object, say, warn
@@ -29,7 +29,7 @@ _BLOCK = 256 * 1024
 
 @click.command(
     name="create",
-    cls=PublishCommand,
+    cls=OptionalValueCommand,
     help="Create a plugin from a directory (config.json beside rootfs/), or from a container image and a config.json. "
     "It is disabled.",
 )

@@ -6,10 +6,12 @@ from moorage import errors
 from moorage.cli.consent import confirm_grant, grant_option
 from moorage.cli.context import each_plugin, engine_client, json_option, plugins_argument, print_name
 from moorage.cli.health.options import wait_option
+from moorage.cli.parameters import OptionalValueCommand
 from moorage.cli.terminal import warn
 
 
 @click.command(
+    cls=OptionalValueCommand,
     name="enable",
     help="Enable one or more plugins. One that is enabled already is left as it is; one that failed is started again.",
 )

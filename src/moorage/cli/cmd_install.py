@@ -5,14 +5,14 @@ import click
 from moorage import errors
 from moorage.cli.consent import agree, grant_option
 from moorage.cli.context import engine_client, json_option, print_name, publish_new
-from moorage.cli.parameters import PublishCommand, publish_option, read_secret
+from moorage.cli.parameters import OptionalValueCommand, publish_option, read_secret
 from moorage.cli.progress import quiet_option, show_progress
 from moorage.cli.references import check_reference, registry_auth
 
 
 @click.command(
     name="install",
-    cls=PublishCommand,
+    cls=OptionalValueCommand,
     help="Install a plugin from a registry, with settings NAME=VALUE, and enable it. The privileges that it requests "
     "are shown first. If the pull fails or a setting is invalid, nothing is installed.",
 )

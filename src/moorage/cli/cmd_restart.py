@@ -4,9 +4,10 @@ import click
 
 from moorage.cli.context import each_plugin, engine_client, json_option, plugins_argument, print_name
 from moorage.cli.health.options import wait_option
+from moorage.cli.parameters import OptionalValueCommand
 
 
-@click.command(name="restart", help="Restart one or more plugins.")
+@click.command(cls=OptionalValueCommand, name="restart", help="Restart one or more plugins.")
 @plugins_argument("enabled")
 @wait_option
 @json_option

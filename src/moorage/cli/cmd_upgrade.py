@@ -9,12 +9,14 @@ from moorage import errors
 from moorage.cli.consent import agree, grant_option
 from moorage.cli.context import each_plugin, engine_client, json_option, plugin_names, print_name
 from moorage.cli.health.options import wait_option
+from moorage.cli.parameters import OptionalValueCommand
 from moorage.cli.progress import quiet_option, report_interruption, show_progress, show_upload
 from moorage.cli.references import check_reference, names_registry, registry_auth
 from moorage.cli.terminal import confirm, warn
 
 
 @click.command(
+    cls=OptionalValueCommand,
     name="upgrade",
     help="Upgrade a disabled plugin to REFERENCE, by default to the present version of its own reference, or to the "
     "contents of a directory (config.json beside rootfs/). Its id, settings and propagated files are retained. "
@@ -61,7 +63,15 @@ def is_directory(text: str) -> bool:
 
 
 def _replace(
-    plugin: str, directory: Path, *, restart: bool, force: bool, skip_remote_check: bool, grant_all: bool, quiet: bool
+    plugin: str,
+    directory: Path,
+    *,
+    restart: bool,
+    force: bool,
+    skip_remote_check: bool,
+    wait: float,
+    grant_all: bool,
+    quiet: bool,
 ) -> None:
     """Upgrade from a directory, without a registry: for authors."""
     from moorage.cli.cmd_create import confirm_config, package, size_of
@@ -81,7 +91,7 @@ def _replace(
     chunks = package(loaded.path)
     with report_interruption(f"plugin {found.name} has its previous version"):
         sent = chunks if quiet else show_upload(chunks, size_of(loaded.path))
-        for key in client.replace_package(found.id, sent, restart=restart, force=force):
+        for key in client.replace_package(found.id, sent, restart=restart, force=force, wait=wait):
             warn(f"the setting {key} does not apply any more and was dropped")
     print_name(found.name)
 

@@ -14,7 +14,7 @@ __all__ = (
     "SIZE",
     "TIME_LIMIT",
     "ULIMIT",
-    "PublishCommand",
+    "OptionalValueCommand",
     "parse_instant",
     "parse_size",
     "parse_time_limit",
@@ -169,18 +169,20 @@ ULIMIT = _Parsed("ulimit", parse_ulimit)
 TIME_LIMIT = _Parsed("time limit", parse_time_limit)
 
 
-class PublishCommand(click.Command):
-    """A command with the option ``--publish[=NAME]``: what follows ``--publish`` is the next argument, no name."""
+_WITHOUT_VALUE = {"--publish": "--publish=", "--wait": "--wait=60s"}
+
+
+class OptionalValueCommand(click.Command):
+    """A command with ``--publish[=NAME]`` or ``--wait[=SECONDS]``: what follows these is the next argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse; the arguments that are left."""
         end = args.index("--") if "--" in args else len(args)
-        options = ["--publish=" if each == "--publish" else each for each in args[:end]]
-        return super().parse_args(ctx, options + args[end:])
+        return super().parse_args(ctx, [_WITHOUT_VALUE.get(each, each) for each in args[:end]] + args[end:])
 
 
 def publish_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option that publishes a new plugin, for a ``PublishCommand``; a text without name is its own."""
+    """The option that publishes a new plugin, for a ``OptionalValueCommand``; a text without name is its own."""
     return click.option(
         "--publish",
         metavar="[=NAME]",

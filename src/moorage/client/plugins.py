@@ -39,10 +39,21 @@ class PluginClient(EngineTransport):
             answer.read()
 
     def replace_package(
-        self, name: str, package: Iterator[bytes], *, restart: bool = False, force: bool = False
+        self,
+        name: str,
+        package: Iterator[bytes],
+        *,
+        restart: bool = False,
+        force: bool = False,
+        wait: float = 0,
     ) -> list[str]:
-        """Give it the package of such a stream; names of settings that no longer apply."""
+        """Give it the package of such a stream; names of settings that no longer apply.
+
+        ``wait``: seconds until it must be healthy, or is rolled back; 0 to go by ready alone.
+        """
         query = {key: "1" for key, is_on in (("restart", restart), ("force", force)) if is_on}
+        if wait:
+            query["wait"] = f"{wait:g}"
         with self._open(
             "POST", f"{_own(name)}/package", query, package, {"Content-Type": "application/x-tar"}
         ) as answer:

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.changes.apply import DesiredPlugins
+from moorage.engine.changes.values import ChangeTerms
 from moorage.engine.consumers.driver_calls import call_driver
 from moorage.engine.consumers.holders import acquire, release
 from moorage.engine.consumers.publisher import DEFAULT_PUBLISH_PATHS, Publisher, PublishPaths
@@ -323,11 +324,9 @@ class Engine:
         await plugin.inbox.wait_known()
         await FileCopies(plugin, self._context.store.root).write(runtime, path, archive)
 
-    async def replace_package(
-        self, name: str, package: AsyncIterator[bytes], *, restart: bool, force: bool
-    ) -> Sequence[str]:
+    async def replace_package(self, name: str, package: AsyncIterator[bytes], change: ChangeTerms) -> Sequence[str]:
         """Give a plugin another package; settings that were dropped. Raises: Conflict, Denied, Invalid, Unavailable."""
-        return await self.packages.replace_package(name, package, restart=restart, force=force)
+        return await self.packages.replace_package(name, package, change)
 
     async def signal(self, name: str, number: int) -> None:
         """Signal its first process. Raises: Conflict where nothing runs."""

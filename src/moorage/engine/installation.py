@@ -254,9 +254,7 @@ class Installation:
         with anyio.CancelScope(shield=True):  # the job has its own bounds
             await plugin.inbox.do(job)
 
-    async def replace_package(
-        self, name: str, package: AsyncIterator[bytes], *, restart: bool = False, force: bool = False
-    ) -> tuple[str, ...]:
+    async def replace_package(self, name: str, package: AsyncIterator[bytes], terms: ChangeTerms) -> tuple[str, ...]:
         """Give a plugin the package of a tar stream of config.json and rootfs/; the settings that no longer apply.
 
         Its id, settings and propagated files stay; it has what the config requests, since the caller wrote it. Then it
@@ -264,14 +262,13 @@ class Installation:
 
         Raises:
             errors.NotFound: there is no such plugin
-            errors.Conflict: it is enabled and ``restart`` is not given, or it is in use and ``force`` is not given
+            errors.Conflict: it is enabled or in use, and the terms do not allow that
             errors.Denied: the policy requires a signature for this name
             errors.Invalid: it is not a package
             errors.Unavailable: the disk is full, or containerd does not answer
         """
         plugin = self._context.plugins.get(name)
         self.signatures.refuse_unsigned(plugin.name)
-        terms = ChangeTerms(restart=restart, force=force)
         check_can_change(plugin, terms)
 
         async def import_package(context: ImportContext) -> Package:

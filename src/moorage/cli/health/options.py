@@ -27,7 +27,6 @@ __all__ = (
 HEALTH_ACTIONS = ("none", "kill", "restart")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_WAIT = 60.0  # seconds
 _FIELDS = {
     "health_interval": "interval",
     "health_timeout": "timeout",
@@ -89,14 +88,12 @@ DURATION = _DurationOrCommand("duration", parse_duration)
 
 
 def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--wait[=SECONDS]``: seconds, 0 where it is not given."""
+    """``--wait[=SECONDS]`` of an ``OptionalValueCommand``: seconds, 0 where it is not given."""
     return click.option(
         "--wait",
         type=DURATION,
-        is_flag=False,
-        flag_value=_WAIT,
         default=0.0,
-        metavar="[SECONDS]",
+        metavar="[=SECONDS]",
         help="Wait until the plugin is healthy, at most 60s unless given.",
     )(command)
 
