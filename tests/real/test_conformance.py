@@ -296,6 +296,7 @@ def variant(tmp_path: Path) -> Path:
     return tmp_path / "variant"
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("id", VARIANTS)
 def test_a_planted_bug_is_found_by_the_check_that_is_made_for_it(house: EngineProcess, variant: Path, id: str) -> None:
     program = variant / "rootfs/plugin/hello_volume.py"
@@ -306,6 +307,7 @@ def test_a_planted_bug_is_found_by_the_check_that_is_made_for_it(house: EnginePr
     assert set(found) - {id} <= CONSEQUENCES.get(id, set()), found
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("id", OTHER_VARIANTS)
 def test_a_bug_of_a_log_or_authorization_driver_is_found(house: EngineProcess, tmp_path: Path, id: str) -> None:
     example, source = OTHER_VARIANTS[id]
