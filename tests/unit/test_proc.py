@@ -111,6 +111,7 @@ def test_mounts_with_odd_names() -> None:
 
 
 def test_every_mount_has_its_point() -> None:
+    before, points = [""], list[str]()
     for _ in range(20):  # other tests mount and unmount meanwhile
         before, points, after = list(proc.mount_points()), [each.point for each in proc.mounts()], proc.mount_points()
         if before == list(after):
