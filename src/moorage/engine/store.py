@@ -76,9 +76,16 @@ class Store:
                 f"cannot use {self.root}: another engine (pid {self.find_owner() or 'unknown'}) works on it; "
                 "stop that one, or give another directory with --root"
             )
-        os.ftruncate(descriptor, 0)
         if pid is not None:
-            os.write(descriptor, f"{pid}\n".encode())
+            text = f"{pid}\n".encode()
+            try:
+                # Over the old one, whose block it takes, because the disk may be full. Through an old one that stays no
+                # process is signalled: none has the file open.
+                os.pwrite(descriptor, text, 0)
+                os.ftruncate(descriptor, len(text))
+            except OSError as error:
+                os.close(descriptor)
+                raise errors.Invalid(f"cannot use {self.root} as data directory: {error.strerror}") from error
         return descriptor
 
     def _try_lock(self) -> int | None:
