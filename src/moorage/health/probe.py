@@ -41,7 +41,7 @@ async def make_checks(policy: HealthPolicy, socket: PluginSocket, run_command: R
         with anyio.move_on_after(policy.timeout) as scope:
             try:
                 text = await _make(check, socket, run_command)
-            except (_CheckFailed, errors.MoorageError) as error:
+            except (_CheckFailed, errors.MoorageError, OSError) as error:
                 is_passed, text = False, str(error)
         if scope.cancelled_caught:
             is_passed, text = False, f"no result within {policy.timeout:g} s"
@@ -83,6 +83,8 @@ async def _call(method: str, socket: PluginSocket) -> str:
 
 async def _run(command: Sequence[str], run_command: RunCommand) -> str:
     output = bytearray()
+    code = -1
+    failure: errors.MoorageError | None = None
 
     async def copy(reader: "FifoReader") -> None:
         while data := await reader.read():
@@ -94,9 +96,14 @@ async def _run(command: Sequence[str], run_command: RunCommand) -> str:
             for reader in (process.stdout, process.stderr):
                 if reader is not None:
                     tasks.start_soon(copy, reader)
-            code = (await process.wait()).code
+            try:
+                code = (await process.wait()).code
+            except errors.MoorageError as error:  # from inside the task group it would come out as a group
+                failure = error
             # what it has started may have its output open
             tasks.cancel_scope.deadline = anyio.current_time() + _REST_OF_OUTPUT
+    if failure is not None:
+        raise failure
     text = output.decode(errors="replace").strip()
     if code:
         raise _CheckFailed(f"exit status {code}{f': {text}' if text else ''}")
