@@ -15,6 +15,7 @@ __all__ = (
     "TIME_LIMIT",
     "ULIMIT",
     "OptionalValueCommand",
+    "ParsedValue",
     "parse_instant",
     "parse_size",
     "parse_time_limit",
@@ -150,8 +151,10 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
-    def __init__(self, name: str, parse: Any) -> None:
+class ParsedValue(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """A value that a function reads; its ValueError is a usage error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
         self._parse = parse
 
@@ -164,9 +167,9 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before 
             self.fail(str(error), param, ctx)
 
 
-SIZE = _Parsed("size", parse_size)
-ULIMIT = _Parsed("ulimit", parse_ulimit)
-TIME_LIMIT = _Parsed("time limit", parse_time_limit)
+SIZE = ParsedValue("size", parse_size)
+ULIMIT = ParsedValue("ulimit", parse_ulimit)
+TIME_LIMIT = ParsedValue("time limit", parse_time_limit)
 
 
 _WITHOUT_VALUE = {"--publish": "--publish=", "--wait": "--wait=60s"}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moorage.cli.parameters import ParsedValue
+
 if TYPE_CHECKING:
     from moorage.api.schema.plugins import HealthRequest, PluginHealthCheck, PluginHealthPolicy
 
@@ -73,18 +75,7 @@ def make_checks(call: str | None, command: Sequence[str] | None, *, connects: bo
     ]
 
 
-class _DurationOrCommand(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name, self._parse = name, parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-DURATION = _DurationOrCommand("duration", parse_duration)
+DURATION = ParsedValue("duration", parse_duration)
 
 
 def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,7 +95,7 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--health-call", metavar="METHOD", help="Health check by a call, as in VolumeDriver.List."),
         click.option(
             "--health-cmd",
-            type=_DurationOrCommand("command", parse_command),
+            type=ParsedValue("command", parse_command),
             help="Health check by a command inside the plugin; without a shell.",
         ),
         click.option("--health-connect", is_flag=True, help="Health check by a connection to the plugin's socket."),
