@@ -23,21 +23,26 @@ def test_a_plugin_that_stays_down_is_an_error_in_the_journal(machine: Machine, v
 
 
 def test_the_lines_of_a_plugin_are_in_the_journal_with_its_name_and_id(machine: Machine, volume_plugin: str) -> None:
-    machine.run(f"moorage policy {volume_plugin} --log journald && moorage disable {volume_plugin}")
-    machine.run(
-        f"moorage set {volume_plugin} DEBUG=1 && moorage enable {volume_plugin} && moorage probe {volume_plugin}"
-    )
-    fields = f"MOORAGE_PLUGIN={volume_plugin}:latest"
-    lines = machine.output(f"moorage logs {volume_plugin}").splitlines()
-    assert lines, "the plugin logs each call"
+    machine.run(f"moorage policy {volume_plugin} --log journald")
+    stop_and_start = f"moorage disable {volume_plugin} && moorage enable {volume_plugin}"
+    machine.run(stop_and_start)
+    fields = f"--no-pager -b MOORAGE_PLUGIN={volume_plugin}:latest"
     machine.wait_until(
-        lambda: lines[-1] in machine.run(f"journalctl --no-pager -b -o cat {fields}").stdout.splitlines(),
-        "the plugin's last line is in the journal",
+        lambda: (
+            machine.output(f"journalctl -o cat {fields}").splitlines()[-2:]
+            == ["stopped", "listening on /run/docker/plugins/hello.sock"]
+        ),
+        "the plugin's lines are in the journal",
     )
-    entry = json.loads(machine.output(f"journalctl --no-pager -b -o json -n 1 {fields}"))
+    entry = json.loads(machine.output(f"journalctl -o json -n 1 {fields}"))
     assert entry["MOORAGE_PLUGIN_ID"] == inspect(machine, volume_plugin)["Id"]
     # journald is stopped for a while: the plugin does not wait for it, and its files have all lines
-    machine.run("systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service")
-    machine.run(f"moorage probe {volume_plugin}")
-    assert len(machine.output(f"moorage logs {volume_plugin}").splitlines()) > len(lines)
-    machine.run("systemctl start systemd-journald.socket systemd-journald.service")
+    units = "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service"
+    lines = len(machine.output(f"moorage logs {volume_plugin}").splitlines())
+    machine.run(f"systemctl stop {units} && {stop_and_start}")
+    assert len(machine.output(f"moorage logs {volume_plugin}").splitlines()) == lines + 2
+    machine.run(f"systemctl start {units} && {stop_and_start}")
+    machine.wait_until(
+        lambda: machine.output(f"journalctl -o cat {fields}").splitlines()[-1].startswith("listening"),
+        "lines arrive again",
+    )
