@@ -16,6 +16,7 @@ __all__ = (
     "ULIMIT",
     "OptionalValueCommand",
     "ParsedValue",
+    "parse_driver_option",
     "parse_instant",
     "parse_size",
     "parse_time_limit",
@@ -77,6 +78,14 @@ def size_text(size: int) -> str:
         if size and size % (1 << _UNITS[unit]) == 0:
             return f"{size >> _UNITS[unit]}{unit}"
     return str(size)
+
+
+def parse_driver_option(text: str) -> tuple[str, str]:
+    """Name and value of NAME=VALUE. Raises: click.BadParameter without a name."""
+    name, _, value = text.partition("=")
+    if not name:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--opt")
+    return name, value
 
 
 def parse_instant(text: str, option: str) -> str:
