@@ -46,6 +46,11 @@ class PluginCore:
         return self._context.table
 
     @property
+    def exited_run(self) -> int | None:
+        """The run whose process has exited, which the table does not say yet."""
+        return self._context.exited_run
+
+    @property
     def wake(self) -> float | None:
         """When ``tick`` is to be called, at the latest; None for never."""
         return self._context.wake
