@@ -25,6 +25,9 @@ from support.limits import limit
 _LOST_MOUNT = ("transport endpoint is not connected", "software caused connection abort", "read-only file system")
 """What a program gets of a dead mount, or of the placeholder over it (row P11a)."""
 _NOT_REPEATED = "it exited before it answered"
+_LATE = "in time"
+QUERIES_WAIT = 3.0
+"""Seconds that Get, List and Path wait for a plugin that starts (row P04)."""
 ENGINE_SECONDS, PROXY_SECONDS, PLUGIN_SECONDS = 10.0, 17.0, 23.0
 
 
@@ -56,13 +59,16 @@ class Failure:
     def cause(self, outages: Sequence[Outage]) -> str:
         """What explains it, as rows P04 and P18 allow it; empty for nothing.
 
-        ``mount``: the file system of a plugin that was killed, which no call gives back to who uses it;
+        ``late``: the plugin was down for longer than calls wait for it; ``mount``: the file system of a plugin that was killed, which no call repairs for its users;
         ``plugin``: a call that may not be repeated, under way when the plugin was killed; ``proxy``: under way when the
         proxy was killed. That a call came while something was down explains nothing: it waits.
         """
         near = [each for each in outages if each.started <= self.until and self.started <= each.until]
         text = self.text.lower()
-        if any(each.what == "plugin" for each in near):
+        down = [each for each in near if each.what == "plugin"]
+        if down:
+            if any(each.until - each.started > QUERIES_WAIT for each in down) and _LATE in text:
+                return "late"
             if any(each in text for each in _LOST_MOUNT):
                 return "mount"
             if _NOT_REPEATED in text:
@@ -124,7 +130,15 @@ class Soak:
                 seen.add((each.worker, unused[0]))
         explained = {each.owner for each in first if each not in found}
         found += [each for each in self.failures if each.is_consequence and each.owner not in explained]
-        return [f"{each.owner} at {each.started - self.started:.2f} s: {each.text}" for each in found]
+        return [self._described(each) for each in found]
+
+    def _described(self, failure: Failure) -> str:
+        start = failure.started - 5.0
+        near = [each for each in self.outages if start <= each.until and each.started <= failure.until]
+        down = [f"{each.what} {each.started - self.started:.2f} to {each.until - self.started:.2f}" for each in near]
+        times = f"{failure.started - self.started:.2f} to {failure.until - self.started:.2f} s"
+        what = "in consequence" if failure.is_consequence else "failed"
+        return f"{failure.owner} {what} at {times}: {failure.text.strip()} (down: {', '.join(down) or 'nothing'})"
 
     def summary(self) -> str:
         """One line."""

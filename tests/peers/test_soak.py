@@ -26,7 +26,7 @@ def test_p04_p18_volume_operations_go_on_while_engine_proxy_and_plugin_are_kille
     driver.post("/VolumeDriver.Create", b'{"Name": "always"}')
     soak = Soak(consumers, publisher, driver, SECONDS)
     soak.run()
-    sys.stdout.write(f"{soak.summary()}\n")
+    sys.stdout.write("\n".join([soak.summary(), *soak.unexplained()]) + "\n")
     assert soak.unexplained() == [], soak.summary()
     assert all(each < limit(1) for each in soak.notices), soak.notices
     assert soak.lost == []

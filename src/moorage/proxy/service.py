@@ -24,6 +24,7 @@ __all__ = ("ProxyService",)
 log = logging.getLogger(__name__)
 
 _NEWS_PAUSE = 0.02  # seconds between two messages; several changes become one
+_NEWS_DELAY = 0.005  # seconds after a change, so that the call that made it is answered first
 _ACCEPTED_AT_ONCE = 64
 _NO_DESCRIPTOR_PAUSE = 0.1  # seconds
 _CHECK_INTERVAL = 30.0  # seconds between two checks whether the own socket still exists
@@ -52,6 +53,8 @@ class ProxyService:
         self._flush: asyncio.TimerHandle | None = None
         self._flushed_at = 0.0
         self._has_tables = False
+        self._listened: frozenset[str] = frozenset()
+        """The plugins whose sockets for consumers exist."""
         self.stopped = asyncio.Event()
 
     def start(self, tables: bytes, listeners: Mapping[str, socket.socket]) -> None:
@@ -154,6 +157,7 @@ class ProxyService:
         self._changed()
 
     def _reconcile(self, former: Mapping[str, socket.socket] | None = None) -> None:
+        self._listened = self._listening()
         desired: dict[str, SocketSpec] = {}
         for shell in self._shells.values():
             table = shell.table
@@ -168,15 +172,19 @@ class ProxyService:
 
     def _changed(self) -> None:
         if self._flush is None:
-            at = max(self._flushed_at + _NEWS_PAUSE, self._loop.time())
+            at = max(self._flushed_at + _NEWS_PAUSE, self._loop.time() + _NEWS_DELAY)
             self._flush = self._loop.call_at(at, self._send_changes)
 
     def _send_changes(self) -> None:
         self._flush = None
         self._flushed_at = self._loop.time()
-        if self._has_tables:
+        if self._has_tables and self._listening() != self._listened:
             self._reconcile()
         self._send_news()
+
+    def _listening(self) -> frozenset[str]:
+        """The plugins whose sockets for consumers are to exist."""
+        return frozenset(plugin for plugin, shell in self._shells.items() if shell.is_listening)
 
     def _send_news(self) -> None:
         """Send the present news to each engine that has other ones."""
@@ -244,8 +252,8 @@ class ProxyService:
             self._context.report(Report(spec.plugin, "refuse", attributes))
             connection.close()
             return
-        served = Connection(connection, _PluginCalls(self, spec.plugin), credentials, is_internal=spec.is_internal)
-        self._context.spawn(served.serve())
+        plugin_calls = _PluginCalls(self, spec.plugin)
+        Connection(connection, plugin_calls, credentials, self._context.spawn, is_internal=spec.is_internal).start()
 
     def shell(self, plugin: str) -> PluginShell | None:
         """The plugin of this id; None if it was removed."""
