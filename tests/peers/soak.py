@@ -25,7 +25,8 @@ from support.limits import limit
 _LOST_MOUNT = ("transport endpoint is not connected", "software caused connection abort", "read-only file system")
 """What a program gets of a dead mount, or of the placeholder over it (row P11a)."""
 _NOT_REPEATED = "it exited before it answered"
-_LATE = "in time"
+_LATE = ("in time", "no such volume")
+"""dockerd takes each error of a Get for the second one."""
 QUERIES_WAIT = 3.0
 """Seconds that Get, List and Path wait for a plugin that starts (row P04)."""
 ENGINE_SECONDS, PROXY_SECONDS, PLUGIN_SECONDS = 10.0, 17.0, 23.0
@@ -59,15 +60,16 @@ class Failure:
     def cause(self, outages: Sequence[Outage]) -> str:
         """What explains it, as rows P04 and P18 allow it; empty for nothing.
 
-        ``late``: the plugin was down for longer than calls wait for it; ``mount``: the file system of a plugin that was killed, which no call repairs for its users;
-        ``plugin``: a call that may not be repeated, under way when the plugin was killed; ``proxy``: under way when the
-        proxy was killed. That a call came while something was down explains nothing: it waits.
+        ``late``: the plugin was down for longer than calls wait for it; ``mount``: the file system of a plugin that was
+        killed, which no call repairs for its users; ``plugin``: a call that may not be repeated, under way when the
+        plugin was killed; ``proxy``: under way when the proxy was killed. That a call came while something was down
+        explains nothing: it waits.
         """
         near = [each for each in outages if each.started <= self.until and self.started <= each.until]
         text = self.text.lower()
         down = [each for each in near if each.what == "plugin"]
         if down:
-            if any(each.until - each.started > QUERIES_WAIT for each in down) and _LATE in text:
+            if self.until - self.started >= QUERIES_WAIT and any(each in text for each in _LATE):
                 return "late"
             if any(each in text for each in _LOST_MOUNT):
                 return "mount"

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from moorage.host.mounts import is_mount_point, mount_placeholder, mount_state
+from moorage.proxy.checks import verify
+from moorage.proxy.core.actions import EXITED, Verify
 from support.limits import limit
 from support.proxy_process import Plugin, ProxyProcess, call, published, wait_until
 
@@ -106,6 +108,17 @@ def test_p04_a_plugin_that_does_not_accept_yet_gets_the_call_when_it_does(tmp_pa
         assert not waiting.done()
         hidden.rename(plugin.directory / "plugin.sock")
         assert waiting.result()[0] == 200
+
+
+def test_p04_a_check_of_paths_says_that_the_plugin_has_exited(tmp_path: Path) -> None:
+    """Its mounts are dead before the kernel reports its exit."""
+    with subprocess.Popen(["sleep", "1000"]) as plugin:
+        request = Verify(1, plugin.pid, str(tmp_path / "no"), str(tmp_path), str(tmp_path), needs_mount=False)
+        killer = threading.Timer(0.1, plugin.kill)
+        assert "cannot open" in verify(request)[0]
+        killer.start()
+        assert verify(request) == (EXITED, "")
+        assert verify(request) == (EXITED, ""), "a zombie, or gone"
 
 
 # ---- P11
