@@ -196,9 +196,9 @@ class Connection:
 
     def _check(self, exchange: Exchange) -> None:
         """A consumer that sends its next request already, or has only finished sending, is not watched any longer."""
-        is_gone = self._peer.has_nothing_more() and self._peer.has_hung_up()
+        has_closed = self._peer.has_nothing_more() and self._peer.has_hung_up()
         self._unwatch()
-        if is_gone:
+        if has_closed:
             self._left(exchange)
 
     def _take_request(self) -> None:
