@@ -1,5 +1,5 @@
 """``python -m moorage``."""
 
-from moorage.cli.main import main
+from moorage.cli.quick.entry import main
 
 main()
