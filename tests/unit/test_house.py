@@ -209,7 +209,7 @@ def test_everything_that_is_installed_to_run_and_to_develop_is_pinned() -> None:
         ("moorage.cli.main", SLOW_IMPORTS),  # the command line starts without waiting for them
         ("moorage.cli.quick.entry", QUICK_DOES_WITHOUT),  # what each command line begins with
         ("moorage.cli.quick.commands", QUICK_DOES_WITHOUT),
-        ("moorage.cli.quick.listing", QUICK_DOES_WITHOUT),
+        ("moorage.cli.quick.plugin_table", QUICK_DOES_WITHOUT),
         ("moorage.daemon", ("grpclib", "h2", "google.protobuf")),  # and an engine answers before it can run plugins
     ],
 )

@@ -6,7 +6,7 @@ import click
 
 from moorage.cli.context import engine_client, is_json, json_option
 from moorage.cli.format.rows import filter_option, format_option, print_rows
-from moorage.cli.quick.listing import plugin_fields, print_plugins
+from moorage.cli.quick.plugin_table import plugin_fields, print_plugins
 
 if TYPE_CHECKING:
     from moorage.api.schema.plugins import PluginDetails

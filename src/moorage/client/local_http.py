@@ -1,7 +1,7 @@
 """Requests to an engine of this version on this machine, for commands that must be quick.
 
 Not ``http.client``: that imports the TLS and mail libraries, which takes longer than the rest of such a command. So
-this reads only what this version's own server sends, and whatever else comes is ``NotOurs``: then the caller uses
+this reads only what this version's own server sends, and whatever else comes is ``UnknownServer``: then the caller uses
 ``MoorageClient``, which reads any answer and has the text for each failure.
 """
 
@@ -11,7 +11,7 @@ import json
 from moorage._version import __version__
 from moorage.client.failures import connection_failure, failure_of
 
-__all__ = ("LocalAnswer", "NotOurs", "document_of", "quoted", "send")
+__all__ = ("LocalAnswer", "UnknownServer", "document_of", "quoted", "send")
 
 TYPE_CHECKING = False  # not from typing, which every command would wait for
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ _CHUNK = 256 * 1024
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-~")
 
 
-class NotOurs(Exception):
+class UnknownServer(Exception):
     """No answer of an engine of this version came."""
 
 
 def quoted(name: str) -> str:
-    """A name as part of a path. Raises: NotOurs for what is no text."""
+    """A name as part of a path. Raises: UnknownServer for what is no text."""
     if _PLAIN.issuperset(name):
         return name
     try:
         raw = name.encode()
     except UnicodeEncodeError as error:
-        raise NotOurs from error
+        raise UnknownServer from error
     return "".join(chr(byte) if chr(byte) in _PLAIN else f"%{byte:02X}" for byte in raw)
 
 
@@ -43,7 +43,7 @@ def send(path: str, method: str, target: str) -> "LocalAnswer":
     """The answer to one request without a body, its head read, from the engine at this socket.
 
     Raises:
-        NotOurs: nothing was sent, as the socket cannot be connected to at once; or to a GET, another server answers
+        UnknownServer: nothing was sent, as the socket cannot be connected to at once; or to a GET, another server answers
         errors.MoorageError: the connection was lost
     """
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -53,7 +53,7 @@ def send(path: str, method: str, target: str) -> "LocalAnswer":
         connection.setblocking(True)
     except OSError as error:
         connection.close()
-        raise NotOurs from error
+        raise UnknownServer from error
     length = "" if method == "GET" else "Content-Length: 0\r\n"
     try:
         connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: moorage\r\n{length}Connection: close\r\n\r\n".encode())
@@ -69,7 +69,7 @@ class LocalAnswer:
     """One answer. Its connection is closed when the body has been read."""
 
     def __init__(self, connection: _socket.socket, path: str, *, is_strict: bool) -> None:
-        """Read the head; ``is_strict`` refuses what is not of this version. Raises: NotOurs, OSError."""
+        """Read the head; ``is_strict`` refuses what is not of this version. Raises: UnknownServer, OSError."""
         self._socket, self._path = connection, path
         self._buffer = b""
         status, *lines = self._read_head()
@@ -78,9 +78,9 @@ class LocalAnswer:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         length = headers.get("content-length", "0")
         if version != "HTTP/1.1" or not number.isdecimal() or not length.isdecimal():
-            raise NotOurs
+            raise UnknownServer
         if is_strict and headers.get("server") != _SERVER:
-            raise NotOurs
+            raise UnknownServer
         self.status = int(number)
         self._is_chunked, self._length = "transfer-encoding" in headers, int(length)
 
@@ -141,7 +141,7 @@ class LocalAnswer:
     def _read_head(self) -> list[str]:
         while b"\r\n\r\n" not in self._buffer:
             if len(self._buffer) > _HEAD_BYTES:
-                raise NotOurs
+                raise UnknownServer
             self._receive()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         return head.decode("latin-1").split("\r\n")
@@ -154,8 +154,8 @@ class LocalAnswer:
 
 
 def document_of(body: bytes) -> "Any":
-    """A body as a JSON document. Raises: NotOurs."""
+    """A body as a JSON document. Raises: UnknownServer."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise NotOurs from error
+        raise UnknownServer from error

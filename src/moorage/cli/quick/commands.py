@@ -3,7 +3,7 @@
 from moorage import errors
 from moorage.cli.quick.arguments import QuickCall
 from moorage.cli.terminal import complain, print_json, say
-from moorage.client.local_http import NotOurs, document_of, quoted, send
+from moorage.client.local_http import UnknownServer, document_of, quoted, send
 
 __all__ = ("COMMANDS",)
 
@@ -16,7 +16,7 @@ _OWN = "/moorage/v1"
 
 
 def _ls(call: QuickCall) -> int:
-    from moorage.cli.quick.listing import print_plugins
+    from moorage.cli.quick.plugin_table import print_plugins
 
     plugins = _get(call, "/plugins")
     try:
@@ -27,7 +27,7 @@ def _ls(call: QuickCall) -> int:
             is_json=call.is_json,
         )
     except (KeyError, TypeError, AttributeError) as error:  # it is printed when all of it is known
-        raise NotOurs from error
+        raise UnknownServer from error
     return 0
 
 
@@ -49,9 +49,9 @@ def _enable(call: QuickCall) -> int:
         is_enabled = bool(plugin["Enabled"])
         is_plain = plugin["Moorage"]["State"] == "ready" if is_enabled else not plugin["Moorage"]["Ungranted"]
     except (KeyError, TypeError) as error:
-        raise NotOurs from error
+        raise UnknownServer from error
     if not is_plain:  # there is something to say, to ask or to restart
-        raise NotOurs
+        raise UnknownServer
     if not is_enabled:
         return _change(call, f"{path}/enable?timeout=0", is_enabled=True)
     _print_name(call)
@@ -94,7 +94,7 @@ def _logs(call: QuickCall) -> int:
     if tail.lower() in ("all", "-1"):
         tail = "all"
     elif not tail.isdecimal():
-        raise NotOurs
+        raise UnknownServer
     follow = "1" if "follow" in call.flags else ""
     show = LogPrinter(
         (),
@@ -108,7 +108,7 @@ def _logs(call: QuickCall) -> int:
         try:
             document = document_of(line)
             show.line(call.names[0], document)
-        except (NotOurs, KeyError, TypeError, ValueError) as error:
+        except (UnknownServer, KeyError, TypeError, ValueError) as error:
             raise errors.Unavailable(f"lost moorage at {call.socket}: it sent what is no line of output") from error
     return 0
 
@@ -121,18 +121,18 @@ def _version(call: QuickCall) -> int:
             more = _get(call, "/info")["Moorage"]
             return runtime_text(more["Runtime"], more["RuntimeVersion"], more["RuntimeReason"])
         except (KeyError, TypeError) as error:
-            raise NotOurs from error
+            raise UnknownServer from error
 
     print_versions(find_versions(find_runtime), is_json=call.is_json)
     return 0
 
 
 def _get(call: QuickCall, target: str) -> "Any":
-    """An answer as a document. Raises: NotOurs also for a failure, whose text is that of ``cli.main``."""
+    """An answer as a document. Raises: UnknownServer also for a failure, whose text is that of ``cli.main``."""
     try:
         return document_of(send(call.socket, "GET", target).read())
     except errors.MoorageError as error:
-        raise NotOurs from error
+        raise UnknownServer from error
 
 
 COMMANDS: "dict[str, Callable[[QuickCall], int]]" = {
@@ -143,4 +143,4 @@ COMMANDS: "dict[str, Callable[[QuickCall], int]]" = {
     "logs": _logs,
     "version": _version,
 }
-"""By name; each returns the exit status, and raises NotOurs where it has done nothing."""
+"""By name; each returns the exit status, and raises UnknownServer where it has done nothing."""

@@ -26,11 +26,11 @@ def run_quick(arguments: list[str]) -> int | None:
         return None
     fill_standard_streams()
     from moorage.cli.quick.commands import COMMANDS
-    from moorage.client.local_http import NotOurs
+    from moorage.client.local_http import UnknownServer
 
     try:
         return COMMANDS[call.command](call)
-    except NotOurs:
+    except UnknownServer:
         return None
     except BaseException as error:  # noqa: BLE001 - what is not reported is raised again
         return report_failure(error)
