@@ -43,7 +43,7 @@ def send(path: str, method: str, target: str) -> "LocalAnswer":
     """The answer to one request without a body, its head read, from the engine at this socket.
 
     Raises:
-        UnknownServer: nothing was sent, as the socket cannot be connected to at once; or to a GET, another server answers
+        UnknownServer: nothing was sent, as the socket does not accept at once; or another server answers a GET
         errors.MoorageError: the connection was lost
     """
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
