@@ -28,9 +28,6 @@ _TABLES, _LISTENERS, _READY, _QUIT = b"T", b"L", b"R", b"Q"
 _SHORT_LIFE = 2.0
 """Seconds: a proxy that exits within them is started again later and later."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds
-_LAST_WORDS = 1.0
-"""Seconds that an exiting proxy waits for its guard to read."""
-_PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGTERM, signal.SIGQUIT)
 """What ends both, with no socket left behind."""
 
@@ -110,7 +107,9 @@ class Guard:
                 signal.signal(number, signal.SIG_DFL)
             os.close(self._wakeup)
             os.close(self._signaled)
-            _die_with(guard)
+            from moorage.host.processes import die_with_parent  # only here: the guard itself does without
+
+            die_with_parent(guard)
             listeners = {path: socket.socket(fileno=each) for path, each in self._listeners.items()}
             control.setblocking(False)
             self._run(Handover(control, self._tables, listeners))
@@ -190,15 +189,6 @@ class Guard:
         os.read(self._wakeup, 4096)
 
 
-def _die_with(guard: int) -> None:
-    """Have the kernel kill this process when its guard exits. Source: PR_SET_PDEATHSIG(2const)."""
-    import ctypes  # only here: the guard does without
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != guard:
-        os._exit(1)
-
-
 class GuardLink:
     """The proxy's side. Nothing waits for the guard: what it has not read yet is replaced by what follows."""
 
@@ -225,8 +215,10 @@ class GuardLink:
 
     def close(self) -> None:
         """This proxy exits, and no other one is to be started."""
+        from moorage.timeouts import DEFAULT  # only here: the guard itself does without
+
         self._loop.remove_writer(self._control)
-        self._control.settimeout(_LAST_WORDS)
+        self._control.settimeout(DEFAULT.guard_reads)
         try:
             if self._writer is not None:
                 self._writer.send(self._control)
