@@ -249,7 +249,7 @@ class Soak:
         try:
             self._run(command, name, f"echo {name} >/mnt/a; cat /mnt/a")
             self._check(self.driver.data / name / "a", f"{name}\n")
-            # of a mount that is dead since a moment it may get the placeholder, which no data can be written to (row P11a)
+            # it may get the placeholder of a dead mount, which no data can be written to (row P11a)
             self._run(command, name, "cat /mnt/a || echo lost >/mnt/lost")
             has_failed = False
         finally:
