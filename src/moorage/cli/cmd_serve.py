@@ -144,11 +144,8 @@ def command(
     """Serve; the exit status."""
     import logging
 
-    with collector_paused(), without_certificates():
-        import anyio
-
-        from moorage.daemon import run_engine
-        from moorage.plugins import Confinement, check_confinement
+    with collector_paused():
+        from moorage.early_start import containerd_started_early
 
     steps = logging.getLogger("moorage")
     steps.setLevel(min(logging.INFO, steps.getEffectiveLevel()))
@@ -156,12 +153,19 @@ def command(
         warn(
             "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
         )
-    registries = _registries(grants or policy, insecure_registry, registry_mirror, certs_dir)
-    defaults = Confinement(
-        capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
-    )
-    check_confinement(defaults)
-    more |= {"registries": registries, "confinement": defaults}
     # --host says where to listen; without it the socket is in the run-time directory, wherever that is
-    options = serve_options(locate(root, exec_root), given_socket(), namespace, containerd, **more)
-    return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
+    location, socket = locate(root, exec_root), given_socket()
+    with containerd_started_early(location, socket, containerd):
+        with collector_paused(), without_certificates():
+            import anyio
+
+            from moorage.daemon import run_engine
+            from moorage.plugins import Confinement, check_confinement
+
+        more["registries"] = _registries(grants or policy, insecure_registry, registry_mirror, certs_dir)
+        more["confinement"] = Confinement(
+            capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
+        )
+        check_confinement(more["confinement"])
+        options = serve_options(location, socket, namespace, containerd, **more)
+        return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
