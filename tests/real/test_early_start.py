@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
 def serve(house: EngineProcess, *options: str) -> "subprocess.Popen[bytes]":
     """``moorage serve``, whose log is that of the engine."""
-    places = ("--root", str(house.root), "--exec-root", str(house.exec_root))
+    directories = ("--root", str(house.root), "--exec-root", str(house.exec_root))
     files = ("--publish-directory", str(house.published), "--podman-config", str(house.podman_config))
     with house.log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "moorage", "serve", *places, *files, *options],
+            [sys.executable, "-m", "moorage", "serve", *directories, *files, *options],
             env=environment(None),
             stdout=output,
             stderr=output,

@@ -101,7 +101,7 @@ def signal_name(number: int) -> str:
 
 @contextmanager
 def signals_delayed() -> Iterator[None]:
-    """A block in which termination signals wait for ``stop_signals`` in it, which unblocks them, or for its end."""
+    """A block in which termination signals are delayed, until ``stop_signals`` in it takes them."""
     numbers = termination_signals()
     signals.pthread_sigmask(signals.SIG_BLOCK, numbers)
     try:
