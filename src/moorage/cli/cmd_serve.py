@@ -29,6 +29,14 @@ def _registries(
     return Registries(options, parse_policy(policy.read_bytes()) if policy is not None else None)
 
 
+def _with_warning(policy: Path | None) -> Path | None:
+    if policy is not None:
+        warn(
+            "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
+        )
+    return policy
+
+
 @click.command(
     name="serve",
     help="Run the engine until SIGTERM or Ctrl-C. Plugins keep running, and the next engine finds them. The API "
@@ -149,10 +157,7 @@ def command(
 
     steps = logging.getLogger("moorage")
     steps.setLevel(min(logging.INFO, steps.getEffectiveLevel()))
-    if policy is not None:
-        warn(
-            "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
-        )
+    old = _with_warning(policy)
     # --host says where to listen; without it the socket is in the run-time directory, wherever that is
     location, socket = locate(root, exec_root), given_socket()
     with containerd_started_early(location, socket, containerd):
@@ -162,7 +167,7 @@ def command(
             from moorage.daemon import run_engine
             from moorage.plugins import Confinement, check_confinement
 
-        more["registries"] = _registries(grants or policy, insecure_registry, registry_mirror, certs_dir)
+        more["registries"] = _registries(grants or old, insecure_registry, registry_mirror, certs_dir)
         more["confinement"] = Confinement(
             capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
         )
