@@ -70,8 +70,8 @@ def test_every_goal_compares_results_of_one_kind() -> None:
 
 
 def test_growth_has_a_column_for_each_number_of_plugins_and_one_for_a_shared_shim() -> None:
-    names = ("API", "start", "engine PSS", "all PSS", "engine idle CPU", "containerd idle CPU")
-    names += ("engine descriptors", "containerd descriptors")
+    names = ["API", "start", "engine PSS", "all PSS", "engine idle CPU", "containerd idle CPU"]
+    names += ["engine descriptors", "containerd descriptors"]
     results = {f"{side}, {count}": [0.25] for side in (f"growth: {name}" for name in names) for count in (30, 1)}
     results |= {f"growth, one shim: {name}, 30": [2.0] for name in names}
     lines = growth_table(results).splitlines()
