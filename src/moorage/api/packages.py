@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage.api.conversion import to_desired, to_privileges
 from moorage.api.http.go_json import json_type_error
-from moorage.api.http.query import boolean, match_fields, read_object, seconds
+from moorage.api.http.query import match_fields, read_object
 from moorage.api.progress import stream_operation
 from moorage.api.request import Request, json_answer, registry_credentials
 from moorage.api.schema.packages import ApplyRequest, PrivilegeReview, TermsRequest
@@ -81,10 +81,7 @@ async def upgrade_with(request: Request) -> web.StreamResponse:
     With ``wait`` one that is not healthy after so many seconds is rolled back.
     """
     terms = _terms(await request.json(), once=False)
-    change = ChangeTerms(
-        boolean(request.query("restart")), boolean(request.query("force")), seconds(request.query("wait"), "wait")
-    )
-    return await _upgrade(request, terms, change)
+    return await _upgrade(request, terms, request.change_terms())
 
 
 async def fetch(request: Request) -> web.StreamResponse:
@@ -102,7 +99,7 @@ async def apply(request: Request) -> web.StreamResponse:
     fields = match_fields(document, ApplyRequest)
     terms = _terms({name: fields[name] for name in TermsRequest.__struct_fields__ if name in fields}, once=False)
     body = read_object({name: value for name, value in fields.items() if name != "privileges"}, ApplyRequest)
-    change = ChangeTerms(restart=True, wait=seconds(request.query("wait"), "wait"), desired=to_desired(body))
+    change = replace(request.change_terms(), restart=True, force=False, desired=to_desired(body))
     operation = request.backend.desired.apply(
         request.name,
         request.query("remote"),

@@ -7,7 +7,6 @@ from moorage.api.conversion import to_plugin, to_policy, to_policy_change
 from moorage.api.http.query import boolean, integer, parse_filters, seconds, signal_number, texts, truth
 from moorage.api.request import Request, json_answer
 from moorage.api.schema.plugins import HostPath, PackageReplacement, PolicyRequest, SetRequest
-from moorage.engine.changes.values import ChangeTerms
 
 __all__ = (
     "call",
@@ -144,9 +143,7 @@ async def replace_package(request: Request) -> web.Response:
 
     With ``wait`` the new version must be healthy after so many seconds, or the one before it is started again.
     """
-    change = ChangeTerms(
-        boolean(request.query("restart")), boolean(request.query("force")), seconds(request.query("wait"), "wait")
-    )
+    change = request.change_terms()
     dropped = await request.while_connected(
         lambda: request.backend.replace_package(request.name, request.upload(), change)
     )

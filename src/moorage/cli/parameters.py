@@ -11,11 +11,13 @@ import click
 from moorage import errors
 
 __all__ = (
+    "DURATION",
     "SIZE",
     "TIME_LIMIT",
     "ULIMIT",
     "OptionalValueCommand",
     "ParsedValue",
+    "parse_duration",
     "parse_instant",
     "parse_size",
     "parse_time_limit",
@@ -28,6 +30,7 @@ __all__ = (
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _JOURNAL = re.compile(r"-?\s*((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+?)(?:\s*ago)?", re.IGNORECASE)
 _WORDS = (
@@ -71,6 +74,22 @@ def parse_time_limit(text: str) -> tuple[str, float]:
     return call.strip().lstrip("/"), seconds
 
 
+def parse_duration(text: str) -> float:
+    """Seconds, from 30, 30s, 1m30s or 500ms. Raises: ValueError."""
+    seconds = float(text) if _NUMBER.fullmatch(text) else _find_duration(text)
+    if seconds is None:
+        raise ValueError(f"{text!r} is not a duration like 30s or 1m30s")
+    return seconds
+
+
+def _find_duration(text: str) -> float | None:
+    """Seconds, from numbers with units; None for any other text."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
 def size_text(size: int) -> str:
     """A size as ``parse_size`` reads it."""
     for unit in ("t", "g", "m", "k"):
@@ -88,12 +107,10 @@ def parse_instant(text: str, option: str) -> str:
     Raises:
         errors.Invalid: it is neither a time nor a duration; the text names the option
     """
-    parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        past = timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
-        return f"{(datetime.now(UTC) - past).timestamp():.6f}"
-    if not text or re.fullmatch(r"\d+(\.\d+)?", text):
+    if not text or _NUMBER.fullmatch(text):
         return text
+    if (seconds := _find_duration(text)) is not None:
+        return f"{(datetime.now(UTC) - timedelta(seconds=seconds)).timestamp():.6f}"
     if (found := _journal_instant(text.strip().lower())) is not None:
         return f"{found.timestamp():.6f}"
     try:
@@ -167,6 +184,7 @@ class ParsedValue(click.ParamType):  # type: ignore[type-arg]  # not generic bef
             self.fail(str(error), param, ctx)
 
 
+DURATION = ParsedValue("duration", parse_duration)
 SIZE = ParsedValue("size", parse_size)
 ULIMIT = ParsedValue("ulimit", parse_ulimit)
 TIME_LIMIT = ParsedValue("time limit", parse_time_limit)

@@ -13,8 +13,8 @@ from msgspec import Struct, field
 
 from moorage import errors
 from moorage.api.schema.plugins import HealthRequest
-from moorage.cli.health.options import HEALTH_ACTIONS, make_checks, parse_command, parse_duration
-from moorage.cli.parameters import parse_size, parse_time_limit, parse_ulimit
+from moorage.cli.health.options import HEALTH_ACTIONS, make_checks, parse_command
+from moorage.cli.parameters import parse_duration, parse_size, parse_time_limit, parse_ulimit
 from moorage.plugins import local_name, parse_reference
 
 __all__ = ("POLICY_KEYS", "DesiredPlugin", "DesiredState", "Grant", "read_desired_state")
