@@ -6,7 +6,7 @@ from moorage import errors
 from moorage.api.conversion import to_plugin, to_policy, to_policy_change
 from moorage.api.http.query import boolean, integer, parse_filters, seconds, signal_number, texts, truth
 from moorage.api.request import Request, json_answer
-from moorage.api.schema.plugins import HostPath, PackageReplacement, PolicyRequest, SetRequest
+from moorage.api.schema.plugins import HostPath, LabelsRequest, PackageReplacement, PolicyRequest, SetRequest
 
 __all__ = (
     "call",
@@ -23,6 +23,7 @@ __all__ = (
     "replace_package",
     "restart",
     "set_",
+    "set_labels",
     "set_policy",
     "set_with_secrets",
     "tag",
@@ -136,6 +137,14 @@ async def set_policy(request: Request) -> web.Response:
     body = await request.read(PolicyRequest)
     change = to_policy_change(body)
     return json_answer(to_policy(await request.backend.set_policy(request.name, change)))
+
+
+async def set_labels(request: Request) -> web.Response:
+    """PUT labels: those that are not named stay."""
+    body = await request.read(LabelsRequest)
+    return json_answer(
+        to_plugin(await request.backend.set_labels(request.name, body.add or {}, tuple(body.remove or ())))
+    )
 
 
 async def replace_package(request: Request) -> web.Response:

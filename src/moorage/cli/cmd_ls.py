@@ -17,13 +17,13 @@ _SHORT = 12
 _DESCRIPTION = 32
 _COLOURS = {"ready": "green", "failed": "red", "restarting": "yellow", "stopping": "yellow", "removing": "yellow"}
 _COLOURS |= {"healthy": "green", "unhealthy": "red"}
-_FILTERS = ("name", "id", "state", "enabled", "capability")
+_FILTERS = ("name", "id", "state", "enabled", "capability", "label")
 
 
 @click.command(name="ls", help="List plugins with their states, restarts and last exits.")
 @click.option("-q", "--quiet", is_flag=True, help="Only display ids.")
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output.")
-@filter_option("name=TEXT", "id=PREFIX", "state=ready", "enabled=true", "capability=NAME")
+@filter_option("name=TEXT", "id=PREFIX", "state=ready", "enabled=true", "capability=NAME", "label=KEY[=VALUE]")
 @format_option
 @json_option
 def command(quiet: bool, no_trunc: bool, filters: tuple[str, ...], template: str | None) -> None:
@@ -55,6 +55,7 @@ def _find(filters: tuple[str, ...]) -> "list[PluginDetails]":
     if not filters:
         return sorted(engine_client().plugins(), key=lambda plugin: plugin.name)
     from moorage.cli.format.filters import matches, name_matches, parse_filters, parse_flag
+    from moorage.plugins import has_label
 
     parsed = parse_filters(filters, _FILTERS)
     if "enabled" in parsed:
@@ -63,7 +64,8 @@ def _find(filters: tuple[str, ...]) -> "list[PluginDetails]":
     return [
         plugin
         for plugin in sorted(engine_client().plugins(sent), key=lambda plugin: plugin.name)
-        if matches(
+        if all(has_label(plugin.moorage.labels, each) for each in parsed.get("label", ()))  # as docker: all of them
+        and matches(
             parsed,
             {
                 "name": name_matches(plugin.name),
@@ -102,6 +104,7 @@ def _fields(plugin: "PluginDetails", *, no_trunc: bool) -> dict[str, Any]:
         "Pid": more.pid,
         "Digest": more.digest,
         "Tags": ",".join(more.tags),
+        "Labels": ",".join(f"{key}={value}" for key, value in more.labels.items()),
         "WidenedBy": _widenings(plugin),
     }
 

@@ -12,13 +12,16 @@ from moorage import errors
 
 __all__ = (
     "DURATION",
+    "LABEL",
     "SIZE",
     "TIME_LIMIT",
     "ULIMIT",
     "OptionalValueCommand",
     "ParsedValue",
+    "label_option",
     "parse_duration",
     "parse_instant",
+    "parse_label",
     "parse_size",
     "parse_time_limit",
     "parse_ulimit",
@@ -88,6 +91,14 @@ def _find_duration(text: str) -> float | None:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """Key and value, from KEY=VALUE; KEY alone has an empty value, as in docker. Raises: ValueError."""
+    key, _, value = text.partition("=")
+    if not key:
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
 
 def size_text(size: int) -> str:
@@ -185,6 +196,7 @@ class ParsedValue(click.ParamType):  # type: ignore[type-arg]  # not generic bef
 
 
 DURATION = ParsedValue("duration", parse_duration)
+LABEL = ParsedValue("label", parse_label)
 SIZE = ParsedValue("size", parse_size)
 ULIMIT = ParsedValue("ulimit", parse_ulimit)
 TIME_LIMIT = ParsedValue("time limit", parse_time_limit)
@@ -200,6 +212,11 @@ class OptionalValueCommand(click.Command):
         """Parse; the arguments that are left."""
         end = args.index("--") if "--" in args else len(args)
         return super().parse_args(ctx, [_WITHOUT_VALUE.get(each, each) for each in args[:end]] + args[end:])
+
+
+def label_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --label, as the parameter ``labels``: pairs of key and value. ``text`` is its help."""
+    return click.option("-l", "--label", "labels", type=LABEL, metavar="KEY=VALUE", multiple=True, help=text)
 
 
 def publish_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import anyio
 from msgspec.structs import replace
@@ -96,9 +97,10 @@ class VersionBuilder:
         importer: Importer,
         overrides: Overrides = NO_OVERRIDES,
         granted: Grants | None = None,
+        applied_by: str = "",
+        labels: Mapping[str, str] = MappingProxyType({}),
         *,
         verb: str = "create",
-        applied_by: str = "",
     ) -> Supervisor:
         """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
 
@@ -118,7 +120,7 @@ class VersionBuilder:
             version = _version(made, reference, base, context.snapshotter, f"moorage-{id}")
             has = granted or Grants(compute_privileges(made.config, effective_settings(made.config, overrides)))
             version = replace(version, overrides=overrides, **has.as_fields())
-            fields = {**version.as_fields(), "applied_by": applied_by}
+            fields = {**version.as_fields(), "applied_by": applied_by, "labels": labels}
             record = PluginRecord(id=id, name=local, created_at=datetime.now(UTC), **fields)  # type: ignore[arg-type]
             with anyio.CancelScope(shield=True):
                 plugin = await self._register(runtime, record, made)

@@ -31,6 +31,8 @@ class ApplyOptions(Struct, frozen=True):
     wait: float = 0
     """Seconds until each plugin must be healthy; 0 to go by ready alone."""
     prunes: bool = False
+    adopts: bool = False
+    """Plugins of the file that were made otherwise belong to it from now on."""
     shows_unchanged: bool = True
 
 
@@ -98,9 +100,11 @@ class DesiredFile(Struct, frozen=True):
         return 0
 
     def _diffs(self, plugins: Sequence[PluginDetails], options: ApplyOptions) -> list[PluginDiff]:
-        if options.prunes and not self.identity:
-            raise errors.Invalid("cannot prune for standard input: give the file a name, as in name: storage")
-        return diff_state(self.state, plugins, self.identity if options.prunes else "")
+        if (options.prunes or options.adopts) and not self.identity:
+            verb = "prune" if options.prunes else "adopt plugins"
+            raise errors.Invalid(f"cannot {verb} for standard input: give the file a name, as in name: storage")
+        prunes, adopts = (self.identity if is_on else "" for is_on in (options.prunes, options.adopts))
+        return diff_state(self.state, plugins, prunes, adopts)
 
 
 def read_source(source: str) -> bytes:
