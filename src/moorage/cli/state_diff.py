@@ -1,11 +1,11 @@
 """The diff between the plugins of an engine and their desired state, as steps for each plugin. Pure."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from moorage.api.schema.base import to_document
 from moorage.api.schema.consumers import PluginPublication
@@ -95,48 +95,46 @@ def actual_state(desired: DesiredPlugin | None, plugin: PluginDetails) -> dict[s
 def _diff(desired: DesiredPlugin, plugin: PluginDetails | None, adopts: str) -> PluginDiff:
     if plugin is None:
         return _install(desired)
-    reference = _full(plugin)
-    has_moved = reference != desired.reference
-    settings = tuple(key for key, value in desired.settings.items() if not _is_set(plugin, key, value))
+    has_moved = _full(plugin) != desired.reference
+    settings = tuple(f"{key}={value}" for key, value in desired.settings.items() if not _is_set(plugin, key, value))
     secrets = tuple(key for key in desired.secrets if _value(plugin, key) != _MASK)
-    policy = {key: value for key, value in desired.policy.items() if not _is_policy(plugin, key, value)}
-    publish = _publication(desired, plugin)
-    owner = plugin.moorage.applied_by
-    labels = desired.labels if desired.labels != plugin.moorage.labels else None
     must_stop = has_moved or bool(settings) or bool(secrets)
-    is_enabled = plugin.enabled
-    texts = (
-        *((f"reference: {reference} -> {desired.reference}",) if has_moved else ()),
-        *(f"{key}: {_shown(_value(plugin, key))} -> {_shown(desired.settings[key])}" for key in settings),
-        *(f"{key}: a secret, not set -> from {desired.secrets[key]}" for key in secrets),
-        *(
-            f"{_POLICY[key]}: {_shown_policy(_policy(plugin, key))} -> {_shown_policy(value)}"
-            for key, value in policy.items()
-        ),
-        *((f"publish: {_shown_publication(plugin)} -> {_shown_publish(publish)}",) if publish is not None else ()),
-        *(
-            (f"labels: {_shown_labels(plugin.moorage.labels)} -> {_shown_labels(labels)}",)
-            if labels is not None
-            else ()
-        ),
-        *((f"applied by: {owner or 'no file'} -> {adopts}",) if adopts and owner != adopts else ()),
-        *((f"enabled: {_word(is_enabled)} -> {_word(desired.enabled)}",) if is_enabled != desired.enabled else ()),
-    )
-    return PluginDiff(
+    diff = PluginDiff(
         desired.name,
         desired,
         is_installed=True,
-        stop=is_enabled and (must_stop or not desired.enabled),
+        stop=plugin.enabled and (must_stop or not desired.enabled),
         upgrade=has_moved,
-        settings=tuple(f"{key}={desired.settings[key]}" for key in settings),
+        settings=settings,
         secrets=secrets,
-        policy=policy or None,
-        publish=publish,
-        labels=labels,
-        adopts=bool(adopts) and owner != adopts,
-        start=desired.enabled and (not is_enabled or must_stop),
-        texts=texts,
+        policy={key: value for key, value in desired.policy.items() if not _is_policy(plugin, key, value)} or None,
+        publish=_publication(desired, plugin),
+        labels=desired.labels if desired.labels != plugin.moorage.labels else None,
+        adopts=bool(adopts) and plugin.moorage.applied_by != adopts,
+        start=desired.enabled and (not plugin.enabled or must_stop),
     )
+    return replace(diff, texts=tuple(_changes(diff, desired, plugin, adopts)))
+
+
+def _changes(diff: PluginDiff, desired: DesiredPlugin, plugin: PluginDetails, adopts: str) -> Iterator[str]:
+    """Every difference as text."""
+    if diff.upgrade:
+        yield f"reference: {_full(plugin)} -> {desired.reference}"
+    for setting in diff.settings:
+        key = setting.partition("=")[0]
+        yield f"{key}: {_shown(_value(plugin, key))} -> {_shown(desired.settings[key])}"
+    for key in diff.secrets:
+        yield f"{key}: a secret, not set -> from {desired.secrets[key]}"
+    for key, value in (diff.policy or {}).items():
+        yield f"{_POLICY[key]}: {_shown_policy(_policy(plugin, key))} -> {_shown_policy(value)}"
+    if diff.publish is not None:
+        yield f"publish: {_shown_publication(plugin)} -> {_shown_publish(diff.publish)}"
+    if diff.labels is not None:
+        yield f"labels: {_shown_labels(plugin.moorage.labels)} -> {_shown_labels(diff.labels)}"
+    if diff.adopts:
+        yield f"applied by: {plugin.moorage.applied_by or 'no file'} -> {adopts}"
+    if plugin.enabled != desired.enabled:
+        yield f"enabled: {_word(plugin.enabled)} -> {_word(desired.enabled)}"
 
 
 def _install(desired: DesiredPlugin) -> PluginDiff:

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 
 import anyio
 from msgspec.structs import replace
@@ -98,7 +97,7 @@ class VersionBuilder:
         overrides: Overrides = NO_OVERRIDES,
         granted: Grants | None = None,
         applied_by: str = "",
-        labels: Mapping[str, str] = MappingProxyType({}),
+        labels: Mapping[str, str] | None = None,
         *,
         verb: str = "create",
     ) -> Supervisor:
@@ -120,7 +119,7 @@ class VersionBuilder:
             version = _version(made, reference, base, context.snapshotter, f"moorage-{id}")
             has = granted or Grants(compute_privileges(made.config, effective_settings(made.config, overrides)))
             version = replace(version, overrides=overrides, **has.as_fields())
-            fields = {**version.as_fields(), "applied_by": applied_by, "labels": labels}
+            fields = {**version.as_fields(), "applied_by": applied_by, "labels": labels or {}}
             record = PluginRecord(id=id, name=local, created_at=datetime.now(UTC), **fields)  # type: ignore[arg-type]
             with anyio.CancelScope(shield=True):
                 plugin = await self._register(runtime, record, made)
