@@ -127,8 +127,8 @@ def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
     else:
         config_archive = iter((config_entry(raw) + bytes(1024),))
         operation = engine_client().create_from(name, config_archive, image, registry_auth(image))
-    with operation as progress:
-        made = show_progress(progress, interrupted="nothing was created")
+    with report_interruption("nothing was created"), operation as progress:
+        made = show_progress(progress)
     assert made is not None, "a create has a result"
     if is_granted:
         engine_client().grant(name, attended=True)

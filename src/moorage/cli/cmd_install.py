@@ -6,7 +6,7 @@ from moorage import errors
 from moorage.cli.consent import agree, grant_option
 from moorage.cli.context import engine_client, json_option, print_name, publish_new
 from moorage.cli.parameters import OptionalValueCommand, label_option, publish_option, read_secret
-from moorage.cli.progress import quiet_option, show_progress
+from moorage.cli.progress import quiet_option, report_interruption, show_progress
 from moorage.cli.references import check_reference, registry_auth
 
 
@@ -49,18 +49,20 @@ def command(
     client, auth = engine_client(), registry_auth(reference)
     local = local_name(alias) if alias else parse_reference(reference).local_name
     terms = TermsRequest([], list(assignments), [read_secret(each) for each in secrets])
-    if not (ensure and _is_installed(local)):
-        settings = TermsRequest(settings=terms.settings, secrets=terms.secrets)
-        review = client.request_privileges(reference, "", settings, auth)
-        terms = agree(local, [], review, settings, grant_all=grant_all)
-    request = InstallRequest(**asdict(terms), labels=dict(labels))
-    with client.pull(reference, alias, request, auth, once=ensure) as progress:
-        show_progress(progress, interrupted="nothing was installed", quiet=quiet)
+    with report_interruption("nothing was installed"):
+        if not (ensure and _is_installed(local)):
+            settings = TermsRequest(settings=terms.settings, secrets=terms.secrets)
+            review = client.request_privileges(reference, "", settings, auth)
+            terms = agree(local, [], review, settings, grant_all=grant_all)
+        request = InstallRequest(**asdict(terms), labels=dict(labels))
+        with client.pull(reference, alias, request, auth, once=ensure) as progress:
+            show_progress(progress, quiet=quiet)
     if publish is not None:
         publish_new(progress.name, publish, "installed")
     if not leave_disabled and not client.inspect(progress.name).enabled:
         try:
-            client.enable(progress.name)
+            with report_interruption(f"plugin {progress.name} is installed, and may not be enabled"):
+                client.enable(progress.name)
         except errors.MoorageError as error:
             raise type(error)(
                 f"plugin {progress.name} is installed, but cannot be enabled: {error}; "
