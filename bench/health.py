@@ -84,9 +84,9 @@ def checks_per_second(more: dict[str, Any]) -> float:
 def table(result: dict[str, Any]) -> str:
     """Milliseconds for a check, and what 100 plugins take that are checked every 10 seconds."""
     lines = [f"{'check':10} {'ms of processor time':>22} {'100 plugins, every 10 s':>26}"]
-    for kind, figures in result["figures"].items():
-        each = figures["milliseconds_per_check"]
-        lines.append(f"{kind:10} {each:22.2f} {each:24.2f} %")  # 10 checks a second, of 1000 ms: the same number
+    for kind, each in result["figures"].items():
+        cost = each["milliseconds_per_check"]
+        lines.append(f"{kind:10} {cost:22.2f} {cost:24.2f} %")  # 10 checks a second, of 1000 ms: the same number
     return "\n".join([*lines, f"without checks: {result['idle_cpu_seconds'] / result['seconds'] * 100:.2f} %"])
 
 

@@ -10,7 +10,7 @@ from support.contents import contents_of
 from support.engines import EngineProcess, Refused, engine
 from support.foreground import wait_until
 from support.limits import limit
-from support.stalling_registry import StallingRegistry, stalling_registry
+from support.slow_registry import StallingRegistry, stalling_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 

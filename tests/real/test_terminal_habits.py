@@ -9,7 +9,7 @@ import pytest
 from support.apply_files import push_version, run_moorage
 from support.engines import EngineProcess, actor, config
 from support.registries import Served
-from support.stalling_registry import stalling_registry
+from support.slow_registry import stalling_registry
 from support.terminals import Screen, Typist, show
 
 pytestmark = [

@@ -194,8 +194,8 @@ class FakeBackend:
 
     async def set_labels(self, name: str, added: Mapping[str, str], removed: Sequence[str]) -> PluginView:
         plugin = self.get(name)
-        kept = {key: value for key, value in plugin.labels.items() if key not in removed}
-        made = replace(plugin, labels={**kept, **added})
+        others = {key: value for key, value in plugin.labels.items() if key not in removed}
+        made = replace(plugin, labels={**others, **added})
         check_labels(made.labels)
         self._put(made)
         return made

@@ -29,7 +29,7 @@ _DONE = ("Complete", "Upload complete", "Already exists")
 def show_progress(progress: "Progress", *, quiet: bool = False) -> "OperationResult | None":
     """Show it on standard error until it ends; with --json each line as it is, on standard output. Its result.
 
-    ``quiet`` shows nothing but failures. What remains after Ctrl-C is reported by ``report_interruption``, around the
+    ``quiet`` shows nothing but failures. The state after Ctrl-C is reported by ``report_interruption``, around the
     block of the operation: it is known when its connection is closed.
 
     Raises:

@@ -35,7 +35,7 @@ __all__ = (
 _FILE_LIMIT = 1 << 20
 _COPY_BYTES = 1 << 18
 _MOST_ID = (1 << 32) - 2
-_NOBODY = 65534  # what the kernel shows for an id that a user namespace does not have
+_OVERFLOW_ID = 65534  # what the kernel shows for an id that a user namespace does not have
 _MOST_LINKS = 40  # as many as the kernel follows
 
 
@@ -303,7 +303,7 @@ def _id_inside(number: int, mappings: Sequence[Mapping[str, int]] | None) -> int
     for each in mappings or ():
         if 0 <= number - each["hostID"] < each["size"]:
             return number - each["hostID"] + each["containerID"]
-    return _NOBODY if mappings else number
+    return _OVERFLOW_ID if mappings else number
 
 
 def unpack_into(spec: Spec, root: str, path: str, source: BinaryIO) -> None:

@@ -15,8 +15,8 @@ async def change_labels(plugin: Supervisor, added: Mapping[str, str], removed: S
     """
 
     async def job() -> None:
-        kept = {key: value for key, value in plugin.record.labels.items() if key not in removed}
-        labels = {**kept, **added}
+        others = {key: value for key, value in plugin.record.labels.items() if key not in removed}
+        labels = {**others, **added}
         check_labels(labels)
         await plugin.save(labels=labels)
 
