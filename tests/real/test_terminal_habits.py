@@ -8,6 +8,7 @@ import pytest
 
 from support.apply_files import push_version, run_moorage
 from support.engines import EngineProcess, actor, config
+from support.limits import limit
 from support.registries import Served
 from support.slow_registry import stalling_registry
 from support.terminals import Screen, Typist, show
@@ -40,10 +41,10 @@ def test_h04_ctrl_c_of_an_install_says_that_nothing_was_installed_and_the_bars_e
     with stalling_registry() as registry:
         person = Typist(100, *host(house), "install", "-y", registry.remote)
         person.wait_for("Downloading")
-        assert registry.stalls.wait(60)
+        assert registry.stalls.wait(limit(60))
         person.type(CTRL_C)
         screen = person.end()
-        assert registry.left.wait(60)
+        assert registry.left.wait(limit(60))
     assert screen.status == 130
     assert last_line(screen) == "moorage: interrupted: nothing was installed"
     assert SHOWS_CURSOR in screen.raw
@@ -56,7 +57,7 @@ def test_h04_ctrl_c_of_an_upgrade_says_which_version_the_plugin_has(house: Engin
     with stalling_registry() as stalling:
         person = Typist(80, *host(house), "upgrade", "-y", "--skip-remote-check", "p", stalling.remote)
         person.wait_for("Downloading")
-        assert stalling.stalls.wait(60)
+        assert stalling.stalls.wait(limit(60))
         person.type(CTRL_C)
         screen = person.end()
     assert (screen.status, last_line(screen)) == (

@@ -60,15 +60,18 @@ def command(
     if publish is not None:
         publish_new(progress.name, publish, "installed")
     if not leave_disabled and not client.inspect(progress.name).enabled:
-        try:
-            with report_interruption(f"plugin {progress.name} is installed, and may not be enabled"):
-                client.enable(progress.name)
-        except errors.MoorageError as error:
-            raise type(error)(
-                f"plugin {progress.name} is installed, but cannot be enabled: {error}; "
-                f"after fixing that, run: moorage enable {progress.name}"
-            ) from error
+        _enable(progress.name)
     print_name(progress.name)
+
+
+def _enable(name: str) -> None:
+    try:
+        with report_interruption(f"plugin {name} is installed, and may not be enabled"):
+            engine_client().enable(name)
+    except errors.MoorageError as error:
+        raise type(error)(
+            f"plugin {name} is installed, but cannot be enabled: {error}; after fixing that, run: moorage enable {name}"
+        ) from error
 
 
 def _is_installed(name: str) -> bool:

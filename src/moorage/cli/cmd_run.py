@@ -60,10 +60,7 @@ def command(
         from moorage.foreground.watch import run_on_changes
         from moorage.timeouts import DEFAULT
 
-    if timeout is not None and math.isnan(timeout):
-        raise click.BadParameter("it is not a number", param_hint="--timeout")
-    if watch and (print_spec or keep):
-        raise click.UsageError(f"give --watch or {'--print-spec' if print_spec else '--keep'}, not both")
+    _check_options(timeout, watch=watch, keep=keep, print_spec=print_spec)
     if print_spec:
         print_json(plan_run(*_load(directory, assignments)).spec, indent=2)
         return 0
@@ -84,6 +81,13 @@ def command(
         return anyio.run(run, backend_options={"use_uvloop": True})
     except BrokenPipeError:
         return _BROKEN_PIPE
+
+
+def _check_options(timeout: float | None, *, watch: bool, keep: bool, print_spec: bool) -> None:
+    if timeout is not None and math.isnan(timeout):
+        raise click.BadParameter("it is not a number", param_hint="--timeout")
+    if watch and (print_spec or keep):
+        raise click.UsageError(f"give --watch or {'--print-spec' if print_spec else '--keep'}, not both")
 
 
 def _load(directory: Path, assignments: Sequence[str]) -> "tuple[PluginDirectory, Settings]":

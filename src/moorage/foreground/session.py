@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -123,6 +123,11 @@ async def run_in_foreground(
     await reporter(RunRemoved())
     if reporter.failure is not None:
         raise reporter.failure
+    return _exit_of(results, interruption)
+
+
+def _exit_of(results: Sequence[RunResult], interruption: Interruption) -> ForegroundExit:
+    """How a run ended, from its result, if it has one. Raises: MoorageError for what was wrong with it."""
     if interruption.signals:
         return ForegroundExit(interruption.exit_status, "signal")
     if not results:
