@@ -13,7 +13,7 @@ __all__ = ("main", "mount", "umount")
 def main() -> None:
     """Run ``moorage``."""
     with _advice("moorage"):
-        from moorage.cli.main import main as run
+        from moorage.cli.quick.entry import main as run
 
         run()
 

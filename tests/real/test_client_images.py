@@ -85,7 +85,7 @@ async def test_i21_credentials_and_platforms_decide_what_is_pulled(client: Clien
     assert await client.storage.list_images() == []
 
 
-async def test_i21_a_pull_that_fails_leaves_nothing_and_says_the_cause(
+async def test_i21_a_failed_pull_leaves_nothing_and_says_the_cause(
     client: Client, registry: Served, image: Made
 ) -> None:
     name = f"{registry.host}/library/box:3"
