@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moorage._lib.units import ago, duration
 from moorage.cli.context import engine_client, is_json, json_option, print_values
 from moorage.cli.format.rows import filter_option, format_option, print_rows
 from moorage.cli.terminal import print_object, styled, table
-from moorage.cli.units import ago, duration
 
 if TYPE_CHECKING:
     from moorage.api.schema.plugins import PluginDetails, PluginLastExit
