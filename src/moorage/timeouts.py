@@ -70,6 +70,9 @@ class Timeouts:
     proxy_settled: float = 30.0
     """Until the sockets are as the plugins say, also if the plugin proxy hangs and is replaced first."""
 
+    guard_reads: float = 1.0
+    """Until the guard of the plugin proxy has read that this exits as requested."""
+
     proxy_news: float = 1.0
     """Until the plugin proxy has reported what is mounted, after its greeting."""
 

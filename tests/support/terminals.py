@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -51,10 +51,10 @@ def read_all(controller: int) -> str:
     return seen.decode(errors="replace").replace("\r\n", "\n")
 
 
-def show(columns: int, *words: str, **environment: str) -> Screen:
+def show(columns: int, *words: str, program: Sequence[str] = ("-m", "moorage"), **environment: str) -> Screen:
     """``moorage`` with these words on a terminal of so many columns."""
     variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
-    command = [sys.executable, "-m", "moorage", *words]
+    command = [sys.executable, *program, *words]
     with pseudo_terminal(columns) as (controller, terminal):
         child = subprocess.Popen(
             command,

@@ -16,7 +16,6 @@ KEYWORDS = {"timeout", "within", "patience", "timeout_seconds"}
 BOUND_NAMES = ("TIMEOUT", "WITHIN", "PATIENCE", "RESPONSE", "STALL", "GRACE", "DEADLINE", "UNDO", "MEASURE", "CREATION")
 ALLOWED = {
     ("cli/cmd_create.py", "0.05"): "a poll of a queue, again and again until the upload is over",
-    ("cli/cmd_version.py", "10"): "one program that prints its version, in a command that only prints",
     ("api/request.py", "_POLL"): "a period between two checks, not a bound",
     ("ui/watcher.py", "_POLL"): "the same",
     ("ui/watcher.py", "_IDLE_POLL"): "the same",

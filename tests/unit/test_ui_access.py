@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from moorage import errors
-from moorage.ui.access import Access, parse_listen, parse_origin, read_token
+from moorage.ui.access import Access, read_token
+from moorage.ui.address import parse_listen, parse_origin
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 
 __all__ = ("escape", "find_control", "is_printable", "quote", "single_line")
 
@@ -40,6 +39,8 @@ def find_control(text: str, *, lines: bool = False) -> str | None:
 
 
 def _is_control(character: str) -> bool:
+    import unicodedata
+
     is_other = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
     return is_other or _INVISIBLE_CHARACTER.search(character) is not None
 

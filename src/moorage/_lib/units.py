@@ -1,7 +1,5 @@
 """Times and sizes as people read them."""
 
-from datetime import UTC, datetime
-
 __all__ = ("ago", "duration", "size")
 
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -12,6 +10,8 @@ def ago(text: str | None) -> str:
     """How long ago an instant was, "3 minutes ago"; how far ahead, "in 5 seconds"; empty for none."""
     if not text:
         return ""
+    from datetime import UTC, datetime  # most tables have no time
+
     distance = (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
     words = duration(abs(distance))
     if not words:

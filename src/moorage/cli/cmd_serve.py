@@ -31,10 +31,18 @@ def _registries(
 
 def _check_address(_: click.Context, __: click.Parameter, value: str) -> str:
     if value:
-        from moorage.ui.access import parse_listen
+        from moorage.ui.address import parse_listen
 
         parse_listen(value)
     return value
+
+
+def _with_warning(policy: Path | None) -> Path | None:
+    if policy is not None:
+        warn(
+            "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
+        )
+    return policy
 
 
 @click.command(
@@ -161,24 +169,25 @@ def command(
     """Serve; the exit status."""
     import logging
 
-    with collector_paused(), without_certificates():
-        import anyio
-
-        from moorage.daemon import run_engine
-        from moorage.plugins import Confinement, check_confinement
+    with collector_paused():
+        from moorage.early_start import containerd_started_early
 
     steps = logging.getLogger("moorage")
     steps.setLevel(min(logging.INFO, steps.getEffectiveLevel()))
-    if policy is not None:
-        warn(
-            "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
-        )
-    registries = _registries(grants or policy, insecure_registry, registry_mirror, certs_dir)
-    defaults = Confinement(
-        capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
-    )
-    check_confinement(defaults)
-    more |= {"registries": registries, "confinement": defaults}
+    old = _with_warning(policy)
     # --host says where to listen; without it the socket is in the run-time directory, wherever that is
-    options = serve_options(locate(root, exec_root), given_socket(), namespace, containerd, **more)
-    return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
+    location, socket = locate(root, exec_root), given_socket()
+    with containerd_started_early(location, socket, containerd):
+        with collector_paused(), without_certificates():
+            import anyio
+
+            from moorage.daemon import run_engine
+            from moorage.plugins import Confinement, check_confinement
+
+        more["registries"] = _registries(grants or old, insecure_registry, registry_mirror, certs_dir)
+        more["confinement"] = Confinement(
+            capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
+        )
+        check_confinement(more["confinement"])
+        options = serve_options(location, socket, namespace, containerd, **more)
+        return anyio.run(run_engine, options, backend_options={"use_uvloop": True})

@@ -22,17 +22,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moorage.containerd._rpc import CallObserver as CallObserver
     from moorage.containerd.client import Client as Client
-    from moorage.containerd.client import check_identifier as check_identifier
     from moorage.containerd.client import connect as connect
     from moorage.containerd.events import subscribe as subscribe
+    from moorage.containerd.identifiers import check_identifier as check_identifier
     from moorage.containerd.stdio import FifoReader as FifoReader
     from moorage.containerd.stdio import TaskFifos as TaskFifos
     from moorage.containerd.stdio import make_fifos as make_fifos
     from moorage.containerd.stdio import open_stdio as open_stdio
     from moorage.containerd.supervisor import PrivateContainerd as PrivateContainerd
     from moorage.containerd.supervisor import supervise as supervise
+    from moorage.containerd.types import CallObserver as CallObserver
 
 __all__ = (
     "CallObserver",
@@ -49,12 +49,12 @@ __all__ = (
 )
 
 _MODULES = {
-    "CallObserver": "_rpc",
+    "CallObserver": "types",
     "Client": "client",
     "FifoReader": "stdio",
     "PrivateContainerd": "supervisor",
     "TaskFifos": "stdio",
-    "check_identifier": "client",
+    "check_identifier": "identifiers",
     "connect": "client",
     "make_fifos": "stdio",
     "open_stdio": "stdio",

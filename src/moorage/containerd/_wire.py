@@ -1,16 +1,18 @@
 """Values to protobuf messages and back. Pure: no I/O, no policy."""
 
+from __future__ import annotations  # messages are named in them, and are made when they are first used
+
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import msgspec
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from moorage import errors
 from moorage.containerd import types
 from moorage.containerd._proto import (
+    any_pb2,
     moorage_cgroups_v1_pb2,
     moorage_cgroups_v2_pb2,
     moorage_containers_pb2,
@@ -22,6 +24,7 @@ from moorage.containerd._proto import (
     moorage_snapshots_pb2,
     moorage_task_events_pb2,
     moorage_types_pb2,
+    timestamp_pb2,
 )
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
@@ -29,34 +32,38 @@ PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 RUNC_OPTIONS_TYPE = "containerd.runc.v1.Options"
 
-_STATUS = {
-    moorage_process_pb2.CREATED: types.Status.CREATED,
-    moorage_process_pb2.RUNNING: types.Status.RUNNING,
-    moorage_process_pb2.STOPPED: types.Status.STOPPED,
-    moorage_process_pb2.PAUSED: types.Status.PAUSED,
-    moorage_process_pb2.PAUSING: types.Status.PAUSING,
-}
+
+@cache
+def _statuses() -> dict[int, types.Status]:
+    process = moorage_process_pb2
+    return {
+        process.CREATED: types.Status.CREATED,
+        process.RUNNING: types.Status.RUNNING,
+        process.STOPPED: types.Status.STOPPED,
+        process.PAUSED: types.Status.PAUSED,
+        process.PAUSING: types.Status.PAUSING,
+    }
 
 
-def instant(stamp: Timestamp) -> datetime | None:
+def instant(stamp: timestamp_pb2.Timestamp) -> datetime | None:
     """The instant as aware UTC, to the microsecond; None if containerd sent none (Go's zero time included)."""
     if stamp.seconds <= 0:
         return None
     return stamp.ToDatetime(tzinfo=UTC)
 
 
-def json_any(type_url: str, value: object) -> AnyMessage:
+def json_any(type_url: str, value: object) -> any_pb2.Any:
     """A JSON document in an Any, the way containerd carries OCI objects.
 
     Raises: Invalid if JSON cannot represent the value.
     """
     try:
-        return AnyMessage(type_url=type_url, value=msgspec.json.encode(value))
+        return any_pb2.Any(type_url=type_url, value=msgspec.json.encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise errors.Invalid(f"cannot write the OCI document as JSON: {error}") from error
 
 
-def runtime_options(options: types.RuntimeOptions) -> AnyMessage:
+def runtime_options(options: types.RuntimeOptions) -> any_pb2.Any:
     """The options of the runc shim, for the container record and for the task alike. Raises: Invalid."""
     try:
         message = moorage_runc_pb2.Options(
@@ -73,10 +80,10 @@ def runtime_options(options: types.RuntimeOptions) -> AnyMessage:
         owner = f"uid {options.io_uid}, gid {options.io_gid}"
         raise errors.Invalid(f"cannot write the runtime's options, with {owner} for its pipes: {error}") from error
     # containerd registers this type under its bare name, without the host that Any.Pack would put before it
-    return AnyMessage(type_url=RUNC_OPTIONS_TYPE, value=message.SerializeToString())
+    return any_pb2.Any(type_url=RUNC_OPTIONS_TYPE, value=message.SerializeToString())
 
 
-def runtime_options_value(name: str, message: AnyMessage) -> types.RuntimeOptions:
+def runtime_options_value(name: str, message: any_pb2.Any) -> types.RuntimeOptions:
     """The options of a record; the default for those of another shim."""
     try:
         found = moorage_runc_pb2.Options.FromString(message.value if message.type_url == RUNC_OPTIONS_TYPE else b"")
@@ -176,7 +183,7 @@ def process(message: moorage_process_pb2.Process) -> types.Process:
         container_id=message.container_id or message.id,
         id=message.id,
         pid=message.pid,
-        status=_STATUS.get(message.status, types.Status.UNKNOWN),
+        status=_statuses().get(message.status, types.Status.UNKNOWN),
         stdin=message.stdin,
         stdout=message.stdout,
         stderr=message.stderr,
@@ -195,7 +202,7 @@ def envelope(message: moorage_events_pb2.Envelope) -> types.Envelope:
     )
 
 
-def _event(any_message: AnyMessage) -> types.Event:
+def _event(any_message: any_pb2.Any) -> types.Event:
     events = moorage_task_events_pb2
     name = any_message.type_url.rpartition("/")[2]
     try:

@@ -7,16 +7,17 @@ returns a text but no kind, as it does for most failures of a runtime.
 Source: containerd's API (``api/services/*/v1`` of containerd 1.6), field numbers unchanged up to 2.x.
 """
 
-import re
+from __future__ import annotations  # messages are named in them, and are made when they are first used
+
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
+from typing import TYPE_CHECKING
 
 from moorage import errors
-from moorage.containerd import _wire, types
+from moorage._lib.threads import run_blocking
+from moorage.containerd import _proto, _wire, types
 from moorage.containerd._proto import (
+    empty_pb2,
     moorage_containers_pb2,
     moorage_events_pb2,
     moorage_introspection_pb2,
@@ -24,10 +25,15 @@ from moorage.containerd._proto import (
     moorage_tasks_pb2,
     moorage_version_pb2,
 )
-from moorage.containerd._rpc import CallObserver, GrpcConnection, Reply
+from moorage.containerd.identifiers import check_identifier
 from moorage.containerd.integrity import Verification
 from moorage.containerd.storage import Storage
 from moorage.timeouts import DEFAULT, Timeouts
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from moorage.containerd._rpc import GrpcConnection, Reply
 
 _CONTAINERS = "/containerd.services.containers.v1.Containers/"
 _EVENTS = "/containerd.services.events.v1.Events/"
@@ -35,24 +41,6 @@ _INTROSPECTION = "/containerd.services.introspection.v1.Introspection/"
 _NAMESPACES = "/containerd.services.namespaces.v1.Namespaces/"
 _TASKS = "/containerd.services.tasks.v1.Tasks/"
 _VERSION = "/containerd.services.version.v1.Version/"
-
-_IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
-_IDENTIFIER_LIMIT = 76
-
-
-def check_identifier(text: str, what: str = "id") -> str:
-    """The text itself, if containerd accepts it as the id of a container or a namespace; ``what`` is for the error.
-
-    Raises:
-        errors.Invalid: it is not 1 to 76 letters and digits with single ``.``, ``_`` or ``-`` between them
-    Source: containerd ``identifiers.Validate``.
-    """
-    if len(text) > _IDENTIFIER_LIMIT or not _IDENTIFIER.fullmatch(text):
-        raise errors.Invalid(
-            f"cannot use {text!r} as {what}: it must have 1 to {_IDENTIFIER_LIMIT} letters and digits, "
-            "with single '.', '_' or '-' between them"
-        )
-    return text
 
 
 class Client:
@@ -87,7 +75,7 @@ class Client:
 
     async def version(self) -> types.Version:
         """Version and revision of containerd; also the cheapest check that it answers."""
-        reply = await self._call(_VERSION + "Version", Empty(), moorage_version_pb2.VersionResponse)
+        reply = await self._call(_VERSION + "Version", empty_pb2.Empty(), moorage_version_pb2.VersionResponse)
         self.last_version = reply.version
         return types.Version(reply.version, reply.revision)
 
@@ -119,7 +107,9 @@ class Client:
             errors.NotFound: no such namespace
             errors.Conflict: it contains something
         """
-        await self._call(_NAMESPACES + "Delete", moorage_namespaces_pb2.DeleteNamespaceRequest(name=name), Empty)
+        await self._call(
+            _NAMESPACES + "Delete", moorage_namespaces_pb2.DeleteNamespaceRequest(name=name), empty_pb2.Empty
+        )
 
     # containers: the records
 
@@ -172,7 +162,7 @@ class Client:
         Raises:
             errors.NotFound: no such record
         """
-        await self._call(_CONTAINERS + "Delete", moorage_containers_pb2.DeleteContainerRequest(id=id), Empty)
+        await self._call(_CONTAINERS + "Delete", moorage_containers_pb2.DeleteContainerRequest(id=id), empty_pb2.Empty)
 
     # tasks: what runs
 
@@ -238,7 +228,7 @@ class Client:
             errors.NotFound: it has exited
         """
         request = moorage_tasks_pb2.KillRequest(container_id=id, exec_id=exec_id, signal=signal, all=all_processes)
-        await self._run(_TASKS + "Kill", request, Empty)
+        await self._run(_TASKS + "Kill", request, empty_pb2.Empty)
 
     async def wait(self, id: str, exec_id: str = "", *, within: float) -> types.ProcessExit:
         """The exit of the task, waited for at most ``within`` seconds.
@@ -291,7 +281,7 @@ class Client:
             stderr=stderr,
             terminal=terminal,
         )
-        await self._run(_TASKS + "Exec", request, Empty)
+        await self._run(_TASKS + "Exec", request, empty_pb2.Empty)
 
     async def start_process(self, id: str, exec_id: str) -> int:
         """Start an added process; its pid."""
@@ -311,20 +301,20 @@ class Client:
             errors.NotFound: it has exited
         """
         request = moorage_tasks_pb2.ResizePtyRequest(container_id=id, exec_id=exec_id, width=columns, height=rows)
-        await self._call(_TASKS + "ResizePty", request, Empty)
+        await self._call(_TASKS + "ResizePty", request, empty_pb2.Empty)
 
     async def close_input(self, id: str, exec_id: str) -> None:
         """Close the standard input on containerd's side, so that the process reads EOF once the FIFO is closed."""
         request = moorage_tasks_pb2.CloseIORequest(container_id=id, exec_id=exec_id, stdin=True)
-        await self._call(_TASKS + "CloseIO", request, Empty)
+        await self._call(_TASKS + "CloseIO", request, empty_pb2.Empty)
 
     async def pause(self, id: str) -> None:
         """Freeze every process of the task."""
-        await self._run(_TASKS + "Pause", moorage_tasks_pb2.PauseTaskRequest(container_id=id), Empty)
+        await self._run(_TASKS + "Pause", moorage_tasks_pb2.PauseTaskRequest(container_id=id), empty_pb2.Empty)
 
     async def resume(self, id: str) -> None:
         """Let a frozen task continue."""
-        await self._run(_TASKS + "Resume", moorage_tasks_pb2.ResumeTaskRequest(container_id=id), Empty)
+        await self._run(_TASKS + "Resume", moorage_tasks_pb2.ResumeTaskRequest(container_id=id), empty_pb2.Empty)
 
     async def update_task(self, id: str, resources: Mapping[str, object]) -> None:
         """Change limits of a running task: ``linux.resources`` of an OCI spec, of which only what is given changes.
@@ -336,7 +326,7 @@ class Client:
         request = moorage_tasks_pb2.UpdateTaskRequest(
             container_id=id, resources=_wire.json_any(_wire.RESOURCES_TYPE, resources)
         )
-        await self._run(_TASKS + "Update", request, Empty)
+        await self._run(_TASKS + "Update", request, empty_pb2.Empty)
 
     async def pids(self, id: str) -> list[int]:
         """The processes of the task, as containerd's own pid namespace numbers them."""
@@ -355,8 +345,8 @@ class Client:
     async def publish(self, topic: str) -> None:
         """Publish an event without content."""
         request = moorage_events_pb2.PublishRequest(topic=topic)
-        request.event.Pack(Empty())
-        await self._call(_EVENTS + "Publish", request, Empty)
+        request.event.Pack(empty_pb2.Empty())
+        await self._call(_EVENTS + "Publish", request, empty_pb2.Empty)
 
     @asynccontextmanager
     async def raw_events(self, *filters: str) -> AsyncIterator[AsyncIterator[types.Envelope]]:
@@ -385,7 +375,7 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    address: str, namespace: str, timeouts: Timeouts = DEFAULT, observer: CallObserver | None = None
+    address: str, namespace: str, timeouts: Timeouts = DEFAULT, observer: types.CallObserver | None = None
 ) -> AsyncIterator[Client]:
     """A client of the containerd that listens on the unix socket ``address``, until the block ends.
 
@@ -393,8 +383,17 @@ async def connect(
     ``observer`` is called after every call with one answer, with its method ("Tasks.Start"), its duration in seconds,
     and its failure or None; it is not called after a call that was cancelled.
     """
-    connection = GrpcConnection(address.removeprefix("unix://"), observer)
+    connection_type = await run_blocking(_load_grpc)
+    connection = connection_type(address.removeprefix("unix://"), observer)
     try:
         yield Client(connection, namespace, timeouts)
     finally:
         connection.close()
+
+
+def _load_grpc() -> type[GrpcConnection]:
+    """Import gRPC and load containerd's messages, which takes as long as the rest of the client: once, in a thread."""
+    from moorage.containerd._rpc import GrpcConnection
+
+    _proto.load()
+    return GrpcConnection

@@ -16,8 +16,9 @@ import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.client import Client, check_identifier
+from moorage.containerd.client import Client
 from moorage.containerd.events import subscribe
+from moorage.containerd.identifiers import check_identifier
 from moorage.containerd.shims import exits
 from moorage.containerd.shims.groups import GroupedShims
 from moorage.containerd.shims.leftovers import (

@@ -6,29 +6,35 @@ the result. Collections run by themselves, or now by ``collect``.
 Source: containerd's API (``api/services/{content,images,snapshots,diff,leases}/v1`` of containerd 1.6).
 """
 
+from __future__ import annotations  # messages are named in them, and are made when they are first used
+
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.message import Message
 from msgspec.structs import replace
 
 from moorage import errors
 from moorage.containerd import _wire, types
 from moorage.containerd._content_writer import ChunksFrom, ContentWriter
 from moorage.containerd._proto import (
+    empty_pb2,
+    field_mask_pb2,
     moorage_content_pb2,
     moorage_diff_pb2,
     moorage_images_pb2,
     moorage_leases_pb2,
     moorage_snapshots_pb2,
 )
-from moorage.containerd._rpc import Duplex, GrpcConnection, Reply
 from moorage.containerd.integrity import Verification
 from moorage.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from moorage.containerd._rpc import Duplex, GrpcConnection, Reply
 
 __all__ = ("Storage",)
 
@@ -66,17 +72,17 @@ class Storage:
         self._marks = dict(marks or {})
         self._ref_prefix = ref_prefix
 
-    def under(self, lease: str) -> "Storage":
+    def under(self, lease: str) -> Storage:
         """The same storage; this lease references what is created through it."""
         return self._copy(lease, self._marks, self._ref_prefix)
 
-    def marked(self, marks: Mapping[str, str], ref_prefix: str) -> "Storage":
+    def marked(self, marks: Mapping[str, str], ref_prefix: str) -> Storage:
         """The same storage; leases, images, snapshots and content that are created through it have these labels, and
         the refs of uploads, which have no labels, this prefix.
         """
         return self._copy(self._lease, marks, ref_prefix)
 
-    def _copy(self, lease: str, marks: Mapping[str, str], ref_prefix: str) -> "Storage":
+    def _copy(self, lease: str, marks: Mapping[str, str], ref_prefix: str) -> Storage:
         return Storage(
             self._connection,
             self._namespace,
@@ -113,7 +119,7 @@ class Storage:
     async def delete_lease(self, id: str, *, collect: bool = False) -> None:
         """Delete a lease; with ``collect`` return after the collection that follows. Raises: NotFound."""
         request = moorage_leases_pb2.DeleteRequest(id=id, sync=collect)
-        await self._slow_call(_LEASES + "Delete", request, Empty)
+        await self._slow_call(_LEASES + "Delete", request, empty_pb2.Empty)
 
     async def add_snapshot_to_lease(self, id: str, snapshotter: str, key: str) -> None:
         """Let a lease reference a snapshot, existing or not: containerd 1.6 does not do so for an existing one."""
@@ -122,7 +128,7 @@ class Storage:
     async def _add_to_lease(self, id: str, kind: str, key: str) -> None:
         resource = moorage_leases_pb2.Resource(id=key, type=kind)
         request = moorage_leases_pb2.AddResourceRequest(id=id, resource=resource)
-        await self._call(_LEASES + "AddResource", request, Empty)
+        await self._call(_LEASES + "AddResource", request, empty_pb2.Empty)
 
     async def collect(self) -> None:
         """Remove now what has no reference: the deletion of an empty lease waits for a collection."""
@@ -163,7 +169,7 @@ class Storage:
         """Set these labels, retain others. The ``gc.ref`` labels of a manifest reference its config and layers."""
         request = moorage_content_pb2.UpdateRequest(
             info=moorage_content_pb2.Info(digest=digest, labels=labels),
-            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+            update_mask=field_mask_pb2.FieldMask(paths=[f"labels.{key}" for key in labels]),
         )
         await self._call(_CONTENT + "Update", request, moorage_content_pb2.UpdateResponse)
 
@@ -196,7 +202,7 @@ class Storage:
 
     async def abort_ingest(self, ref: str) -> None:
         """Discard an unfinished upload, which must have no writer. Raises: NotFound."""
-        await self._call(_CONTENT + "Abort", moorage_content_pb2.AbortRequest(ref=self._full_ref(ref)), Empty)
+        await self._call(_CONTENT + "Abort", moorage_content_pb2.AbortRequest(ref=self._full_ref(ref)), empty_pb2.Empty)
 
     async def write_content(
         self,
@@ -238,7 +244,7 @@ class Storage:
 
     async def delete_content(self, digest: str) -> None:
         """Remove a blob from this namespace; the next collection removes its file. Raises: NotFound."""
-        await self._call(_CONTENT + "Delete", moorage_content_pb2.DeleteContentRequest(digest=digest), Empty)
+        await self._call(_CONTENT + "Delete", moorage_content_pb2.DeleteContentRequest(digest=digest), empty_pb2.Empty)
 
     async def add_content_to_lease(self, digest: str) -> None:
         """Add a blob to the lease of this storage, if it has one."""
@@ -256,7 +262,7 @@ class Storage:
     async def update_image(self, image: types.Image) -> None:
         """Replace target and labels of a record in one step. Raises: NotFound."""
         request = moorage_images_pb2.UpdateImageRequest(
-            image=_wire.image_message(image), update_mask=FieldMask(paths=["target", "labels"])
+            image=_wire.image_message(image), update_mask=field_mask_pb2.FieldMask(paths=["target", "labels"])
         )
         await self._call(_IMAGES + "Update", request, moorage_images_pb2.ImageMessage)
 
@@ -274,7 +280,7 @@ class Storage:
     async def delete_image(self, name: str, *, collect: bool = False) -> None:
         """Remove a record; with ``collect`` return after what only it referenced is removed. Raises: NotFound."""
         request = moorage_images_pb2.DeleteImageRequest(name=name, sync=collect)
-        await self._slow_call(_IMAGES + "Delete", request, Empty)
+        await self._slow_call(_IMAGES + "Delete", request, empty_pb2.Empty)
 
     # snapshots
 
@@ -306,7 +312,7 @@ class Storage:
         request = moorage_snapshots_pb2.CommitSnapshotRequest(
             snapshotter=snapshotter, name=name, key=key, labels=self._marks
         )
-        await self._slow_call(_SNAPSHOTS + "Commit", request, Empty)
+        await self._slow_call(_SNAPSHOTS + "Commit", request, empty_pb2.Empty)
 
     async def remove_snapshot(self, snapshotter: str, key: str) -> None:
         """Remove a snapshot, also one that a running task uses.
@@ -315,7 +321,7 @@ class Storage:
             errors.NotFound: no such snapshot
             errors.Conflict: it has children
         """
-        await self._snapshot("Remove", snapshotter, key, Empty)
+        await self._snapshot("Remove", snapshotter, key, empty_pb2.Empty)
 
     async def get_snapshot(self, snapshotter: str, key: str) -> types.Snapshot:
         """A snapshot. Raises: NotFound."""

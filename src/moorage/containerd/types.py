@@ -4,16 +4,19 @@ Instants are aware UTC datetimes, sizes are bytes, process ids are those that co
 """
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, TypeAlias
 
 from msgspec import Struct, field
 
+from moorage import errors
 from moorage.oci.descriptor import Descriptor as Descriptor
 
 __all__ = (
+    "AlreadyExists",
+    "CallObserver",
     "Container",
     "ContainerdPlugin",
     "Content",
@@ -41,6 +44,14 @@ __all__ = (
 
 Spec: TypeAlias = Mapping[str, Any]
 """An OCI runtime spec as JSON has it. Any: the format is the runtime's, and its users build it as plain data."""
+
+
+CallObserver: TypeAlias = Callable[[str, float, errors.MoorageError | None], None]
+"""Called after a call: its method ("Tasks.Start"), its duration in seconds, its failure or None."""
+
+
+class AlreadyExists(errors.Conflict):
+    """The object exists already (HTTP 409). Content is named by its digest: it is then as good as written."""
 
 
 class Status(Enum):

@@ -17,7 +17,8 @@ from moorage._lib.stop_signals import stop_signals
 from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
 from moorage.timeouts import DEFAULT, Timeouts
-from moorage.ui.access import Access, parse_listen, parse_origin, read_token
+from moorage.ui.access import Access, read_token
+from moorage.ui.address import parse_listen, parse_origin
 from moorage.ui.server import serve_page
 from moorage.ui.watcher import EngineWatcher
 

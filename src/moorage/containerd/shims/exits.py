@@ -10,6 +10,8 @@ Source: ttrpc's PROTOCOL.md; containerd's shim manager (``loadShims``) of 1.6, 1
 ``bootstrap.json`` of 2.x, in the working directory of a shim.
 """
 
+from __future__ import annotations  # messages are named in them, and are made when they are first used
+
 import json
 import logging
 import socket
@@ -118,7 +120,7 @@ def query_exit(namespace: str, id: str, directory: Path) -> ProcessExit | None:
     return None
 
 
-async def find_task_without_record(client: "Client", id: str) -> Status | None:
+async def find_task_without_record(client: Client, id: str) -> Status | None:
     """The state of a task whose record was deleted; None if there is none.
 
     The list may leave out a task whose shim does not answer. With a record, such a shim has a half-created task, which
@@ -134,7 +136,7 @@ async def find_task_without_record(client: "Client", id: str) -> Status | None:
     return None
 
 
-def _has_silent_shim(client: "Client", id: str) -> bool:
+def _has_silent_shim(client: Client, id: str) -> bool:
     """Whether a shim of this container has processes and does not answer, so that their state is unknown (blocking)."""
     for pid, children in find_shims(client.namespace, id, client.address):
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, DecodeError):  # malformed answers too
