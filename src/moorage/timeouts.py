@@ -236,6 +236,9 @@ class Timeouts:
     ui_stop: float = 5.0
     """From SIGTERM to the web page of an engine until SIGKILL."""
 
+    disconnected: float = 0.5
+    """Until the engine has noticed that the client of an operation is gone, and has given it up."""
+
     completion: float = 1.0
     """The engine's answer to a shell that completes a word."""
 
