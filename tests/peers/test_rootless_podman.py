@@ -129,7 +129,7 @@ def test_p19_a_mount_of_a_users_podman_names_it_as_the_owner(
     user.podman("volume", "rm", name)
 
 
-def test_p19_p14_a_user_who_is_not_in_the_group_reaches_neither_the_socket_nor_the_mount(
+def test_p19_p14_a_user_outside_the_group_reaches_neither_the_socket_nor_the_mount(
     users: tuple[User, User], driver: Driver, publisher: EngineProcess
 ) -> None:
     with pytest.raises(Failed, match="permission denied"):
