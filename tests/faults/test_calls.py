@@ -26,7 +26,7 @@ Points = Callable[[str, object], None]
 
 CREATE = ["Containers/Create", "Tasks/Create", "Tasks/Start"]
 RESTORE = ["Containers/Get", "Containers/Get", "Tasks/Get", "Tasks/Get"]
-EXIT = ["Tasks/Get", "Tasks/Metrics", "Tasks/Get", "Tasks/Delete", "Tasks/Get", "Containers/Delete"]
+EXIT = ["Tasks/Get", "Tasks/Metrics", "Tasks/Delete", "Containers/Delete"]
 MISSING = "/missing/command"
 
 

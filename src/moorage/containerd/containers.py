@@ -6,7 +6,7 @@ a half-created one (measured: docs/reference/containerd.md). It implements ``exe
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -226,6 +226,8 @@ class BundledContainers:
     async def signal_process(self, id: str, process_id: str, signal: int) -> None:
         """Send a signal to the first process (``init``) or to an added one. Raises: NotFound if it has exited."""
         exec_id = "" if process_id == INIT_PROCESS_NAME else process_id
+        if not exec_id and signal != _SIGKILL and await self._shims.signal(id, signal):
+            return
         await self._client.kill(id, signal, exec_id=exec_id)
         if signal == _SIGKILL:
             await self._thaw(id)
@@ -270,10 +272,8 @@ class BundledContainers:
         bundle = self._bundle(id)
         status = Status.STOPPED
         if id not in self._known.deleted:
-            try:
+            with suppress(errors.NotFound):
                 status = (await self._client.get_task(id)).status
-            except errors.NotFound:
-                pass
         if status is not Status.STOPPED:
             raise errors.Conflict(f"cannot delete container {id}: it has a task that is {status.value}")
         await self._delete_record(id)
