@@ -221,7 +221,7 @@ def user_ids(pid: Pid) -> frozenset[int]:
 
 
 def is_process_1_of_a_namespace(pid: Pid) -> bool:
-    """Whether a process is process 1 of a pid namespace below ours."""
+    """Whether a process is process 1 of a pid namespace below that of the calling process."""
     numbers = _status_field(_read(pid, "status"), b"NSpid").split()
     return len(numbers) > 1 and numbers[-1] == b"1"
 

@@ -52,8 +52,8 @@ def is_first_process(pid: int, namespace: str, address: str, group: str) -> bool
     """Whether a process is the first one of a container in this control group, of this namespace of this containerd.
 
     It is process 1 of a pid namespace, and its parent a shim of root's that says so. The pid may have been reused, or
-    be of another pid namespace than ours. False where that cannot be known, as for a container without a pid namespace,
-    and for a process that has exited.
+    be of a pid namespace other than that of the calling process. False where that cannot be known, as for a container
+    without a pid namespace, and for a process that has exited.
     """
     shim = shim_of(pid)
     if shim is None or proc.has_exited(pid) or not proc.is_process_1_of_a_namespace(pid):
