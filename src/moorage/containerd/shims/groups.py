@@ -71,7 +71,7 @@ class GroupedShims:
     async def signal(self, id: str, number: int) -> bool:
         """Send a signal to the first process without the runtime, which takes 10 ms for it; whether it was sent.
 
-        It is sent only to what certainly is that process, and to none that has exited: then containerd has to be called.
+        It is sent to what certainly is that process, and to none that has exited: then containerd has to be called.
         """
         pid, group = self._pids.get(id, 0), self._control_groups.get(id, "")
         if not pid or not group:
