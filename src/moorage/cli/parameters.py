@@ -20,6 +20,7 @@ __all__ = (
     "ParsedValue",
     "in_order",
     "label_option",
+    "parse_driver_option",
     "parse_duration",
     "parse_instant",
     "parse_label",
@@ -128,6 +129,14 @@ def size_text(size: int) -> str:
         if size and size % (1 << _UNITS[unit]) == 0:
             return f"{size >> _UNITS[unit]}{unit}"
     return str(size)
+
+
+def parse_driver_option(text: str) -> tuple[str, str]:
+    """Name and value of NAME=VALUE. Raises: click.BadParameter without a name."""
+    name, _, value = text.partition("=")
+    if not name:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--opt")
+    return name, value
 
 
 def parse_instant(text: str, option: str) -> str:
