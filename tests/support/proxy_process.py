@@ -35,7 +35,7 @@ from moorage.proxy.protocol import (
 )
 from support.limits import limit
 
-__all__ = ("Plugin", "ProxyProcess", "UnixConnection", "call", "published", "wait_until")
+__all__ = ("Plugin", "ProxyProcess", "UnixConnection", "call", "parent", "published", "wait_until")
 
 _TESTS = Path(__file__).resolve().parents[1]
 _SOURCE = _TESTS.parent / "src"
@@ -200,6 +200,21 @@ class ProxyProcess:
         os.close(pid)
         self.disconnect()
 
+    @property
+    def guard(self) -> int:
+        """The process that starts the proxy again."""
+        return parent(self.pid)
+
+    def kill_all(self) -> None:
+        """As an OOM kill of everything, with the engine's connection."""
+        guard, killed = self.guard, self.pid
+        processes = [os.pidfd_open(each) for each in (guard, killed)]
+        os.kill(guard, signal.SIGKILL)
+        for each in processes:  # the kernel kills the proxy with its guard
+            assert select.select([each], [], [], _LIMIT)[0]
+            os.close(each)
+        self.disconnect()
+
     def log(self) -> str:
         return (self.state / "log").read_text()
 
@@ -309,6 +324,11 @@ def published(directory: Path, **options: Any) -> Iterator[tuple[ProxyProcess, P
     finally:
         plugin.kill()
         plugin.unmount_all()
+
+
+def parent(pid: int) -> int:
+    """The pid of the parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def wait_until(condition: Callable[[], object]) -> None:

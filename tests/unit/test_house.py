@@ -97,7 +97,7 @@ def test_every_module_states_its_one_job(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-LAZY = {"moorage", "moorage.client", "moorage.containerd", "moorage.kit"}
+LAZY = {"moorage", "moorage.client", "moorage.containerd", "moorage.kit", "moorage.registry"}
 """Packages that import what they export when it is first used."""
 
 

@@ -27,7 +27,7 @@ from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from moorage.containerd._rpc import Duplex
-    from moorage.containerd.storage import Storage
+    from moorage.containerd.calls.content import ContentCalls
 
     Streams = Callable[
         [],
@@ -191,7 +191,7 @@ class ContentWriter:
     """Writes one blob under one ref; to be used once."""
 
     def __init__(
-        self, storage: Storage, verification: Verification, streams: Streams, ref: str, timeouts: Timeouts
+        self, storage: ContentCalls, verification: Verification, streams: Streams, ref: str, timeouts: Timeouts
     ) -> None:
         """``timeouts`` bounds the wait for the lock of the ref, and for the disk after the last byte."""
         self._storage = storage

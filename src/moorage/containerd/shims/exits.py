@@ -27,8 +27,8 @@ from google.protobuf.message import DecodeError
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd import _wire
 from moorage.containerd._proto import moorage_process_pb2, moorage_shim_pb2
+from moorage.containerd.calls import wire
 from moorage.containerd.shims.processes import find_shims
 from moorage.containerd.types import Process, ProcessExit, Status
 from moorage.host import proc
@@ -156,7 +156,7 @@ def query_exit(namespace: str, id: str, directory: Path) -> ProcessExit | None:
                 if Path(state.stdout).parent != directory:
                     break
                 if state.status == moorage_process_pb2.STOPPED:
-                    return ProcessExit(state.exit_status, _wire.instant(state.exited_at))
+                    return ProcessExit(state.exit_status, wire.instant(state.exited_at))
                 if not proc.has_exited(state.pid) or time.monotonic() > deadline:
                     break
                 time.sleep(_STATE_INTERVAL)

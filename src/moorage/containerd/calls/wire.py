@@ -13,16 +13,12 @@ from moorage import errors
 from moorage.containerd import types
 from moorage.containerd._proto import (
     any_pb2,
-    moorage_cgroups_v1_pb2,
-    moorage_cgroups_v2_pb2,
     moorage_containers_pb2,
     moorage_content_pb2,
-    moorage_events_pb2,
     moorage_images_pb2,
     moorage_process_pb2,
     moorage_runc_pb2,
     moorage_snapshots_pb2,
-    moorage_task_events_pb2,
     moorage_types_pb2,
     timestamp_pb2,
 )
@@ -81,6 +77,18 @@ def runtime_options(options: types.RuntimeOptions) -> any_pb2.Any:
         raise errors.Invalid(f"cannot write the runtime's options, with {owner} for its pipes: {error}") from error
     # containerd registers this type under its bare name, without the host that Any.Pack would put before it
     return any_pb2.Any(type_url=RUNC_OPTIONS_TYPE, value=message.SerializeToString())
+
+
+def checkpoint_options(options: types.CheckpointOptions) -> any_pb2.Any:
+    """The options of the runc shim for a checkpoint."""
+    message = moorage_runc_pb2.CheckpointOptions(
+        exit=options.exit,
+        open_tcp=options.open_tcp,
+        external_unix_sockets=options.external_unix_sockets,
+        terminal=options.terminal,
+        file_locks=options.file_locks,
+    )
+    return any_pb2.Any(type_url="containerd.runc.v1.CheckpointOptions", value=message.SerializeToString())
 
 
 def runtime_options_value(name: str, message: any_pb2.Any) -> types.RuntimeOptions:
@@ -174,6 +182,8 @@ def container(message: moorage_containers_pb2.Container) -> types.Container:
         snapshotter=message.snapshotter,
         snapshot_key=message.snapshot_key,
         created_at=instant(message.created_at),
+        updated_at=instant(message.updated_at),
+        extensions={name: (each.type_url, each.value) for name, each in message.extensions.items()},
     )
 
 
@@ -190,50 +200,3 @@ def process(message: moorage_process_pb2.Process) -> types.Process:
         exit_code=message.exit_status,
         exited_at=instant(message.exited_at),
     )
-
-
-def envelope(message: moorage_events_pb2.Envelope) -> types.Envelope:
-    """An event with its frame; a type that is not read here becomes OtherEvent."""
-    return types.Envelope(
-        namespace=message.namespace,
-        topic=message.topic,
-        published_at=instant(message.timestamp),
-        event=_event(message.event),
-    )
-
-
-def _event(any_message: any_pb2.Any) -> types.Event:
-    events = moorage_task_events_pb2
-    name = any_message.type_url.rpartition("/")[2]
-    try:
-        match name:
-            case "containerd.events.TaskExit":
-                exited = events.TaskExit.FromString(any_message.value)
-                return types.TaskExit(
-                    exited.container_id, exited.id, exited.pid, exited.exit_status, instant(exited.exited_at)
-                )
-            case "containerd.events.TaskStart":
-                started = events.TaskStart.FromString(any_message.value)
-                return types.TaskStarted(started.container_id, started.pid)
-            case "containerd.events.TaskDelete":
-                deleted = events.TaskDelete.FromString(any_message.value)
-                return types.TaskDeleted(deleted.container_id, deleted.pid, deleted.exit_status)
-            case "containerd.events.TaskOOM":
-                return types.TaskOOM(events.TaskOOM.FromString(any_message.value).container_id)
-            case "containerd.events.TaskCreate":
-                return types.OtherEvent(name, events.TaskCreate.FromString(any_message.value).container_id)
-            case _:
-                return types.OtherEvent(name)
-    except DecodeError:
-        return types.OtherEvent(name)
-
-
-def oom_kills(metric: moorage_types_pb2.Metric) -> int:
-    """The number of OOM-killed processes of the control group; 0 if it is unknown."""
-    match metric.data.type_url.rpartition("/")[2]:
-        case "io.containerd.cgroups.v1.Metrics":
-            return moorage_cgroups_v1_pb2.Metrics.FromString(metric.data.value).memory_oom_control.oom_kill
-        case "io.containerd.cgroups.v2.Metrics":
-            return moorage_cgroups_v2_pb2.Metrics.FromString(metric.data.value).memory_events.oom_kill
-        case _:
-            return 0
