@@ -22,7 +22,7 @@ from moorage.cli.parameters import OptionalValueCommand
 @click.option("--prune", is_flag=True, help="Remove what this file installed and no longer has.")
 @click.option("--adopt", is_flag=True, help="Take over plugins of the file that it did not install, for --prune.")
 @wait_option
-@click.option("--grant-all-permissions", "grant_all", is_flag=True, help="Grant all requested privileges.")
+@click.option("-y", "--grant-all-permissions", "grant_all", is_flag=True, help="Grant all requested privileges.")
 @json_option
 def command(
     source: str,

@@ -18,7 +18,7 @@ from moorage.cli.references import check_reference, registry_auth
 )
 @click.argument("reference")
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
-@click.option("--alias", default="", help="Local name for the plugin.")
+@click.option("--alias", metavar="NAME", default="", help="Local name for the plugin.")
 @click.option("--disable", "leave_disabled", is_flag=True, help="Do not enable the plugin on install.")
 @grant_option
 @click.option("--ensure", is_flag=True, help="Succeed if already installed from this reference with these settings.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "-i", "--input", "source", type=click.Path(path_type=Path), help="Read from a file.  [default: standard input]"
 )
-@click.option("--name", default="", help="Name of the plugin, for an archive with one.")
+@click.option("--name", metavar="NAME", default="", help="Name of the plugin, for an archive with one.")
 @grant_option
 @json_option
 def command(source: Path | None, name: str, grant_all: bool) -> None:

@@ -17,7 +17,7 @@ _FILTERS = ("name", "id", "state", "enabled", "capability", "label")
 @click.command(name="ls", help="List plugins with their states, restarts and last exits.")
 @click.option("-q", "--quiet", is_flag=True, help="Only display ids.")
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output.")
-@filter_option("name=TEXT", "id=PREFIX", "state=ready", "enabled=true", "capability=NAME", "label=KEY[=VALUE]")
+@filter_option("name=PART", "id=PREFIX", "state=ready", "enabled=true", "capability=NAME", "label=KEY[=VALUE]")
 @format_option
 @json_option
 def command(quiet: bool, no_trunc: bool, filters: tuple[str, ...], template: str | None) -> None:

@@ -33,6 +33,7 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE
 @click.option("--keep", is_flag=True, help="Retain what the plugin wrote to its root file system, and print the path.")
 @click.option(
     "--timeout",
+    metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds to wait until the plugin listens.  [default: 30]",
 )

@@ -29,6 +29,14 @@ def _registries(
     return Registries(options, parse_policy(policy.read_bytes()) if policy is not None else None)
 
 
+def _check_address(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value:
+        from moorage.ui.address import parse_listen
+
+        parse_listen(value)
+    return value
+
+
 def _with_warning(policy: Path | None) -> Path | None:
     if policy is not None:
         warn(
@@ -43,11 +51,14 @@ def _with_warning(policy: Path | None) -> Path | None:
     "listens on moorage.sock in the run-time directory, or on --host.",
 )
 @location_options
-@click.option("--group", envvar="MOORAGE_GROUP", help="Group allowed to use the API, besides root.")
+@click.option("--group", metavar="GROUP", envvar="MOORAGE_GROUP", help="Group allowed to use the API, besides root.")
 @click.option(
-    "--insecure-registry", multiple=True, help="Registry, or network of registries, to use without verified TLS."
+    "--insecure-registry",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="Registry, or network of registries, to use without verified TLS.",
 )
-@click.option("--registry-mirror", multiple=True, help="Mirror of docker.io, as a URL; may be repeated.")
+@click.option("--registry-mirror", metavar="URL", multiple=True, help="Mirror of docker.io, as a URL; may be repeated.")
 @click.option(
     "--certs-dir",
     type=click.Path(path_type=Path),
@@ -95,6 +106,7 @@ def _with_warning(policy: Path | None) -> Path | None:
 )
 @click.option(
     "--default-pids",
+    metavar="N",
     type=click.IntRange(min=0),
     envvar="MOORAGE_DEFAULT_PIDS",
     help="Default limit of processes and threads of a plugin; 0 for no limit.  [default: 2048]",
@@ -107,6 +119,7 @@ def _with_warning(policy: Path | None) -> Path | None:
 )
 @click.option(
     "--default-cpus",
+    metavar="NUMBER",
     type=click.FloatRange(min=0),
     envvar="MOORAGE_DEFAULT_CPUS",
     help="Default limit of processors of a plugin, as in 0.5.  [default: no limit]",
@@ -132,6 +145,15 @@ def _with_warning(policy: Path | None) -> Path | None:
     metavar="HOST:PORT",
     envvar="MOORAGE_METRICS_ADDRESS",
     help="Address of a listener for Prometheus; for access from other hosts, HOST must be an IP address.",
+)
+@click.option(
+    "--ui",
+    metavar="HOST:PORT",
+    envvar="MOORAGE_UI",
+    default="",
+    callback=_check_address,
+    help="Address of a page in the browser, of this machine only; its token is in the file ui-token of the data "
+    "directory.",
 )
 def command(
     root: Path | None,

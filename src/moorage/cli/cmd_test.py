@@ -41,6 +41,7 @@ _NAME = "tested"
 )
 @click.option(
     "--timeout",
+    metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     help="Seconds for one call, and for a restart.  [default: 60]",

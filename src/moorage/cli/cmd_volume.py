@@ -72,7 +72,7 @@ def create(name: str, driver: str, options: tuple[str, ...], secrets: tuple[str,
     name="ls", help="List volumes. Drivers that do not answer are named on standard error, and the exit status is 1."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Only display volume names.")
-@filter_option("driver=PLUGIN", "name=TEXT", "dangling=true")
+@filter_option("driver=PLUGIN", "name=PART", "dangling=true")
 @format_option
 @json_option
 def list_all(quiet: bool, filters: tuple[str, ...], template: str | None) -> int:

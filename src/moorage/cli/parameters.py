@@ -1,7 +1,7 @@
 """Values as users write them: "256m", "nofile=1024:4096", "10m" ago, NAME=@FILE."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ __all__ = (
     "ULIMIT",
     "OptionalValueCommand",
     "ParsedValue",
+    "in_order",
     "label_option",
     "parse_driver_option",
     "parse_duration",
     "parse_instant",
     "parse_label",
+    "parse_restart",
     "parse_size",
     "parse_time_limit",
     "parse_ulimit",
@@ -100,6 +102,25 @@ def parse_label(text: str) -> tuple[str, str]:
     if not key:
         raise ValueError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def parse_restart(text: str) -> tuple[str, int | None]:
+    """A restart policy and the most restarts in a row, from no or never, always, on-failure, on-failure:5.
+
+    ``unless-stopped`` is ``always`` here: a plugin that is disabled is never restarted. Raises: ValueError.
+    """
+    name, colon, most = text.partition(":")
+    name = {"no": "never", "unless-stopped": "always"}.get(name, name)
+    if name not in ("never", "always", "on-failure") or (colon and (name != "on-failure" or not most.isdecimal())):
+        raise ValueError(f"{text!r} is not one of no, always, on-failure, on-failure:MAX")
+    return name, int(most) if colon else None
+
+
+def in_order(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """The command with these options, which its help lists in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def size_text(size: int) -> str:

@@ -14,14 +14,14 @@ from msgspec import Struct, field
 from moorage import errors
 from moorage.api.schema.plugins import HealthRequest
 from moorage.cli.health.options import HEALTH_ACTIONS, make_checks, parse_command
-from moorage.cli.parameters import parse_duration, parse_size, parse_time_limit, parse_ulimit
+from moorage.cli.parameters import parse_duration, parse_restart, parse_size, parse_time_limit, parse_ulimit
 from moorage.plugins import check_labels, local_name, parse_reference
 
 __all__ = ("POLICY_KEYS", "DesiredPlugin", "DesiredState", "Grant", "read_desired_state")
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LIMIT = 1 << 20  # bytes
-_RESTARTS = ("always", "on-failure", "never")
+_RESTARTS = ("always", "on-failure", "never", "no", "unless-stopped")
 _NULL = "tag:yaml.org,2002:null"
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -286,7 +286,7 @@ def _parsed(parse: Callable[[str], Any], node: _Node) -> Any:
 
 
 POLICY_KEYS: Mapping[str, _PolicyKey] = {
-    "restart": _PolicyKey("restarts", lambda node: node.choice(*_RESTARTS)),
+    "restart": _PolicyKey("restarts", lambda node: parse_restart(node.choice(*_RESTARTS))[0]),
     "max": _PolicyKey("most", lambda node: int(node.number(int))),
     "stop-timeout": _PolicyKey("stop_timeout", lambda node: node.number(float)),
     "log": _PolicyKey("log", lambda node: node.choice("file", "journald", "syslog")),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moorage.cli.parameters import DURATION, ParsedValue
+from moorage.cli.parameters import DURATION, ParsedValue, in_order
 
 if TYPE_CHECKING:
     from moorage.api.schema.plugins import HealthRequest, PluginHealthCheck, PluginHealthPolicy
@@ -73,7 +73,7 @@ def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that changes health checks; ``take_health`` takes their values."""
-    for option in (
+    options = (
         click.option("--health-call", metavar="METHOD", help="Health check by a call, as in VolumeDriver.List."),
         click.option(
             "--health-cmd",
@@ -86,14 +86,16 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--health-timeout", type=DURATION, help="Maximum time of one health check (default 5s)."),
         click.option("--health-start-period", type=DURATION, help="Time in which failures do not count (default 10s)."),
         click.option(
-            "--health-retries", type=click.IntRange(min=1), help="Failures in a row until unhealthy (default 3)."
+            "--health-retries",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="Failures in a row until unhealthy (default 3).",
         ),
         click.option(
             "--health-on-failure", type=click.Choice(HEALTH_ACTIONS), help="Action once the plugin is unhealthy."
         ),
-    ):
-        command = option(command)
-    return command
+    )
+    return in_order(command, options)
 
 
 def take_health(options: dict[str, Any]) -> "HealthRequest | None":
