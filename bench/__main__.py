@@ -9,17 +9,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
-from bench import executor, logs, machine, output, packages, proxy, runtimes
+from bench import executor, growth, health, logs, machine, output, packages, page, proxy, runtimes
 from bench.engine import Extent, measure
-from bench.report import LINES, judge, table
+from bench.report import LINES, growth_table, judge, table
 
-QUICK = Extent(rounds=1, plugins=3, idle_seconds=1, megabytes=4, package_megabytes=2)
+QUICK = Extent(rounds=1, plugins=3, idle_seconds=1, megabytes=4, package_megabytes=2, growth=(1, 3))
 
 
 def main() -> None:
     """One run, with the arguments of the command line."""
     words = sys.argv[1:]
-    parts = {"executor": executor, "logs": logs, "output": output, "proxy": proxy, "runtimes": runtimes}
+    parts = {
+        "executor": executor,
+        "health": health,
+        "logs": logs,
+        "output": output,
+        "page": page,
+        "proxy": proxy,
+        "runtimes": runtimes,
+    }
     for name, part in parts.items():
         if name in words:
             sys.argv.remove(name)
@@ -29,14 +37,8 @@ def main() -> None:
     extent = extent_of(options)
     print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
     began_at, load = datetime.now(UTC), os.getloadavg()
-    results = measure(extent, print) if options.what != "packages" else {}
-    if options.what != "engine":
-        results |= packages.measure(extent.long_rounds, extent.package_megabytes, print, seed=extent.seed)
-    if options.what == "all":
-        print(f"{extent.rounds} rounds of the executor alone")
-        uvloop = {"use_uvloop": True}
-        results |= anyio.run(executor.measure, extent.rounds, backend_options=uvloop)["figures"]
-    print(f"\n{table(judge(LINES, results), extent.plugins)}\n")
+    results = measure_parts(options.what, extent)
+    print(f"\n{table(judge(LINES, results), extent.plugins)}\n\n{growth_table(results)}\n")
     print(f"load before: {load[0]:.2f}, at the end: {os.getloadavg()[0]:.2f}; seed {extent.seed}")
     if options.output is not None:
         result = {
@@ -44,6 +46,7 @@ def main() -> None:
             "commit": machine.commit(),
             "command": f"scripts/bench {shlex.join(arguments_of(options, extent))}",
             "seed": extent.seed,
+            "plugins": extent.plugins,
             "machine": machine.describe(),
             "load": {"before": load, "after": os.getloadavg()},
             "figures": results,
@@ -51,11 +54,29 @@ def main() -> None:
         print(f"written to {machine.write(options.output, began_at, result)}")
 
 
+def measure_parts(what: str, extent: Extent) -> dict[str, list[float]]:
+    """Everything, or one part of it."""
+    results: dict[str, list[float]] = {}
+    if what in ("all", "engine"):
+        results |= measure(extent, print)
+    if what in ("all", "packages"):
+        results |= packages.measure(extent.long_rounds, extent.package_megabytes, print, seed=extent.seed)
+    if what in ("all", "growth"):
+        results |= growth.measure(extent.growth, extent.idle_seconds, print)
+    if what == "all":
+        print(f"{extent.rounds} rounds of runc and crun")
+        results |= runtimes.measure(extent.rounds, extent.plugins, extent.seed)
+        print(f"{extent.rounds} rounds of the executor alone")
+        uvloop = {"use_uvloop": True}
+        results |= anyio.run(executor.measure, extent.rounds, backend_options=uvloop)["figures"]
+    return results
+
+
 def read_options(words: list[str]) -> argparse.Namespace:
     """The command line, in any order of its words."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Moorage against what people have.")
     parser.add_argument(
-        "what", nargs="?", choices=("executor", "logs", "output", "packages", "engine", "all"), default="all"
+        "what", nargs="?", choices=("executor", "logs", "output", "packages", "growth", "engine", "all"), default="all"
     )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--plugins", type=int)
@@ -75,6 +96,7 @@ def extent_of(options: argparse.Namespace) -> Extent:
         idle_seconds=usual.idle_seconds if options.idle_seconds is None else options.idle_seconds,
         megabytes=usual.megabytes,
         package_megabytes=usual.package_megabytes,
+        growth=usual.growth,
         seed=secrets.randbelow(10**6) if options.seed is None else options.seed,
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 
-from bench import machine
+from bench import growth, machine
 from bench.targets import CGROUP_PARENT, Bundles, Ctr, Docker, Moorage, Runc, accepts, request_output, until
 
 from support import leftovers
@@ -40,6 +40,8 @@ class Extent:
     package_megabytes: int = 100
     """Size of the packages that are installed."""
     seed: int = 0
+    growth: tuple[int, ...] = growth.COUNTS
+    """Numbers of plugins with which an engine is started."""
 
     @property
     def long_rounds(self) -> int:

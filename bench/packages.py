@@ -1,4 +1,4 @@
-"""Install a package of 100 MB from a local registry, in one and in eight layers: Moorage against dockerd."""
+"""Install a package of 100 MB from a local registry, in one and eight layers: Moorage, dockerd, `ctr images pull`."""
 
 import gzip
 import hashlib
@@ -7,6 +7,7 @@ import io
 import json
 import random
 import shutil
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tempfile import mkdtemp
 from urllib.parse import quote
 
 from bench import machine
-from bench.targets import TIMEOUT, Docker, Moorage
+from bench.targets import NAMESPACE, TIMEOUT, Docker, Moorage
 
 from support.engines import UnixConnection, config
 from support.registries import serve_registry
@@ -38,14 +39,16 @@ def measure(rounds: int, megabytes: int, say: Callable[[str], None], *, seed: in
             _publish(host, f"layers-{layers}-{times}", layers, times * megabytes * MEGABYTE, order)
         for number in range(rounds):
             say(f"round {number + 1} of {rounds} of packages")
-            parts = [
-                (side, layers)
-                for side in (("moorage", moorage.socket), ("dockerd", docker.address))
-                for layers in (1, 8)
-            ]
+            sides: dict[str, Callable[[str], float]] = {
+                "moorage": lambda remote: _install(moorage.socket, remote),
+                "dockerd": lambda remote: _install(docker.address, remote),
+                "ctr images pull": lambda remote: _pull(moorage.containerd_address, remote),
+                "ctr images pull, sync": lambda remote: _pull(moorage.containerd_address, remote, moorage.root),
+            }
+            parts = [(name, layers) for name in sides for layers in (1, 8)]
             order.shuffle(parts)
-            for (name, address), layers in parts:
-                took = _install(address, f"{host}/layers-{layers}-1:latest")
+            for name, layers in parts:
+                took = sides[name](f"{host}/layers-{layers}-1:latest")
                 results.setdefault(f"{name}: install, {layers} layers", []).append(took)
         say(f"memory while {10 * megabytes} MB are pulled")
         for name, address, pid in (("moorage", moorage.socket, moorage.pid), ("dockerd", docker.address, docker.pid)):
@@ -84,6 +87,21 @@ def _install(address: Path, remote: str) -> float:
     failures = [line for line in said.decode().splitlines() if '"errorDetail"' in line]
     assert not failures, failures
     _request(address, "DELETE", "/plugins/it:latest?force=1")
+    return took
+
+
+def _pull(address: str, remote: str, synced: Path | None = None) -> float:
+    """Seconds of `ctr images pull`, which unpacks as well, on this containerd; removed again with all its content.
+
+    ``synced``: a directory whose file system is synced then, as Moorage does: else a power cut may empty files.
+    """
+    ctr = ["ctr", "--address", address, "--namespace", NAMESPACE, "images"]
+    began = time.perf_counter()
+    subprocess.run([*ctr, "pull", "--plain-http", remote], check=True, capture_output=True)
+    if synced is not None:
+        subprocess.run(["sync", "--file-system", str(synced)], check=True)
+    took = time.perf_counter() - began
+    subprocess.run([*ctr, "rm", "--sync", remote], check=True, stdout=subprocess.DEVNULL)
     return took
 
 

@@ -5,24 +5,26 @@ hybrid, which crun refuses, all of it runs in a mount namespace with those of ve
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 from bench import machine
 from bench.targets import Moorage, accepts, until
 
 from support.runtimes import VERSION_1_GROUPS, refuses_hybrid_groups
 
-__all__ = ("main",)
+__all__ = ("main", "measure")
 
 RUNTIMES = ("runc", "crun")
 ONE = "one"
@@ -77,11 +79,26 @@ class Side(Moorage):
             self.down()
 
 
+def measure(rounds: int, plugins: int, seed: int) -> dict[str, list[float]]:
+    """Seconds by runtime and what was measured, from a process in a mount namespace that suits both runtimes."""
+    with TemporaryDirectory(prefix="moorage-bench-") as scratch:
+        words = ["--rounds", f"{rounds}", "--plugins", f"{plugins}", "--seed", f"{seed}", "--output", scratch]
+        subprocess.run([*_command(), *words], check=True)
+        (written,) = Path(scratch).iterdir()
+        values_by_name: dict[str, list[float]] = json.loads(written.read_text())["figures"]
+    return {name.removesuffix(f" of {plugins}"): values for name, values in values_by_name.items()}
+
+
+def _command() -> list[str]:
+    namespace = ["unshare", "--mount", "--propagation", "private", str(VERSION_1_GROUPS)]
+    return [*(namespace if refuses_hybrid_groups() else ()), sys.executable, "-m", "bench", "runtimes"]
+
+
 def main() -> None:
     """One run, with the arguments of the command line."""
     if refuses_hybrid_groups():
-        command = ["unshare", "--mount", "--propagation", "private", str(VERSION_1_GROUPS), sys.executable]
-        os.execvp(command[0], [*command, "-m", "bench", "runtimes", *sys.argv[1:]])
+        command = _command()
+        os.execvp(command[0], [*command, *sys.argv[1:]])
     options = _options()
     began_at, load = datetime.now(UTC), os.getloadavg()
     sides = _measure(options.rounds, options.plugins, options.seed)

@@ -63,6 +63,17 @@ def python_versions() -> list[str]:
     return sorted((match[1] for match in found if match), key=lambda version: int(version.split(".")[1]))
 
 
+def requirements() -> list[str]:
+    """What the program needs: the requirements of the library and those of its extra ``engine``."""
+    extras, found, waiting = PROJECT["optional-dependencies"], list(PROJECT["dependencies"]), ["engine"]
+    while waiting:
+        for text in extras[waiting.pop()]:
+            own = re.fullmatch(r"moorage\[(\w+)\]", text)
+            waiting += [own[1]] if own else []
+            found += [] if own else [text]
+    return found
+
+
 def unpack(wheels: Path, site: Path) -> None:
     """Lay the wheels of all versions into one directory.
 
@@ -164,7 +175,7 @@ def main() -> None:
         case ["versions"]:
             print(*python_versions(), sep="\n")
         case ["requirements"]:
-            print(*PROJECT["dependencies"], sep="\n")
+            print(*requirements(), sep="\n")
         case ["site", wheels, root]:
             lay_out(Path(wheels), Path(root))
         case ["texts", root, architecture, needed]:

@@ -14,11 +14,9 @@ Packages: ``moorage.containerd`` (a client of containerd), ``moorage.executor`` 
 ``moorage.plugins`` (configs, privileges and OCI specs of plugins), ``moorage.errors`` (the kinds of failures).
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from moorage._version import __version__ as __version__
 
+TYPE_CHECKING = False  # not from typing, which every command would wait for
 if TYPE_CHECKING:
     from moorage.embedding import open_executor as open_executor
     from moorage.executor import PLUGIN_NAMESPACE as PLUGIN_NAMESPACE
@@ -29,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = ("PLUGIN_NAMESPACE", "Executor", "Exit", "ExitHandler", "__version__", "open_executor")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(

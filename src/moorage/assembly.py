@@ -29,6 +29,7 @@ from moorage.runs.host_security import HostSecurity
 from moorage.runs.network_files import NETWORK_PART, NetworkFiles, refresh_periodically
 from moorage.runtime_directory import RuntimeDirectory
 from moorage.systemd.cgroup_driver import RequestedDriver, choose_driver
+from moorage.systemd.scopes import containerd_scope
 from moorage.timeouts import DEFAULT, Timeouts
 
 __all__ = ("EngineSetup", "ServeOptions", "lock_data_directory", "open_engine", "open_plugins")
@@ -69,6 +70,8 @@ class ServeOptions(Struct, frozen=True):
     """The file that makes podman know published volume drivers."""
     metrics_address: str | None = None
     """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
+    ui: str = ""
+    """HOST:PORT of a page in the browser; empty for none."""
 
     @property
     def api_socket(self) -> Path:
@@ -207,7 +210,7 @@ async def _containerd(ground: EngineSetup, report: Report) -> AsyncIterator[str]
     """
     if ground.choice.containerd == "private":
         private, options = ground.private, ground.options
-        scope = f"Moorage, containerd and shims of {options.root}"
+        scope = containerd_scope(options.root)
         async with supervise(private.root, private.state, options.timeouts, report, scope=scope) as containerd:
             yield containerd.address
     elif ground.choice.containerd == "system":

@@ -70,6 +70,9 @@ class Timeouts:
     proxy_settled: float = 30.0
     """Until the sockets are as the plugins say, also if the plugin proxy hangs and is replaced first."""
 
+    guard_reads: float = 1.0
+    """Until the guard of the plugin proxy has read that this exits as requested."""
+
     proxy_news: float = 1.0
     """Until the plugin proxy has reported what is mounted, after its greeting."""
 
@@ -217,6 +220,24 @@ class Timeouts:
 
     engine_answer: float = 5.0
     """Each step of the engine's answer to a command that only asks for its state."""
+
+    ui_answer: float = 15.0
+    """For each step of an answer of the engine to the web page."""
+
+    ui_first_answer: float = 2.0
+    """That the first web page waits for the first answer of the engine."""
+
+    ui_result: float = 1.0
+    """That a click waits for its result, until the page shows it under way."""
+
+    ui_shutdown: float = 1.0
+    """That requests to the web page have to end by themselves when it stops; further ones are cut off."""
+
+    ui_stop: float = 5.0
+    """From SIGTERM to the web page of an engine until SIGKILL."""
+
+    disconnected: float = 0.5
+    """Until the engine has noticed that the client of an operation is gone, and has given it up."""
 
     completion: float = 1.0
     """The engine's answer to a shell that completes a word."""

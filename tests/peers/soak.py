@@ -22,6 +22,13 @@ from support.engines import EngineProcess, Refused
 from support.foreground import wait_until
 from support.limits import limit
 
+_LOST_MOUNT = ("transport endpoint is not connected", "software caused connection abort", "read-only file system")
+"""What a program gets of a dead mount, or of the placeholder over it (row P11a)."""
+_NOT_REPEATED = "it exited before it answered"
+_LATE = ("in time", "no such volume")
+"""dockerd takes each error of a Get for the second one."""
+QUERIES_WAIT = 3.0
+"""Seconds that Get, List and Path wait for a plugin that starts (row P04)."""
 ENGINE_SECONDS, PROXY_SECONDS, PLUGIN_SECONDS = 10.0, 17.0, 23.0
 
 
@@ -36,28 +43,40 @@ class Outage:
 
 @dataclass(frozen=True)
 class Failure:
-    """A volume operation that failed."""
+    """An operation that failed."""
 
     owner: str
     """With the number of its attempt, which is its volume's name."""
     started: float
     until: float
     text: str
+    is_consequence: bool = False
+    """Whether the same attempt had failed before: a volume that was not created cannot be removed."""
+
+    @property
+    def worker(self) -> str:
+        return self.owner.rstrip("0123456789")
 
     def cause(self, outages: Sequence[Outage]) -> str:
-        """What explains it: the plugin was down; the proxy was killed while it was under way; neither the proxy nor an
-        engine that could start it again was running. Empty for nothing.
+        """What explains it, as rows P04 and P18 allow it; empty for nothing.
+
+        ``late``: the plugin was down for longer than calls wait for it; ``mount``: the file system of a plugin that was
+        killed, which no call repairs for its users; ``plugin``: a call that may not be repeated, under way when the
+        plugin was killed; ``proxy``: under way when the proxy was killed. That a call came while something was down
+        explains nothing: it waits.
         """
         near = [each for each in outages if each.started <= self.until and self.started <= each.until]
-        if any(each.what == "plugin" for each in near):
-            return "plugin"
-        killed = [each for each in near if each.what == "proxy"]
-        if any(self.started <= each.started for each in killed):
-            return "proxy"
-        engines = [each for each in outages if each.what == "engine"]
-        if any(one.started <= other.until and other.started <= one.until for one in engines for other in killed):
-            return "engine and proxy"
-        return ""
+        text = self.text.lower()
+        down = [each for each in near if each.what == "plugin"]
+        if down:
+            if self.until - self.started >= QUERIES_WAIT and any(each in text for each in _LATE):
+                return "late"
+            if any(each in text for each in _LOST_MOUNT):
+                return "mount"
+            if _NOT_REPEATED in text:
+                return "plugin"
+        killed = [each for each in near if each.what == "proxy" and self.started <= each.started]
+        return "proxy" if killed else ""
 
 
 @dataclass
@@ -71,6 +90,8 @@ class Soak:
     done: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
+    notices: list[float] = field(default_factory=list)
+    """Seconds from each kill of the proxy until another one was started."""
     lost: list[str] = field(default_factory=list)
     """What was written with success and is not in the driver's data."""
 
@@ -97,13 +118,33 @@ class Soak:
         self.house.until(plugin_name(self.driver), "ready")
 
     def unexplained(self) -> list[str]:
-        """The failures that have no such cause."""
-        found = [each for each in self.failures if not each.cause(self.outages)]
-        return [f"{each.owner} at {each.started - self.started:.2f} s: {each.text}" for each in found]
+        """The failures that have no such cause, and further ones of a worker that one kill of the proxy explains."""
+        found: list[Failure] = []
+        seen: set[tuple[str, Outage]] = set()
+        first = [each for each in self.failures if not each.is_consequence]
+        for each in first:
+            cause = each.cause(self.outages)
+            kills = [one for one in self.outages if one.what == "proxy" and each.started <= one.started <= each.until]
+            unused = [kill for kill in kills if (each.worker, kill) not in seen]
+            if not cause or (cause == "proxy" and not unused):
+                found.append(each)
+            elif cause == "proxy":
+                seen.add((each.worker, unused[0]))
+        explained = {each.owner for each in first if each not in found}
+        found += [each for each in self.failures if each.is_consequence and each.owner not in explained]
+        return [self._described(each) for each in found]
+
+    def _described(self, failure: Failure) -> str:
+        start = failure.started - 5.0
+        near = [each for each in self.outages if start <= each.until and each.started <= failure.until]
+        down = [f"{each.what} {each.started - self.started:.2f} to {each.until - self.started:.2f}" for each in near]
+        times = f"{failure.started - self.started:.2f} to {failure.until - self.started:.2f} s"
+        what = "in consequence" if failure.is_consequence else "failed"
+        return f"{failure.owner} {what} at {times}: {failure.text.strip()} (down: {', '.join(down) or 'nothing'})"
 
     def summary(self) -> str:
         """One line."""
-        causes = Counter(each.cause(self.outages) or "nothing" for each in self.failures)
+        causes = Counter(each.cause(self.outages) or "nothing" for each in self.failures if not each.is_consequence)
         kills = Counter(each.what for each in self.outages)
         return (
             f"{sum(self.done.values())} operations {dict(self.done)} in {self.seconds:g} s, kills {dict(kills)}, "
@@ -147,10 +188,10 @@ class Soak:
         with suppress(ProcessLookupError):
             os.kill(killed, signal.SIGKILL)
 
-        def is_back() -> bool:
-            return int(path.read_text()) != killed and self.driver.post("/Plugin.Activate")[0] == 200
-
-        self._until(is_back, "another proxy")
+        at = time.monotonic()
+        self._until(lambda: int(path.read_text()) != killed, "another proxy")
+        self.notices.append(time.monotonic() - at)
+        self._until(lambda: self.driver.post("/Plugin.Activate")[0] == 200, "the other proxy serves")
         return "proxy"
 
     def _kill_plugin(self) -> str:
@@ -204,17 +245,20 @@ class Soak:
 
     def _container(self, command: Podman | Docker, name: str) -> None:
         self._do(command, "volume", "create", f"--driver={self.driver.name}", name)
+        has_failed = True
         try:
             self._run(command, name, f"echo {name} >/mnt/a; cat /mnt/a")
             self._check(self.driver.data / name / "a", f"{name}\n")
-            self._run(command, name, "cat /mnt/a")
+            # it may get the placeholder of a dead mount, which no data can be written to (row P11a)
+            self._run(command, name, "cat /mnt/a || echo lost >/mnt/lost")
+            has_failed = False
         finally:
             failed = self._step.started
             try:
                 self._do(command, "volume", "rm", name)
             except Failed as error:
-                # also what follows from the failure before
-                self.failures.append(Failure(name, failed, time.monotonic(), str(error)[-400:]))
+                started, until = self._step.started, time.monotonic()
+                self.failures.append(Failure(name, started, until, str(error)[-400:], is_consequence=has_failed))
             self._step.started = failed
 
     def _run(self, command: Podman | Docker, name: str, script: str) -> None:

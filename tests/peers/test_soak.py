@@ -18,7 +18,7 @@ SECONDS = float(os.environ.get("MOORAGE_SOAK_SECONDS", "55"))
 
 
 @pytest.mark.timeout(limit(SECONDS + 240))
-def test_volume_operations_go_on_while_engine_proxy_and_plugin_are_killed(
+def test_p04_p18_volume_operations_go_on_while_engine_proxy_and_plugin_are_killed(
     consumers: Consumers, publisher: EngineProcess, make: Make
 ) -> None:
     driver = make("volume", "how=fuse")
@@ -26,8 +26,9 @@ def test_volume_operations_go_on_while_engine_proxy_and_plugin_are_killed(
     driver.post("/VolumeDriver.Create", b'{"Name": "always"}')
     soak = Soak(consumers, publisher, driver, SECONDS)
     soak.run()
-    sys.stdout.write(f"{soak.summary()}\n")
+    sys.stdout.write("\n".join([soak.summary(), *soak.unexplained()]) + "\n")
     assert soak.unexplained() == [], soak.summary()
+    assert all(each < limit(1) for each in soak.notices), soak.notices
     assert soak.lost == []
     assert all(soak.done[owner] > 0 for owner in ("podman", "docker", "program"))
     # podman and the program forget what they could not return: of such volumes, and no others, something may be left

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from moorage.host.mounts import is_mount_point, mount_placeholder, mount_state
+from moorage.proxy.checks import verify
+from moorage.proxy.core.actions import EXITED, Verify
 from support.limits import limit
 from support.proxy_process import Plugin, ProxyProcess, call, published, wait_until
 
@@ -108,6 +110,17 @@ def test_p04_a_plugin_that_does_not_accept_yet_gets_the_call_when_it_does(tmp_pa
         assert waiting.result()[0] == 200
 
 
+def test_p04_a_check_of_paths_says_that_the_plugin_has_exited(tmp_path: Path) -> None:
+    """Its mounts are dead before the kernel reports its exit."""
+    with subprocess.Popen(["sleep", "1000"]) as plugin:
+        request = Verify(1, plugin.pid, str(tmp_path / "no"), str(tmp_path), str(tmp_path), needs_mount=False)
+        killer = threading.Timer(0.1, plugin.kill)
+        assert "cannot open" in verify(request)[0]
+        killer.start()
+        assert verify(request) == (EXITED, "")
+        assert verify(request) == (EXITED, ""), "a zombie, or gone"
+
+
 # ---- P11
 
 
@@ -195,7 +208,7 @@ def test_p11_logs_are_started_again_with_what_they_were_started_with(tmp_path: P
 def test_p11_a_mount_is_known_after_the_proxy_was_killed(tmp_path: Path) -> None:
     with published(tmp_path) as (proxy, plugin, path):
         call(path, MOUNT, Name="fs", ID="1")
-        proxy.kill()
+        proxy.kill_all()
         proxy.start()
         assert proxy.plugin_news().mounts[0].path == str(plugin.directory / "mnt/fs")  # before any tables
         proxy.publish(plugin)
@@ -233,7 +246,7 @@ def test_p11_what_was_under_way_when_the_proxy_was_killed_is_put_right(tmp_path:
 def test_p11_a_damaged_ledger_stops_nothing(tmp_path: Path) -> None:
     with published(tmp_path) as (proxy, plugin, path):
         call(path, MOUNT, Name="a", ID="1")
-        proxy.kill()
+        proxy.kill_all()
         [ledger] = (proxy.state / "ledger").iterdir()
         ledger.write_bytes(b"{nonsense")
         proxy.start()
@@ -261,7 +274,7 @@ def test_p11_without_room_for_its_record_a_mount_fails(tmp_path: Path) -> None:
 def test_p18_connections_wait_in_the_queue_while_the_proxy_is_started_again(tmp_path: Path) -> None:
     with published(tmp_path) as (proxy, plugin, path), ThreadPoolExecutor(20) as threads:
         inode = os.stat(path).st_ino
-        proxy.kill()
+        proxy.kill_all()  # with the guard; the engine has the sockets
         waiting = [threads.submit(call, path, GET, Name="a") for _ in range(10)]
         time.sleep(0.2)
         assert not any(each.done() for each in waiting)
@@ -275,7 +288,7 @@ def test_p18_connections_wait_in_the_queue_while_the_proxy_is_started_again(tmp_
 
 def test_p18_a_listener_that_is_of_no_plugin_any_more_is_closed_and_its_file_removed(tmp_path: Path) -> None:
     with published(tmp_path) as (proxy, _, path):
-        proxy.kill()
+        proxy.kill_all()
         proxy.start()
         proxy.send()
         assert not os.path.lexists(path)
@@ -283,7 +296,7 @@ def test_p18_a_listener_that_is_of_no_plugin_any_more_is_closed_and_its_file_rem
 
 def test_p18_a_listener_whose_file_is_another_programs_is_not_adopted(tmp_path: Path) -> None:
     with published(tmp_path) as (proxy, plugin, path), socket.socket(socket.AF_UNIX) as other:
-        proxy.kill()
+        proxy.kill_all()
         os.unlink(path)
         other.bind(path)
         other.listen()
@@ -296,7 +309,7 @@ def test_p18_a_listener_whose_file_is_another_programs_is_not_adopted(tmp_path: 
 
 def test_p03_after_everything_was_killed_the_next_proxy_replaces_the_dead_sockets(tmp_path: Path) -> None:
     with published(tmp_path) as (proxy, plugin, path):
-        proxy.kill()
+        proxy.kill_all()
         proxy.close_listeners()  # as the engine was killed, too
         assert os.path.lexists(path)
         proxy.start()

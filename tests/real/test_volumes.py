@@ -38,6 +38,10 @@ class Shell:
     def owners(self, volume: str = "data") -> list[str]:
         return [each["Consumer"] for each in json.loads(self.run("inspect", "--json", volume))["Mounts"]]
 
+    def events(self) -> bytes:
+        """Those up to now."""
+        return self.house.request("GET", f"/events?since=1&until={time.time() + 1:.0f}")[1]
+
     def kill_plugin(self) -> None:
         """Kill it, and return when it is ready again."""
         before = self.house.more("d")
@@ -127,7 +131,7 @@ def test_v04_p12_a_volume_and_its_driver_are_in_use_while_it_is_mounted(shell: S
     assert shell.give("disable", "d").returncode == 0
 
 
-def test_v05_secrets_of_options_are_in_no_log(shell: Shell, tmp_path: Path) -> None:
+def test_v05_secrets_of_options_are_in_no_log_and_no_event(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("s3cr3t-of-a-file\n")
     secrets = ("-o", "password=s3cr3t-of-a-line", "--secret", f"token=@{tmp_path / 'password'}", "-o", "plain=visible")
     shell.run("create", "data", "-d", "d", *secrets)
@@ -135,9 +139,16 @@ def test_v05_secrets_of_options_are_in_no_log(shell: Shell, tmp_path: Path) -> N
     text = "".join(path.read_text(errors="replace") for path in logs)
     assert "plain=visible" in text
     assert "s3cr3t" not in text
-    _, events = shell.house.request("GET", f"/events?since=1&until={time.time():.0f}")
-    assert b"ready" in events
-    assert b"s3cr3t" not in events
+    shell.run("mount", "data", "--id", "web")
+    shell.run("unmount", "data", "--id", "web")
+    shell.run("rm", "data")
+    wait_until(lambda: b"volume-remove" in shell.events(), "the events of the volume", limit(20))
+    events = [json.loads(line) for line in shell.events().splitlines()]
+    found = [(each["Action"], each["Actor"]["Attributes"]) for each in events if each["Action"].startswith("volume-")]
+    assert [action.removeprefix("volume-") for action, _ in found] == ["create", "mount", "unmount", "remove"]
+    assert {attributes["volume"] for _, attributes in found} == {"data"}
+    assert [attributes.get("consumer") for _, attributes in found][1:3] == ["web", "web"]
+    assert b"s3cr3t" not in shell.events()
 
 
 def test_v03_a_volume_is_mounted_at_a_directory_and_released(shell: Shell, tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ from moorage.proxy.protocol import (
     encode,
 )
 from support.limits import limit
+from support.reaper import remove_mounts_at_exit, stop_proxy_at_exit
 
-__all__ = ("Plugin", "ProxyProcess", "UnixConnection", "call", "published", "wait_until")
+__all__ = ("Plugin", "ProxyProcess", "UnixConnection", "call", "parent", "published", "wait_until")
 
 _TESTS = Path(__file__).resolve().parents[1]
 _SOURCE = _TESTS.parent / "src"
@@ -86,6 +87,7 @@ class Plugin:
         self.propagates = propagates
         for each in (self.directory, self.directory / "mnt", self.directory / "inside"):
             each.mkdir()
+        remove_mounts_at_exit(self.directory)
         bind_shared(self.directory / "mnt")
         self.name = name
         self.run = 0
@@ -93,7 +95,18 @@ class Plugin:
 
     def start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(_TESTS), "DIRECTORY": str(self.directory)}
-        own = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", _OWN_MOUNTS, "sh"]
+        own = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "unchanged",
+            "sh",
+            "-c",
+            _OWN_MOUNTS,
+            "sh",
+        ]
         server = ["-m", "support.proxy_plugin", str(self.directory / "plugin.sock"), str(self.directory)]
         command = [*own, "shared" if self.propagates else "private", sys.executable, *server]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -148,6 +161,7 @@ class ProxyProcess:
     def __init__(self, directory: Path) -> None:
         self.state = directory / "proxy"
         self.state.mkdir(mode=0o700, exist_ok=True)
+        stop_proxy_at_exit(self.state)
         self.published = directory / "plugins"
         self.news: News | None = None
         self.listeners: dict[str, int] = {}
@@ -198,6 +212,21 @@ class ProxyProcess:
         self.signal(signal.SIGKILL)
         assert select.select([pid], [], [], _LIMIT)[0]
         os.close(pid)
+        self.disconnect()
+
+    @property
+    def guard(self) -> int:
+        """The process that starts the proxy again."""
+        return parent(self.pid)
+
+    def kill_all(self) -> None:
+        """As an OOM kill of everything, with the engine's connection."""
+        guard, killed = self.guard, self.pid
+        processes = [os.pidfd_open(each) for each in (guard, killed)]
+        os.kill(guard, signal.SIGKILL)
+        for each in processes:  # the kernel kills the proxy with its guard
+            assert select.select([each], [], [], _LIMIT)[0]
+            os.close(each)
         self.disconnect()
 
     def log(self) -> str:
@@ -309,6 +338,11 @@ def published(directory: Path, **options: Any) -> Iterator[tuple[ProxyProcess, P
     finally:
         plugin.kill()
         plugin.unmount_all()
+
+
+def parent(pid: int) -> int:
+    """The pid of the parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def wait_until(condition: Callable[[], object]) -> None:

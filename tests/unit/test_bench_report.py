@@ -1,5 +1,9 @@
+from xml.etree import ElementTree
+
 import pytest
-from bench.report import LINES, Goal, Line, judge, shown, table
+from bench import page
+from bench.chart import chart
+from bench.report import LINES, Goal, Line, growth_table, judge, shown, table
 
 RESULTS = {"moorage: start": [0.3, 0.1, 0.2], "peer: start": [0.4, 0.5, 0.4], "moorage: speed": [100.0, 300.0]}
 
@@ -63,3 +67,27 @@ def test_values_are_shown_for_people(value: float, unit: str, text: str) -> None
 def test_every_goal_compares_results_of_one_kind() -> None:
     assert all(line.goal is None or line.peer or not line.goal.is_ratio for line in LINES)
     assert {line.unit for line in LINES} <= {"s", "MB", "MB/s", "%"}
+
+
+def test_growth_has_a_column_for_each_number_of_plugins_and_one_for_a_shared_shim() -> None:
+    names = ["API", "start", "engine PSS", "all PSS", "engine idle CPU", "containerd idle CPU"]
+    names += ["engine descriptors", "containerd descriptors"]
+    results = {f"{side}, {count}": [0.25] for side in (f"growth: {name}" for name in names) for count in (30, 1)}
+    results |= {f"growth, one shim: {name}, 30": [2.0] for name in names}
+    lines = growth_table(results).splitlines()
+    assert lines[0].split("|")[1:-1] == [" cold start, plugins    ", " 1        ", " 30       ", " 30, one shim "]
+    assert lines[2].split("|")[1:-1] == [" API                    ", " 250.0 ms ", " 250.0 ms ", " 2.00 s       "]
+    assert growth_table({}) == ""
+
+
+def test_the_chart_has_a_bar_for_each_ratio_to_the_left_where_moorage_takes_less() -> None:
+    lines = [Line("start", "moorage: start", "peer: start"), Line("speed", "moorage: speed", "ctr", unit="MB/s")]
+    drawn = ElementTree.fromstring(chart(judge(lines, {**RESULTS, "ctr": [100.0]}), 30))
+    start, speed = (each.attrib for each in drawn.iter("{http://www.w3.org/2000/svg}rect"))
+    assert float(start["width"]) == pytest.approx(float(speed["width"]), abs=0.2)  # half of the time, twice the speed
+    assert start["x"] == speed["x"]
+
+
+def test_the_page_shows_the_result_that_it_names_and_is_short() -> None:
+    assert page.differing() == {}, "run: scripts/bench page RESULT"
+    assert len(page.PAGE.read_text().splitlines()) <= 100

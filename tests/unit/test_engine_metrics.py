@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 import pytest
-from google.protobuf.empty_pb2 import Empty
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -16,7 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from moorage import errors
 from moorage.api.metrics import parse_address, render
-from moorage.containerd._rpc import AlreadyExists, GrpcConnection
+from moorage.containerd._proto import empty_pb2
+from moorage.containerd._rpc import GrpcConnection
+from moorage.containerd.types import AlreadyExists
 from moorage.engine.lifecycle import STEADY_AFTER, State
 from moorage.engine.telemetry import EngineCounters, Histogram, Metrics, PluginMetrics
 from support.conditions import eventually
@@ -138,16 +139,18 @@ async def test_a_connection_reports_its_calls_and_their_failures(tmp_path: Path)
     connection = GrpcConnection(str(tmp_path / "no-listener"), meter.called)
     for _ in range(2):
         with pytest.raises(errors.Unavailable, match="cannot reach"):
-            await connection.unary("/a.b.Tasks/Start", Empty(), Empty, namespace="n", within=limit(5))
+            await connection.unary(
+                "/a.b.Tasks/Start", empty_pb2.Empty(), empty_pb2.Empty, namespace="n", within=limit(5)
+            )
     connection.close()
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(tmp_path / "deaf"))
         deaf.listen()
         connection = GrpcConnection(str(tmp_path / "deaf"), meter.called)
         with pytest.raises(errors.Unavailable, match="did not answer"):
-            await connection.unary("/a.b.Tasks/Kill", Empty(), Empty, namespace="n", within=0.05)
+            await connection.unary("/a.b.Tasks/Kill", empty_pb2.Empty(), empty_pb2.Empty, namespace="n", within=0.05)
         with anyio.move_on_after(0.05) as scope:
-            await connection.unary("/a.b.Tasks/Get", Empty(), Empty, namespace="n", within=limit(5))
+            await connection.unary("/a.b.Tasks/Get", empty_pb2.Empty(), empty_pb2.Empty, namespace="n", within=limit(5))
         assert scope.cancelled_caught
         connection.close()
     assert {method: histogram.view().count for method, histogram in meter.calls.items()} == {

@@ -11,11 +11,11 @@ from moorage import errors
 from moorage.containerd.types import (
     Envelope,
     Event,
-    OtherEvent,
     Status,
     TaskDeleted,
     TaskExit,
     TaskOOM,
+    TaskPaused,
     TaskStarted,
 )
 from moorage.executor import Executor, Exit
@@ -93,7 +93,7 @@ async def test_e11_output_that_never_ends_delays_an_exit_only_for_a_bounded_time
         TaskStarted("a", 1000),
         TaskDeleted("a", 1000, 0),
         TaskOOM("a"),
-        OtherEvent("containerd.events.TaskPaused", "a"),
+        TaskPaused("a"),
         TaskExit("b", "b", 1000, 0),
         TaskExit("a", "exec", 1000, 0),
         TaskExit("a", "exec", 4711, 0),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage import errors
-from moorage.containerd._wire import runtime_options
+from moorage.containerd.calls.wire import runtime_options
 from moorage.containerd.types import RuntimeOptions
 from moorage.executor._io_owner import io_owner
 

@@ -10,6 +10,7 @@ MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if "_proto" not in path
 
 # Where a text names one of these directories without using it on this host.
 OF_CONTAINERS = {
+    "containerd/images/config.py": "mounts, masked and read-only paths of a container",
     "cli/migration/root_changes.py": "directories of a plugin's root file system",
     "plugins/_base.py": "mounts, masked and read-only paths of a container",
     "plugins/apparmor.py": "paths of a container that profiles deny",

@@ -115,7 +115,8 @@ def inherited() -> dict[str, set[str]]:
 
 def requirements() -> dict[str, Requirement]:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    parsed = map(Requirement, document["project"]["dependencies"])
+    extras = document["project"]["optional-dependencies"]
+    parsed = map(Requirement, document["project"]["dependencies"] + extras["registry"] + extras["engine"])
     return {each.name: each for each in parsed}
 
 

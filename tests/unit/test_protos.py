@@ -16,8 +16,9 @@ def make_tree(root: Path) -> Path:
     """The smallest checkout that scripts/protos works in: links to what it reads, and a copy of what it would write."""
     generated = root / "src/moorage/containerd/_proto"
     generated.mkdir(parents=True)
-    for path in (ROOT / "src/moorage/containerd/_proto").glob("*_pb2.py*"):
-        (generated / path.name).write_bytes(path.read_bytes())
+    for path in (ROOT / "src/moorage/containerd/_proto").iterdir():
+        if path.suffix in (".pyi", ".binpb"):
+            (generated / path.name).write_bytes(path.read_bytes())
     (root / "scripts").mkdir()
     (root / "scripts/protos").symlink_to(ROOT / "scripts/protos")
     (root / "constraints.txt").symlink_to(ROOT / "constraints.txt")
@@ -39,6 +40,11 @@ def test_a_changed_message_a_new_file_and_a_lost_one_are_seen(tmp_path: Path) ->
     new.write_text('syntax = "proto3";\npackage moorage.test;\nmessage New { string name = 1; }\n')
     assert "moorage_new_pb2" in check_protos(root).stdout
     new.unlink()
+    numbered = root / "proto/moorage_diff.proto"
+    text = numbered.read_text()
+    numbered.write_text(text.replace("applied = 1;", "applied = 2;"))
+    assert "descriptors.binpb differ" in check_protos(root).stdout, "no type shows the number of a field"
+    numbered.write_text(text)
     changed = root / "proto/moorage_version.proto"
     text = changed.read_text()
     changed.write_text(text + "\nmessage Added { string name = 1; }\n")

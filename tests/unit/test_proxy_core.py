@@ -8,7 +8,19 @@ import pytest
 from msgspec.structs import replace
 
 from moorage.proxy.core import calls
-from moorage.proxy.core.actions import Abort, Action, Call, Forget, Forward, Notify, Release, Reply, Save, Verify
+from moorage.proxy.core.actions import (
+    EXITED,
+    Abort,
+    Action,
+    Call,
+    Forget,
+    Forward,
+    Notify,
+    Release,
+    Reply,
+    Save,
+    Verify,
+)
 from moorage.proxy.core.ledger import Ledger, load
 from moorage.proxy.core.plugin import MOST_CALLS, PluginCore
 from moorage.proxy.protocol import PathRule, PluginTable
@@ -27,6 +39,8 @@ class Peer:
         self.calls = 0
         self.disk = ledger
         self.actions: list[Action] = []
+        self.volumes: list[tuple[str, ...]] = []
+        """What was reported of volumes."""
         self.core = PluginCore(of or table(), load(ledger), EPOCH)
         self.do(self.core.configure(of or table(), self.now))
 
@@ -35,6 +49,8 @@ class Peer:
             if isinstance(action, Save):
                 self.disk = action.ledger
                 self.do(list(action.then))
+            elif isinstance(action, Notify) and action.action.startswith("volume-"):
+                self.volumes.append((action.action, *action.attributes.values()))
             else:
                 self.actions.append(action)
 
@@ -247,6 +263,21 @@ def test_p04_another_call_fails_when_the_plugin_exits(path: str) -> None:
     assert "exited before it answered" in document["Err"]
     peer.configure("ready", 2)
     assert not peer.has(Forward)
+
+
+def test_p04_a_mount_whose_plugin_exits_while_its_paths_are_compared_is_sent_again() -> None:
+    peer = Peer()
+    peer.call(calls.MOUNT, Name="v", ID="1")
+    peer.answer(Mountpoint="/mnt/v")
+    peer.verify(EXITED)  # which is known before the exit is
+    assert not peer.has(Reply)
+    assert not peer.has(Forward)
+    peer.do(peer.core.exited(1, peer.now))
+    peer.configure("starting", 1)
+    peer.configure("ready", 2)
+    peer.answer(Mountpoint="/mnt/v")
+    peer.verify()
+    assert peer.reply()[0] == 200
 
 
 def test_p04_a_call_is_repeated_once_only() -> None:
@@ -701,3 +732,41 @@ def test_p12_each_mount_names_its_consumer() -> None:
     mount = peer.core.news().mounts[0]
     assert (mount.volume, mount.id, mount.path, mount.consumer) == ("v", "1", "/host/mnt/v", "podman (pid 812)")
     assert Ledger().outstanding() == ()
+
+
+# ---- V05
+
+
+def test_v05_each_change_of_a_volume_is_reported_once_and_without_its_options() -> None:
+    peer = Peer()
+    peer.call(calls.CREATE, "podman (pid 1)", Name="v", Opts="s3cr3t")
+    peer.answer()
+    peer.reply()
+    peer.mount()
+    peer.mount()  # podman's retry: it has this mount
+    peer.call(calls.UNMOUNT, Name="v", ID="1")
+    peer.answer()
+    peer.reply()
+    peer.call(calls.UNMOUNT, Name="v", ID="1")
+    peer.answer()
+    peer.reply()
+    peer.call(calls.REMOVE, Name="v")
+    peer.answer()
+    peer.reply()
+    peer.call(calls.REMOVE, Name="v")
+    peer.answer(500, Err="no such volume")
+    assert peer.volumes == [
+        ("volume-create", "v", "podman (pid 1)"),
+        ("volume-mount", "v", "podman (pid 1)"),
+        ("volume-unmount", "v", "podman (pid 1)"),
+        ("volume-remove", "v"),
+    ]
+
+
+def test_v05_a_mount_that_no_consumer_received_is_not_reported() -> None:
+    peer = Peer()
+    call = peer.call(calls.MOUNT, "podman (pid 1)", Name="v", ID="1")
+    peer.do(peer.core.left(call, peer.now))
+    peer.answer(Mountpoint="/mnt/v")
+    peer.verify()
+    assert peer.volumes == []

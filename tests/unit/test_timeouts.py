@@ -16,8 +16,10 @@ KEYWORDS = {"timeout", "within", "patience", "timeout_seconds"}
 BOUND_NAMES = ("TIMEOUT", "WITHIN", "PATIENCE", "RESPONSE", "STALL", "GRACE", "DEADLINE", "UNDO", "MEASURE", "CREATION")
 ALLOWED = {
     ("cli/cmd_create.py", "0.05"): "a poll of a queue, again and again until the upload is over",
-    ("cli/cmd_version.py", "10"): "one program that prints its version, in a command that only prints",
     ("api/request.py", "_POLL"): "a period between two checks, not a bound",
+    ("ui/watcher.py", "_POLL"): "the same",
+    ("ui/watcher.py", "_IDLE_POLL"): "the same",
+    ("ui/server.py", "_BEAT"): "a period between two signs of life",
     ("logs/keeper.py", "_CHECK_INTERVAL"): "the same",
     ("containerd/shims/exits.py", "_RESPONSE"): "a kind of message",
     ("proxy/core/plugin.py", "_EXIT_GRACE"): "a decision of the proxy's core, beside its limits of calls (ADR 47)",

@@ -20,6 +20,7 @@ WHOLE = (
     "client/transport.py",
     "client/host.py",
     "client/answers.py",
+    "client/failures.py",
     "client/execution.py",
     "assembly.py",
     "location.py",

@@ -12,12 +12,10 @@ import click
 from moorage import errors
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
 from moorage.cli.parameters import parse_instant
-from moorage.cli.terminal import print_json, print_object, say, styled
+from moorage.cli.quick.log_lines import LogPrinter
 
 if TYPE_CHECKING:
     from moorage.api.schema.output import LogLine
-
-_COLOURS = ("cyan", "yellow", "green", "magenta", "blue")
 
 Entry = tuple[str, "LogLine"]
 """The name of a plugin, and a line of it."""
@@ -29,9 +27,13 @@ Entry = tuple[str, "LogLine"]
     "-n", "--tail", metavar="N|all", default="all", show_default=True, help="Number of lines from the end of each."
 )
 @click.option(
-    "-S", "--since", default="", help="Only output since a time (2026-01-02T03:04:05) or a duration ago (10m)."
+    "-S",
+    "--since",
+    metavar="TIME",
+    default="",
+    help="Only output since a time (2026-01-02T03:04:05) or a duration ago (10m).",
 )
-@click.option("-U", "--until", default="", help="Only output before a time or a duration ago.")
+@click.option("-U", "--until", metavar="TIME", default="", help="Only output before a time or a duration ago.")
 @click.option("-f", "--follow", is_flag=True, help="Follow the output until the plugins are removed, or Ctrl-C.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show times as RFC 3339 with nanoseconds, in UTC.")
 @click.option("--no-log-prefix", is_flag=True, help="Do not print times, streams and names.")
@@ -39,17 +41,19 @@ Entry = tuple[str, "LogLine"]
 @json_option
 def command(plugins: tuple[str, ...], follow: bool, until: str, **options: Any) -> None:
     """Show lines as they come, those of several plugins by time."""
+    from moorage.api.schema.base import to_document
+
     end = _instant(parse_instant(until, "--until"))
     tail, since = _count(options.pop("tail")), parse_instant(options.pop("since"), "--since")
-    show = _Printer(plugins if len(plugins) > 1 else (), **options)
+    show = LogPrinter(plugins if len(plugins) > 1 else (), is_json=is_json(), **options)
     if follow and (len(plugins) > 1 or end is not None):
         for entry in _followed(plugins, tail, since, end):
-            show.line(*entry)
+            show.line(entry[0], to_document(entry[1]))
         return
     readings = [_read(each, tail, since, follow=follow) for each in plugins]
     for name, line in heapq.merge(*readings, key=lambda entry: datetime.fromisoformat(entry[1].at)):
         if end is None or datetime.fromisoformat(line.at) < end:
-            show.line(name, line)
+            show.line(name, to_document(line))
 
 
 def _count(text: str) -> int | None:
@@ -107,38 +111,3 @@ def _followed(plugins: tuple[str, ...], tail: int | None, since: str, end: datet
             running -= 1
         elif end is None or datetime.fromisoformat(entry[1].at) < end:
             yield entry
-
-
-class _Printer:
-    """Prints lines; those of several plugins have their names before them."""
-
-    def __init__(self, names: tuple[str, ...], *, timestamps: bool, no_log_prefix: bool, raw: bool) -> None:
-        self._width = max((len(name) for name in names), default=0)
-        self._colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)}
-        self._timestamps, self._is_bare, self._raw = timestamps, no_log_prefix, raw
-
-    def line(self, name: str, line: "LogLine") -> None:
-        if is_json():
-            self._document(name, line)
-            return
-        if self._is_bare and not self._timestamps:
-            say(line.text, colours=self._raw)
-            return
-        at = datetime.fromisoformat(line.at)
-        time = f"{at.astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
-        if self._timestamps:
-            time = f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
-        label = styled(line.stream + ("+" if line.partial else ""), "red" if line.stream == "stderr" else "blue")
-        if self._is_bare:
-            say(f"{time} ", line.text, colours=self._raw)
-            return
-        owner = (styled(name.ljust(self._width), self._colours[name]), " ") if self._colours else ()
-        say(*owner, f"{time} ", label, " | ", line.text, colours=self._raw)
-
-    def _document(self, name: str, line: "LogLine") -> None:
-        if not self._colours:
-            print_object(line)
-            return
-        from moorage.api.schema.base import to_document
-
-        print_json({"plugin": name, **to_document(line)})

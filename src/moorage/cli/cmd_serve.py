@@ -29,17 +29,36 @@ def _registries(
     return Registries(options, parse_policy(policy.read_bytes()) if policy is not None else None)
 
 
+def _check_address(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value:
+        from moorage.ui.address import parse_listen
+
+        parse_listen(value)
+    return value
+
+
+def _with_warning(policy: Path | None) -> Path | None:
+    if policy is not None:
+        warn(
+            "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
+        )
+    return policy
+
+
 @click.command(
     name="serve",
     help="Run the engine until SIGTERM or Ctrl-C. Plugins keep running, and the next engine finds them. The API "
     "listens on moorage.sock in the run-time directory, or on --host.",
 )
 @location_options
-@click.option("--group", envvar="MOORAGE_GROUP", help="Group allowed to use the API, besides root.")
+@click.option("--group", metavar="GROUP", envvar="MOORAGE_GROUP", help="Group allowed to use the API, besides root.")
 @click.option(
-    "--insecure-registry", multiple=True, help="Registry, or network of registries, to use without verified TLS."
+    "--insecure-registry",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="Registry, or network of registries, to use without verified TLS.",
 )
-@click.option("--registry-mirror", multiple=True, help="Mirror of docker.io, as a URL; may be repeated.")
+@click.option("--registry-mirror", metavar="URL", multiple=True, help="Mirror of docker.io, as a URL; may be repeated.")
 @click.option(
     "--certs-dir",
     type=click.Path(path_type=Path),
@@ -87,6 +106,7 @@ def _registries(
 )
 @click.option(
     "--default-pids",
+    metavar="N",
     type=click.IntRange(min=0),
     envvar="MOORAGE_DEFAULT_PIDS",
     help="Default limit of processes and threads of a plugin; 0 for no limit.  [default: 2048]",
@@ -99,6 +119,7 @@ def _registries(
 )
 @click.option(
     "--default-cpus",
+    metavar="NUMBER",
     type=click.FloatRange(min=0),
     envvar="MOORAGE_DEFAULT_CPUS",
     help="Default limit of processors of a plugin, as in 0.5.  [default: no limit]",
@@ -125,6 +146,15 @@ def _registries(
     envvar="MOORAGE_METRICS_ADDRESS",
     help="Address of a listener for Prometheus; for access from other hosts, HOST must be an IP address.",
 )
+@click.option(
+    "--ui",
+    metavar="HOST:PORT",
+    envvar="MOORAGE_UI",
+    default="",
+    callback=_check_address,
+    help="Address of a page in the browser, of this machine only; its token is in the file ui-token of the data "
+    "directory.",
+)
 def command(
     root: Path | None,
     exec_root: Path | None,
@@ -144,24 +174,25 @@ def command(
     """Serve; the exit status."""
     import logging
 
-    with collector_paused(), without_certificates():
-        import anyio
-
-        from moorage.daemon import run_engine
-        from moorage.plugins import Confinement, check_confinement
+    with collector_paused():
+        from moorage.early_start import containerd_started_early
 
     steps = logging.getLogger("moorage")
     steps.setLevel(min(logging.INFO, steps.getEffectiveLevel()))
-    if policy is not None:
-        warn(
-            "serve --policy is now --grants, and MOORAGE_POLICY MOORAGE_GRANTS; the old names go with the next release"
-        )
-    registries = _registries(grants or policy, insecure_registry, registry_mirror, certs_dir)
-    defaults = Confinement(
-        capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
-    )
-    check_confinement(defaults)
-    more |= {"registries": registries, "confinement": defaults}
+    old = _with_warning(policy)
     # --host says where to listen; without it the socket is in the run-time directory, wherever that is
-    options = serve_options(locate(root, exec_root), given_socket(), namespace, containerd, **more)
-    return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
+    location, socket = locate(root, exec_root), given_socket()
+    with containerd_started_early(location, socket, containerd):
+        with collector_paused(), without_certificates():
+            import anyio
+
+            from moorage.daemon import run_engine
+            from moorage.plugins import Confinement, check_confinement
+
+        more["registries"] = _registries(grants or old, insecure_registry, registry_mirror, certs_dir)
+        more["confinement"] = Confinement(
+            capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
+        )
+        check_confinement(more["confinement"])
+        options = serve_options(location, socket, namespace, containerd, **more)
+        return anyio.run(run_engine, options, backend_options={"use_uvloop": True})

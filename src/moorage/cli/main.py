@@ -3,16 +3,16 @@
 import importlib
 import logging
 import os
-import signal
 import sys
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from moorage import __version__, errors
 from moorage._lib.imports import collector_paused
-from moorage._lib.journal import JournalFormatter, LineFormatter, is_journal, prefixed
-from moorage.cli.terminal import indented, say_lines
+from moorage._lib.journal import JournalFormatter, LineFormatter
+from moorage.cli.quick.status import fill_standard_streams, is_for_the_journal, report_failure
 from moorage.client.host import DEFAULT_HOST
 
 __all__ = ("COMMANDS", "main")
@@ -60,6 +60,7 @@ COMMANDS = (
     "tag",
     "test",
     "top",
+    "ui",
     "unpublish",
     "upgrade",
     "version",
@@ -71,16 +72,29 @@ COMMANDS = (
 _HIDDEN = ("dial-stdio",)
 """Commands that other programs call, not people."""
 
-_STDERR = 2
+_ALIASES = {"list": "ls", "remove": "rm"}
+"""Docker's other names of commands."""
+
+
+class _OutputClosed(Exception):
+    """A BrokenPipeError, which click would turn into status 1."""
 
 
 class _Commands(click.Group):
     """A group whose commands are modules: importing them all would cost more than most commands take."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises: _OutputClosed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _OutputClosed from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS and cmd_name not in _HIDDEN:
             return None
         with collector_paused():
@@ -121,7 +135,7 @@ def _moorage(click_context: click.Context, host: str, context: str | None, as_js
     if host != DEFAULT_HOST and context and click_context.get_parameter_source("host") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --host or --context, not both")
     logs = logging.StreamHandler(sys.stderr)
-    formatter = JournalFormatter if _is_for_the_journal() else LineFormatter
+    formatter = JournalFormatter if is_for_the_journal() else LineFormatter
     logs.setFormatter(formatter("%(levelname)s %(name)s: %(message)s" if verbose else "moorage: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose > 1 else logging.WARNING, handlers=[logs])
     if verbose:
@@ -132,7 +146,7 @@ def _moorage(click_context: click.Context, host: str, context: str | None, as_js
 
 def main() -> None:
     """Run the command; failures are one sentence on standard error, status 1 (2 for a wrong call)."""
-    _fill_standard_streams()
+    fill_standard_streams()
     try:
         if "_MOORAGE_COMPLETE" in os.environ:
             importlib.import_module("moorage.cli.completion").register()
@@ -142,37 +156,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         status = 130
-    except BrokenPipeError:  # the reader of the output closed it
-        _discard_output()
-        status = 128 + signal.SIGPIPE
-    except OSError as error:
-        path = f"{error.filename}: " if error.filename else ""
-        _complain(f"moorage: {path}{error.strerror or error}")
-        status = 1
-    except errors.MoorageError as error:
-        _complain(f"moorage: {error}")
-        status = 1
+    except _OutputClosed:
+        status = report_failure(BrokenPipeError())
+    except (KeyboardInterrupt, OSError, errors.MoorageError) as error:
+        status = report_failure(error)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _complain(text: str) -> None:
-    shown = indented(text)
-    say_lines(prefixed(logging.ERROR, shown) if _is_for_the_journal() else shown, err=True)
-
-
-def _is_for_the_journal() -> bool:
-    return is_journal(_STDERR, os.environ.get("JOURNAL_STREAM"))
-
-
-def _discard_output() -> None:
-    # else Python reports at its exit that it cannot flush the rest
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fill_standard_streams() -> None:
-    # One that was closed would become the next file to be opened: a lock, a database of containerd, with our output.
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)

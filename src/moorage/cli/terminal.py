@@ -6,10 +6,9 @@ that no command has to know which is which; only what this module colours is pas
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
-
-import click
 
 from moorage import errors
 from moorage._lib.escapes import escape
@@ -35,6 +34,9 @@ __all__ = (
 
 _GAP = 3
 _CLEAR = "\x1b[H\x1b[J"
+_COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36}
+_RESET = "\x1b[0m"
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class Styled(str):
@@ -52,25 +54,39 @@ def styled(text: str, colour: str | None) -> Styled:
 
 def _styled(plain: str, colour: str | None) -> Styled:
     is_coloured = bool(colour) and not os.environ.get("NO_COLOR")
-    made = Styled(click.style(plain, fg=colour) if is_coloured else plain)
+    made = Styled(f"\x1b[{_COLOURS[colour]}m{plain}{_RESET}" if colour and is_coloured else plain)
     made.plain, made.colour = plain, colour
     return made
+
+
+def _write(text: str, *, err: bool = False, colours: bool = False) -> None:
+    """Write a text at once; colours only to a terminal, unless ``colours``. Nothing where the stream is closed."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:
+        return
+    if not colours and "\x1b" in text and not stream.isatty():
+        text = _SEQUENCE.sub("", text)
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:  # the locale's encoding lacks a character; terminals and files of today have UTF-8
+        stream.buffer.write(text.encode(errors="replace"))
+    stream.flush()
 
 
 def say(*parts: str, err: bool = False, colours: bool = False) -> None:
     """Print a line of these parts, on standard error if ``err``. Tabs stay, and colours (SGR) if ``colours``."""
     shown = "".join(each if isinstance(each, Styled) else escape(each, keep="\t", colours=colours) for each in parts)
-    click.echo(shown, err=err, color=True if colours else None)
+    _write(shown + "\n", err=err, colours=colours)
 
 
 def say_lines(text: str, *, err: bool = False) -> None:
     """Print a text of several lines."""
-    click.echo(escape(text, keep="\n\t"), err=err)
+    _write(escape(text, keep="\n\t") + "\n", err=err)
 
 
 def say_shown(text: str) -> None:
     """Print what a template made, in which the parts that are not the user's were escaped. A line feed follows."""
-    click.echo(text)
+    _write(f"{text}\n")
 
 
 def indented(text: str) -> str:
@@ -94,6 +110,8 @@ def confirm(question: str, option: str) -> bool:
     Raises:
         errors.Denied: there is no terminal to ask on; names the option that confirms
     """
+    import click
+
     try:
         return click.confirm(escape(question), err=True)
     except click.Abort as error:
@@ -110,6 +128,8 @@ def prompt(question: str, *, is_hidden: bool = False) -> str:
     """
     if sys.stdin is None or not sys.stdin.isatty():
         raise errors.Denied(f"cannot ask for {question.lower()}: standard input is not a terminal")
+    import click
+
     return str(click.prompt(escape(question), hide_input=is_hidden, err=True))
 
 
@@ -122,7 +142,7 @@ def print_object(value: object, *, indent: int | None = None) -> None:
 
 def print_json(document: object, *, indent: int | None = None) -> None:
     """Print one document, on one line unless ``indent`` says otherwise. All of it is printable ASCII."""
-    click.echo(json_text(document, indent=indent))
+    _write(json_text(document, indent=indent) + "\n")
 
 
 def json_text(document: object, *, indent: int | None = None) -> str:
@@ -145,7 +165,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, is_cut: bool = 
         padded = (
             each + " " * (size - cell_width(each.plain)) for each, size in zip(cells, filter(None, widths), strict=True)
         )
-        click.echo((" " * gap).join(padded).rstrip())
+        _write((" " * gap).join(padded).rstrip() + "\n")
 
 
 def terminal_width() -> int | None:
@@ -162,4 +182,4 @@ def terminal_width() -> int | None:
 
 def clear() -> None:
     """Clear the screen."""
-    click.echo(_CLEAR, nl=False)
+    _write(_CLEAR)

@@ -10,9 +10,7 @@ Names, imported when they are first used:
     socket_of: The path of the socket of a host.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # not from typing, which every command would wait for
 if TYPE_CHECKING:
     from moorage.client.client import MoorageClient as MoorageClient
     from moorage.client.execution import ExecOutput as ExecOutput
@@ -33,7 +31,9 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

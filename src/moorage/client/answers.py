@@ -6,23 +6,9 @@ from typing import Any, TypeVar
 from moorage import errors
 from moorage.api.schema.base import from_document
 
-__all__ = ("decode_answer", "error_of")
+__all__ = ("decode_answer",)
 
 Value = TypeVar("Value")
-
-_KINDS: dict[int, type[errors.MoorageError]] = {
-    400: errors.Invalid,
-    401: errors.Unauthorized,
-    403: errors.Denied,
-    404: errors.NotFound,
-    408: errors.Invalid,
-    409: errors.Conflict,
-    414: errors.Invalid,
-    431: errors.Invalid,
-    501: errors.Unsupported,
-    502: errors.InvalidResponse,
-    503: errors.Unavailable,
-}
 
 
 def decode_answer(raw: bytes, kind: type[Value]) -> Value:
@@ -39,11 +25,6 @@ def decode_answer(raw: bytes, kind: type[Value]) -> Value:
         return from_document(document, kind)
     except ValueError as error:
         raise _foreign(str(error)) from error
-
-
-def error_of(status: int, message: str) -> errors.MoorageError:
-    """The failure with this HTTP status."""
-    return _KINDS.get(status, errors.MoorageError)(message)
 
 
 def _foreign(cause: str) -> errors.Unavailable:

@@ -1,10 +1,10 @@
 """The address of an engine as users write it. Imports nothing slow: every command reads it."""
 
 import os
-from typing import TYPE_CHECKING
 
 from moorage import errors
 
+TYPE_CHECKING = False  # not from typing, which every command would wait for
 if TYPE_CHECKING:
     from moorage.client.ssh_host import SshHost
 

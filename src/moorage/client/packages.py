@@ -13,7 +13,8 @@ from moorage.api.schema.packages import (
     TermsRequest,
 )
 from moorage.api.schema.plugins import PluginPrivilege
-from moorage.client.answers import decode_answer, error_of
+from moorage.client.answers import decode_answer
+from moorage.client.failures import error_of
 from moorage.client.transport import OWN, EngineTransport, encode_body, quoted
 
 __all__ = ("PackageClient", "Progress")

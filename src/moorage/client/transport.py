@@ -3,16 +3,17 @@
 import http.client
 import json
 import logging
-import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 from moorage import errors
 from moorage.api.schema.base import to_document
-from moorage.client.answers import decode_answer, error_of
+from moorage.client.answers import decode_answer
+from moorage.client.failures import connection_failure, failure_of
 from moorage.client.host import DEFAULT_HOST, parse_ssh, socket_of
 from moorage.client.unix_http import SshHttpConnection, UnixHttpConnection
 
@@ -56,6 +57,20 @@ class EngineTransport:
         self._ssh = parse_ssh(host)
         self._path = host if self._ssh else socket_of(host)
         self._within = within
+        self._under_way: set[http.client.HTTPConnection] = set()
+        self._is_aborted = False
+
+    def abort(self) -> None:
+        """End every call that is under way in other threads, and refuse further ones: they raise Unavailable.
+
+        May be repeated.
+        """
+        self._is_aborted = True
+        for connection in list(self._under_way):
+            sock = connection.sock
+            if sock is not None:
+                with suppress(OSError):  # it is closed already
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _get(self, kind: type[Value], path: str, query: Mapping[str, str] | None = None, auth: str = "") -> Value:
         with self._open("GET", path, query, None, _auth(auth)) as answer:
@@ -115,25 +130,21 @@ class EngineTransport:
             connection = UnixHttpConnection(self._path, self._within)
         else:
             connection = SshHttpConnection(self._ssh, self._within)
+        self._under_way.add(connection)
         try:
+            if self._is_aborted:
+                reason = "the call was aborted"
+                raise errors.Unavailable(f"lost moorage at {self._path}: {reason}")
             yield connection
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException) as cause:
+            is_cut = isinstance(cause, http.client.RemoteDisconnected | http.client.IncompleteRead)
+            error = ConnectionResetError() if is_cut else cause  # those count bytes; "it hung up" is what happened
             if isinstance(connection, SshHttpConnection):
-                raise _unreachable_by_ssh(self._path, error, connection) from error
-            raise self._unreachable(error) from error
+                raise _unreachable_by_ssh(self._path, error, connection) from cause
+            raise connection_failure(self._path, error) from cause
         finally:
+            self._under_way.discard(connection)
             connection.close()
-
-    def _unreachable(self, error: Exception) -> errors.MoorageError:
-        if isinstance(error, PermissionError):
-            return errors.Denied(f"cannot use {self._path}: permission denied; run this with sudo")
-        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return errors.Unavailable(
-                f"cannot reach moorage at {self._path}: is it running? start it with: moorage serve"
-            )
-        number = error.errno if isinstance(error, OSError) else None
-        cause = os.strerror(number) if number else str(error) or "it hung up"
-        return errors.Unavailable(f"lost moorage at {self._path}: {cause}")
 
 
 def _unreachable_by_ssh(host: str, error: Exception, connection: SshHttpConnection) -> errors.Unavailable:
@@ -156,12 +167,7 @@ def accept_answer(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:
     """
     if answer.status < 400:
         return answer
-    raw = answer.read()
-    try:
-        message = str(json.loads(raw)["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        message = f"the engine answered {answer.status} {answer.reason}"
-    raise error_of(answer.status, message)
+    raise failure_of(answer.status, answer.reason, answer.read())
 
 
 def encode_body(body: object, auth: str = "") -> tuple[bytes | None, dict[str, str]]:

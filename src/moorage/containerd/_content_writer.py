@@ -7,6 +7,8 @@ A damaged blob is replaced: the bytes are sent without the digest that container
 and the damaged blob is deleted only when all bytes are stored and correct. Its labels and what they refer to stay.
 """
 
+from __future__ import annotations  # messages are named in them, and are made when they are first used
+
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -18,20 +20,21 @@ import anyio
 from moorage import errors
 from moorage._lib.backoff import pauses
 from moorage._lib.task_groups import background_tasks
-from moorage.containerd._proto.moorage_content_pb2 import (
-    COMMIT,
-    STAT,
-    WRITE,
-    WriteAction,
-    WriteContentRequest,
-    WriteContentResponse,
-)
-from moorage.containerd._rpc import AlreadyExists, Duplex
+from moorage.containerd._proto import moorage_content_pb2
 from moorage.containerd.integrity import DamagedContent, Verification
+from moorage.containerd.types import AlreadyExists
 from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
-    from moorage.containerd.storage import Storage
+    from moorage.containerd._rpc import Duplex
+    from moorage.containerd.calls.content import ContentCalls
+
+    Streams = Callable[
+        [],
+        AbstractAsyncContextManager[
+            Duplex[moorage_content_pb2.WriteContentRequest, moorage_content_pb2.WriteContentResponse]
+        ],
+    ]
 
 __all__ = (
     "BeforeCommit",
@@ -59,7 +62,7 @@ class Upload:
 
     def __init__(
         self,
-        stream: Duplex[WriteContentRequest, WriteContentResponse],
+        stream: Duplex[moorage_content_pb2.WriteContentRequest, moorage_content_pb2.WriteContentResponse],
         ref: str,
         digest: str,
         size_bytes: int,
@@ -95,7 +98,7 @@ class Upload:
             errors.Conflict: the bytes are not the expected ones
             errors.Unavailable: containerd does not answer
         """
-        await self._send(STAT, 0)
+        await self._send(moorage_content_pb2.STAT, 0)
         try:
             status = await self._next_answer()
         except errors.Busy as error:
@@ -111,7 +114,7 @@ class Upload:
                 if not self._expected:
                     labels = {**await self._before_commit(self.digest, offset), **labels}
                 self._is_committing = True
-                await self._send(COMMIT, offset, labels=labels, is_last=True)
+                await self._send(moorage_content_pb2.COMMIT, offset, labels=labels, is_last=True)
                 await self._committed.wait()
         if self._failure is not None:
             raise self._failure
@@ -126,7 +129,7 @@ class Upload:
         async for chunk in chunks_from(offset):
             if not self._expected:
                 hashed.update(chunk)
-            await self._send(WRITE, offset, data=chunk)
+            await self._send(moorage_content_pb2.WRITE, offset, data=chunk)
             offset += len(chunk)
             self.is_sent = True
         if not self._expected:
@@ -135,18 +138,18 @@ class Upload:
 
     async def _send(
         self,
-        action: WriteAction,
+        action: moorage_content_pb2.WriteAction,
         offset: int,
         *,
         data: bytes = b"",
         labels: Mapping[str, str] | None = None,
         is_last: bool = False,
     ) -> None:
-        request = WriteContentRequest(
+        request = moorage_content_pb2.WriteContentRequest(
             action=action,
             ref=self._ref,
             total=self._size_bytes,
-            expected=self.digest if action == COMMIT else self._expected,
+            expected=self.digest if action == moorage_content_pb2.COMMIT else self._expected,
             offset=offset,
             data=data,
             labels=labels or {},
@@ -155,7 +158,7 @@ class Upload:
         self._unanswered += 1
         self._sent.set()
 
-    async def _next_answer(self) -> WriteContentResponse:
+    async def _next_answer(self) -> moorage_content_pb2.WriteContentResponse:
         """One answer to each request. The time without a request, because no bytes arrive, is not limited."""
         while not self._unanswered:
             self._sent = anyio.Event()
@@ -166,7 +169,7 @@ class Upload:
 
     async def _read_answers(self, scope: anyio.CancelScope) -> None:
         try:
-            while (await self._next_answer()).action != COMMIT:
+            while (await self._next_answer()).action != moorage_content_pb2.COMMIT:
                 pass
             self._committed.set()
         except errors.MoorageError as error:
@@ -183,14 +186,12 @@ _DIFF_ID = "containerd.io/uncompressed"
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries to lock a ref
 
-Streams = Callable[[], AbstractAsyncContextManager[Duplex[WriteContentRequest, WriteContentResponse]]]
-
 
 class ContentWriter:
     """Writes one blob under one ref; to be used once."""
 
     def __init__(
-        self, storage: "Storage", verification: Verification, streams: Streams, ref: str, timeouts: Timeouts
+        self, storage: ContentCalls, verification: Verification, streams: Streams, ref: str, timeouts: Timeouts
     ) -> None:
         """``timeouts`` bounds the wait for the lock of the ref, and for the disk after the last byte."""
         self._storage = storage

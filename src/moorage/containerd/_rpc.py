@@ -20,10 +20,9 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
-from google.protobuf.message import Message
 from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Status as Code
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
@@ -32,10 +31,12 @@ from grpclib.protocol import Stream as TransportStream
 from h2.exceptions import StreamClosedError
 
 from moorage import errors
+from moorage.containerd.types import AlreadyExists, CallObserver
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 __all__ = (
-    "AlreadyExists",
-    "CallObserver",
     "Duplex",
     "GrpcConnection",
     "Reply",
@@ -45,17 +46,11 @@ __all__ = (
 
 log = logging.getLogger(__name__)
 
-Request = TypeVar("Request", bound=Message)
-Reply = TypeVar("Reply", bound=Message)
-CallObserver = Callable[[str, float, errors.MoorageError | None], None]
-"""Called after a call: its method ("Tasks.Start"), its duration in seconds, its failure or None."""
+Request = TypeVar("Request", bound="Message")
+Reply = TypeVar("Reply", bound="Message")
 
 _LARGE = 64 * 1024
 """Bytes of a message from which on ``send_large`` is faster than grpclib."""
-
-
-class AlreadyExists(errors.Conflict):
-    """The object already exists. Content is named by its digest, so for content this is as good as creating it."""
 
 
 _KINDS: dict[Code, type[errors.MoorageError]] = {
@@ -95,7 +90,7 @@ class GrpcConnection:
             self._channel = None
 
     async def unary(
-        self, method: str, request: Message, reply: type[Reply], *, namespace: str, within: float, lease: str = ""
+        self, method: str, request: "Message", reply: type[Reply], *, namespace: str, within: float, lease: str = ""
     ) -> Reply:
         """The one answer to one request. A lease, if given, references what the call creates.
 
@@ -110,7 +105,7 @@ class GrpcConnection:
     async def stream(
         self,
         method: str,
-        request: Message,
+        request: "Message",
         reply: type[Reply],
         *,
         namespace: str,

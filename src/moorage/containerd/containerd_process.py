@@ -15,6 +15,7 @@ from pathlib import Path
 
 import anyio
 
+from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.host import proc
 from moorage.host.process_environment import start_program
@@ -24,11 +25,14 @@ from moorage.timeouts import DEFAULT
 __all__ = (
     "LOG_LIMIT",
     "RUNTIME_LOG_LIMIT",
+    "check_machine",
     "clean_environment",
     "configuration",
     "configuration_version",
+    "find_binary",
     "installed_version",
     "keep_log_bounded",
+    "search_path",
     "spawn_locked",
     "truncate_log",
     "truncate_runtime_log",
@@ -37,6 +41,11 @@ __all__ = (
 
 log = logging.getLogger(__name__)
 
+_SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_REQUIRED = {
+    "containerd": "containerd",
+    "containerd-shim-runc-v2": "containerd",
+}
 _VERSION_LIMIT = DEFAULT.program_version
 
 # Plugins of containerd that an engine does not use and that only cost start-up time, by their names in 1.x and 2.x; a
@@ -94,6 +103,36 @@ _OLDEST = 2
 """The version of the configuration that all versions of containerd from 1.3 on understand."""
 
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
+
+
+def search_path() -> str:
+    """The directories of commands: those of PATH, then those of the system."""
+    return f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}"
+
+
+def find_binary(name: str, search: str | None = None) -> str:
+    """The absolute path of a command: in PATH or a system directory, or only in the paths of ``search``.
+
+    Raises:
+        errors.Unsupported: it is missing; the text names the package to install
+    """
+    found = shutil.which(name, path=search or search_path())
+    if found is None:
+        package = _REQUIRED.get(name, name)
+        raise errors.Unsupported(
+            f"cannot run containers: there is no {name} on this machine; install it (Debian: apt install {package})"
+        )
+    return found
+
+
+def check_machine(search: str | None = None) -> None:
+    """Return if all commands are installed that each runtime needs.
+
+    Raises:
+        errors.Unsupported: one is missing; the text names the package to install
+    """
+    for name in _REQUIRED:
+        find_binary(name, search)
 
 
 def configuration(root: Path, state: Path, address: str, version: int = _OLDEST) -> str:

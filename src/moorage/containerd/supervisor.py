@@ -7,7 +7,6 @@ checks whether one runs, and starts one only if not: two processes at once wait 
 
 import logging
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,10 +21,13 @@ from moorage._lib.imports import collector_paused
 from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
 from moorage.containerd.containerd_process import (
+    check_machine,
     clean_environment,
     configuration,
     configuration_version,
+    find_binary,
     keep_log_bounded,
+    search_path,
     spawn_locked,
     truncate_log,
 )
@@ -50,38 +52,10 @@ Report = Callable[[str, bool], None]
 ADDRESS_LIMIT = 98
 """Longest socket path in bytes: containerd adds ".ttrpc", and 107 is the kernel's limit."""
 
-_SYSTEM_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_REQUIRED = {
-    "containerd": "containerd",
-    "containerd-shim-runc-v2": "containerd",
-}
 _SOCKET_RELEASE = DEFAULT.socket_close  # seconds from the release of a process's memory to that of its sockets, at most
+_STARTED: dict[int, int] = {}  # children of this process that were not reaped: pid, and where its log began
+_UNUSED: set[int] = set()  # those of them that ``start`` has started and nothing has used yet
 _POLL = 0.005  # seconds between two checks of a containerd that is about to serve
-
-
-def find_binary(name: str, search: str | None = None) -> str:
-    """The absolute path of a command: in PATH or a system directory, or only in the paths of ``search``.
-
-    Raises:
-        errors.Unsupported: it is missing; the text names the package to install
-    """
-    found = shutil.which(name, path=search or _search_path())
-    if found is None:
-        package = _REQUIRED.get(name, name)
-        raise errors.Unsupported(
-            f"cannot run containers: there is no {name} on this machine; install it (Debian: apt install {package})"
-        )
-    return found
-
-
-def check_machine(search: str | None = None) -> None:
-    """Return if all commands are installed that each runtime needs.
-
-    Raises:
-        errors.Unsupported: one is missing; the text names the package to install
-    """
-    for name in _REQUIRED:
-        find_binary(name, search)
 
 
 class PrivateContainerd:
@@ -111,7 +85,6 @@ class PrivateContainerd:
         self._timeouts = timeouts
         self._search = search
         self._scope = scope
-        self._children: set[int] = set()
         self._log_start = 0
         self._stopping = False
         if (length := len(os.fsencode(self.address))) > ADDRESS_LIMIT:
@@ -130,16 +103,41 @@ class PrivateContainerd:
             errors.Unavailable: it does not start; the text has the last lines of its log, or the damaged database
         """
         self._stopping = False
+        self._make_directories()
+        async with file_lock(self._lock):
+            return await self._ensure()
+
+    async def start(self) -> bool:
+        """The first half of ``ensure``, which does the rest: whether a process was started. Raises: as ``ensure``."""
+        self._make_directories()
+        async with file_lock(self._lock):
+            if await run_blocking(self.find) is not None:
+                return False
+            _UNUSED.add(await self._find_or_start())
+            return True
+
+    async def stop_unused(self) -> bool:
+        """Stop what ``start`` has started, unless it was used since; whether that was so. Raises: Unavailable."""
+        if not _UNUSED:
+            return False
+        await self.stop()
+        return True
+
+    def _make_directories(self) -> None:
         for directory in (self.root, self.state):
             try:
                 make_directory(directory, 0o700)
                 directory.chmod(0o700)  # an older version may have made it accessible
             except OSError as error:
                 raise errors.Invalid(f"cannot use {directory} for containerd: {error}") from error
-        async with file_lock(self._lock):
-            return await self._ensure()
 
     async def _ensure(self) -> int:
+        pid = await self._find_or_start()
+        _UNUSED.discard(pid)
+        await self._wait_until_serving(pid)
+        return pid
+
+    async def _find_or_start(self) -> int:
         pid = await run_blocking(self.find)
         if pid is None:
             await run_blocking(lambda: check_databases(self.root))
@@ -150,7 +148,7 @@ class PrivateContainerd:
                 raise errors.Unavailable(f"cannot start containerd: {error}") from error
         else:
             self._check_mount_namespace(pid)
-        await self._wait_until_serving(pid)
+            self._log_start = _STARTED.get(pid, 0)
         return pid
 
     def find(self) -> int | None:
@@ -229,7 +227,7 @@ class PrivateContainerd:
         self._restrict_permissions()
         truncate_log(self._log)
         command = [binary, "--config", str(self._config)]
-        environment = {**clean_environment(), "PATH": self._search or _search_path()}
+        environment = {**clean_environment(), "PATH": self._search or search_path()}
         with open(self._log, "ab") as output:
             self._log_start = output.tell()
             child = start_program(
@@ -239,7 +237,7 @@ class PrivateContainerd:
                 self._log,
             )
         child.returncode = 0  # it outlives this process, which Popen would call a leak; _reap takes its true status
-        self._children.add(child.pid)
+        _STARTED[child.pid] = self._log_start
         self._pid_file.write_text(f"{child.pid}\n")
         log.info("started containerd, pid %d, log %s", child.pid, self._log)
         return child.pid
@@ -330,19 +328,19 @@ class PrivateContainerd:
 
     def _reap(self) -> None:
         """Take the exit status of each child containerd that exited; else they stay zombies."""
-        for pid in list(self._children):
+        for pid in list(_STARTED):
             try:
                 exited, _ = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 exited = pid  # it was taken elsewhere
             if exited:
-                self._children.discard(pid)
+                del _STARTED[pid]
 
     def _has_exited(self, pid: int) -> bool:
         # the kernel reports nothing of a child for a moment around its exec, so only its exit status counts.
-        if pid in self._children:
+        if pid in _STARTED:
             self._reap()
-            return pid not in self._children
+            return pid not in _STARTED
         return self.find() != pid
 
     def _start_failure(self) -> errors.Unavailable:
@@ -383,10 +381,6 @@ async def supervise(
         tasks.start_soon(keep_log_bounded, containerd.root / "containerd.log")
         tasks.start_soon(containerd.keep_running, pid, report)
         yield containerd
-
-
-def _search_path() -> str:
-    return f"{os.environ.get('PATH', '')}:{_SYSTEM_PATHS}"
 
 
 def _find_connect() -> "Callable[..., AbstractAsyncContextManager[Client]]":

@@ -4,36 +4,109 @@ Instants are aware UTC datetimes, sizes are bytes, process ids are those that co
 """
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, TypeAlias
 
 from msgspec import Struct, field
 
+from moorage import errors
+from moorage.containerd.values.events import ContainerCreated as ContainerCreated
+from moorage.containerd.values.events import ContainerDeleted as ContainerDeleted
+from moorage.containerd.values.events import ContainerUpdated as ContainerUpdated
+from moorage.containerd.values.events import ContentCreated as ContentCreated
+from moorage.containerd.values.events import ContentDeleted as ContentDeleted
+from moorage.containerd.values.events import Envelope as Envelope
+from moorage.containerd.values.events import Event as Event
+from moorage.containerd.values.events import ImageCreated as ImageCreated
+from moorage.containerd.values.events import ImageDeleted as ImageDeleted
+from moorage.containerd.values.events import ImageUpdated as ImageUpdated
+from moorage.containerd.values.events import NamespaceCreated as NamespaceCreated
+from moorage.containerd.values.events import NamespaceDeleted as NamespaceDeleted
+from moorage.containerd.values.events import NamespaceUpdated as NamespaceUpdated
+from moorage.containerd.values.events import OtherEvent as OtherEvent
+from moorage.containerd.values.events import SandboxCreated as SandboxCreated
+from moorage.containerd.values.events import SandboxExited as SandboxExited
+from moorage.containerd.values.events import SandboxStarted as SandboxStarted
+from moorage.containerd.values.events import SnapshotCommitted as SnapshotCommitted
+from moorage.containerd.values.events import SnapshotPrepared as SnapshotPrepared
+from moorage.containerd.values.events import SnapshotRemoved as SnapshotRemoved
+from moorage.containerd.values.events import TaskCheckpointed as TaskCheckpointed
+from moorage.containerd.values.events import TaskCreated as TaskCreated
+from moorage.containerd.values.events import TaskDeleted as TaskDeleted
+from moorage.containerd.values.events import TaskExecAdded as TaskExecAdded
+from moorage.containerd.values.events import TaskExecStarted as TaskExecStarted
+from moorage.containerd.values.events import TaskExit as TaskExit
+from moorage.containerd.values.events import TaskOOM as TaskOOM
+from moorage.containerd.values.events import TaskPaused as TaskPaused
+from moorage.containerd.values.events import TaskResumed as TaskResumed
+from moorage.containerd.values.events import TaskStarted as TaskStarted
+from moorage.containerd.values.metrics import BlockOperations as BlockOperations
+from moorage.containerd.values.metrics import DeviceIO as DeviceIO
+from moorage.containerd.values.metrics import MemoryCounter as MemoryCounter
+from moorage.containerd.values.metrics import MetricsV1 as MetricsV1
+from moorage.containerd.values.metrics import MetricsV2 as MetricsV2
+from moorage.containerd.values.metrics import OtherMetrics as OtherMetrics
+from moorage.containerd.values.metrics import TaskMetrics as TaskMetrics
 from moorage.oci.descriptor import Descriptor as Descriptor
 
 __all__ = (
+    "AlreadyExists",
+    "BlockOperations",
+    "CallObserver",
+    "CheckpointOptions",
     "Container",
+    "ContainerCreated",
+    "ContainerDeleted",
+    "ContainerUpdated",
     "ContainerdPlugin",
     "Content",
+    "ContentCreated",
+    "ContentDeleted",
     "Descriptor",
+    "DeviceIO",
     "Envelope",
     "Event",
     "Image",
+    "ImageCreated",
+    "ImageDeleted",
+    "ImageUpdated",
     "Ingest",
+    "LeaseResource",
+    "MemoryCounter",
+    "MetricsV1",
+    "MetricsV2",
     "Mount",
+    "NamespaceCreated",
+    "NamespaceDeleted",
+    "NamespaceUpdated",
     "OtherEvent",
+    "OtherMetrics",
     "Process",
     "ProcessExit",
     "RuntimeOptions",
+    "SandboxCreated",
+    "SandboxExited",
+    "SandboxStarted",
+    "ServerIdentity",
     "Snapshot",
+    "SnapshotCommitted",
     "SnapshotKind",
+    "SnapshotPrepared",
+    "SnapshotRemoved",
     "Spec",
     "Status",
+    "TaskCheckpointed",
+    "TaskCreated",
     "TaskDeleted",
+    "TaskExecAdded",
+    "TaskExecStarted",
     "TaskExit",
+    "TaskMetrics",
     "TaskOOM",
+    "TaskPaused",
+    "TaskResumed",
     "TaskStarted",
     "Usage",
     "Version",
@@ -41,6 +114,14 @@ __all__ = (
 
 Spec: TypeAlias = Mapping[str, Any]
 """An OCI runtime spec as JSON has it. Any: the format is the runtime's, and its users build it as plain data."""
+
+
+CallObserver: TypeAlias = Callable[[str, float, errors.MoorageError | None], None]
+"""Called after a call: its method ("Tasks.Start"), its duration in seconds, its failure or None."""
+
+
+class AlreadyExists(errors.Conflict):
+    """The object exists already (HTTP 409). Content is named by its digest: it is then as good as written."""
 
 
 class Status(Enum):
@@ -152,6 +233,9 @@ class Container(Struct, frozen=True):
     snapshotter: str = ""
     snapshot_key: str = ""
     created_at: datetime | None = None
+    updated_at: datetime | None = None
+    extensions: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+    """By name: the type URL and the bytes of a message of other programs."""
 
 
 class Process(Struct, frozen=True):
@@ -176,56 +260,6 @@ class ProcessExit(Struct, frozen=True):
     pid: int = 0
 
 
-class TaskStarted(Struct, frozen=True):
-    """The first process of a container runs."""
-
-    container_id: str
-    pid: int
-
-
-class TaskExit(Struct, frozen=True):
-    """A process of a container exited: the first one when ``process_id`` is the container's id, else an added one."""
-
-    container_id: str
-    process_id: str
-    pid: int
-    code: int
-    exited_at: datetime | None = None
-
-
-class TaskDeleted(Struct, frozen=True):
-    """A task was deleted in containerd."""
-
-    container_id: str
-    pid: int
-    code: int
-
-
-class TaskOOM(Struct, frozen=True):
-    """A process of the container was OOM-killed; not always its first process."""
-
-    container_id: str
-
-
-class OtherEvent(Struct, frozen=True):
-    """An event that this client does not decode."""
-
-    type_url: str
-    container_id: str = ""
-
-
-Event: TypeAlias = TaskStarted | TaskExit | TaskDeleted | TaskOOM | OtherEvent
-
-
-class Envelope(Struct, frozen=True):
-    """An event with the namespace, topic and time of its publication."""
-
-    namespace: str
-    topic: str
-    published_at: datetime | None
-    event: Event
-
-
 class Version(Struct, frozen=True):
     """Version and revision of containerd."""
 
@@ -240,3 +274,31 @@ class ContainerdPlugin(Struct, frozen=True):
     id: str
     exports: Mapping[str, str]
     error: str = ""
+
+
+class ServerIdentity(Struct, frozen=True):
+    """The identity of a containerd."""
+
+    uuid: str
+    """Of its data directory."""
+    pid: int = 0
+    """0 from containerd 1.6, which does not report it."""
+
+
+class LeaseResource(Struct, frozen=True):
+    """One object that a lease references."""
+
+    id: str
+    kind: str
+    """``content``, or ``snapshots/`` and the snapshotter."""
+
+
+class CheckpointOptions(Struct, frozen=True):
+    """How a task is checkpointed."""
+
+    exit: bool = False
+    """Stop the task after it."""
+    open_tcp: bool = False
+    external_unix_sockets: bool = False
+    terminal: bool = False
+    file_locks: bool = False

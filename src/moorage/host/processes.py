@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import anyio
-
 from moorage.host import proc
 
 __all__ = (
     "FORK_GUARD",
     "change_scheduling_policy",
+    "die_with_parent",
     "find_listener",
     "find_lock_holder",
     "has_file_open",
@@ -34,6 +33,7 @@ __all__ = (
 )
 
 _FLOCK = "hhlli4x"  # struct flock of fcntl(2): type, whence, start, length, pid
+_PR_SET_PDEATHSIG = 1
 _SHARED = ("mnt", "pid")  # namespaces that a plugin does not have
 FORK_GUARD = threading.Lock()
 """Locked from opening a file that a child is to lock until the child runs its program, and while the owner of that lock
@@ -118,6 +118,18 @@ def send_signal(pid: int, number: int, is_intended: Callable[[int], bool]) -> bo
     return True
 
 
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent exits; it exits here if that has happened already.
+
+    Source: PR_SET_PDEATHSIG(2const).
+    """
+    import ctypes  # only here: nothing else needs it
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signals.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 async def wait_for_exit(pid: int) -> None:
     """Return when the process with this pid has exited, at once if there is none.
 
@@ -126,6 +138,8 @@ async def wait_for_exit(pid: int) -> None:
 
     Raises: OSError if the kernel refuses a descriptor (too many are open).
     """
+    import anyio  # only here: the plugin proxy does without
+
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

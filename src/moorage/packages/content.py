@@ -11,10 +11,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage.containerd.images.blobs import refer_to_blobs as refer_to_blobs
+from moorage.containerd.images.blobs import write_blob as write_blob
+from moorage.containerd.images.downloads import UPLOAD_PREFIX as UPLOAD_PREFIX
+from moorage.containerd.images.layers import ImportContext as ImportContext
 from moorage.containerd.integrity import DamagedContent
 from moorage.containerd.types import Image
 from moorage.oci.descriptor import Descriptor
-from moorage.oci.digest import digest_of, is_digest_of
+from moorage.oci.digest import is_digest_of
 from moorage.oci.limits import MANIFEST_BYTES
 from moorage.oci.manifest import Manifest, RawManifest, encode_manifest, parse_manifest
 from moorage.oci.media_types import DOCKER_MANIFEST
@@ -49,9 +53,6 @@ __all__ = (
     "write_manifest",
 )
 
-UPLOAD_PREFIX = "moorage-layer-"
-"""Prefix of the refs of uploads."""
-
 log = logging.getLogger(__name__)
 
 LEASE_PREFIX = "moorage-"
@@ -63,18 +64,6 @@ _SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
 """Prefix of the label of an image record, before the snapshotter: the snapshot that the record protects."""
 
 _LOAD = "moorage load with an archive of it"
-
-
-class ImportContext(Struct, frozen=True):
-    """Where a package is imported to."""
-
-    storage: "Storage"
-    """containerd's storage under ``lease``: whatever is written through it is added to the lease."""
-    lease: str
-    """The id of a lease that the caller ends; then only what image records refer to stays."""
-    snapshotter: str
-    scratch: str
-    """Prefix of the names of temporary snapshots, which are removed or committed in the end."""
 
 
 class Package(Struct, frozen=True):
@@ -168,22 +157,6 @@ async def add_to_lease(storage: "Storage", digest: str) -> None:
     await storage.write_content(f"moorage-hold-{digest}", none, digest=digest)
 
 
-async def write_blob(storage: "Storage", media_type: str, data: bytes, digest: str = "") -> Descriptor:
-    """Write a manifest or config, which the lease of ``storage`` then keeps; ``digest`` if it is known.
-
-    Raises:
-        errors.Invalid: the bytes do not have this digest
-        errors.Unavailable: containerd does not answer
-    """
-    digest = digest or digest_of(data)
-
-    async def chunks(offset: int) -> AsyncIterator[bytes]:
-        yield data[offset:]
-
-    await storage.write_content(f"{UPLOAD_PREFIX}{digest}", chunks, digest=digest, size_bytes=len(data))
-    return Descriptor(media_type, digest, len(data))
-
-
 async def write_manifest(storage: "Storage", config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
     """Write the manifest of a plugin, Docker's schema 2, that refers to config and layers, which are stored already.
 
@@ -193,18 +166,6 @@ async def write_manifest(storage: "Storage", config: Descriptor, layers: Sequenc
     manifest = await write_blob(storage, DOCKER_MANIFEST, encode_manifest(config, layers))
     await refer_to_blobs(storage, manifest.digest, config.digest, [layer.digest for layer in layers])
     return manifest
-
-
-async def refer_to_blobs(storage: "Storage", manifest: str, config: str, layers: Sequence[str]) -> None:
-    """Label the blob of a manifest with its config and layers: else a garbage collection removes them.
-
-    Raises:
-        errors.NotFound: containerd does not have the manifest
-        errors.Unavailable: containerd does not answer
-    """
-    references = {"config": config, **{f"l.{index}": digest for index, digest in enumerate(layers)}}
-    labels = {f"containerd.io/gc.ref.content.{key}": digest for key, digest in references.items()}
-    await storage.set_content_labels(manifest, labels)
 
 
 async def end_lease(storage: "Storage", lease: str) -> None:

@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from moorage import errors
+from moorage.containerd.images.layers import LayerUnpacker
 from moorage.oci.descriptor import Descriptor
 from moorage.oci.limits import CONFIG_BYTES
 from moorage.oci.media_types import DOCKER_LAYER_GZIP, PLUGIN_CONFIG
@@ -32,7 +33,6 @@ from moorage.packages.content import (
     write_blob,
     write_manifest,
 )
-from moorage.packages.snapshots import LayerUnpacker
 from moorage.packages.tar import FORMAT, PIECE_BYTES, REGULAR_TYPES, TAR_DAMAGE, TarReader
 from moorage.plugins import as_it_came, parse_config, with_rootfs
 

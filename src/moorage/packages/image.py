@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
+from moorage.containerd.images.layers import DIFF_ID_LABEL
 from moorage.oci.descriptor import Descriptor
 from moorage.oci.index import walk_to_manifest
 from moorage.oci.limits import MANIFEST_BYTES
@@ -29,7 +30,6 @@ from moorage.packages.content import (
     write_manifest,
 )
 from moorage.packages.pull import LOCAL_PLATFORM, PullLocks, ResolvedPackage, VerifySignatures, pull_package
-from moorage.packages.snapshots import DIFF_ID_LABEL
 from moorage.packages.source import ReportProgress, Source, ignore_progress
 from moorage.plugins import Reference, as_it_came, parse_config, with_rootfs
 

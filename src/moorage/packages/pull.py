@@ -6,23 +6,24 @@ those below it are stored. Every byte is checked by its digest before it is used
 
 import logging
 import platform
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import anyio
 from msgspec import Struct
 
 from moorage import errors
-from moorage._lib.key_locks import KeyedLocks
 from moorage._lib.task_groups import background_tasks
+from moorage.containerd.images.downloads import BlobDownloads, PullLocks
+from moorage.containerd.images.layers import LayerUnpacker
+from moorage.containerd.images.progress import step_of_blob
 from moorage.oci.descriptor import Descriptor
-from moorage.oci.digest import encoded, is_digest_of
+from moorage.oci.digest import is_digest_of
 from moorage.oci.index import walk_to_manifest
 from moorage.oci.manifest import Manifest, check_plugin, parse_manifest
 from moorage.oci.platforms import Platform, platform_of_machine
-from moorage.packages.content import UPLOAD_PREFIX, ImportContext, Package, refer_to_blobs, write_blob
-from moorage.packages.snapshots import LayerUnpacker
-from moorage.packages.source import ProgressStep, ReportProgress, Source, ignore_progress
+from moorage.packages.content import ImportContext, Package, refer_to_blobs, write_blob
+from moorage.packages.source import ReportProgress, Source, ignore_progress
 from moorage.plugins import Config, Privilege, Reference, compute_privileges, parse_config
 
 __all__ = ("LOCAL_PLATFORM", "PullLocks", "ResolvedPackage", "VerifySignatures", "pull_package", "resolve_package")
@@ -30,15 +31,12 @@ __all__ = ("LOCAL_PLATFORM", "PullLocks", "ResolvedPackage", "VerifySignatures",
 log = logging.getLogger(__name__)
 
 _CONCURRENT = 3  # downloads of one pull; more do not make a connection faster
-_CHUNK_BYTES = 1 << 20  # of one write to containerd; larger ones cost less for each byte
 
 LOCAL_PLATFORM = platform_of_machine(platform.machine())
 """Of this host."""
 
 VerifySignatures = Callable[[Source, Reference, Sequence[str]], Awaitable[None]]
 """Returns if a package with these digests may be used. Raises: errors.Denied."""
-
-_ATTEMPTS = 3  # for a blob that a mirror sent whole and wrong, after which that mirror is not used
 
 
 class ResolvedPackage(Struct, frozen=True):
@@ -57,15 +55,6 @@ class ResolvedPackage(Struct, frozen=True):
     def privileges(self) -> tuple[Privilege, ...]:
         """The privileges that it requests."""
         return compute_privileges(self.config)
-
-
-class PullLocks:
-    """Locks that all pulls into one containerd share, so that each layer is downloaded and unpacked once."""
-
-    def __init__(self) -> None:
-        self.downloads: KeyedLocks[str] = KeyedLocks()
-        """By digest."""
-        self.unpacking: KeyedLocks[str] = KeyedLocks()
 
 
 async def resolve_package(
@@ -138,6 +127,7 @@ class _Pull:
         self._resolved = resolved
         self._locks = locks
         self._report = report
+        self._downloads = BlobDownloads(context.storage, source, locks.downloads, self._report_blob)
         self._slots = anyio.CapacityLimiter(_CONCURRENT)
         layers = {layer.digest: layer for layer in resolved.manifest.layers}  # without duplicates
         self._stored = {digest: anyio.Event() for digest in layers}
@@ -185,97 +175,12 @@ class _Pull:
         """Download one layer, and cancel the whole pull if that fails."""
         try:
             async with self._slots, self._locks.downloads.lock(layer.digest):
-                await self._download(layer)
+                await self._downloads.fetch(layer)
         except Exception as error:  # noqa: BLE001 - raised by run, which waits for this
             self._failure = self._failure or error
             pull.cancel()
         else:
             self._stored[layer.digest].set()
 
-    async def _download(self, layer: Descriptor) -> None:
-        """Download a blob unless it is stored; what another pull has begun is continued."""
-        for attempts_left in reversed(range(_ATTEMPTS)):
-            download = _Download(self._source, layer, lambda status, offset: self._report_blob(status, layer, offset))
-            try:
-                await self._store(layer, download)
-            except errors.Unavailable:
-                # whole and wrong: the source does not use that mirror again
-                if not attempts_left or not download.is_whole:
-                    raise
-                await self._abort(layer)
-            else:
-                self._report_blob("Download complete" if download.is_started else "Already exists", layer)
-                return
-
-    async def _store(self, layer: Descriptor, download: "_Download") -> None:
-        try:
-            await self._storage.write_content(
-                _ref(layer), download.chunks_from, digest=layer.digest, size_bytes=layer.size_bytes
-            )
-        except BaseException:
-            await download.close()
-            if not self._locks.downloads.is_awaited(layer.digest):  # the pull that waits for it continues here
-                await self._abort(layer)
-            raise
-        await download.close()
-
-    async def _abort(self, layer: Descriptor) -> None:
-        """Delete what was written: containerd 1.6 keeps it otherwise until the first collection of a whole blob."""
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._storage.abort_ingest(_ref(layer))
-            except errors.NotFound:
-                pass
-            except errors.MoorageError as error:
-                log.info("cannot delete upload %s, the next start does: %s", _ref(layer), error)
-
     def _report_blob(self, status: str, layer: Descriptor, current: int = 0) -> None:
-        total = layer.size_bytes if status == "Downloading" else 0
-        self._report(ProgressStep(status, encoded(layer.digest)[:12], current, total, is_of_blob=True))
-
-
-class _Download:
-    """The bytes of one layer, in chunks of the size that suits containerd; to be closed."""
-
-    def __init__(self, source: Source, layer: Descriptor, report: Callable[[str, int], None]) -> None:
-        self.is_started = False
-        """Whether bytes were requested: it was not stored already."""
-        self.is_whole = False
-        """As many bytes were received as it has; whether they are correct is not known."""
-        self._source = source
-        self._layer = layer
-        self._report = report
-        self._open: list[AsyncGenerator[bytes, None]] = []
-
-    def chunks_from(self, offset: int) -> AsyncIterator[bytes]:
-        """The chunks from an offset on, for ``Storage.write_content``."""
-        made = self._chunks(offset)
-        self._open.append(made)
-        return made
-
-    async def close(self) -> None:
-        """Release the connection."""
-        with anyio.CancelScope(shield=True):
-            for each in self._open:
-                await each.aclose()
-
-    async def _chunks(self, offset: int) -> AsyncGenerator[bytes, None]:
-        self.is_started = True
-        self._report("Pulling fs layer", 0)
-        size_bytes, position, chunk, chunk_bytes = self._layer.size_bytes, offset, list[bytes](), 0
-        async with aclosing(self._source.read_blob(self._layer.digest, size_bytes, offset)) as pieces:
-            async for piece in pieces:
-                chunk.append(piece)
-                chunk_bytes += len(piece)
-                position += len(piece)
-                self.is_whole = position >= size_bytes
-                self._report("Downloading", position)
-                if chunk_bytes >= _CHUNK_BYTES:
-                    yield b"".join(chunk)
-                    chunk, chunk_bytes = [], 0
-        if chunk:
-            yield b"".join(chunk)
-
-
-def _ref(layer: Descriptor) -> str:
-    return f"{UPLOAD_PREFIX}{layer.digest}"
+        self._report(step_of_blob(status, layer, current))

@@ -1,10 +1,11 @@
 """Where packages are read from, as a protocol, and how operations report their progress."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from msgspec import Struct
-
+from moorage.containerd.images.progress import ProgressStep as ProgressStep
+from moorage.containerd.images.progress import ReportProgress as ReportProgress
+from moorage.containerd.images.progress import ignore_progress as ignore_progress
 from moorage.oci.manifest import RawManifest
 from moorage.plugins import Reference
 
@@ -38,24 +39,3 @@ class Source(Protocol):
 
         At most ``size_bytes`` are returned. Who stores them checks the digest again.
         """
-
-
-class ProgressStep(Struct, frozen=True):
-    """One step of an operation on a package, with the texts of Docker's progress streams."""
-
-    status: str
-    """``Downloading``, ``Pull complete``; with an id it is about a blob."""
-    id: str = ""
-    """The tag, or the first 12 digits of a blob's digest; empty for the operation as a whole."""
-    current: int = 0
-    """Bytes so far, if ``total`` is more than 0."""
-    total: int = 0
-    is_of_blob: bool = False
-
-
-ReportProgress = Callable[[ProgressStep], None]
-"""Called for each step; never waits."""
-
-
-def ignore_progress(progress: ProgressStep) -> None:
-    """Reports nothing."""

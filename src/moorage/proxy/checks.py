@@ -8,18 +8,29 @@ from moorage import errors
 from moorage.host import proc
 from moorage.host.directory_tree import open_beneath
 from moorage.host.mounts import MountState, is_placeholder, mount_state, remove_placeholders
-from moorage.proxy.core.actions import Verify
+from moorage.proxy.core.actions import EXITED, Verify
 
 __all__ = ("release", "verify")
 
 _UNMOUNT_LIMIT, _UNMOUNT_POLL = 1.0, 0.05  # seconds
+_EXIT_LIMIT, _EXIT_POLL = 0.3, 0.01
+"""Seconds in which the process of a plugin exits whose files are closed: its mounts are dead a moment before."""
 
 
 def verify(request: Verify) -> tuple[str, str]:
     """Whether a path inside a plugin and the host's are one directory (blocking, maybe for ever).
 
-    The problem, empty if they are; and the mount point of the file system there, empty for a plain directory.
+    The problem, empty if they are, ``EXITED`` if the plugin has exited meanwhile; and the mount point of the file
+    system there, empty for a plain directory.
     """
+    problem, mount_point = _compare(request)
+    until = time.monotonic() + _EXIT_LIMIT
+    while problem and not (has_exited := proc.has_exited(request.pid)) and time.monotonic() < until:
+        time.sleep(_EXIT_POLL)
+    return (EXITED, "") if problem and has_exited else (problem, mount_point)
+
+
+def _compare(request: Verify) -> tuple[str, str]:
     try:
         inside = _open(proc.root_path(request.pid), request.inside)
         try:

@@ -5,9 +5,9 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import h11
 
@@ -71,6 +71,8 @@ class Exchange:
         """Whether another request may follow on the connection."""
         self.outcome: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         """The answer; None where it has passed through as a stream, or the connection is to be closed."""
+        self.completed: Callable[[Answer | None], None] | None = None
+        """Called with the outcome, once, where no task waits for it."""
         self.sender: Callable[[Answer], bytes] | None = None
         """Sends an answer at once, and returns what could not be sent; None where a body is still to be read."""
         self.rest = b""
@@ -92,6 +94,8 @@ class Exchange:
             if answer is not None and self.sender is not None:
                 self.rest = self.sender(answer)
             self.outcome.set_result(answer)
+            if self.completed is not None:
+                self.completed(answer)
 
 
 class ExchangeOpener(Protocol):
@@ -129,44 +133,176 @@ class Budget:
 
 
 class Connection:
-    """One connection of a consumer."""
+    """One connection of a consumer.
+
+    A call that comes complete, as most do, needs no task, which would double the time that it takes.
+    """
 
     def __init__(
-        self, connection: socket.socket, opener: ExchangeOpener, credentials: PeerCredentials, *, is_internal: bool
+        self,
+        connection: socket.socket,
+        opener: ExchangeOpener,
+        credentials: PeerCredentials,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        *,
+        is_internal: bool,
     ) -> None:
+        """``spawn`` runs a task."""
         self._peer = Peer(connection, h11.SERVER)
         self._opener = opener
         self._credentials = credentials
+        self._spawn = spawn
         self._is_internal = is_internal
+        self._loop = asyncio.get_running_loop()
+        self._exchange: Exchange | None = None
+        """The call that is under way, where no task serves it."""
+        self._budget = Budget(calls.MOST_BODY_BYTES)
+        """Of its body."""
+        self._is_watched = False
 
-    async def serve(self) -> None:
+    def start(self) -> None:
         """Answer requests until one side closes the connection."""
+        self._watch()
+
+    def _watch(self) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.add_reader(self._peer.socket.fileno(), self._readable)
+
+    def _unwatch(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._loop.remove_reader(self._peer.socket.fileno())
+
+    def _close(self) -> None:
+        self._unwatch()
+        self._budget.free()
+        self._peer.close()
+
+    def _readable(self) -> None:
         try:
-            while True:
-                request = await self._peer.receive()
-                if not isinstance(request, h11.Request) or not await self._handle(request):
-                    return
-                self._peer.http.start_next_cycle()
+            if self._exchange is not None:
+                self._check(self._exchange)
+                return
+            self._peer.receive_now()
+            self._take_request()
+        except BlockingIOError:
+            pass
+        except Lost:
+            self._close()
+        except Exception:
+            log.exception("internal error")
+            self._close()
+
+    def _check(self, exchange: Exchange) -> None:
+        """A consumer that sends its next request already, or has only finished sending, is not watched any longer."""
+        has_closed = self._peer.has_nothing_more() and self._peer.has_hung_up()
+        self._unwatch()
+        if has_closed:
+            self._left(exchange)
+
+    def _take_request(self) -> None:
+        """Begin with the request that has come, if it has. Raises: Lost."""
+        request = self._peer.next_now()
+        if request is None:
+            return
+        if not isinstance(request, h11.Request):
+            self._close()
+            return
+        exchange = self._make_exchange(request)
+        body, is_complete = bytearray(), None
+        is_whole = request.method == b"POST" and (calls.is_whole(exchange.path) or exchange.path == calls.ACTIVATE)
+        if is_whole and (is_complete := self._peer.read_body_now(body, self._budget.grow)):
+            self._open(exchange, bytes(body))
+            return
+        self._unwatch()
+        if not is_whole:
+            self._spawn(self._serve(self._handle_stream(request, exchange)))
+        elif is_complete is None:
+            self._spawn(self._serve(self._refuse_long(exchange)))
+        else:
+            self._spawn(self._serve(self._handle_whole(exchange, body)))
+
+    def _open(self, exchange: Exchange, body: bytes) -> None:
+        """Call the plugin; the consumer is watched meanwhile."""
+        self._exchange = exchange
+        exchange.sender = self._send_now
+        exchange.completed = lambda answer: self._completed(exchange, answer)
+        self._opener.opened(exchange, body)
+
+    def _completed(self, exchange: Exchange, answer: Answer | None) -> None:
+        self._exchange = None
+        self._budget.free()
+        if answer is None:
+            self._close()
+        elif exchange.rest:
+            self._unwatch()
+            self._spawn(self._write_rest(exchange.rest))
+        else:
+            self._continue()
+
+    def _continue(self) -> None:
+        """Wait for the next request, if another may follow."""
+        if not self._is_reusable():
+            self._close()
+            return
+        self._peer.http.start_next_cycle()
+        self._watch()
+        if self._peer.http.trailing_data[0]:
+            self._loop.call_soon(self._read_again)
+
+    def _read_again(self) -> None:
+        """The request that came with the one before it."""
+        if self._exchange is None and self._is_watched:
+            try:
+                self._take_request()
+            except Lost:
+                self._close()
+
+    async def _write_rest(self, rest: bytes) -> None:
+        try:
+            await self._peer.write(rest)
+        except Lost:
+            self._close()
+        else:
+            self._continue()
+
+    def _is_reusable(self) -> bool:
+        http = self._peer.http
+        return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    def _make_exchange(self, request: h11.Request) -> Exchange:
+        path = os.fsdecode(request.target).partition("?")[0]
+        headers = list(request.headers)
+        return Exchange(self._peer, path, headers, self._consumer(path, headers))
+
+    async def _serve(self, handling: Coroutine[Any, Any, bool]) -> None:
+        """What cannot be read at once, and all streams: ``handling`` says whether another request may follow."""
+        is_reusable = False
+        try:
+            is_reusable = await handling
         except (Lost, h11.LocalProtocolError, TimeoutError):
             pass  # consumers hang up without reading, podman after most calls
         finally:
-            self._peer.close()
+            self._budget.free()
+            if is_reusable:
+                self._continue()
+            else:
+                self._peer.close()
 
-    async def _handle(self, request: h11.Request) -> bool:
-        """Whether another request may follow."""
-        path = os.fsdecode(request.target).partition("?")[0]
-        headers = list(request.headers)
-        exchange = Exchange(self._peer, path, headers, self._consumer(path, headers))
+    async def _handle_stream(self, request: h11.Request, exchange: Exchange) -> bool:
         if request.method != b"POST":
             await self._refuse(failure(f"{os.fsdecode(request.method)} is no call to a plugin", 405))
             return False
-        if calls.is_whole(path) or path == calls.ACTIVATE:
-            return await self._handle_whole(exchange)
         self._opener.opened(exchange, None)
         answer = await self._outcome(exchange)
         if answer is None:
-            return exchange.is_reusable and self._peer.http.our_state is h11.DONE
+            return exchange.is_reusable and self._is_reusable()
         await self._refuse(answer)
+        return False
+
+    async def _refuse_long(self, exchange: Exchange) -> bool:
+        await self._refuse(failure(f"cannot call {calls.method(exchange.path)}: its body is too long", 413))
         return False
 
     def _consumer(self, path: str, headers: Headers) -> str:
@@ -176,26 +312,20 @@ class Connection:
             return named.decode(errors="replace")
         return self._credentials.name
 
-    async def _handle_whole(self, exchange: Exchange) -> bool:
-        budget = Budget(calls.MOST_BODY_BYTES)
-        try:
-            async with asyncio.timeout(_REQUEST_LIMIT):
-                if self._peer.http.they_are_waiting_for_100_continue:
-                    await self._peer.send(h11.InformationalResponse(status_code=100, headers=[]))
-                body = await self._peer.read_body(budget.grow)
-            if body is None:
-                await self._refuse(failure(f"cannot call {calls.method(exchange.path)}: its body is too long", 413))
-                return False
-            exchange.sender = self._send_now
-            self._opener.opened(exchange, body)
-            answer = await self._outcome(exchange)
-        finally:
-            budget.free()
-        if answer is None:
+    async def _handle_whole(self, exchange: Exchange, body: bytearray) -> bool:
+        async with asyncio.timeout(_REQUEST_LIMIT):
+            if self._peer.http.they_are_waiting_for_100_continue:
+                await self._peer.send(h11.InformationalResponse(status_code=100, headers=[]))
+            is_complete = await self._peer.read_body(body, self._budget.grow)
+        if not is_complete:
+            return await self._refuse_long(exchange)
+        exchange.sender = self._send_now
+        self._opener.opened(exchange, bytes(body))
+        if await self._outcome(exchange) is None:
             return False
         if exchange.rest:
             await self._peer.write(exchange.rest)
-        return self._peer.http.our_state is h11.DONE and self._peer.http.their_state is h11.DONE
+        return self._is_reusable()
 
     async def _outcome(self, exchange: Exchange) -> Answer | None:
         """The answer; None for none. Meanwhile the consumer may leave."""

@@ -96,16 +96,32 @@ class Peer:
         except OSError as error:
             raise Lost(error.strerror or str(error)) from error
 
-    async def read_body(self, may_grow: Callable[[int], bool]) -> bytes | None:
-        """The rest of the message; None if ``may_grow`` refused the bytes that came. Raises: Lost."""
-        body = bytearray()
+    async def read_body(self, body: bytearray, may_grow: Callable[[int], bool]) -> bool:
+        """Add the rest of the message; False if ``may_grow`` refused the bytes that came. Raises: Lost."""
         while isinstance(event := await self.receive(), h11.Data):
             if not may_grow(len(event.data)):
-                return None
+                return False
             body += event.data
         if not isinstance(event, h11.EndOfMessage):
             raise Lost("it closed the connection")
-        return bytes(body)
+        return True
+
+    def read_body_now(self, body: bytearray, may_grow: Callable[[int], bool]) -> bool | None:
+        """Add what has come of the message; whether it is complete, None if ``may_grow`` refused. Raises: Lost."""
+        while isinstance(event := self.next_now(), h11.Data):
+            if not may_grow(len(event.data)):
+                return None
+            body += event.data
+        return isinstance(event, h11.EndOfMessage)
+
+    def has_nothing_more(self) -> bool:
+        """Whether the peer has finished sending, as far as it was read. Raises: BlockingIOError if it sends nothing."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return True
 
     def watch(self, left: Callable[[], None]) -> None:
         """Call ``left`` when the peer has closed the connection, until ``unwatch``; meanwhile nothing receives.
@@ -115,13 +131,11 @@ class Peer:
 
         def check() -> None:
             try:
-                has_more = bool(self.socket.recv(1, socket.MSG_PEEK))
+                has_finished = self.has_nothing_more()
             except BlockingIOError:
                 return
-            except OSError:
-                has_more = False
             self.unwatch()
-            if not has_more and self.has_hung_up():
+            if has_finished and self.has_hung_up():
                 left()
 
         self._loop.add_reader(self.socket.fileno(), check)

@@ -1,10 +1,13 @@
 """The plugin proxy: one small process an engine, which serves the published sockets and outlives the engine.
 
+This starts it in the background, below a guard that starts it again when it is killed (``guard``).
+
     python -m moorage.proxy.server STATE
 
-The directory STATE contains ``p.sock``, the socket for engines (``protocol`` has the messages), ``pid``, which is
-locked while a proxy runs, ``ledger`` with a file for each plugin, and ``s`` with a socket of each plugin for the
-engine's own calls. The command returns when this proxy, or another one, serves in the background.
+The directory STATE contains ``p.sock``, the socket for engines (``protocol`` has the messages), ``pid`` with the pid of
+the proxy, which is locked while it or its guard runs, ``ledger`` with a file for each plugin, and ``s`` with a socket
+of each plugin for the engine's own calls. The command returns when this proxy, or another one, serves in the
+background.
 """
 
 import fcntl
@@ -13,6 +16,8 @@ import resource
 import signal
 import socket
 import sys
+
+from moorage.proxy.guard import Guard, Handover
 
 __all__ = ("main",)
 
@@ -39,24 +44,25 @@ def main(state: str) -> int:
         os._exit(0 if os.read(ready, 1) else 1)
     os.close(ready)
     os.setsid()
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    _exclude_modules()
-    from moorage.proxy.run import run
-
-    listener.listen(64)  # here, so that SO_PEERCRED names this process to clients
+    # SO_PEERCRED names this process, the guard, to engines: what kills it kills the proxy, too
+    listener.listen(64)
 
     def notify_ready() -> None:
         os.write(notify, b"1")
         os.close(notify)
 
-    run(state, listener, notify_ready)
-    return 0
+    def serve(handover: Handover) -> None:
+        _exclude_modules()
+        from moorage.proxy.run import run
+
+        run(state, listener, handover)
+
+    return Guard(lock, serve, notify_ready).serve()
 
 
 def _exclude_modules() -> None:

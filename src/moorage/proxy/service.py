@@ -7,14 +7,16 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from moorage.host.files import make_directory
 from moorage.proxy.consumer import Connection, Exchange, peer_credentials
 from moorage.proxy.core.answers import failure
 from moorage.proxy.engine_channel import EngineChannel
+from moorage.proxy.guard import GuardLink
 from moorage.proxy.listeners import Listener, Listeners, SocketSpec
-from moorage.proxy.protocol import News, PluginNews, Report, Tables
+from moorage.proxy.protocol import News, PluginNews, Report, Tables, decode_tables, encode
 from moorage.proxy.shell import PluginShell, ShellContext, read_ledger
 
 __all__ = ("ProxyService",)
@@ -22,6 +24,7 @@ __all__ = ("ProxyService",)
 log = logging.getLogger(__name__)
 
 _NEWS_PAUSE = 0.02  # seconds between two messages; several changes become one
+_NEWS_DELAY = 0.005  # seconds after a change, so that the call that made it is answered first
 _ACCEPTED_AT_ONCE = 64
 _NO_DESCRIPTOR_PAUSE = 0.1  # seconds
 _CHECK_INTERVAL = 30.0  # seconds between two checks whether the own socket still exists
@@ -30,13 +33,14 @@ _CHECK_INTERVAL = 30.0  # seconds between two checks whether the own socket stil
 class ProxyService:
     """Serves one state directory."""
 
-    def __init__(self, state: Path, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, state: Path, listener: socket.socket, tasks: asyncio.TaskGroup, guard: GuardLink) -> None:
         """Takes ownership of the listening socket for engines."""
+        self._guard = guard
         self._state = state
         self._listener = listener
         self._inode = os.stat(listener.getsockname()).st_ino
         self._loop = asyncio.get_running_loop()
-        self._context = ShellContext(state / "ledger", tasks, self._changed)
+        self._context = ShellContext(state / "ledger", tasks, self._changed, self._exited)
         self._shells: dict[str, PluginShell] = {}
         self._known: dict[str, PluginNews] = {}
         """Of ledgers without a table, before the first tables."""
@@ -49,17 +53,27 @@ class ProxyService:
         self._flush: asyncio.TimerHandle | None = None
         self._flushed_at = 0.0
         self._has_tables = False
+        self._listened: frozenset[str] = frozenset()
+        """The plugins whose sockets for consumers exist."""
         self.stopped = asyncio.Event()
 
-    def start(self) -> None:
-        """Read the ledgers, and accept engines."""
+    def start(self, tables: bytes, listeners: Mapping[str, socket.socket]) -> None:
+        """Read the ledgers, continue where the proxy before this one was killed, and accept engines."""
         make_directory(self._context.ledgers, 0o700)
         for path in sorted(self._context.ledgers.glob("*.json")):
             ledger = read_ledger(path)
             logs = tuple(each.file for each in ledger.logs)
             self._known[path.stem] = PluginNews(path.stem, ledger.outstanding(), logs)
+        if tables:
+            self._continue(tables, listeners)
         self._loop.add_reader(self._listener, self._accept_engine)
         self._loop.call_later(_CHECK_INTERVAL, self._check)
+
+    def _continue(self, tables: bytes, listeners: Mapping[str, socket.socket]) -> None:
+        try:
+            self._configure(decode_tables(tables), listeners)
+        except (ValueError, msgspec.MsgspecError) as error:  # of another version, and its engine sends new ones
+            log.warning("cannot read the tables of the proxy before this one: %s", error)
 
     def close(self) -> None:
         """Leave no socket behind."""
@@ -114,6 +128,14 @@ class ProxyService:
 
     def configure(self, channel: EngineChannel, tables: Tables, listeners: Mapping[str, socket.socket]) -> None:
         """The whole tables, with the sockets of a former proxy."""
+        # first, so that a proxy that is killed within this does not serve again what is removed here
+        self._guard.send_tables(encode(replace(tables, listeners=())))
+        self._configure(tables, listeners)
+        channel.number = tables.number
+        self._unsent.add(channel)
+        self._send_news()
+
+    def _configure(self, tables: Tables, listeners: Mapping[str, socket.socket]) -> None:
         self._has_tables = True
         self._known.clear()
         names = {table.id for table in tables.plugins}
@@ -128,33 +150,43 @@ class ProxyService:
             else:
                 self._shells[table.id] = PluginShell(table, self._context)
         self._reconcile(listeners)
-        channel.number = tables.number
-        self._unsent.add(channel)
-        self._send_news()
+
+    def _exited(self) -> None:
+        """A plugin has exited: the next proxy must not take its pid for it, as the engine may not run."""
+        self._guard.send_tables(encode(Tables(tuple(shell.lasting_table for shell in self._shells.values()))))
+        self._changed()
 
     def _reconcile(self, former: Mapping[str, socket.socket] | None = None) -> None:
+        self._listened = self._listening()
         desired: dict[str, SocketSpec] = {}
         for shell in self._shells.values():
             table = shell.table
             internal = str(self._state / "s" / f"{table.id[:12]}.sock")
             desired[internal] = SocketSpec(table.id, 0o600, -1, is_internal=True)
             for path in table.published if shell.is_listening else ():
-                desired[path] = SocketSpec(table.id, table.mode, table.gid, is_internal=False)
-        self._listeners.reconcile(desired, former)
+                desired[path] = SocketSpec(
+                    table.id, table.mode, table.gid, is_internal=False, directory=table.publish_directory
+                )
+        if self._listeners.reconcile(desired, former):
+            self._guard.send_listeners({path: each.socket for path, each in self._listeners.by_path.items()})
 
     # news
 
     def _changed(self) -> None:
         if self._flush is None:
-            at = max(self._flushed_at + _NEWS_PAUSE, self._loop.time())
+            at = max(self._flushed_at + _NEWS_PAUSE, self._loop.time() + _NEWS_DELAY)
             self._flush = self._loop.call_at(at, self._send_changes)
 
     def _send_changes(self) -> None:
         self._flush = None
         self._flushed_at = self._loop.time()
-        if self._has_tables:
+        if self._has_tables and self._listening() != self._listened:
             self._reconcile()
         self._send_news()
+
+    def _listening(self) -> frozenset[str]:
+        """The plugins whose sockets for consumers are to exist."""
+        return frozenset(plugin for plugin, shell in self._shells.items() if shell.is_listening)
 
     def _send_news(self) -> None:
         """Send the present news to each engine that has other ones."""
@@ -222,8 +254,8 @@ class ProxyService:
             self._context.report(Report(spec.plugin, "refuse", attributes))
             connection.close()
             return
-        served = Connection(connection, _PluginCalls(self, spec.plugin), credentials, is_internal=spec.is_internal)
-        self._context.spawn(served.serve())
+        plugin_calls = _PluginCalls(self, spec.plugin)
+        Connection(connection, plugin_calls, credentials, self._context.spawn, is_internal=spec.is_internal).start()
 
     def shell(self, plugin: str) -> PluginShell | None:
         """The plugin of this id; None if it was removed."""

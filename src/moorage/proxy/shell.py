@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from moorage.host.files import replace_file
 from moorage.host.sockets import PluginSocket
@@ -37,8 +38,11 @@ _MOST_CHECKS = 256
 class ShellContext:
     """What all plugins share."""
 
-    def __init__(self, ledgers: Path, tasks: asyncio.TaskGroup, changed: Callable[[], None]) -> None:
-        """``changed`` is called when there may be news for the engine."""
+    def __init__(
+        self, ledgers: Path, tasks: asyncio.TaskGroup, changed: Callable[[], None], exited: Callable[[], None]
+    ) -> None:
+        """``changed`` is called when there may be news for the engine, ``exited`` when a plugin has exited."""
+        self.exited = exited
         self.ledgers = ledgers
         self.tasks = tasks
         self.changed = changed
@@ -103,6 +107,13 @@ class PluginShell:
         return self._core.table
 
     @property
+    def lasting_table(self) -> PluginTable:
+        """The table without a run that has exited, for a proxy that is started without an engine."""
+        table = self._core.table
+        has_exited = self._core.exited_run == table.run
+        return replace(table, state="starting", pid=0) if has_exited and table.state == "ready" else table
+
+    @property
     def is_listening(self) -> bool:
         """Whether the sockets for consumers exist."""
         return self._core.is_listening
@@ -138,7 +149,7 @@ class PluginShell:
             try:
                 self._process = os.pidfd_open(table.pid)
             except ProcessLookupError:
-                self._perform(self._core.exited(table.run, self._loop.time()))
+                self._exited(table.run)
             except OSError as error:
                 log.warning("cannot watch process %d of plugin %s: %s", table.pid, table.name, error.strerror)
             else:
@@ -153,6 +164,7 @@ class PluginShell:
     def _exited(self, run: int) -> None:
         self._unwatch_process()
         self._perform(self._core.exited(run, self._loop.time()))
+        self._loop.call_soon(self._context.exited)
 
     # consumers
 

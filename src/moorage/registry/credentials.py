@@ -26,7 +26,10 @@ _ABSENCE = "moorage.absence"  # Moorage's own key in X-Registry-Auth; other engi
 
 
 class Credentials(Struct, frozen=True):
-    """A user name with a secret of any kind. ``repr`` shows no secrets."""
+    """A user name with a secret of any kind. ``repr`` shows no secrets.
+
+    ``username`` and ``password`` are what ``docker login`` asks for.
+    """
 
     username: str = ""
     password: str = ""

@@ -55,6 +55,8 @@ class Registry:
     way is not used again, and the next server gets the same request. Requests are retried if that may help (see
     ``TRIES``). Calls may be concurrent. Cancellation is safe anywhere.
 
+    ``repository`` is any reference to it; ``access`` is requested of it with what ``credentials`` finds by host;
+    ``options`` are those of the machine; ``timeouts`` bound the waits.
     All methods raise: Unauthorized, Denied, NotFound as the registry says; Unavailable for faults of the network, for
     429 and 5xx; Invalid if the registry refuses the request; InvalidResponse if it sends what cannot be used. Each
     error has the request, the host, and the registry's message.
@@ -114,8 +116,8 @@ class Registry:
     async def resolve(self, reference: Reference) -> RawManifest:
         """The manifest of a reference to this repository: by its digest if it has one, else by its tag.
 
-        Raises: InvalidResponse where the bytes have another digest than requested or announced, or more than
-        ``MANIFEST_BYTES`` of them; Unsupported for a media type of neither a manifest nor an index.
+        Raises: InvalidResponse for bytes of another digest than requested or announced, or too many of them.
+        Raises: Unsupported for a media type of neither a manifest nor an index.
         """
         if reference.name != self._repository.name:
             raise errors.Invalid(f"cannot read {reference} from the repository {self._repository.name}")

@@ -21,7 +21,16 @@ from moorage.host import proc
 from moorage.host.files import last_line
 from moorage.timeouts import DEFAULT
 
-__all__ = ("SLICE", "SystemdScope", "is_process_1", "make_scope", "scope_group", "start_daemon", "start_program")
+__all__ = (
+    "SLICE",
+    "SystemdScope",
+    "containerd_scope",
+    "is_process_1",
+    "make_scope",
+    "scope_group",
+    "start_daemon",
+    "start_program",
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +77,11 @@ def scope_group(name: str) -> str:
         unit = f"{prefix}-{unit}.scope" if prefix else f"{unit}.scope"
     above = (f"{'-'.join(levels[: end + 1])}.slice" for end in range(len(levels)))
     return "/" + "/".join((*above, unit))
+
+
+def containerd_scope(root: Path) -> str:
+    """What the scope of the private containerd of this data directory is for, as ``systemctl status`` shows it."""
+    return f"Moorage, containerd and shims of {root}"
 
 
 def make_scope(program: str, description: str) -> SystemdScope | None:

@@ -49,7 +49,9 @@ class PluginsResponse(_message.Message):
     def __init__(self, plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
 
 class ServerResponse(_message.Message):
-    __slots__ = ("uuid",)
+    __slots__ = ("uuid", "pid")
     UUID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
     uuid: str
-    def __init__(self, uuid: _Optional[str] = ...) -> None: ...
+    pid: int
+    def __init__(self, uuid: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...

@@ -23,3 +23,17 @@ class Options(_message.Message):
     root: str
     systemd_cgroup: bool
     def __init__(self, no_pivot_root: _Optional[bool] = ..., no_new_keyring: _Optional[bool] = ..., shim_cgroup: _Optional[str] = ..., io_uid: _Optional[int] = ..., io_gid: _Optional[int] = ..., binary_name: _Optional[str] = ..., root: _Optional[str] = ..., systemd_cgroup: _Optional[bool] = ...) -> None: ...
+
+class CheckpointOptions(_message.Message):
+    __slots__ = ("exit", "open_tcp", "external_unix_sockets", "terminal", "file_locks")
+    EXIT_FIELD_NUMBER: _ClassVar[int]
+    OPEN_TCP_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_UNIX_SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    TERMINAL_FIELD_NUMBER: _ClassVar[int]
+    FILE_LOCKS_FIELD_NUMBER: _ClassVar[int]
+    exit: bool
+    open_tcp: bool
+    external_unix_sockets: bool
+    terminal: bool
+    file_locks: bool
+    def __init__(self, exit: _Optional[bool] = ..., open_tcp: _Optional[bool] = ..., external_unix_sockets: _Optional[bool] = ..., terminal: _Optional[bool] = ..., file_locks: _Optional[bool] = ...) -> None: ...

@@ -89,3 +89,11 @@ class TaskResumed(_message.Message):
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class TaskCheckpointed(_message.Message):
+    __slots__ = ("container_id", "checkpoint")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    checkpoint: str
+    def __init__(self, container_id: _Optional[str] = ..., checkpoint: _Optional[str] = ...) -> None: ...

@@ -7,6 +7,7 @@ from msgspec import Struct
 from moorage.proxy.core.answers import Answer
 
 __all__ = (
+    "EXITED",
     "Abort",
     "Action",
     "Call",
@@ -18,6 +19,10 @@ __all__ = (
     "Save",
     "Verify",
 )
+
+
+EXITED = "the plugin has exited"
+"""The problem of a check of paths during which the plugin's process exited."""
 
 
 class Call(Struct, frozen=True):

@@ -133,6 +133,8 @@ class MountCalls:
             return
         reply, call = Reply(job.call, job.answer), job.call
         context.jobs.remove(job)
+        if job.is_new:
+            context.notify("volume-mount", volume=entry.volume, consumer=entry.consumer)
         reason = f"cannot mount volume {entry.volume}: its record cannot be saved"
         context.save(reply, otherwise=(Reply(call, failure(reason)),), mount=entry.key if job.is_new else None)
 
@@ -177,4 +179,6 @@ class MountCalls:
             # the consumer of an undone mount may return it although it got an error
             context.ledger.drop(job.mount, is_lost=job.purpose == "undo")
             context.is_clean = False
+        if entry is not None and job.purpose == "call":
+            context.notify("volume-unmount", volume=entry.volume, consumer=entry.consumer)
         context.reply(job, success())

@@ -93,11 +93,13 @@ class Outcomes:
             context.is_clean = context.is_clean and not any(learned)
         elif job.path == calls.CREATE:
             context.is_clean = context.is_clean and not ledger.learn(job.arguments.volume, "")
+            context.notify("volume-create", volume=job.arguments.volume, consumer=job.consumer)
         elif job.path == calls.REMOVE:
             ledger.forget_volume(job.arguments.volume)
             if paths := ledger.covered.pop(job.arguments.volume, None):
                 context.emit(Release(context.jobs.number(), tuple(paths)))
             context.is_clean = False
+            context.notify("volume-remove", volume=job.arguments.volume)
         elif job.path == calls.SCOPE and (scope := answers.scope(document)) != ledger.scope:
             ledger.scope, context.is_clean = scope, False
         elif job.path == calls.LOG_CAPABILITIES and raw.body != ledger.log_capabilities:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from moorage import errors
 from moorage.proxy.core import calls, offline
-from moorage.proxy.core.actions import Action, Call, Forget, Forward, Release, Reply, Save
+from moorage.proxy.core.actions import EXITED, Action, Call, Forget, Forward, Release, Reply, Save
 from moorage.proxy.core.answers import Answer, failure
 from moorage.proxy.core.calls import Arguments
 from moorage.proxy.core.context import PluginContext
@@ -44,6 +44,11 @@ class PluginCore:
     def table(self) -> PluginTable:
         """As it was configured last."""
         return self._context.table
+
+    @property
+    def exited_run(self) -> int | None:
+        """The run whose process has exited, which the table does not say yet."""
+        return self._context.exited_run
 
     @property
     def wake(self) -> float | None:
@@ -226,6 +231,10 @@ class PluginCore:
         job = self._context.jobs.of_attempt(attempt)
         if job is None or job.stage is not Stage.CHECKING:
             return []
+        if problem == EXITED and job.run == self._context.table.run:
+            self._context.exited_run = job.run  # this is noticed before the exit itself, sometimes
+            self._outcomes.verified(job, problem, mount_point, now)
+            return self._changed(now)
         self._outcomes.verified(job, problem, mount_point, now)
         return self._proceed(now)
 

@@ -1,0 +1,1 @@
+from google.protobuf.empty_pb2 import *

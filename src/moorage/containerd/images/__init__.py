@@ -1,0 +1,1 @@
+"""Images in containerd: pulled from registries, unpacked, measured, and turned into OCI specs."""
