@@ -355,6 +355,8 @@ def test_u22_the_pictures_of_the_guide_are_taken_here(ui: UiSession, tmp_path: P
     folder = Path(os.environ.get("MOORAGE_PICTURES", tmp_path))
     browser = ui.browser
     id = ui.house.inspect("counter")["Id"][:12]
+    ui.house.crash("counter", 1)
+    ui.house.until("counter", "ready")
     for name, path, height, dark, phone in (
         ("ui-plugins.png", "/", 420, False, False),
         ("ui-plugin.png", f"/plugins/{id}?range=5+minutes", 1180, False, False),
@@ -365,7 +367,9 @@ def test_u22_the_pictures_of_the_guide_are_taken_here(ui: UiSession, tmp_path: P
         browser.open(f"{ui.page.url}{path}")
         ui.until_live()
         if path != "/":
-            browser.until(lambda: browser.script("return document.querySelector('#log').children.length > 9"), "output")
+            browser.until(lambda: browser.text("#badges") == "ready", "its state is current")
+            browser.until(lambda: browser.text("#log-state") == "live", "the output is live")
+            browser.until(lambda: browser.script("return document.querySelector('#log').children.length > 99"), "lines")
         assert browser.driver.save_screenshot(str(folder / name))
         assert f"../images/{name}" in GUIDE
         assert (ROOT / "docs/images" / name).read_bytes().startswith(b"\x89PNG")

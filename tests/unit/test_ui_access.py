@@ -24,7 +24,18 @@ def test_u22_an_address_of_this_machine_is_taken(text: str, address: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8377", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "0.0.0.0:80", "192.0.2.1:80"]
+    "text",
+    [
+        "",
+        "8377",
+        "127.0.0.1",
+        "127.0.0.1:x",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "0.0.0.0:80",
+        "192.0.2.1:80",
+        f"127.0.0.1:{'9' * 5000}",
+    ],
 )
 def test_u22_any_other_address_is_refused(text: str) -> None:
     with pytest.raises(errors.Invalid, match="cannot serve the page on"):
@@ -34,7 +45,16 @@ def test_u22_any_other_address_is_refused(text: str) -> None:
 def test_u22_an_origin_is_https_and_a_host() -> None:
     assert parse_origin("https://Plugins.example.org") == "https://plugins.example.org"
     assert parse_origin("https://h:8443/") == "https://h:8443"
-    for wrong in ("http://h", "https://", "h", "https://h/path", "https://u@h", "https://h?q"):
+    for wrong in (
+        "http://h",
+        "https://",
+        "h",
+        "https://h/path",
+        "https://u@h",
+        "https://h?q",
+        "https://[h",
+        "https://h:x",
+    ):
         with pytest.raises(errors.Invalid, match="cannot use origin"):
             parse_origin(wrong)
 

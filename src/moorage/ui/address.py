@@ -16,7 +16,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
         raise errors.Invalid(f"cannot serve the page on {text!r}: it must be HOST:PORT, as in 127.0.0.1:8377")
     host = "127.0.0.1" if host == "localhost" else host
     try:
@@ -37,7 +37,11 @@ def parse_origin(text: str) -> str:
     Raises:
         errors.Invalid: it is no https://HOST[:PORT]
     """
-    found = urlsplit(text.lower())
+    try:
+        found = urlsplit(text.lower())
+        _ = found.port
+    except ValueError:
+        found = urlsplit("")
     if found.scheme != "https" or not found.hostname or found.path.strip("/") or found.query or "@" in found.netloc:
         raise errors.Invalid(f"cannot use origin {text!r}: it must be https://HOST[:PORT]")
     return f"https://{found.netloc}"

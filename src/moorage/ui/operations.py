@@ -1,6 +1,7 @@
 """What a person clicked: operations on plugins, which continue while pages show their progress and their results."""
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from moorage.api.schema.plugins import PluginDetails, PluginPrivilege
 from moorage.client import MoorageClient
 
 __all__ = ("ACTIONS", "PageOperation", "PageOperations", "SettingsForm")
+
+log = logging.getLogger(__name__)
 
 ACTIONS = ("enable", "disable", "restart", "set", "upgrade", "grant")
 
@@ -102,6 +105,9 @@ class PageOperations:
         except errors.MoorageError as error:
             operation.state = "rolled back" if error.is_rolled_back else "failed"
             operation.text = str(error)
+        except Exception:
+            log.exception("cannot %s plugin %s", operation.action, operation.name)
+            operation.state, operation.text = "failed", "internal error; see the log"
         finally:
             client.abort()
             if operation.state == "running":

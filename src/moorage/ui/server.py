@@ -126,7 +126,7 @@ class _Server:
     # who may see it
 
     async def _log_in(self, request: web.BaseRequest) -> web.Response:
-        form = await _read_form(request)
+        form = await _read_form(request, self._timeouts)
         if not self._access.is_token(form.get("token", "").strip()):
             log.warning("refused a wrong token")
             return _html(login_page("This is not the token."), 403)
@@ -152,7 +152,7 @@ class _Server:
         if not path.startswith("/plugins/") or action not in ACTIONS:
             raise errors.NotFound("page not found")
         plugin = await self._watcher.find(unquote(name))
-        over = self._operations.start(plugin, action, await _read_form(request))
+        over = self._operations.start(plugin, action, await _read_form(request, self._timeouts))
         self._watcher.touch()
         with anyio.move_on_after(self._timeouts.ui_result):
             await over.wait()
@@ -291,18 +291,20 @@ def _see(path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path, "Cache-Control": "no-store"})
 
 
-async def _read_form(request: web.BaseRequest) -> dict[str, str]:
+async def _read_form(request: web.BaseRequest, timeouts: Timeouts) -> dict[str, str]:
     """The fields of a form. Raises: Invalid."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise errors.Invalid("cannot read the form: it has another content type than forms have")
-    if (request.content_length or 0) > _FORM_BYTES:
-        raise errors.Invalid(f"cannot read the form: it is longer than {_FORM_BYTES} bytes")
+    raw = b""
     try:
-        raw = await request.content.read(_FORM_BYTES)
-        if not request.content.at_eof():
-            raw += await request.content.read(1)
-            raise errors.Invalid(f"cannot read the form: it is longer than {_FORM_BYTES} bytes")
+        with anyio.fail_after(timeouts.request_body):
+            async for chunk in request.content.iter_any():
+                raw += chunk
+                if len(raw) > _FORM_BYTES:
+                    raise errors.Invalid(f"cannot read the form: it is longer than {_FORM_BYTES} bytes")
         return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS))
+    except TimeoutError as error:
+        raise errors.Invalid(f"cannot read the form: it did not come within {timeouts.request_body:g} s") from error
     except ValueError as error:
         raise errors.Invalid("cannot read the form: it is not encoded as forms are") from error
 
