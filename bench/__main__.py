@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
-from bench import client, executor, growth, logs, machine, output, packages, page, proxy, runtimes
+from bench import client, executor, growth, health, logs, machine, output, packages, page, proxy, runtimes
 from bench.engine import Extent, measure
 from bench.report import LINES, growth_table, judge, table
 
@@ -19,8 +19,16 @@ QUICK = Extent(rounds=1, plugins=3, idle_seconds=1, megabytes=4, package_megabyt
 def main() -> None:
     """One run, with the arguments of the command line."""
     words = sys.argv[1:]
-    named = (client, executor, logs, output, page, proxy, runtimes)
-    parts = {each.__name__.rpartition(".")[2]: each for each in named}
+    parts = {
+        "client": client,
+        "executor": executor,
+        "health": health,
+        "logs": logs,
+        "output": output,
+        "page": page,
+        "proxy": proxy,
+        "runtimes": runtimes,
+    }
     for name, part in parts.items():
         if name in words:
             sys.argv.remove(name)

@@ -221,6 +221,9 @@ class Timeouts:
     engine_answer: float = 5.0
     """Each step of the engine's answer to a command that only asks for its state."""
 
+    disconnected: float = 0.5
+    """Until the engine has noticed that the client of an operation is gone, and has given it up."""
+
     completion: float = 1.0
     """The engine's answer to a shell that completes a word."""
 

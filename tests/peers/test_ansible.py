@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from support.apply_files import push_version
 from support.engines import EngineProcess, engine
 from support.limits import limit
-from support.pages import saved_files
+from support.pages import saved_files, typed_lines
 from support.registries import Served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +60,10 @@ class Fleet:
     def play(self, *words: str | Path, status: int = 0) -> str:
         """What ansible-playbook prints, which exits with this status."""
         command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self.folder / "inventory.json", *words]
+        return self.run(command, self.folder, status=status)
+
+    def run(self, command: Sequence[str | Path], directory: Path, *, status: int = 0) -> str:
+        """What a command of Ansible prints, in this directory."""
         environment = {
             **os.environ,
             "ANSIBLE_HOME": str(self.folder / "home"),
@@ -68,8 +73,11 @@ class Fleet:
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_PIPELINING": "1",
             "LC_ALL": "C.UTF-8",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit(120))
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=limit(120), cwd=directory
+        )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 
@@ -116,6 +124,29 @@ def test_f06_a_broken_plugin_stops_the_rollout_and_the_next_machine_stays_untouc
 def test_f06_the_guide_has_the_files_of_the_package() -> None:
     for name, text in saved_files(PAGE).items():
         assert (ANSIBLE / name).read_text().endswith(text), name
+
+
+def test_f06_the_commands_of_the_guide_roll_out_its_files(fleet: Fleet) -> None:
+    """A reader's directory: the role, the three files as the page has them, and what Ansible knows of the machines."""
+    reader = fleet.folder / "reader"
+    reader.mkdir()
+    (reader / "roles").symlink_to(ANSIBLE / "roles")
+    for name, text in saved_files(PAGE).items():
+        (reader / name).write_text(text.replace("registry.example.org/team/sshfs:1.2", f"{fleet.registry.host}/t/f:1"))
+    machines = re.findall(r"node\d\.example\.org", (reader / "inventory.yml").read_text())
+    variables = json.loads((fleet.folder / "inventory.json").read_text())["moorage"]["hosts"]
+    (reader / "host_vars").mkdir()
+    for machine, known in zip(machines, variables.values(), strict=True):
+        own = {key: value for key, value in known.items() if key not in ("registry", "version", "moorage_file")}
+        (reader / "host_vars" / f"{machine}.json").write_text(json.dumps(own))
+    first, check = typed_lines(PAGE)
+    shown = fleet.run(["sh", "-c", first], reader)
+    assert [shown.partition("PLAY RECAP")[2].count(f"{machine} ") for machine in machines] == [1, 1, 1]
+    for made in fleet.engines.values():
+        (plugin,) = made.plugins()
+        assert (plugin["Moorage"]["Health"]["Status"], plugin["Moorage"]["AppliedBy"]) == ("healthy", "fleet")
+    assert fleet.run(["sh", "-c", check], reader).count("changed=0") == 3
+    assert fleet.run(["sh", "-c", first], reader).count("changed=0") == 3
 
 
 def test_f06_the_docker_plugin_module_works_unmodified(fleet: Fleet) -> None:

@@ -149,6 +149,7 @@ def test_case_065_case_066_the_docker_command_installs_by_digest_and_no_images(
     status, text = run(cli, house.socket, ["plugin", "install", GRANT, f"{registry.host}/t/image:1"])
     assert status == 1
     assert "is not a plugin but an image" in text
+    assert f'Encountered remote "{IMAGE}"(image) when fetching' in text, "case 301: older commands look for it"
 
 
 @pytest.mark.parametrize("cli", clis())

@@ -1,6 +1,7 @@
 """packaging/kubernetes: valid by the published schemas, and its commands work as the manifest has them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ from support.apply_files import moorage_command, push_version
 from support.engines import EngineProcess
 from support.foreground import wait_until
 from support.limits import limit
+from support.pages import typed_lines
 from support.registries import Served
 
 pytestmark = pytest.mark.real
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "packaging/kubernetes"
+PAGE = (MANIFESTS.parents[1] / "docs/guide/rolling-out-with-kubernetes.md").read_text()
 SCHEMAS = Path(sys.prefix, "peers/kubernetes_validate/kubernetes-json-schema/v1.37.0-local-strict")
 
 
@@ -33,8 +36,8 @@ def problems(document: Any) -> list[str]:
     def load(uri: str) -> Resource[Any]:
         return Resource.from_contents(json.loads((SCHEMAS / uri.rpartition("/")[2]).read_text()), DRAFT202012)
 
-    kind = document["kind"].lower()
-    schema = json.loads((SCHEMAS / f"{kind}-apps-v1.json").read_text())
+    kind, version = document["kind"].lower(), document["apiVersion"].replace("/", "-")
+    schema = json.loads((SCHEMAS / f"{kind}-{version}.json").read_text())
     registry: Any = Registry
     validator = Draft202012Validator(schema, registry=registry(retrieve=load))
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
@@ -45,6 +48,39 @@ def test_f07_the_daemon_set_is_valid_by_the_published_schema() -> None:
     wrong = manifest()
     wrong["spec"]["template"]["spec"]["containers"][0]["readinessProb"] = {}
     assert problems(wrong) != []
+
+
+@pytest.mark.needs("kubectl")
+def test_f07_what_the_commands_of_the_guide_apply_is_valid_and_another_file_is_another_config_map(
+    tmp_path: Path,
+) -> None:
+    show, apply, status = typed_lines(PAGE)
+    (tmp_path / "packaging").mkdir()
+    shutil.copytree(MANIFESTS, tmp_path / "packaging/kubernetes")
+
+    def rendered() -> dict[str, Any]:
+        done = subprocess.run(
+            ["sh", "-c", show], capture_output=True, text=True, cwd=tmp_path, timeout=limit(60), check=True
+        )
+        return {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
+
+    first = rendered()
+    assert set(first) == {"ConfigMap", "DaemonSet"}
+    assert [problem for each in first.values() for problem in problems(each)] == []
+    assert first["ConfigMap"]["data"]["plugins.yaml"] == (MANIFESTS / "plugins.yaml").read_text()
+    with (tmp_path / "packaging/kubernetes/plugins.yaml").open("a") as file:
+        file.write("- reference: registry.example.org/team/other:1\n")
+    second = rendered()
+    names = [each["ConfigMap"]["metadata"]["name"] for each in (first, second)]
+    assert [name.rpartition("-")[0] for name in names] == ["moorage-plugins", "moorage-plugins"]
+    assert names[0] != names[1]
+    mounted = [
+        [volume["configMap"]["name"] for volume in each["DaemonSet"]["spec"]["template"]["spec"]["volumes"][1:]]
+        for each in (first, second)
+    ]
+    assert mounted == [[names[0]], [names[1]]], "so a change of the file is a rolling update"
+    assert apply.split() == ["kubectl", "apply", "-k", show.split()[-1]]
+    assert status.split()[-1] == f"daemonset/{first['DaemonSet']['metadata']['name']}"
 
 
 def test_f07_it_is_a_rolling_update_with_readiness_by_check() -> None:

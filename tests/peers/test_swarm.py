@@ -19,6 +19,7 @@ from support.apply_files import push_version
 from support.engines import EngineProcess, engine
 from support.foreground import wait_until
 from support.limits import limit
+from support.pages import typed_lines
 from support.registries import Served
 
 pytestmark = [
@@ -27,7 +28,9 @@ pytestmark = [
     pytest.mark.needs("static-cc", "docker-registry", "dockerd", "docker"),
 ]
 
-STACK = Path(__file__).resolve().parents[2] / "packaging/swarm/stack.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+STACK = ROOT / "packaging/swarm/stack.yaml"
+DEPLOY, SHOW = typed_lines((ROOT / "docs/guide/rolling-out-with-swarm.md").read_text())
 RUN = Path("/run/moorage")
 NODES = (1, 2, 3)
 WITHIN = limit(120)
@@ -101,29 +104,31 @@ class Swarm:
 
     def __init__(self, manager: Dockerd, engines: list[EngineProcess], registry: Served, folder: Path) -> None:
         self.manager, self.engines, self.registry, self.folder = manager, engines, registry, folder
-        (folder / "stack.yaml").write_text(STACK.read_text())
+        self.directory = folder / "packaging/swarm"
+        self.directory.mkdir(parents=True)
+        stack = yaml.safe_load(STACK.read_text())
+        service = stack["services"]["apply"]
         paths = {"/usr", sys.base_prefix, sys.prefix, str(Path(moorage.__file__).parents[1])}
-        (folder / "test.yaml").write_text(
-            yaml.safe_dump(
-                {
-                    "version": "3.9",
-                    "services": {
-                        "apply": {
-                            "image": "moorage:test",
-                            "volumes": [f"{path}:{path}:ro" for path in sorted(paths)],
-                            "healthcheck": {"interval": "1s", "start_period": "10s"},
-                            "deploy": {"update_config": {"monitor": "1s"}},
-                        }
-                    },
-                }
-            )
-        )
+        service["image"] = "moorage:test"
+        service["volumes"] += [f"{path}:{path}:ro" for path in sorted(paths)]
+        service["healthcheck"] |= {"interval": "1s", "start_period": "10s"}
+        service["deploy"]["update_config"] |= {"monitor": "1s"}
+        (self.directory / "stack.yaml").write_text(yaml.safe_dump(stack))
 
     def deploy(self, version: str, tag: str) -> None:
+        """Type the command of the guide, in a directory with the file of the package for the image of the test."""
         text = f"name: f\nplugins: [{{name: p, reference: '{self.registry.host}/t/f:{tag}'}}]\n"
-        (self.folder / "plugins.yaml").write_text(text)
-        files: list[str | Path] = ["-c", self.folder / "stack.yaml", "-c", self.folder / "test.yaml"]
-        docker(self.manager, "stack", "deploy", "--resolve-image=never", *files, "moorage", VERSION=version)
+        (self.directory / "plugins.yaml").write_text(text)
+        self.type(DEPLOY.replace("VERSION=1 ", f"VERSION={version} "))
+
+    def type(self, command: str) -> str:
+        """What a command of the guide prints."""
+        environment = {**os.environ, "DOCKER_HOST": f"unix://{self.manager.address}"}
+        done = subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, cwd=self.folder, env=environment, timeout=limit(120)
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def versions(self) -> list[str]:
         """What the engines run, ready."""
@@ -185,6 +190,7 @@ def swarm(registry: Served, tmp_path: Path) -> Iterator[Swarm]:
 def test_f07_a_global_service_applies_node_by_node_and_pauses_at_a_broken_plugin(swarm: Swarm) -> None:
     swarm.deploy("1", "1")
     wait_until(lambda: swarm.versions() == ["1", "1", "1"] and swarm.is_up(), "version 1 everywhere", WITHIN)
+    assert swarm.type(SHOW).count("moorage_apply") == 3
     pids = {made.more("p")["Pid"] for made in swarm.engines}
     swarm.deploy("2", "bad")
     wait_until(lambda: swarm.update_state() == "paused", "the update pauses", WITHIN)

@@ -193,6 +193,38 @@ def test_f04_prune_removes_what_the_same_file_made_and_nothing_else(fleet: Setup
     assert fleet.names() == ["a:latest", "mine:1"]
 
 
+def test_f04_adopt_takes_plugins_over_so_that_a_later_prune_removes_them(fleet: Setup) -> None:
+    both = "name: mine\nplugins:\n- reference: R/f:1\n  name: a\n- reference: R/f:2\n  name: b\n"
+    run_moorage(fleet.house, "install", "--alias", "a", f"{fleet.host}/t/f:1")
+    fleet.write(both.replace("mine", "other"))
+    fleet.apply()  # it finds a, and makes b
+    assert [fleet.house.more(each)["AppliedBy"] for each in "ab"] == ["", "other"]
+    pids = [fleet.house.more(each)["Pid"] for each in "ab"]
+    fleet.write(both)
+    fleet.apply("--prune")
+    assert [fleet.house.more(each)["AppliedBy"] for each in "ab"] == ["", "other"], (
+        "without --adopt nothing is taken over"
+    )
+    shown = fleet.apply("--adopt", "--dry-run").stdout
+    assert shown == "~ a:latest\n    applied by: no file -> mine\n~ b:latest\n    applied by: other -> mine\n"
+    fleet.apply("--adopt", "--check", status=4)
+    assert fleet.apply("--adopt").stdout == shown
+    assert [fleet.house.more(each)["AppliedBy"] for each in "ab"] == ["mine", "mine"]
+    assert [fleet.house.more(each)["Pid"] for each in "ab"] == pids
+    fleet.write("name: mine\nplugins: []\n")
+    fleet.apply("--prune")
+    assert fleet.names() == []
+    done = run_moorage(fleet.house, "apply", "-f", "-", "--adopt", stdin="plugins: []\n", status=1)
+    assert "cannot adopt plugins for standard input: give the file a name" in done.stderr
+
+
+def test_f04_f05_an_adoption_is_rolled_back_with_the_change_that_does_not_work(fleet: Setup) -> None:
+    run_moorage(fleet.house, "install", "--alias", "p", f"{fleet.host}/t/f:1")
+    fleet.write("name: mine\nplugins:\n- reference: R/f:bad\n  name: p\n")
+    fleet.apply("--adopt", status=3)
+    assert fleet.house.more("p")["AppliedBy"] == ""
+
+
 def test_f04_f05_a_plugin_that_becomes_disabled_stays_disabled_after_a_failed_enable(fleet: Setup) -> None:
     fleet.write("plugins:\n- reference: R/f:1\n  name: p\n  enabled: false\n")
     fleet.apply()

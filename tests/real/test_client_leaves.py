@@ -1,90 +1,20 @@
 """A client that disconnects while a package is installed or upgraded: nothing of it remains, as the pages say."""
 
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.contents import contents_of
-from support.engines import EngineProcess, Refused, config, engine
+from support.engines import EngineProcess, Refused, engine
 from support.foreground import wait_until
 from support.limits import limit
-from support.packages import Made, layer, make
+from support.slow_registry import StallingRegistry, stalling_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-class Registry(ThreadingHTTPServer):
-    """Serves one package, and stops in the middle of its last layer until ``may_go_on``."""
-
-    daemon_threads = True
-
-    def __init__(self, made: Made) -> None:
-        self.made = made
-        self.may_go_on, self.stalls, self.left = threading.Event(), threading.Event(), threading.Event()
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def remote(self) -> str:
-        return f"127.0.0.1:{self.server_port}/t/plugin"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Registry  # type: ignore[mutable-override]  # only this one makes such handlers
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        made, path = self.server.made, self.path.partition("?")[0]
-        found = {f"/v2/t/plugin/blobs/{each.digest}": each for each in made.blobs}
-        if path in found:
-            self._send(found[path].data, "application/octet-stream", stalls=found[path] is made.blobs[-1])
-        elif path.startswith("/v2/t/plugin/manifests/"):
-            self._send(made.manifest, made.media_type)
-        else:
-            self._send(b"{}", "application/json")
-
-    do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
-
-    def _send(self, data: bytes, media_type: str, *, stalls: bool = False) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if not stalls or self.server.may_go_on.is_set():
-            self.wfile.write(data)
-            return
-        self.wfile.write(data[: len(data) // 2])
-        self.wfile.flush()
-        self.server.stalls.set()
-        self.connection.settimeout(limit(60))
-        if self.connection.recv(1) == b"":  # the engine closes its connection
-            self.server.left.set()
-        self.close_connection = True
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: the test says what it expects."""
-
-
-@contextmanager
-def serving() -> Iterator[Registry]:
-    registry = Registry(make(config(), layer({"big": b"x" * 200_000})))
-    thread = threading.Thread(target=registry.serve_forever)
-    thread.start()
-    try:
-        yield registry
-    finally:
-        registry.shutdown()
-        registry.server_close()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +25,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
         yield made
 
 
-def leave_while_it_downloads(house: EngineProcess, registry: Registry, path: str) -> None:
+def leave_while_it_downloads(house: EngineProcess, registry: StallingRegistry, path: str) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(house.socket))
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]"
@@ -104,7 +34,7 @@ def leave_while_it_downloads(house: EngineProcess, registry: Registry, path: str
     assert registry.left.wait(limit(60)), "the engine stops the download"
 
 
-def is_installed(house: EngineProcess, registry: Registry) -> bool:
+def is_installed(house: EngineProcess, registry: StallingRegistry) -> bool:
     try:
         house.install(registry.remote, "p")
     except Refused as refused:
@@ -115,7 +45,7 @@ def is_installed(house: EngineProcess, registry: Registry) -> bool:
 
 
 def test_d14_a_client_that_disconnects_during_an_install_leaves_nothing(house: EngineProcess) -> None:
-    with serving() as registry:
+    with stalling_registry() as registry:
         before = contents_of(house)
         path = f"/plugins/pull?remote={registry.remote}&name=p"
         leave_while_it_downloads(house, registry, path)
@@ -130,7 +60,7 @@ def test_d14_a_client_that_disconnects_during_an_install_leaves_nothing(house: E
 def test_d14_a_client_that_disconnects_during_an_upgrade_leaves_the_version_of_before(house: EngineProcess) -> None:
     house.create("q")
     digest = house.more("q")["Digest"]
-    with serving() as registry:
+    with stalling_registry() as registry:
         before = contents_of(house)
         leave_while_it_downloads(house, registry, f"/plugins/q/upgrade?remote={registry.remote}")
         wait_until(lambda: contents_of(house) == before, "nothing of it is stored")

@@ -33,15 +33,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
         yield made
 
 
-def check(house: EngineProcess, directory: Path, name: str = "tested") -> list[CheckResult]:
-    """The results of the suite for the plugin in a directory, installed in this engine."""
+def check(house: EngineProcess, directory: Path, name: str = "tested", **options: str) -> list[CheckResult]:
+    """The results of the suite for the plugin in a directory, installed in this engine; ``options`` of its volumes."""
     client = MoorageClient(f"unix://{house.socket}")
     client.create(name, package(directory))
     try:
         client.grant(name)
         client.enable(name)
         target = EngineTarget(client, name, TIMEOUT_SECONDS)
-        return run_suite(target, kinds_of(target, TIMEOUT_SECONDS), TIMEOUT_SECONDS, lambda result: None)
+        return run_suite(target, kinds_of(target, TIMEOUT_SECONDS), TIMEOUT_SECONDS, lambda result: None, options)
     finally:
         client.remove(name, force=True)
 
@@ -184,6 +184,14 @@ def attach(driver, volume):
 HelloVolume.attach = attach
 HelloVolume.detach = lambda driver, volume, lazy: None
 """
+NEEDS_OPTION = """
+create = HelloVolume.create
+def strict(driver, request):
+    if request.opts.pop("host", None) != "here":
+        raise CallFailed("'host' option required")
+    create(driver, request)
+HelloVolume.create = strict
+"""
 FORGETS = """
 HelloVolume.start = lambda driver: None
 """
@@ -296,12 +304,26 @@ def variant(tmp_path: Path) -> Path:
     return tmp_path / "variant"
 
 
+def plant(directory: Path, source: str) -> None:
+    """Put this before the last lines of hello-volume's program."""
+    program = directory / "rootfs/plugin/hello_volume.py"
+    before, main, after = program.read_text().partition('if __name__ == "__main__":')
+    program.write_text(f"{before}{source}\n{main}{after}")
+
+
+def test_case_305_a_driver_that_requires_options_is_tested_with_them(house: EngineProcess, variant: Path) -> None:
+    """As most drivers of remote file systems do: sshfs (sshcmd), bindfs (sourcePath), nfs (device)."""
+    plant(variant, NEEDS_OPTION)
+    results = check(house, variant, host="here")
+    assert failures(results) == {}
+    skipped = {each.id: each.text for each in results if each.outcome == "skipped"}
+    assert skipped == {"V03": "options were given, so that it may require them"}
+
+
 @pytest.mark.extensive
 @pytest.mark.parametrize("id", VARIANTS)
 def test_a_planted_bug_is_found_by_the_check_that_is_made_for_it(house: EngineProcess, variant: Path, id: str) -> None:
-    program = variant / "rootfs/plugin/hello_volume.py"
-    before, main, after = program.read_text().partition('if __name__ == "__main__":')
-    program.write_text(f"{before}{VARIANTS[id]}\n{main}{after}")
+    plant(variant, VARIANTS[id])
     found = failures(check(house, variant))
     assert id in found
     assert set(found) - {id} <= CONSEQUENCES.get(id, set()), found

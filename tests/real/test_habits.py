@@ -24,6 +24,7 @@ HOST = [
     {"name": each.strip("/"), "source": each, "destination": each, "type": "bind", "options": ["rbind", "ro"]}
     for each in ("/usr", "/bin", "/lib", "/lib64")
 ]
+TAR = {"Content-Type": "application/x-tar"}
 PASSWD = b"root:x:0:0::/:/bin/sh\nann:x:1234:1235::/:/bin/sh\n"
 GROUP = b"staff:x:50:ann\n"
 
@@ -288,6 +289,42 @@ def test_h03_cp_follows_no_link_out_of_the_plugin(house: EngineProcess, tmp_path
         archive.addfile(tarfile.TarInfo("../../new"))
     status, raw = house.request("PUT", path, escape.getvalue(), headers={"Content-Type": "application/x-tar"})
     assert (status, b"leads out of the directory" in raw) == (400, True)
+
+
+def renamed(raw: bytes) -> bytes:
+    """An archive whose entry is called new."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(raw)) as found, tarfile.open(fileobj=stream, mode="w") as made:
+        for each in found:
+            content = found.extractfile(each)
+            each.name = "new"
+            made.addfile(each, content)
+    return stream.getvalue()
+
+
+def test_h03_cp_of_a_plugin_with_a_user_namespace_has_the_ids_inside(house: EngineProcess, tmp_path: Path) -> None:
+    """What is copied in belongs to root of the plugin, and what is copied out to who copies it."""
+    house.create("mapped", config())
+    house.request_own("PUT", "mapped", "policy", {"userns": "auto"})
+    house.enable("mapped")
+    root = Path(f"/proc/{house.more('mapped')['Pid']}/root")
+    (tmp_path / "in").write_text("from outside")
+    out(house, "cp", str(tmp_path / "in"), "mapped:/own")
+    base = (root / "own").stat().st_uid
+    assert base == (root / "own").stat().st_gid >= 65536, "on the host its root is the first id of its namespace"
+    os.chown(root / "own", base + 7, base + 8)
+    (root / "own").chmod(0o640)
+    out(house, "cp", "mapped:/own", str(tmp_path / "own"))
+    copied = (tmp_path / "own").stat()
+    assert (copied.st_uid, copied.st_gid, copied.st_mode & 0o777) == (os.getuid(), os.getgid(), 0o640)
+    status, raw = house.request("GET", "/moorage/v1/plugins/mapped/archive?path=/own")
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        (member,) = archive.getmembers()
+    assert (status, member.uid, member.gid) == (200, 7, 8), "an archive has the ids of the plugin"
+    status, raw = house.request("PUT", "/moorage/v1/plugins/mapped/archive?path=/", renamed(raw), headers=TAR)
+    assert status < 300, raw
+    assert (root / "new").stat().st_uid == base, "files get the owner of the directory"
+    house.remove("mapped", force=True)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,57 @@ def test_h06_the_policy_decides_where_lines_go(house: EngineProcess) -> None:
     assert policy("--log", "elsewhere").returncode == 2
     assert policy("--log", "file").returncode == 0
     assert not target.exists()
+
+
+@pytest.fixture
+def journal_namespace() -> Iterator[list[str]]:
+    """A command that enters a mount namespace with a journald of its own; that one runs until the end of the test."""
+    script = WITH_JOURNALD.partition('"$2" -c')[0] + "echo ready\nwait $journald"
+    holder = subprocess.Popen(
+        ["unshare", "-m", "bash", "-c", script, "bash", str(JOURNALD)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        yield ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", "--"]
+    finally:
+        holder.terminate()
+        holder.communicate(timeout=limit(30))
+
+
+@pytest.mark.skipif(not JOURNALD.exists(), reason="no journald")
+def test_h06_what_a_plugin_prints_is_found_by_journalctl(journal_namespace: list[str], tmp_path: Path) -> None:
+    """The whole way: plugin, shim, log keeper, journald, journalctl; after a rename under the new name."""
+    made = EngineProcess(tmp_path, prefix=journal_namespace)
+
+    def found(*matches: str) -> list[str]:
+        command = [
+            *journal_namespace,
+            "journalctl",
+            "-q",
+            "-D",
+            "/run/log/journal",
+            "-o",
+            "json",
+            "--no-pager",
+            *matches,
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=limit(30), check=True).stdout
+        return [str(json.loads(line)["MESSAGE"]) for line in shown.splitlines()]
+
+    made.start()
+    try:
+        made.create("p", config("out=hello", "err=trouble"))
+        made.request_own("PUT", "p", "policy", {"log": "journald"})
+        made.enable("p")
+        id = made.inspect("p")["Id"]
+        made.wait_until(lambda: found("MOORAGE_PLUGIN=p:latest", "MOORAGE_STREAM=stdout") == ["hello"], "it is there")
+        made.wait_until(lambda: found(f"MOORAGE_PLUGIN_ID={id}", "PRIORITY=3") == ["trouble"], "errors, too")
+        made.request_own("POST", "p", "rename?name=q")
+        made.request_own("POST", "q", "restart")
+        made.wait_until(
+            lambda: found("MOORAGE_PLUGIN=q:latest", "MOORAGE_STREAM=stdout") == ["hello"], "by its new name"
+        )
+        made.remove("q", force=True)
+    finally:
+        made.close()

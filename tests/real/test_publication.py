@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,11 @@ import pytest
 
 from moorage.host.mounts import mount_state
 from moorage.host.sockets import accepts_connections
-from support.drivers import create_driver, driver_config
+from support.drivers import create_driver, driver_config, write_driver
 from support.engines import EngineProcess, Refused, engine
 from support.foreground import wait_until
 from support.limits import limit
-from support.publication import Consumer, Driver, proxy_pid
+from support.publication import Consumer, Driver, guard_pid, proxy_pid
 from support.service_manager import service_manager
 
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
@@ -286,7 +287,7 @@ def test_p03_after_a_kill_of_everything_no_dead_socket_outlives_the_next_start(
     house: EngineProcess, driver: Driver
 ) -> None:
     house.end(signal.SIGKILL)
-    os.kill(proxy_pid(house), signal.SIGKILL)
+    os.kill(guard_pid(house), signal.SIGKILL)
     wait_until(lambda: not accepts_connections(driver.socket), "no process listens", limit(10))
     assert driver.socket.exists()
     house.start(wait=False)
@@ -305,25 +306,72 @@ def test_p11_down_keeps_what_is_mounted_known(house: EngineProcess, driver: Driv
     driver.unmount("data")
 
 
-def test_p04_calls_wait_while_the_plugin_is_restarted_and_upgraded(house: EngineProcess, driver: Driver) -> None:
+class Callers:
+    """Threads that call a driver again and again until the block ends, and the statuses that they got."""
+
+    def __init__(self, driver: Driver, *calls: tuple[str, dict[str, str]]) -> None:
+        self.statuses: dict[str, list[int]] = {method: [] for method, _ in calls}
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._repeat, args=(driver, *each)) for each in calls]
+
+    def _repeat(self, driver: Driver, method: str, body: dict[str, str]) -> None:
+        while not self._stop.is_set():
+            self.statuses[method].append(driver.try_call(f"VolumeDriver.{method}", body))
+
+    def failures(self) -> dict[str, list[int]]:
+        """Statuses other than 200, by method."""
+        found = {method: [each for each in got if each != 200] for method, got in self.statuses.items()}
+        return {method: failed for method, failed in found.items() if failed or not self.statuses[method]}
+
+    def __enter__(self) -> "Callers":
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for each in self._threads:
+            each.join()
+
+
+CALLS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("Get", {"Name": "data"}),
+    ("List", {}),
+    ("Mount", {"Name": "data", "ID": "one"}),
+)
+
+
+def test_p04_calls_wait_while_the_plugin_is_restarted(house: EngineProcess, driver: Driver) -> None:
     driver.create_and_mount("data")
-    statuses: list[int] = []
-    stop = threading.Event()
-
-    def call() -> None:
-        while not stop.is_set():
-            statuses.append(driver.try_call("VolumeDriver.Get", {"Name": "data"}))
-
-    caller = threading.Thread(target=call)
-    caller.start()
-    try:
+    with Callers(driver, *CALLS) as callers:
         kill_plugin(driver)
         house.request_own("POST", "v", "restart")
-    finally:
-        stop.set()
-        caller.join()
-    assert set(statuses) == {200}
+    assert callers.failures() == {}
     driver.unmount("data")
+
+
+def test_p04_p12_calls_wait_while_the_plugin_is_upgraded(house: EngineProcess, driver: Driver, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    write_driver(package, driver_config("volume", driver.data, description="the next one"))
+    upgrade = ("moorage", "--host", str(house.socket), "upgrade", "--restart", "-y", "v", str(package))
+
+    def run(*options: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", *upgrade, *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=limit(60), check=False)
+
+    path = driver.create_and_mount("data")
+    until_in_use(driver)
+    refused = run()
+    assert (refused.returncode, "volume data, 1 mount" in refused.stderr) == (1, True), refused.stderr
+    (path / "file").write_text("content")
+    with Callers(driver, *CALLS) as callers:
+        done = run("--force")
+    assert done.returncode == 0, done.stderr
+    assert house.inspect("v")["Config"]["Description"] == "the next one"
+    assert callers.failures() == {}
+    assert (path / "file").read_text() == "content", "the next version mounts it again"
+    driver.unmount("data")
+    assert driver.mounts_on_host() == []
 
 
 def test_a_plugin_proxy_that_hangs_is_replaced(house: EngineProcess, driver: Driver) -> None:

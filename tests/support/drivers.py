@@ -80,6 +80,14 @@ def driver_package(document: dict[str, Any]) -> bytes:
     return stream.getvalue()
 
 
+def write_driver(directory: Path, document: dict[str, Any]) -> None:
+    """A package as a new directory."""
+    (directory / "rootfs").mkdir(parents=True)
+    (directory / "rootfs/driver").write_bytes(driver())
+    (directory / "rootfs/driver").chmod(0o755)
+    (directory / "config.json").write_text(json.dumps(document))
+
+
 def create_driver(house: EngineProcess, name: str, document: dict[str, Any]) -> None:
     """Create and enable it in an engine."""
     path = f"/plugins/create?name={quote(name, safe='')}"

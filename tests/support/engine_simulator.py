@@ -14,9 +14,9 @@ from typing import Any
 import anyio
 
 from moorage import errors
+from moorage.engine.changes.values import PolicyChange
 from moorage.engine.engine import Engine
 from moorage.engine.lifecycle import State
-from moorage.engine.values import PolicyChange
 from support.engine_world import Script, World
 from support.virtual_time import run_in_virtual_time
 

@@ -3,7 +3,7 @@
 import io
 import secrets as random
 import tarfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import AddedProcess, ExecCommand
-from moorage.engine.changes.values import ChangeTerms
+from moorage.engine.changes.values import ChangeTerms, PolicyChange
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
 from moorage.engine.telemetry import EngineCounters, EventLog, Metrics, measure
-from moorage.engine.values import EngineInfo, Holder, PluginEvent, PluginView, PolicyChange, Publication
+from moorage.engine.values import EngineInfo, Holder, PluginEvent, PluginView, Publication
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.plugins import (
@@ -26,6 +26,7 @@ from moorage.plugins import (
     Overrides,
     apply_settings,
     check_confinement,
+    check_labels,
     compute_privileges,
     effective_settings,
     local_name,
@@ -110,7 +111,9 @@ class FakeBackend:
         parsed = parse_config(await run_blocking(lambda: _config_of(raw)))
         return self.add(local, parsed.config, parsed.warnings)
 
-    def add(self, local: str, config: Config, warnings: tuple[str, ...] = ()) -> PluginView:
+    def add(
+        self, local: str, config: Config, warnings: tuple[str, ...] = (), labels: Mapping[str, str] | None = None
+    ) -> PluginView:
         """Take a plugin in, under its full name."""
         view = PluginView(
             id=random.token_hex(32),
@@ -122,6 +125,7 @@ class FakeBackend:
             settings=effective_settings(config, NO_OVERRIDES),
             privileges=compute_privileges(config),
             warnings=warnings,
+            labels=labels or {},
         )
         self.plugins[view.id], self.overrides[view.id], self.lines[view.id] = view, NO_OVERRIDES, []
         self.event_log.publish("create", view.id, local)
@@ -185,6 +189,14 @@ class FakeBackend:
         confinement = plugin.confinement.updated(change.confinement)
         policy = RestartPolicy(restarts, most, wait, change.log or plugin.policy.log)
         made = replace(plugin, policy=policy, confinement=confinement, widenings=widenings(confinement))
+        self._put(made)
+        return made
+
+    async def set_labels(self, name: str, added: Mapping[str, str], removed: Sequence[str]) -> PluginView:
+        plugin = self.get(name)
+        others = {key: value for key, value in plugin.labels.items() if key not in removed}
+        made = replace(plugin, labels={**others, **added})
+        check_labels(made.labels)
         self._put(made)
         return made
 

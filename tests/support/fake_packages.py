@@ -74,7 +74,7 @@ class FakePackages:
 
         async def run(report: ReportProgress) -> None:
             await self.work(report)
-            self.owner.add(local, config)
+            self.owner.add(local, config, labels=terms.labels)
 
         yield Operation(local, run)
 

@@ -54,6 +54,12 @@ def commands(text: str) -> list[str]:
     return [step.text.partition("  #")[0].strip() for step in steps(text) if step.kind == "command"]
 
 
+def typed_lines(text: str) -> list[str]:
+    """The lines of indented blocks, which a reader types; without comments."""
+    plain = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    return [line.partition("  #")[0].strip() for line in plain.splitlines() if line.startswith("    ")]
+
+
 class Reader:
     """A reader who does what a page says, in a directory of their own, on an engine with unusual paths."""
 

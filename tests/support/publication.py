@@ -9,10 +9,11 @@ from support import leftovers
 from support.drivers import create_driver, driver_config
 from support.engines import EngineProcess, UnixConnection
 from support.limits import limit
+from support.proxy_process import parent
 
 WITHIN = limit(60.0)
 
-__all__ = ("Consumer", "Driver", "proxy_pid")
+__all__ = ("Consumer", "Driver", "guard_pid", "proxy_pid")
 
 
 class Consumer:
@@ -84,16 +85,10 @@ class Driver(Consumer):
 
 
 def proxy_pid(house: EngineProcess) -> int:
-    """The plugin proxy of an engine. Raises: AssertionError where none runs."""
-    for pid in leftovers_of_proxy(house):
-        return pid
-    raise AssertionError("no plugin proxy runs")
+    """The plugin proxy of an engine."""
+    return int((house.exec_root / "proxy/pid").read_text())
 
 
-def leftovers_of_proxy(house: EngineProcess) -> list[int]:
-    mark = str(house.exec_root / "proxy").encode()
-    return [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and mark in leftovers.command_line(int(entry.name))
-    ]
+def guard_pid(house: EngineProcess) -> int:
+    """The process that starts the plugin proxy again; the kernel kills the proxy with it."""
+    return parent(proxy_pid(house))

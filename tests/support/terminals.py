@@ -4,10 +4,12 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -67,3 +69,39 @@ def show(columns: int, *words: str, program: Sequence[str] = ("-m", "moorage"), 
         os.close(terminal)
         raw = read_all(controller)
         return Screen(raw, child.wait(limit(30)))
+
+
+class Typist:
+    """A person at a terminal, who waits for something to be shown before a key is typed."""
+
+    def __init__(self, columns: int, *words: str, **environment: str) -> None:
+        """``moorage`` with these words; the terminal controls it, so that Ctrl-C is a signal."""
+        variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+        self._terminal = pseudo_terminal(columns)
+        self._controller, terminal = self._terminal.__enter__()
+        command = ["setsid", "--ctty", "--wait", sys.executable, "-m", "moorage", *words]
+        environment = {**variables, "TERM": "xterm", **environment}
+        self.child = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+        os.close(terminal)
+        self.seen = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read until this text was shown."""
+        deadline = time.monotonic() + limit(60)
+        while text not in _CODES.sub("", self.seen):
+            assert time.monotonic() < deadline, f"{text!r} was not shown: {self.seen!r}"
+            if select.select([self._controller], [], [], 0.1)[0]:
+                data = os.read(self._controller, 65536)
+                self.seen += data.decode(errors="replace").replace("\r\n", "\n")
+
+    def type(self, keys: bytes) -> None:
+        """Type these keys."""
+        os.write(self._controller, keys)
+
+    def end(self) -> Screen:
+        """All that was shown, and the exit status."""
+        try:
+            self.seen += read_all(self._controller)
+            return Screen(self.seen, self.child.wait(limit(30)))
+        finally:
+            self._terminal.__exit__(None, None, None)

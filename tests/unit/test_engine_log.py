@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from moorage import errors
+from moorage.engine.changes.values import PolicyChange
 from moorage.engine.telemetry import log_exit, log_step
-from moorage.engine.values import LastExit, PolicyChange
+from moorage.engine.values import LastExit
 from support.engine_scenario import P, script, state, until
 from support.engine_scenario import play as play
 from support.engine_world import Script, World

@@ -11,9 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage.engine.changes.values import PolicyChange
 from moorage.engine.engine import Engine
 from moorage.engine.lifecycle import RestartPolicy, Restarts, State
-from moorage.engine.values import LastExit, PluginRecord, PolicyChange
+from moorage.engine.values import LastExit, PluginRecord
 from moorage.executor import Exit
 from moorage.runs.exit_text import describe_exit
 from support.engine_scenario import P, actions, script, state, until

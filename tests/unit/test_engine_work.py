@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from moorage import errors
+from moorage.engine.changes.values import PolicyChange
 from moorage.engine.lifecycle import BACK_OFF_LIMIT, STEADY_AFTER
-from moorage.engine.values import PolicyChange
 from support.engine_scenario import P, actions, script, state, until
 from support.engine_scenario import play as play
 from support.engine_world import TIMEOUTS, Container, Script, World

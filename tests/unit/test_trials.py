@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage.engine.changes.trial import change_version
-from moorage.engine.changes.values import ChangeTerms, PluginChange
+from moorage.engine.changes.values import ChangeTerms, PluginChange, PolicyChange
 from moorage.engine.engine import Engine
 from moorage.engine.grants import Grants
 from moorage.engine.lifecycle import Restarts
-from moorage.engine.values import PluginVersion, PolicyChange
+from moorage.engine.values import PluginVersion
 from moorage.plugins import Config, Overrides, compute_privileges, effective_settings
 from support.awaits import Awaits, drive_inboxes
 from support.engine_world import CONFIG, Script, World, patch

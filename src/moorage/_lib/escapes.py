@@ -10,7 +10,9 @@ _INVISIBLE = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
 )
 _INVISIBLE_CHARACTER = re.compile(f"[{_INVISIBLE}]")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _COLOUR = re.compile(r"(\x1b\[[0-9;:]*m)")
 _RESET = "\x1b[0m"
 _QUOTED_LENGTH = 40
@@ -27,8 +29,8 @@ def is_printable(text: str) -> bool:
 def find_control(text: str, *, lines: bool = False) -> str | None:
     """The first control character of a text, as it is escaped; None if there is none.
 
-    With ``lines`` the text is for people and may have several lines: line feeds, tabs and what scripts and emoji are
-    composed with are fine, and only control characters and direction overrides are not.
+    With ``lines`` the text is for people and may have several lines: line feeds, also after a carriage return, tabs and
+    what scripts and emoji are composed with are fine, and only control characters and direction overrides are not.
     """
     if is_printable(text):
         return None

@@ -1,16 +1,16 @@
 """What the API needs of an engine. Failures are raised by kind (``moorage.errors``), with texts for the user."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moorage.engine.changes.values import ChangeTerms
+from moorage.engine.changes.values import ChangeTerms, PolicyChange
 from moorage.engine.grants import PrivilegeRequest
 from moorage.engine.installation import Operation
 from moorage.engine.telemetry import Metrics
 from moorage.engine.transfers import LoadResult
-from moorage.engine.values import EngineInfo, Holder, InstallOptions, PluginEvent, PluginView, PolicyChange
+from moorage.engine.values import EngineInfo, Holder, InstallOptions, PluginEvent, PluginView
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
 from moorage.packages.usage import DiskUsage, Pruned
@@ -200,6 +200,9 @@ class Backend(Protocol):
 
     async def resize(self, name: str, exec_id: str, rows: int, columns: int) -> None:
         """The size of the terminal of such a process. Raises: NotFound."""
+
+    async def set_labels(self, name: str, added: Mapping[str, str], removed: Sequence[str]) -> PluginView:
+        """Change its labels. Raises: Invalid for labels that no plugin can have."""
 
     async def publish(
         self,

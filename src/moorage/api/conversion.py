@@ -13,11 +13,11 @@ from moorage import errors
 from moorage._version import __version__
 from moorage.api.schema import consumers, output, packages, plugins, system
 from moorage.api.schema.base import API_VERSION, MIN_API_VERSION, from_document
-from moorage.engine.changes.values import PluginChange
+from moorage.engine.changes.values import PluginChange, PolicyChange
 from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.volumes import VolumeView
 from moorage.engine.transfers import LoadResult
-from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView, PolicyChange, Publication
+from moorage.engine.values import EngineInfo, Holder, LastExit, PluginEvent, PluginView, Publication
 from moorage.health.model import HealthCheck, HealthPolicy, HealthResult, HealthState
 from moorage.host.cgroup_usage import CgroupUsage, ProcessView
 from moorage.logs.lines import Line
@@ -90,6 +90,7 @@ def to_plugin(view: PluginView, processes: Sequence[ProcessView] | None = None) 
             log_directory=LOG_DIRECTORY if view.published and is_kind(view.config, "logdriver") else "",
             mounts=[to_mount(each) for each in view.mounts],
             applied_by=view.applied_by,
+            labels=dict(view.labels),
         ),
     )
 
@@ -223,6 +224,8 @@ def to_desired(request: packages.ApplyRequest) -> PluginChange:
         secrets=tuple(request.secrets or ()),
         policy=None if request.policy is UNSET else to_policy_change(request.policy),
         published=publish,
+        labels=None if request.labels is UNSET else request.labels,
+        applied_by=(request.applied_by or "") if request.adopt is True else None,
     )
 
 

@@ -9,13 +9,13 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage.api.conversion import to_desired, to_privileges
 from moorage.api.http.go_json import json_type_error
-from moorage.api.http.query import boolean, match_fields, read_object, seconds
+from moorage.api.http.query import match_fields, read_object
 from moorage.api.progress import stream_operation
 from moorage.api.request import Request, json_answer, registry_credentials
-from moorage.api.schema.packages import ApplyRequest, PrivilegeReview, TermsRequest
+from moorage.api.schema.packages import ApplyRequest, InstallRequest, PrivilegeReview, TermsRequest
 from moorage.engine.changes.values import ChangeTerms
 from moorage.engine.values import InstallOptions
-from moorage.plugins import parse_privileges
+from moorage.plugins import check_labels, parse_privileges
 
 __all__ = (
     "apply",
@@ -61,12 +61,12 @@ async def pull(request: Request) -> web.StreamResponse:
 
 async def pull_with(request: Request) -> web.StreamResponse:
     """POST pull: as Docker's, with settings; ``privileges`` may be left out, and everything is granted then."""
-    return await _pull(request, _terms(await request.json(), once=False))
+    return await _pull(request, _terms(await request.json(), once=False, kind=InstallRequest))
 
 
 async def ensure(request: Request) -> web.StreamResponse:
     """POST ensure: as pull, unless the plugin is installed from the same reference with these settings."""
-    return await _pull(request, _terms(await request.json(), once=True))
+    return await _pull(request, _terms(await request.json(), once=True, kind=InstallRequest))
 
 
 async def upgrade(request: Request) -> web.StreamResponse:
@@ -81,10 +81,7 @@ async def upgrade_with(request: Request) -> web.StreamResponse:
     With ``wait`` one that is not healthy after so many seconds is rolled back.
     """
     terms = _terms(await request.json(), once=False)
-    change = ChangeTerms(
-        boolean(request.query("restart")), boolean(request.query("force")), seconds(request.query("wait"), "wait")
-    )
-    return await _upgrade(request, terms, change)
+    return await _upgrade(request, terms, request.change_terms())
 
 
 async def fetch(request: Request) -> web.StreamResponse:
@@ -100,9 +97,10 @@ async def apply(request: Request) -> web.StreamResponse:
     """
     document = await request.json()
     fields = match_fields(document, ApplyRequest)
-    terms = _terms({name: fields[name] for name in TermsRequest.__struct_fields__ if name in fields}, once=False)
+    given = {name: fields[name] for name in InstallRequest.__struct_fields__ if name in fields}
+    terms = _terms(given, once=False, kind=InstallRequest)
     body = read_object({name: value for name, value in fields.items() if name != "privileges"}, ApplyRequest)
-    change = ChangeTerms(restart=True, wait=seconds(request.query("wait"), "wait"), desired=to_desired(body))
+    change = replace(request.change_terms(), restart=True, force=False, desired=to_desired(body))
     operation = request.backend.desired.apply(
         request.name,
         request.query("remote"),
@@ -139,18 +137,21 @@ async def _raw(request: Request) -> bytes:
     return _dump([each or {} for each in document])
 
 
-def _terms(document: Any, *, once: bool) -> InstallOptions:
-    fields = match_fields(document, TermsRequest)
+def _terms(document: Any, *, once: bool, kind: type[TermsRequest] = TermsRequest) -> InstallOptions:
+    fields = match_fields(document, kind)
     privileges = fields.pop("privileges", None)
     if not isinstance(privileges, list | None):
         raise errors.Invalid("invalid JSON: the field 'privileges' is of a wrong type: it must be a list")
-    request = read_object(fields, TermsRequest)
+    request = read_object(fields, kind)
+    labels = (request.labels or {}) if isinstance(request, InstallRequest) else {}
+    check_labels(labels)
     return InstallOptions(
         parse_privileges(_dump(privileges)) if privileges is not None else None,
         is_attended=bool(request.attended),
         assignments=tuple(request.settings or ()),
         secrets=tuple(request.secrets or ()),
         once=once,
+        labels=labels,
     )
 
 

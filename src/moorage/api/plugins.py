@@ -6,8 +6,7 @@ from moorage import errors
 from moorage.api.conversion import to_plugin, to_policy, to_policy_change
 from moorage.api.http.query import boolean, integer, parse_filters, seconds, signal_number, texts, truth
 from moorage.api.request import Request, json_answer
-from moorage.api.schema.plugins import HostPath, PackageReplacement, PolicyRequest, SetRequest
-from moorage.engine.changes.values import ChangeTerms
+from moorage.api.schema.plugins import HostPath, LabelsRequest, PackageReplacement, PolicyRequest, SetRequest
 
 __all__ = (
     "call",
@@ -24,6 +23,7 @@ __all__ = (
     "replace_package",
     "restart",
     "set_",
+    "set_labels",
     "set_policy",
     "set_with_secrets",
     "tag",
@@ -139,14 +139,20 @@ async def set_policy(request: Request) -> web.Response:
     return json_answer(to_policy(await request.backend.set_policy(request.name, change)))
 
 
+async def set_labels(request: Request) -> web.Response:
+    """PUT labels: those that are not named stay."""
+    body = await request.read(LabelsRequest)
+    return json_answer(
+        to_plugin(await request.backend.set_labels(request.name, body.add or {}, tuple(body.remove or ())))
+    )
+
+
 async def replace_package(request: Request) -> web.Response:
     """POST package: as create; with ``restart`` also of an enabled plugin, with ``force`` of one in use.
 
     With ``wait`` the new version must be healthy after so many seconds, or the one before it is started again.
     """
-    change = ChangeTerms(
-        boolean(request.query("restart")), boolean(request.query("force")), seconds(request.query("wait"), "wait")
-    )
+    change = request.change_terms()
     dropped = await request.while_connected(
         lambda: request.backend.replace_package(request.name, request.upload(), change)
     )

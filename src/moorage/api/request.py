@@ -16,8 +16,9 @@ from moorage._lib.task_groups import background_tasks
 from moorage.api.backend import Backend
 from moorage.api.http.connection import ClientConnection
 from moorage.api.http.errors import RequestTooSlow, refusal
-from moorage.api.http.query import json_body, read_object
+from moorage.api.http.query import boolean, json_body, read_object, seconds
 from moorage.api.schema.base import to_document
+from moorage.engine.changes.values import ChangeTerms
 from moorage.registry.credentials import Credentials, decode_registry_auth
 from moorage.timeouts import DEFAULT
 
@@ -65,6 +66,11 @@ class Request(Struct, frozen=True):
     def query(self, key: str) -> str:
         """A value of the query string, empty where it is absent."""
         return self.http.query.get(key, "")
+
+    def change_terms(self) -> ChangeTerms:
+        """How a plugin may be changed: ``restart``, ``force`` and ``wait`` of the query. Raises: Invalid."""
+        restart, force = boolean(self.query("restart")), boolean(self.query("force"))
+        return ChangeTerms(restart, force, seconds(self.query("wait"), "wait"))
 
     async def answer_expectation(self) -> web.Response | None:
         """Send 100 Continue to a client that waits for it. An answer for any other expectation."""

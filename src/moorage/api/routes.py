@@ -28,6 +28,7 @@ from moorage.api.schema.openapi import make_document
 from moorage.api.schema.output import LogLine, PluginStats
 from moorage.api.schema.packages import (
     ApplyRequest,
+    InstallRequest,
     LoadedPlugin,
     PrivilegeReview,
     ProgressLine,
@@ -38,6 +39,7 @@ from moorage.api.schema.plugins import (
     HolderLine,
     HolderRequest,
     HostPath,
+    LabelsRequest,
     PackageReplacement,
     PluginDetails,
     PluginHolder,
@@ -156,7 +158,7 @@ ROUTES = (
         packages.pull_with,
         "Install a plugin with settings",
         query=_REFERENCE,
-        takes=TermsRequest,
+        takes=InstallRequest,
         **_PROGRESS,
     ),
     post(
@@ -164,7 +166,7 @@ ROUTES = (
         packages.ensure,
         "Install a plugin unless it is installed with these settings",
         query=_REFERENCE,
-        takes=TermsRequest,
+        takes=InstallRequest,
         **_PROGRESS,
     ),
     post(
@@ -305,6 +307,14 @@ ROUTES = (
         "Change the policy of a plugin",
         takes=PolicyRequest,
         returns=PluginPolicy,
+    ),
+    Route(
+        "PUT",
+        f"{_ONE}/labels",
+        plugins.set_labels,
+        "Change the labels of a plugin",
+        takes=LabelsRequest,
+        returns=PluginDetails,
     ),
     post(
         f"{_ONE}/set",

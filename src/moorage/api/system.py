@@ -19,6 +19,7 @@ from moorage.api.schema import system
 from moorage.engine.values import EngineInfo, PluginEvent, PluginView
 from moorage.host import proc
 from moorage.host.cgroups import CgroupLayout, cgroup_layout
+from moorage.plugins import has_label
 from moorage.registry.credentials import parse_credentials
 from moorage.registry.hosts import Options
 
@@ -152,9 +153,7 @@ def _passes(each: PluginEvent, filters: Filters) -> bool:
 
 def _has_label(each: PluginEvent, label: str) -> bool:
     """A label is KEY or KEY=VALUE of the attributes. As in the daemon, of several all must fit."""
-    key, equals, value = label.partition("=")
-    found = {"name": each.name, **each.attributes}
-    return key in found and (not equals or found[key] == value)
+    return has_label({"name": each.name, **each.attributes}, label)
 
 
 def _fits(filters: Filters, key: str, value: str) -> bool:

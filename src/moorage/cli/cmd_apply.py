@@ -20,8 +20,9 @@ from moorage.cli.parameters import OptionalValueCommand
 @click.option("--watch", is_flag=True, help="Apply again when the file changes, and every 5 minutes.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="With --watch: exists while all is well.")
 @click.option("--prune", is_flag=True, help="Remove what this file installed and no longer has.")
+@click.option("--adopt", is_flag=True, help="Take over plugins of the file that it did not install, for --prune.")
 @wait_option
-@click.option("--grant-all-permissions", "grant_all", is_flag=True, help="Grant all requested privileges.")
+@click.option("-y", "--grant-all-permissions", "grant_all", is_flag=True, help="Grant all requested privileges.")
 @json_option
 def command(
     source: str,
@@ -30,6 +31,7 @@ def command(
     watch: bool,
     ready_file: Path | None,
     prune: bool,
+    adopt: bool,
     wait: float,
     grant_all: bool,
 ) -> int:
@@ -42,7 +44,7 @@ def command(
         raise click.UsageError("--watch needs a file, not standard input")
     if ready_file is not None and not watch:
         raise click.UsageError("--ready-file needs --watch")
-    options = ApplyOptions(grant_all=grant_all, wait=wait, prunes=prune, shows_unchanged=not watch)
+    options = ApplyOptions(grant_all=grant_all, wait=wait, prunes=prune, adopts=adopt, shows_unchanged=not watch)
     if watch:
         from moorage.cli.apply.watch import watch_file
 

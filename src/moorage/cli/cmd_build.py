@@ -42,11 +42,11 @@ _EPOCH = "SOURCE_DATE_EPOCH"
     metavar="OS/ARCH",
     help="Platform, as linux/arm64; may be repeated, for one package with all of them.  [default: this machine's]",
 )
-@click.option("--name", help="Name of the plugin in the archive.  [default: the directory's]")
+@click.option("--name", metavar="NAME", help="Name of the plugin in the archive.  [default: the directory's]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write an archive for moorage load.")
 @click.option("--push", "target", metavar="REFERENCE", help="Push it to a registry, all platforms as one tag.")
 @click.option("--kit", is_flag=True, help="Add the kit at /plugin/moorage/kit, instead of one in the directory.")
-@click.option("--insecure-registry", multiple=True, help="Registry to use without verified TLS.")
+@click.option("--insecure-registry", metavar="HOST[:PORT]", multiple=True, help="Registry to use without verified TLS.")
 @json_option
 def command(
     directory: Path,

@@ -17,7 +17,9 @@ from moorage.cli.terminal import say_lines
 @click.argument("plugin", shell_complete=plugin_names)
 @click.argument("method")
 @click.argument("data", default="{}")
-@click.option("--timeout", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait.  [default: 60]")
+@click.option(
+    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait.  [default: 60]"
+)
 @json_option
 def command(plugin: str, method: str, data: str, timeout: float) -> int:
     """Call."""

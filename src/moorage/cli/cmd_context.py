@@ -50,8 +50,10 @@ def list_all(quiet: bool, template: str | None) -> None:
 
 @command.command(help="Create a context.")
 @click.argument("name")
-@click.option("--host", required=True, help="Engine: unix://PATH, or ssh://[USER@]MACHINE[:PORT][/PATH].")
-@click.option("--description", default="", help="Description of the context.")
+@click.option(
+    "--host", metavar="HOST", required=True, help="Engine: unix://PATH, or ssh://[USER@]MACHINE[:PORT][/PATH]."
+)
+@click.option("--description", metavar="DESCRIPTION", default="", help="Description of the context.")
 @json_option
 def create(name: str, host: str, description: str) -> None:
     """Create."""

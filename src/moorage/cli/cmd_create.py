@@ -13,8 +13,8 @@ import click
 
 from moorage.cli.archives import config_entry, image_tar, open_file
 from moorage.cli.consent import confirm_grant, grant_option, is_attended, show_requested
-from moorage.cli.context import directories, engine_client, is_json, json_option, print_name, publish_new
-from moorage.cli.parameters import OptionalValueCommand, publish_option
+from moorage.cli.context import directories, engine_client, is_json, json_option, label_new, print_name, publish_new
+from moorage.cli.parameters import OptionalValueCommand, label_option, publish_option
 from moorage.cli.progress import report_interruption, show_progress, show_upload
 from moorage.cli.references import check_reference, registry_auth
 from moorage.cli.terminal import print_object, say, warn
@@ -44,18 +44,31 @@ _BLOCK = 256 * 1024
 )
 @click.option("--config", type=click.Path(path_type=Path), help="Path of the config.json for the image.")
 @grant_option
+@label_option("Set a label on the plugin.")
 @publish_option
 @json_option
 def command(
-    name: str, directory: Path | None, image: str | None, config: Path | None, grant_all: bool, publish: str | None
+    name: str,
+    directory: Path | None,
+    image: str | None,
+    config: Path | None,
+    grant_all: bool,
+    labels: tuple[tuple[str, str], ...],
+    publish: str | None,
 ) -> None:
     """Create."""
     if (directory is None) == (image is None) or (image is None) != (config is None):
         raise click.UsageError("give a DIRECTORY, or --from IMAGE with --config config.json")
+    if labels:
+        from moorage.plugins import check_labels
+
+        check_labels(dict(labels))
     if directory is not None:
         _of_directory(name, directory, grant_all=grant_all)
     elif image is not None and config is not None:
         _of_image(name, image, config, grant_all=grant_all)
+    if labels:
+        label_new(name, dict(labels))
     if publish is not None:
         publish_new(name, publish, "created")
 
@@ -114,8 +127,8 @@ def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
     else:
         config_archive = iter((config_entry(raw) + bytes(1024),))
         operation = engine_client().create_from(name, config_archive, image, registry_auth(image))
-    with operation as progress:
-        made = show_progress(progress, interrupted="nothing was created")
+    with report_interruption("nothing was created"), operation as progress:
+        made = show_progress(progress)
     assert made is not None, "a create has a result"
     if is_granted:
         engine_client().grant(name, attended=True)

@@ -17,7 +17,11 @@ from moorage.cli.terminal import warn
 )
 @plugins_argument("disabled")
 @click.option(
-    "--timeout", type=click.IntRange(min=0), default=0, help="Seconds to wait until it is ready.  [default: 30]"
+    "--timeout",
+    metavar="SECONDS",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Seconds to wait until it is ready.  [default: 30]",
 )
 @wait_option
 @grant_option

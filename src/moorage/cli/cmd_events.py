@@ -18,8 +18,14 @@ _FILTERS = ("plugin", "name", "event", "type", "scope", "label")
 
 
 @click.command(name="events", help="Display a live stream of events of plugins.")
-@click.option("--since", "-S", default="", help="Show events since a time, or a duration ago (10m).")
-@click.option("--until", "-U", default="", help="Stream events until a time, or a duration ago (0s: only past events).")
+@click.option("--since", "-S", metavar="TIME", default="", help="Show events since a time, or a duration ago (10m).")
+@click.option(
+    "--until",
+    "-U",
+    metavar="TIME",
+    default="",
+    help="Stream events until a time, or a duration ago (0s: only past events).",
+)
 @filter_option("plugin=NAME", "event=enable", "label=KEY=VALUE of the attributes")
 @format_option
 @json_option

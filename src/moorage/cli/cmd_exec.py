@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     help="Read environment variables from a file.",
 )
 @click.option("-u", "--user", default="", metavar="NAME|UID[:GROUP|GID]", help="User of the command.")
-@click.option("-w", "--workdir", default="", help="Working directory of the command.")
+@click.option("-w", "--workdir", metavar="DIR", default="", help="Working directory of the command.")
 @click.option("-d", "--detach", is_flag=True, help="Detached mode: run the command in the background.")
 def command(
     plugin: str, words: tuple[str, ...], terminal: bool, interactive: bool, detach: bool, **options: Any

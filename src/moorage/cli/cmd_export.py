@@ -102,6 +102,7 @@ def _document(plugin: "PluginDetails") -> dict[str, Any]:
         "policy": _policy(plugin.moorage.policy) if plugin.moorage.policy else {},
         "health": _health(plugin.moorage.policy.health) if plugin.moorage.policy else {},
         "publish": _publish(plugin.moorage.published),
+        "labels": plugin.moorage.labels,
         "privileges": [{"name": each.name, "value": sorted(each.value)} for each in plugin.moorage.privileges],
     }
     return {key: value for key, value in document.items() if value not in ({}, [])}

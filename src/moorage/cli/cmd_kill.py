@@ -10,7 +10,7 @@ from moorage.cli.context import each_plugin, engine_client, json_option, plugins
     help="Send a signal to one or more running plugins. A plugin that exits is restarted as its policy has it.",
 )
 @plugins_argument("running")
-@click.option("-s", "--signal", default="KILL", show_default=True, help="Signal to send.")
+@click.option("-s", "--signal", metavar="SIGNAL", default="KILL", show_default=True, help="Signal to send.")
 @json_option
 def command(plugins: tuple[str, ...], every: bool, signal: str) -> int:
     """Signal; continues after a failure."""

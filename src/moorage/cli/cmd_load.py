@@ -11,6 +11,7 @@ from moorage import errors
 from moorage.cli.archives import chunks_of, open_file
 from moorage.cli.consent import confirm_grant, grant_option, show_requested
 from moorage.cli.context import engine_client, is_json, json_option
+from moorage.cli.progress import report_interruption
 from moorage.cli.terminal import print_object, say, warn
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "-i", "--input", "source", type=click.Path(path_type=Path), help="Read from a file.  [default: standard input]"
 )
-@click.option("--name", default="", help="Name of the plugin, for an archive with one.")
+@click.option("--name", metavar="NAME", default="", help="Name of the plugin, for an archive with one.")
 @grant_option
 @json_option
 def command(source: Path | None, name: str, grant_all: bool) -> None:
@@ -30,9 +31,10 @@ def command(source: Path | None, name: str, grant_all: bool) -> None:
     if source is None or is_from_stdin:
         if sys.stdin.isatty():
             raise click.UsageError("cannot read an archive from a terminal: give -i FILE")
-        loaded = engine_client().load(chunks_of(sys.stdin.buffer), name)
+        with report_interruption("nothing was loaded"):
+            loaded = engine_client().load(chunks_of(sys.stdin.buffer), name)
     else:
-        with open_file(source) as file:
+        with open_file(source) as file, report_interruption("nothing was loaded"):
             loaded = engine_client().load(chunks_of(file), name)
     has_terminal = not is_from_stdin and not is_json()
     for each in loaded:

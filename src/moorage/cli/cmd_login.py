@@ -15,8 +15,14 @@ from moorage.cli.terminal import print_json, prompt, say, warn
     "credential helper that it names.",
 )
 @click.argument("server", required=False, default="")
-@click.option("-u", "--username", default="", help="Username.")
-@click.option("-p", "--password", default="", help="Password; the shell's history has it, so prefer --password-stdin.")
+@click.option("-u", "--username", metavar="NAME", default="", help="Username.")
+@click.option(
+    "-p",
+    "--password",
+    metavar="PASSWORD",
+    default="",
+    help="Password; the shell's history has it, so prefer --password-stdin.",
+)
 @click.option("--password-stdin", "from_stdin", is_flag=True, help="Take the password from standard input.")
 @json_option
 def command(server: str, username: str, password: str, from_stdin: bool) -> None:

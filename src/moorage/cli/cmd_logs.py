@@ -27,9 +27,13 @@ Entry = tuple[str, "LogLine"]
     "-n", "--tail", metavar="N|all", default="all", show_default=True, help="Number of lines from the end of each."
 )
 @click.option(
-    "-S", "--since", default="", help="Only output since a time (2026-01-02T03:04:05) or a duration ago (10m)."
+    "-S",
+    "--since",
+    metavar="TIME",
+    default="",
+    help="Only output since a time (2026-01-02T03:04:05) or a duration ago (10m).",
 )
-@click.option("-U", "--until", default="", help="Only output before a time or a duration ago.")
+@click.option("-U", "--until", metavar="TIME", default="", help="Only output before a time or a duration ago.")
 @click.option("-f", "--follow", is_flag=True, help="Follow the output until the plugins are removed, or Ctrl-C.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show times as RFC 3339 with nanoseconds, in UTC.")
 @click.option("--no-log-prefix", is_flag=True, help="Do not print times, streams and names.")

@@ -11,13 +11,13 @@ from moorage.cli.quick.plugin_table import plugin_fields, print_plugins
 if TYPE_CHECKING:
     from moorage.api.schema.plugins import PluginDetails
 
-_FILTERS = ("name", "id", "state", "enabled", "capability")
+_FILTERS = ("name", "id", "state", "enabled", "capability", "label")
 
 
 @click.command(name="ls", help="List plugins with their states, restarts and last exits.")
 @click.option("-q", "--quiet", is_flag=True, help="Only display ids.")
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output.")
-@filter_option("name=TEXT", "id=PREFIX", "state=ready", "enabled=true", "capability=NAME")
+@filter_option("name=PART", "id=PREFIX", "state=ready", "enabled=true", "capability=NAME", "label=KEY[=VALUE]")
 @format_option
 @json_option
 def command(quiet: bool, no_trunc: bool, filters: tuple[str, ...], template: str | None) -> None:
@@ -41,6 +41,7 @@ def _find(filters: tuple[str, ...]) -> "list[PluginDetails]":
     if not filters:
         return sorted(engine_client().plugins(), key=lambda plugin: plugin.name)
     from moorage.cli.format.filters import matches, name_matches, parse_filters, parse_flag
+    from moorage.plugins import has_label
 
     parsed = parse_filters(filters, _FILTERS)
     if "enabled" in parsed:
@@ -49,7 +50,8 @@ def _find(filters: tuple[str, ...]) -> "list[PluginDetails]":
     return [
         plugin
         for plugin in sorted(engine_client().plugins(sent), key=lambda plugin: plugin.name)
-        if matches(
+        if all(has_label(plugin.moorage.labels, each) for each in parsed.get("label", ()))  # as docker: all of them
+        and matches(
             parsed,
             {
                 "name": name_matches(plugin.name),

@@ -9,7 +9,7 @@ from moorage import errors
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
 from moorage.cli.format.rows import format_option, print_rows
 from moorage.cli.health.options import describe_health, health_options, take_health
-from moorage.cli.parameters import SIZE, ULIMIT, size_text
+from moorage.cli.parameters import SIZE, ULIMIT, ParsedValue, in_order, parse_restart, size_text
 from moorage.cli.terminal import complain, confirm, print_object, say
 
 if TYPE_CHECKING:
@@ -26,32 +26,45 @@ _AT_ONCE = frozenset(("log", "memory_bytes", "cpus", "pids", "restarts", "most",
 
 
 def _restart_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
+    options = (
         click.option(
             "--restart",
             "restarts",
-            type=click.Choice(["always", "on-failure", "never"]),
+            type=ParsedValue("policy", parse_restart),
+            metavar="no|always|on-failure[:MAX]",
             help="When to restart the plugin after it exits.",
         ),
         click.option(
-            "--max", "most", type=click.IntRange(min=0), help="Maximum number of restarts in a row; 0 for no limit."
+            "--max",
+            "most",
+            metavar="N",
+            type=click.IntRange(min=0),
+            help="Maximum number of restarts in a row; 0 for no limit.",
         ),
         click.option(
             "--log",
             type=click.Choice(["file", "journald", "syslog"]),
             help="Also send the output to the journal or syslog; file for neither.",
         ),
-        click.option("--stop-timeout", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL."),
-    ):
-        command = option(command)
-    return command
+        click.option(
+            "--stop-timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL."
+        ),
+    )
+    return in_order(command, options)
 
 
 def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
+    options = (
         click.option("--memory", "memory_bytes", type=SIZE, help="Memory limit, as in 256m; 0 for no limit."),
-        click.option("--cpus", type=click.FloatRange(min=0), help="Number of processors, as in 0.5; 0 for no limit."),
-        click.option("--pids", type=click.IntRange(min=0), help="Limit of processes and threads; 0 for no limit."),
+        click.option(
+            "--cpus",
+            metavar="NUMBER",
+            type=click.FloatRange(min=0),
+            help="Number of processors, as in 0.5; 0 for no limit.",
+        ),
+        click.option(
+            "--pids", metavar="N", type=click.IntRange(min=0), help="Limit of processes and threads; 0 for no limit."
+        ),
         click.option(
             "--ulimit",
             "rlimits",
@@ -60,16 +73,18 @@ def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Resource limit NAME=SOFT[:HARD], as in nofile=1024:4096.",
         ),
         click.option(
-            "--oom-score-adj", type=click.IntRange(-1000, 1000), help="Adjustment of the OOM killer's preference."
+            "--oom-score-adj",
+            metavar="N",
+            type=click.IntRange(-1000, 1000),
+            help="Adjustment of the OOM killer's preference.",
         ),
-        click.option("--nice", type=click.IntRange(-20, 19), help="Nice value."),
-    ):
-        command = option(command)
-    return command
+        click.option("--nice", metavar="N", type=click.IntRange(-20, 19), help="Nice value."),
+    )
+    return in_order(command, options)
 
 
 def _privilege_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
+    options = (
         click.option("--seccomp", type=click.Choice(["default", "unconfined"]), help="System call filter."),
         click.option(
             "--allow-new-privileges/--no-new-privileges",
@@ -83,7 +98,7 @@ def _privilege_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Default capabilities, besides those that the plugin requests.",
         ),
         click.option("--apparmor", metavar="PROFILE", help="AppArmor profile: default, unconfined, or a loaded one."),
-        click.option("--selinux-label", help="SELinux label of the process; empty for none."),
+        click.option("--selinux-label", metavar="LABEL", help="SELinux label of the process; empty for none."),
         click.option("--read-only/--no-read-only", "read_only", default=None, help="Read-only root file system."),
         click.option(
             "--userns",
@@ -92,11 +107,14 @@ def _privilege_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--init/--no-init", default=None, help="Run an init process in the plugin."),
         click.option(
-            "--grant-all-permissions", "grant_all", is_flag=True, help="Grant additional privileges without asking."
+            "-y",
+            "--grant-all-permissions",
+            "grant_all",
+            is_flag=True,
+            help="Grant additional privileges without asking.",
         ),
-    ):
-        command = option(command)
-    return command
+    )
+    return in_order(command, options)
 
 
 @click.command(
@@ -105,14 +123,17 @@ def _privilege_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "processors and processes, the restart policy and health checks apply at once, other changes from the next start.",
 )
 @click.argument("plugin", shell_complete=plugin_names)
-@_privilege_options
-@_limit_options
 @_restart_options
 @health_options
+@_limit_options
+@_privilege_options
 @format_option
 @json_option
 def command(plugin: str, grant_all: bool, template: str | None, **options: Any) -> None:
     """Show or change."""
+    if options["restarts"] is not None:
+        options["restarts"], most = options["restarts"]
+        options["most"] = most if options["most"] is None else options["most"]
     options["rlimits"] = dict(options["rlimits"]) or None
     options["health"] = take_health(options)
     given = {key: value for key, value in options.items() if value is not None}

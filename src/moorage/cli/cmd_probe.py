@@ -11,7 +11,11 @@ from moorage.cli.terminal import print_json, say
 @click.command(name="probe", help="Show which interfaces a running plugin implements.")
 @click.argument("plugin", shell_complete=plugin_names)
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), default=10.0, help="Seconds to wait for the answer.  [default: 10]"
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    help="Seconds to wait for the answer.  [default: 10]",
 )
 @json_option
 def command(plugin: str, timeout: float) -> None:

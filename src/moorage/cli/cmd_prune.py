@@ -8,6 +8,7 @@ from moorage.cli.units import size
 
 
 @click.command(name="prune", help="Remove unused data: stale uploads, unreferenced content and layers, orphaned logs.")
+@click.option("-f", "--force", is_flag=True, expose_value=False, help="Do not prompt for confirmation (the default).")
 @json_option
 def command() -> None:
     """Prune."""

@@ -37,6 +37,7 @@ from moorage.cli.terminal import print_object, say
 @click.option("--no-replay", is_flag=True, help="Do not repeat mounts and log streams when the plugin is restarted.")
 @click.option(
     "--at-once",
+    metavar="N",
     type=click.IntRange(1, 10_000),
     default=100,
     show_default=True,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
-from moorage.cli.progress import quiet_option, show_progress
+from moorage.cli.progress import quiet_option, report_interruption, show_progress
 from moorage.cli.references import registry_auth
 from moorage.cli.terminal import print_object, say
 
@@ -22,10 +22,9 @@ def command(plugin: str, reference: str | None, quiet: bool) -> None:
     """Push, with the credentials that docker login stored."""
     client = engine_client()
     name = reference or _target(plugin, client.inspect(plugin))
-    with client.push(plugin, reference or "", registry_auth(name)) as progress:
-        pushed = show_progress(
-            progress, interrupted=f"{name} was not pushed; blobs that arrived are not sent again", quiet=quiet
-        )
+    auth, interrupted = registry_auth(name), f"{name} was not pushed; blobs that arrived are not sent again"
+    with report_interruption(interrupted), client.push(plugin, reference or "", auth) as progress:
+        pushed = show_progress(progress, quiet=quiet)
     assert pushed is not None, "a push has a result"
     if is_json():
         print_object(pushed)

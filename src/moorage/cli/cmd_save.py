@@ -7,6 +7,7 @@ import click
 
 from moorage.cli.archives import write_archive
 from moorage.cli.context import engine_client, plugin_names
+from moorage.cli.progress import report_interruption
 from moorage.cli.terminal import say
 
 
@@ -23,5 +24,6 @@ def command(plugins: tuple[str, ...], output: Path | None) -> None:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    if write_archive(output, chunks):
-        say(str(output))
+    with report_interruption(f"{output} was not written"):
+        if write_archive(output, chunks):
+            say(str(output))

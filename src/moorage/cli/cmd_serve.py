@@ -43,11 +43,14 @@ def _with_warning(policy: Path | None) -> Path | None:
     "listens on moorage.sock in the run-time directory, or on --host.",
 )
 @location_options
-@click.option("--group", envvar="MOORAGE_GROUP", help="Group allowed to use the API, besides root.")
+@click.option("--group", metavar="GROUP", envvar="MOORAGE_GROUP", help="Group allowed to use the API, besides root.")
 @click.option(
-    "--insecure-registry", multiple=True, help="Registry, or network of registries, to use without verified TLS."
+    "--insecure-registry",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="Registry, or network of registries, to use without verified TLS.",
 )
-@click.option("--registry-mirror", multiple=True, help="Mirror of docker.io, as a URL; may be repeated.")
+@click.option("--registry-mirror", metavar="URL", multiple=True, help="Mirror of docker.io, as a URL; may be repeated.")
 @click.option(
     "--certs-dir",
     type=click.Path(path_type=Path),
@@ -95,6 +98,7 @@ def _with_warning(policy: Path | None) -> Path | None:
 )
 @click.option(
     "--default-pids",
+    metavar="N",
     type=click.IntRange(min=0),
     envvar="MOORAGE_DEFAULT_PIDS",
     help="Default limit of processes and threads of a plugin; 0 for no limit.  [default: 2048]",
@@ -107,6 +111,7 @@ def _with_warning(policy: Path | None) -> Path | None:
 )
 @click.option(
     "--default-cpus",
+    metavar="NUMBER",
     type=click.FloatRange(min=0),
     envvar="MOORAGE_DEFAULT_CPUS",
     help="Default limit of processors of a plugin, as in 0.5.  [default: no limit]",

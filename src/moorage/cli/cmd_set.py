@@ -5,13 +5,13 @@ import click
 from moorage import errors
 from moorage.cli.consent import show_change
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names, print_name
-from moorage.cli.parameters import read_secret
+from moorage.cli.parameters import label_option, read_secret
 
 
 @click.command(
     name="set",
     help="Change settings of a disabled plugin: NAME=VALUE for environment and arguments, NAME.source=PATH for mounts, "
-    "NAME.path=PATH for devices. All are changed or none.",
+    "NAME.path=PATH for devices. All are changed or none. Labels change at once, also of an enabled plugin.",
 )
 @click.argument("plugin", shell_complete=plugin_names)
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
@@ -22,19 +22,32 @@ from moorage.cli.parameters import read_secret
     multiple=True,
     help="A value that is never shown again, from a file (NAME=VALUE works, and shows it in the shell's history).",
 )
+@label_option("Add a label, or change its value.")
+@click.option("--label-rm", "removed", metavar="KEY", multiple=True, help="Remove a label.")
 @click.option("--restart", is_flag=True, help="Change an enabled plugin: disable it, set, and enable it again.")
 @click.option("-f", "--force", is_flag=True, help="With --restart, also while the plugin is in use.")
 @json_option
-def command(plugin: str, assignments: tuple[str, ...], secrets: tuple[str, ...], restart: bool, force: bool) -> None:
+def command(
+    plugin: str,
+    assignments: tuple[str, ...],
+    secrets: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
+    removed: tuple[str, ...],
+    restart: bool,
+    force: bool,
+) -> None:
     """Set."""
-    if not assignments and not secrets:
-        raise click.UsageError("nothing to set: give NAME=VALUE or --secret NAME=@FILE")
+    has_settings, has_labels = bool(assignments or secrets), bool(labels or removed)
+    if not has_settings and not has_labels:
+        raise click.UsageError("nothing to set: give NAME=VALUE, --secret NAME=@FILE, --label or --label-rm")
     client = engine_client()
     found, values = client.inspect(plugin), [read_secret(each) for each in secrets]
-    if restart and found.enabled:
+    if has_settings and restart and found.enabled:
         _set_enabled(found.name, assignments, values, force=force)
-    else:
+    elif has_settings:
         client.set(plugin, assignments, values)
+    if has_labels:
+        client.set_labels(plugin, dict(labels), removed)
     show_change(found.moorage.privileges, client.inspect(plugin).moorage.privileges)
     if is_json():
         print_name(found.name)

@@ -26,7 +26,11 @@ _HEAD = ("NAME", "CPU %", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN")
 @click.option("-a", "--all", "with_stopped", is_flag=True, help="Show all plugins, also those that do not run.")
 @click.option("--no-stream", "--once", "once", is_flag=True, help="Display only one result, over half a second.")
 @click.option(
-    "--interval", type=click.FloatRange(min=0.1), default=2.0, help="Seconds between two results.  [default: 2]"
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    help="Seconds between two results.  [default: 2]",
 )
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output.")
 @format_option

@@ -28,17 +28,30 @@ _NAME = "tested"
 @click.argument("plugin", metavar="DIRECTORY|PLUGIN|SOCKET")
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option(
+    "-o",
+    "--opt",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Option of the volumes, log streams and networks that the checks create, where the driver requires one; may "
+    "be repeated.",
+)
+@click.option(
     "--junitxml", type=click.Path(path_type=Path), metavar="FILE", help="Also write the results as JUnit XML."
 )
 @click.option(
     "--timeout",
+    metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     help="Seconds for one call, and for a restart.  [default: 60]",
 )
 @json_option
-def command(plugin: str, assignments: tuple[str, ...], junitxml: Path | None, timeout: float) -> int:
+def command(
+    plugin: str, assignments: tuple[str, ...], options: tuple[str, ...], junitxml: Path | None, timeout: float
+) -> int:
     """Test; the exit status."""
+    from moorage.cli.parameters import parse_driver_option
     from moorage.conformance.report import junit_xml, result_line, summary
     from moorage.conformance.suite import kinds_of, run_suite
 
@@ -51,8 +64,9 @@ def command(plugin: str, assignments: tuple[str, ...], junitxml: Path | None, ti
         else:
             say_lines(result_line(result))
 
+    given = dict(map(parse_driver_option, options))
     with _target(plugin, assignments, timeout) as target:
-        results = run_suite(target, kinds_of(target, timeout), timeout, report)
+        results = run_suite(target, kinds_of(target, timeout), timeout, report, given)
     if not is_json():
         say(summary(results))
     if junitxml is not None:

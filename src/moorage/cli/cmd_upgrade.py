@@ -10,7 +10,7 @@ from moorage.cli.consent import agree, grant_option
 from moorage.cli.context import each_plugin, engine_client, json_option, plugin_names, print_name
 from moorage.cli.health.options import wait_option
 from moorage.cli.parameters import OptionalValueCommand
-from moorage.cli.progress import quiet_option, report_interruption, show_progress, show_upload
+from moorage.cli.progress import describe_change, quiet_option, report_interruption, show_progress, show_upload
 from moorage.cli.references import check_reference, names_registry, registry_auth
 from moorage.cli.terminal import confirm, warn
 
@@ -89,7 +89,7 @@ def _replace(
             raise errors.Denied(f"plugin {found.name} was not upgraded")
     confirm_config(found.name, loaded.parsed.config, grant_all=grant_all)
     chunks = package(loaded.path)
-    with report_interruption(f"plugin {found.name} has its previous version"):
+    with report_interruption(lambda: describe_change(found.name, found.moorage.digest)):
         sent = chunks if quiet else show_upload(chunks, size_of(loaded.path))
         for key in client.replace_package(found.id, sent, restart=restart, force=force, wait=wait):
             warn(f"the setting {key} does not apply any more and was dropped")
@@ -120,8 +120,9 @@ def _upgrade(
     auth = registry_auth(reference)
     review = client.request_privileges(reference, name, auth=auth)
     terms = agree(name, found.moorage.privileges, review, TermsRequest(), grant_all=grant_all)
-    with client.upgrade(name, reference, terms, auth, restart=restart, force=force, wait=wait) as progress:
-        show_progress(progress, interrupted=f"plugin {name} has its previous version", quiet=quiet)
+    operation = client.upgrade(name, reference, terms, auth, restart=restart, force=force, wait=wait)
+    with report_interruption(lambda: describe_change(name, found.moorage.digest)), operation as progress:
+        show_progress(progress, quiet=quiet)
     print_name(name)
 
 

@@ -8,7 +8,7 @@ import click
 from moorage import errors
 from moorage.cli.context import each_name, engine_client, is_json, json_option, plugin_names
 from moorage.cli.format.rows import filter_option, format_option, print_rows
-from moorage.cli.parameters import read_secret
+from moorage.cli.parameters import parse_driver_option, read_secret
 from moorage.cli.terminal import complain, print_object, say, table
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command() -> None:
 @json_option
 def create(name: str, driver: str, options: tuple[str, ...], secrets: tuple[str, ...]) -> None:
     """Create."""
-    given = dict(_pair(each) for each in (*options, *(read_secret(each) for each in secrets)))
+    given = dict(parse_driver_option(each) for each in (*options, *(read_secret(each) for each in secrets)))
     made = engine_client().create_volume(name, driver, given)
     if is_json():
         print_object(made)
@@ -72,7 +72,7 @@ def create(name: str, driver: str, options: tuple[str, ...], secrets: tuple[str,
     name="ls", help="List volumes. Drivers that do not answer are named on standard error, and the exit status is 1."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Only display volume names.")
-@filter_option("driver=PLUGIN", "name=TEXT", "dangling=true")
+@filter_option("driver=PLUGIN", "name=PART", "dangling=true")
 @format_option
 @json_option
 def list_all(quiet: bool, filters: tuple[str, ...], template: str | None) -> int:
@@ -181,13 +181,6 @@ def _filter(texts: Sequence[str]) -> "Callable[[VolumeDetails], bool]":
         return matches(filters, tests)
 
     return passes
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    if not name:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--opt")
-    return name, value
 
 
 def _print_by(template: str, volumes: "Sequence[VolumeDetails]") -> None:

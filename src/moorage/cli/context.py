@@ -1,6 +1,6 @@
 """The context of a command: the client of its engine, the option --json, completion of its arguments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,6 +23,7 @@ __all__ = (
     "engine_client",
     "is_json",
     "json_option",
+    "label_new",
     "note_json",
     "plugin_names",
     "plugins_argument",
@@ -55,6 +56,21 @@ def publish_new(name: str, publish: str, done: str) -> None:
     except errors.MoorageError as error:
         raise type(error)(
             f"plugin {name} is {done}, but cannot be published: {error}; after fixing that, run: moorage publish {name}"
+        ) from error
+
+
+def label_new(name: str, labels: Mapping[str, str]) -> None:
+    """Label a plugin that was created just now.
+
+    Raises:
+        errors.MoorageError: by kind, and says that it is created already
+    """
+    try:
+        engine_client().set_labels(name, labels)
+    except errors.MoorageError as error:
+        raise type(error)(
+            f"plugin {name} is created, but cannot be labelled: {error}; after fixing that, "
+            f"run: moorage set {name} --label KEY=VALUE"
         ) from error
 
 

@@ -92,9 +92,14 @@ def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar="MOORAGE_EXEC_ROOT",
             help="Directory of run-time files.  [default: the recorded one, or /run/moorage]",
         ),
-        click.option("--namespace", help="Namespace in containerd, fixed at the first start.  [default: plugins.moby]"),
+        click.option(
+            "--namespace",
+            metavar="NAME",
+            help="Namespace in containerd, fixed at the first start.  [default: plugins.moby]",
+        ),
         click.option(
             "--containerd",
+            metavar="private|system|SOCKET",
             envvar="MOORAGE_CONTAINERD",
             help="private (started by the engine), system, or a socket; fixed at the first start.  [default: private]",
         ),

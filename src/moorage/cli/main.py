@@ -71,6 +71,9 @@ COMMANDS = (
 _HIDDEN = ("dial-stdio",)
 """Commands that other programs call, not people."""
 
+_ALIASES = {"list": "ls", "remove": "rm"}
+"""Docker's other names of commands."""
+
 
 class _OutputClosed(Exception):
     """A BrokenPipeError, which click would turn into status 1."""
@@ -90,6 +93,7 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS and cmd_name not in _HIDDEN:
             return None
         with collector_paused():

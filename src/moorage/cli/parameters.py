@@ -1,7 +1,7 @@
 """Values as users write them: "256m", "nofile=1024:4096", "10m" ago, NAME=@FILE."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,20 @@ import click
 from moorage import errors
 
 __all__ = (
+    "DURATION",
+    "LABEL",
     "SIZE",
     "TIME_LIMIT",
     "ULIMIT",
     "OptionalValueCommand",
     "ParsedValue",
+    "in_order",
+    "label_option",
+    "parse_driver_option",
+    "parse_duration",
     "parse_instant",
+    "parse_label",
+    "parse_restart",
     "parse_size",
     "parse_time_limit",
     "parse_ulimit",
@@ -28,6 +36,7 @@ __all__ = (
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _JOURNAL = re.compile(r"-?\s*((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+?)(?:\s*ago)?", re.IGNORECASE)
 _WORDS = (
@@ -71,12 +80,63 @@ def parse_time_limit(text: str) -> tuple[str, float]:
     return call.strip().lstrip("/"), seconds
 
 
+def parse_duration(text: str) -> float:
+    """Seconds, from 30, 30s, 1m30s or 500ms. Raises: ValueError."""
+    seconds = float(text) if _NUMBER.fullmatch(text) else _find_duration(text)
+    if seconds is None:
+        raise ValueError(f"{text!r} is not a duration like 30s or 1m30s")
+    return seconds
+
+
+def _find_duration(text: str) -> float | None:
+    """Seconds, from numbers with units; None for any other text."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """Key and value, from KEY=VALUE; KEY alone has an empty value, as in docker. Raises: ValueError."""
+    key, _, value = text.partition("=")
+    if not key:
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def parse_restart(text: str) -> tuple[str, int | None]:
+    """A restart policy and the most restarts in a row, from no or never, always, on-failure, on-failure:5.
+
+    ``unless-stopped`` is ``always`` here: a plugin that is disabled is never restarted. Raises: ValueError.
+    """
+    name, colon, most = text.partition(":")
+    name = {"no": "never", "unless-stopped": "always"}.get(name, name)
+    if name not in ("never", "always", "on-failure") or (colon and (name != "on-failure" or not most.isdecimal())):
+        raise ValueError(f"{text!r} is not one of no, always, on-failure, on-failure:MAX")
+    return name, int(most) if colon else None
+
+
+def in_order(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """The command with these options, which its help lists in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def size_text(size: int) -> str:
     """A size as ``parse_size`` reads it."""
     for unit in ("t", "g", "m", "k"):
         if size and size % (1 << _UNITS[unit]) == 0:
             return f"{size >> _UNITS[unit]}{unit}"
     return str(size)
+
+
+def parse_driver_option(text: str) -> tuple[str, str]:
+    """Name and value of NAME=VALUE. Raises: click.BadParameter without a name."""
+    name, _, value = text.partition("=")
+    if not name:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--opt")
+    return name, value
 
 
 def parse_instant(text: str, option: str) -> str:
@@ -88,12 +148,10 @@ def parse_instant(text: str, option: str) -> str:
     Raises:
         errors.Invalid: it is neither a time nor a duration; the text names the option
     """
-    parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        past = timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
-        return f"{(datetime.now(UTC) - past).timestamp():.6f}"
-    if not text or re.fullmatch(r"\d+(\.\d+)?", text):
+    if not text or _NUMBER.fullmatch(text):
         return text
+    if (seconds := _find_duration(text)) is not None:
+        return f"{(datetime.now(UTC) - timedelta(seconds=seconds)).timestamp():.6f}"
     if (found := _journal_instant(text.strip().lower())) is not None:
         return f"{found.timestamp():.6f}"
     try:
@@ -167,6 +225,8 @@ class ParsedValue(click.ParamType):  # type: ignore[type-arg]  # not generic bef
             self.fail(str(error), param, ctx)
 
 
+DURATION = ParsedValue("duration", parse_duration)
+LABEL = ParsedValue("label", parse_label)
 SIZE = ParsedValue("size", parse_size)
 ULIMIT = ParsedValue("ulimit", parse_ulimit)
 TIME_LIMIT = ParsedValue("time limit", parse_time_limit)
@@ -182,6 +242,11 @@ class OptionalValueCommand(click.Command):
         """Parse; the arguments that are left."""
         end = args.index("--") if "--" in args else len(args)
         return super().parse_args(ctx, [_WITHOUT_VALUE.get(each, each) for each in args[:end]] + args[end:])
+
+
+def label_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --label, as the parameter ``labels``: pairs of key and value. ``text`` is its help."""
+    return click.option("-l", "--label", "labels", type=LABEL, metavar="KEY=VALUE", multiple=True, help=text)
 
 
 def publish_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,21 +1,24 @@
 """The progress of a long operation: bars on a terminal, lines where there is none, documents for programs."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from moorage import errors
 from moorage._lib.escapes import escape
-from moorage.cli.context import is_json
+from moorage.cli.context import engine_client, is_json
 from moorage.cli.terminal import complain, print_object, say
+from moorage.timeouts import DEFAULT
 
 if TYPE_CHECKING:
     from moorage.api.schema.packages import OperationResult, ProgressLine
     from moorage.client import Progress
 
-__all__ = ("drain_progress", "quiet_option", "report_interruption", "show_progress", "show_upload")
+__all__ = ("describe_change", "drain_progress", "quiet_option", "report_interruption", "show_progress", "show_upload")
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Suppress verbose output.")
 
@@ -23,41 +26,57 @@ _NOTICEABLE_BYTES = 8 << 20
 _DONE = ("Complete", "Upload complete", "Already exists")
 
 
-def show_progress(
-    progress: "Progress", *, interrupted: str = "nothing was changed", quiet: bool = False
-) -> "OperationResult | None":
+def show_progress(progress: "Progress", *, quiet: bool = False) -> "OperationResult | None":
     """Show it on standard error until it ends; with --json each line as it is, on standard output. Its result.
 
-    ``interrupted`` is the state after Ctrl-C, as text; ``quiet`` shows nothing but failures.
+    ``quiet`` shows nothing but failures. The state after Ctrl-C is reported by ``report_interruption``, around the
+    block of the operation: it is known when its connection is closed.
 
     Raises:
         errors.MoorageError: the operation failed
     """
     results: list[OperationResult] = []
     steps = _steps(progress, results)
-    with report_interruption(interrupted):
-        if quiet:
-            list(steps)
-        elif is_json():
-            for line in steps:
-                print_object(line)
-        elif sys.stderr.isatty():
-            _show_bars(steps)
-        else:
-            for line in steps:
-                if not (line.progress_detail and line.progress_detail.total):
-                    say(_text(line), err=True)
+    if quiet:
+        list(steps)
+    elif is_json():
+        for line in steps:
+            print_object(line)
+    elif sys.stderr.isatty():
+        _show_bars(steps)
+    else:
+        for line in steps:
+            if not (line.progress_detail and line.progress_detail.total):
+                say(_text(line), err=True)
     return results[0] if results else None
 
 
 @contextmanager
-def report_interruption(state: str) -> Iterator[None]:
+def report_interruption(state: str | Callable[[], str]) -> Iterator[None]:
     """On Ctrl-C, report the state that remains."""
     try:
         yield
     except KeyboardInterrupt:
-        complain(f"interrupted: {state}")
+        complain(f"interrupted: {state if isinstance(state, str) else state()}")
         raise
+
+
+def describe_change(name: str, digest: str) -> str:
+    """What became of a change of a plugin that had the package with this digest, after its connection was closed.
+
+    Until the plugin is stopped for it, the engine gives a change up whose client disconnects; after that it completes
+    the change, or goes back.
+    """
+    time.sleep(DEFAULT.disconnected)
+    try:
+        found = engine_client().inspect(name)
+    except errors.NotFound:
+        return f"plugin {name} was not installed"
+    except errors.MoorageError as error:
+        return f"what plugin {name} has is unknown: {error}"
+    if found.moorage.state in ("starting", "stopping"):
+        return f"plugin {name} is being changed; the engine completes that, or goes back to what was before"
+    return f"plugin {name} has {'its previous' if found.moorage.digest == digest else 'the new'} version"
 
 
 def show_upload(chunks: Iterator[bytes], total: int) -> Iterator[bytes]:

@@ -11,12 +11,14 @@ from moorage.cli.output import Output
 from moorage.cli.terminal import indented, json_text
 from moorage.foreground.events import (
     ChangesRetained,
+    DirectoryChanged,
     ForegroundEvent,
     RunExited,
     RunOutput,
     RunReady,
     RunRemoved,
     RunStarted,
+    RunWaiting,
 )
 from moorage.runs.exit_text import describe_exit
 from moorage.runs.plan import RunPlan
@@ -56,6 +58,10 @@ class TextPrinter:
                 await self._print(f"the plugin's changes are in {changes}")
             case RunRemoved():
                 pass
+            case RunWaiting(directory, failure):
+                await self._print(f"{failure}{'; ' if failure else ''}waiting for a change in {directory}")
+            case DirectoryChanged(directory):
+                await self._print(f"{directory} has changed")
 
     async def starting(self, directory: Path) -> None:
         """Print, before anything else, which plugin is run."""
@@ -91,6 +97,10 @@ class JsonPrinter:
                 await self._out.write(_json("kept", changes=str(changes)))
             case RunRemoved():
                 await self._out.write(_json("gone"))
+            case RunWaiting(directory, failure):
+                await self._out.write(_json("waiting", directory=str(directory), error=failure))
+            case DirectoryChanged(directory):
+                await self._out.write(_json("changed", directory=str(directory)))
 
     async def starting(self, directory: Path) -> None:
         """Print, before anything else, which plugin is run."""

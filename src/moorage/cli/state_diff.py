@@ -1,11 +1,11 @@
 """The diff between the plugins of an engine and their desired state, as steps for each plugin. Pure."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from moorage.api.schema.base import to_document
 from moorage.api.schema.consumers import PluginPublication
@@ -37,6 +37,10 @@ class PluginDiff(Struct, frozen=True):
     policy: Mapping[str, Any] | None = None
     publish: Mapping[str, Any] | bool | None = None
     """Fields of a ``PublishRequest``; False for one to be unpublished, None where nothing changes."""
+    labels: Mapping[str, str] | None = None
+    """All that it is to have; None where they do not change."""
+    adopts: bool = False
+    """It was made otherwise, and belongs to the file from now on."""
     start: bool = False
     texts: tuple[str, ...] = ()
     """Every difference as text, one a line."""
@@ -49,10 +53,13 @@ class PluginDiff(Struct, frozen=True):
         return "install" if not self.is_installed else "change" if self.texts else "none"
 
 
-def diff_state(desired: DesiredState, plugins: Sequence[PluginDetails], prunes: str = "") -> list[PluginDiff]:
+def diff_state(
+    desired: DesiredState, plugins: Sequence[PluginDetails], prunes: str = "", adopts: str = ""
+) -> list[PluginDiff]:
     """The diff of each plugin: first of those to be removed, then in the order of the file.
 
     ``prunes``: the identity of the file whose plugins are removed where it does not have them; "" for none.
+    ``adopts``: the identity of the file that all its plugins are to have; "" for leaving it as it is.
     """
     known = find_names(plugins)
     listed = {known[each.name].id for each in desired.plugins if each.name in known}
@@ -63,7 +70,7 @@ def diff_state(desired: DesiredState, plugins: Sequence[PluginDetails], prunes: 
     ]
     return [
         *(PluginDiff(each.name, None, is_installed=True, stop=each.enabled, texts=("remove",)) for each in others),
-        *(_diff(each, known.get(each.name)) for each in desired.plugins),
+        *(_diff(each, known.get(each.name), adopts) for each in desired.plugins),
     ]
 
 
@@ -77,47 +84,57 @@ def actual_state(desired: DesiredPlugin | None, plugin: PluginDetails) -> dict[s
     found = {"Reference": _full(plugin), "Enabled": plugin.enabled, "State": plugin.moorage.state}
     if health := plugin.moorage.health:
         found["Health"] = health.status
+    if desired is not None and desired.labels is not None:
+        found["Labels"] = plugin.moorage.labels
     if desired is not None:
         found["Settings"] = {key: _value(plugin, key) for key in (*desired.settings, *desired.secrets)}
         found["Policy"] = {key: to_document(_policy(plugin, key)) for key in desired.policy}
     return found
 
 
-def _diff(desired: DesiredPlugin, plugin: PluginDetails | None) -> PluginDiff:
+def _diff(desired: DesiredPlugin, plugin: PluginDetails | None, adopts: str) -> PluginDiff:
     if plugin is None:
         return _install(desired)
-    reference = _full(plugin)
-    has_moved = reference != desired.reference
-    settings = tuple(key for key, value in desired.settings.items() if not _is_set(plugin, key, value))
+    has_moved = _full(plugin) != desired.reference
+    settings = tuple(f"{key}={value}" for key, value in desired.settings.items() if not _is_set(plugin, key, value))
     secrets = tuple(key for key in desired.secrets if _value(plugin, key) != _MASK)
-    policy = {key: value for key, value in desired.policy.items() if not _is_policy(plugin, key, value)}
-    publish = _publication(desired, plugin)
     must_stop = has_moved or bool(settings) or bool(secrets)
-    is_enabled = plugin.enabled
-    texts = (
-        *((f"reference: {reference} -> {desired.reference}",) if has_moved else ()),
-        *(f"{key}: {_shown(_value(plugin, key))} -> {_shown(desired.settings[key])}" for key in settings),
-        *(f"{key}: a secret, not set -> from {desired.secrets[key]}" for key in secrets),
-        *(
-            f"{_POLICY[key]}: {_shown_policy(_policy(plugin, key))} -> {_shown_policy(value)}"
-            for key, value in policy.items()
-        ),
-        *((f"publish: {_shown_publication(plugin)} -> {_shown_publish(publish)}",) if publish is not None else ()),
-        *((f"enabled: {_word(is_enabled)} -> {_word(desired.enabled)}",) if is_enabled != desired.enabled else ()),
-    )
-    return PluginDiff(
+    diff = PluginDiff(
         desired.name,
         desired,
         is_installed=True,
-        stop=is_enabled and (must_stop or not desired.enabled),
+        stop=plugin.enabled and (must_stop or not desired.enabled),
         upgrade=has_moved,
-        settings=tuple(f"{key}={desired.settings[key]}" for key in settings),
+        settings=settings,
         secrets=secrets,
-        policy=policy or None,
-        publish=publish,
-        start=desired.enabled and (not is_enabled or must_stop),
-        texts=texts,
+        policy={key: value for key, value in desired.policy.items() if not _is_policy(plugin, key, value)} or None,
+        publish=_publication(desired, plugin),
+        labels=desired.labels if desired.labels != plugin.moorage.labels else None,
+        adopts=bool(adopts) and plugin.moorage.applied_by != adopts,
+        start=desired.enabled and (not plugin.enabled or must_stop),
     )
+    return replace(diff, texts=tuple(_changes(diff, desired, plugin, adopts)))
+
+
+def _changes(diff: PluginDiff, desired: DesiredPlugin, plugin: PluginDetails, adopts: str) -> Iterator[str]:
+    """Every difference as text."""
+    if diff.upgrade:
+        yield f"reference: {_full(plugin)} -> {desired.reference}"
+    for setting in diff.settings:
+        key = setting.partition("=")[0]
+        yield f"{key}: {_shown(_value(plugin, key))} -> {_shown(desired.settings[key])}"
+    for key in diff.secrets:
+        yield f"{key}: a secret, not set -> from {desired.secrets[key]}"
+    for key, value in (diff.policy or {}).items():
+        yield f"{_POLICY[key]}: {_shown_policy(_policy(plugin, key))} -> {_shown_policy(value)}"
+    if diff.publish is not None:
+        yield f"publish: {_shown_publication(plugin)} -> {_shown_publish(diff.publish)}"
+    if diff.labels is not None:
+        yield f"labels: {_shown_labels(plugin.moorage.labels)} -> {_shown_labels(diff.labels)}"
+    if diff.adopts:
+        yield f"applied by: {plugin.moorage.applied_by or 'no file'} -> {adopts}"
+    if plugin.enabled != desired.enabled:
+        yield f"enabled: {_word(plugin.enabled)} -> {_word(desired.enabled)}"
 
 
 def _install(desired: DesiredPlugin) -> PluginDiff:
@@ -128,6 +145,7 @@ def _install(desired: DesiredPlugin) -> PluginDiff:
         secrets=tuple(desired.secrets),
         policy=desired.policy or None,
         publish=desired.publish or None,
+        labels=desired.labels or None,
         start=desired.enabled,
         texts=(
             f"install {desired.reference}",
@@ -135,6 +153,7 @@ def _install(desired: DesiredPlugin) -> PluginDiff:
             *(f"{key}: a secret, from {path}" for key, path in desired.secrets.items()),
             *(f"{_POLICY[key]}: {_shown_policy(value)}" for key, value in desired.policy.items()),
             *((f"publish: {_shown_publish(desired.publish)}",) if desired.publish else ()),
+            *((f"labels: {_shown_labels(desired.labels)}",) if desired.labels else ()),
             f"enabled: {_word(desired.enabled)}",
         ),
     )
@@ -224,6 +243,10 @@ def _shown_policy(value: object) -> object:
     texts = [describe_checks(checks)] if checks is not None else []
     texts += [f"{name} {each:g}" if isinstance(each, float) else f"{name} {each}" for name, each in found.items()]
     return "; ".join(texts)
+
+
+def _shown_labels(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
 
 
 def _shown(value: str | None) -> str:

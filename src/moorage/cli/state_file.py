@@ -13,15 +13,15 @@ from msgspec import Struct, field
 
 from moorage import errors
 from moorage.api.schema.plugins import HealthRequest
-from moorage.cli.health.options import HEALTH_ACTIONS, make_checks, parse_command, parse_duration
-from moorage.cli.parameters import parse_size, parse_time_limit, parse_ulimit
-from moorage.plugins import local_name, parse_reference
+from moorage.cli.health.options import HEALTH_ACTIONS, make_checks, parse_command
+from moorage.cli.parameters import parse_duration, parse_restart, parse_size, parse_time_limit, parse_ulimit
+from moorage.plugins import check_labels, local_name, parse_reference
 
 __all__ = ("POLICY_KEYS", "DesiredPlugin", "DesiredState", "Grant", "read_desired_state")
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LIMIT = 1 << 20  # bytes
-_RESTARTS = ("always", "on-failure", "never")
+_RESTARTS = ("always", "on-failure", "never", "no", "unless-stopped")
 _NULL = "tag:yaml.org,2002:null"
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -48,6 +48,8 @@ class DesiredPlugin(Struct, frozen=True):
     """Exactly the privileges that it may request; None for any."""
     publish: Mapping[str, Any] | bool | None = None
     """Fields of a ``PublishRequest``; False for one to be unpublished, None where the file does not say."""
+    labels: Mapping[str, str] | None = None
+    """All its labels; None where the file does not say."""
 
 
 class DesiredState(Struct, frozen=True):
@@ -172,7 +174,7 @@ class _Node(Struct, frozen=True):
 
 def _plugin(node: _Node, folder: Path) -> DesiredPlugin:
     fields = node.fields(
-        "name", "reference", "settings", "secrets", "enabled", "policy", "health", "privileges", "publish"
+        *("name", "reference", "settings", "secrets", "enabled", "policy", "health", "privileges", "publish", "labels")
     )
     if "reference" not in fields:
         raise node.wrong("there is no reference, which says where the plugin comes from")
@@ -195,7 +197,17 @@ def _plugin(node: _Node, folder: Path) -> DesiredPlugin:
         },
         granted=_grants(fields["privileges"]) if "privileges" in fields else (),
         publish=_publish(fields["publish"]) if "publish" in fields else None,
+        labels=_labels(fields["labels"]) if "labels" in fields else None,
     )
+
+
+def _labels(node: _Node) -> dict[str, str]:
+    labels = {key: each.text() for key, each in node.fields().items()}
+    try:
+        check_labels(labels)
+    except errors.Invalid as error:
+        raise node.wrong(str(error)) from error
+    return labels
 
 
 def _fields(fields: Mapping[str, _Node], key: str) -> dict[str, _Node]:
@@ -274,7 +286,7 @@ def _parsed(parse: Callable[[str], Any], node: _Node) -> Any:
 
 
 POLICY_KEYS: Mapping[str, _PolicyKey] = {
-    "restart": _PolicyKey("restarts", lambda node: node.choice(*_RESTARTS)),
+    "restart": _PolicyKey("restarts", lambda node: parse_restart(node.choice(*_RESTARTS))[0]),
     "max": _PolicyKey("most", lambda node: int(node.number(int))),
     "stop-timeout": _PolicyKey("stop_timeout", lambda node: node.number(float)),
     "log": _PolicyKey("log", lambda node: node.choice("file", "journald", "syslog")),

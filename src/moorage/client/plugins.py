@@ -8,6 +8,7 @@ from moorage.api.schema.output import LogLine, PluginStats
 from moorage.api.schema.packages import TermsRequest
 from moorage.api.schema.plugins import (
     HostPath,
+    LabelsRequest,
     PackageReplacement,
     PluginDetails,
     PluginPolicy,
@@ -123,6 +124,11 @@ class PluginClient(EngineTransport):
     def set_policy(self, name: str, change: PolicyRequest) -> PluginPolicy:
         """Change its policy; the policy that results."""
         return self._send(PluginPolicy, "PUT", f"{_own(name)}/policy", body=change)
+
+    def set_labels(self, name: str, added: Mapping[str, str], removed: Sequence[str] = ()) -> PluginDetails:
+        """Add labels or replace their values, and remove others by key."""
+        body = LabelsRequest(dict(added), list(removed))
+        return self._send(PluginDetails, "PUT", f"{_own(name)}/labels", body=body)
 
     def logs(self, name: str, *, tail: int | None = None, since: str = "", follow: bool = False) -> Iterator[LogLine]:
         """Its output, oldest first."""

@@ -2,7 +2,8 @@
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -43,9 +44,11 @@ def require(condition: object, text: str) -> None:
 class PluginCalls:
     """The plugin under test, with the calls that checks make. Names of what checks create do not repeat."""
 
-    def __init__(self, target: Target, prefix: str, seconds: float) -> None:
-        """``prefix`` of the kind's methods; ``seconds`` for one call."""
-        self.target, self.prefix, self.seconds = target, prefix, seconds
+    def __init__(
+        self, target: Target, prefix: str, seconds: float, options: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """``prefix`` of the kind's methods; ``seconds`` for one call; ``options`` of what the checks create."""
+        self.target, self.prefix, self.seconds, self.options = target, prefix, seconds, dict(options)
 
     def connect(self) -> PluginConnection:
         """A connection for several calls."""

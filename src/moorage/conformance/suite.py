@@ -2,7 +2,8 @@
 
 import http.client
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct
@@ -65,14 +66,21 @@ def kinds_of(target: Target, seconds: float) -> list[str]:
 
 
 def run_suite(
-    target: Target, kinds: Sequence[str], seconds: float, report: Callable[[CheckResult], None]
+    target: Target,
+    kinds: Sequence[str],
+    seconds: float,
+    report: Callable[[CheckResult], None],
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> list[CheckResult]:
-    """Run every check of these kinds; each is reported when it is done. ``seconds`` bounds one call."""
+    """Run every check of these kinds; each is reported when it is done. ``seconds`` bounds one call.
+
+    ``options`` are those of the volumes, containers and networks that the checks create, as users give them.
+    """
     results = []
     for kind in kinds:
         prefix, checks = _SUITES.get(kind, ("Plugin", OTHER_CHECKS))
         for check in checks:
-            result = _run(check, kind or "plugin", PluginCalls(target, prefix, seconds))
+            result = _run(check, kind or "plugin", PluginCalls(target, prefix, seconds, options))
             report(result)
             results.append(result)
     return results

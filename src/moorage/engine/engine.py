@@ -1,7 +1,7 @@
 """All plugins of one data directory: passes requests to their supervisors, and answers from what those know."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,8 @@ from anyio.abc import TaskGroup
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.changes.apply import DesiredPlugins
-from moorage.engine.changes.values import ChangeTerms
+from moorage.engine.changes.labels import change_labels
+from moorage.engine.changes.values import ChangeTerms, PolicyChange
 from moorage.engine.consumers.driver_calls import call_driver
 from moorage.engine.consumers.holders import acquire, release
 from moorage.engine.consumers.publisher import DEFAULT_PUBLISH_PATHS, Publisher, PublishPaths
@@ -37,7 +38,6 @@ from moorage.engine.values import (
     PluginEvent,
     PluginRecord,
     PluginView,
-    PolicyChange,
 )
 from moorage.engine.versions import VersionBuilder
 from moorage.executor import Exit
@@ -255,6 +255,12 @@ class Engine:
         """Change its policy. Raises: Invalid; Denied for what this host does not grant unattended."""
         plugin = self._plugins.get(name)
         await change_policy(self._context, plugin, change)
+        return plugin.view()
+
+    async def set_labels(self, name: str, added: Mapping[str, str], removed: Sequence[str]) -> PluginView:
+        """Change its labels, at once. Raises: Invalid; Unavailable."""
+        plugin = self._plugins.get(name)
+        await change_labels(plugin, added, removed)
         return plugin.view()
 
     async def publish(

@@ -9,8 +9,9 @@ from msgspec import Struct
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage._lib.time_limit import call_bounded
+from moorage.engine.changes.values import PolicyChange
 from moorage.engine.lifecycle import State
-from moorage.engine.values import PluginRecord, PolicyChange
+from moorage.engine.values import PluginRecord
 from moorage.host.id_mapping import find_base
 from moorage.logs.targets import write_target
 from moorage.plugins import (
@@ -54,6 +55,7 @@ __all__ = (
     "check_policy_change",
     "grants_of",
     "policy_fields",
+    "save_log_target",
 )
 
 

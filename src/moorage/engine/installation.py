@@ -185,10 +185,8 @@ class Installation:
             async def run(report: ReportProgress) -> None:
                 report_begin(found, report)
                 importer = self.importer(source, found, report)
-                by = terms.applied_by
-                await self._versions.make(
-                    local, str(reference), importer, overrides, granted, verb="install", applied_by=by
-                )
+                marks = terms.applied_by, terms.labels
+                await self._versions.make(local, str(reference), importer, overrides, granted, *marks, verb="install")
                 self._context.events.publish("pull", reference.familiar, local)
 
             yield Operation(local, run)
@@ -384,6 +382,8 @@ def _as_it_is(plugin: Supervisor, reference: Reference, terms: InstallOptions) -
     made = apply_settings(plugin.config, record.overrides, terms.assignments, secrets=terms.secrets)
     if made != record.overrides:
         raise errors.Conflict(f"plugin {plugin.name} already exists with other settings; change them with set")
+    if not terms.labels.items() <= record.labels.items():
+        raise errors.Conflict(f"plugin {plugin.name} already exists with other labels; change them with set --label")
 
     async def run(report: ReportProgress) -> None:
         report(ProgressStep(f"Plugin {plugin.name} is installed already"))

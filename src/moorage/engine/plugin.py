@@ -176,13 +176,8 @@ class PluginState:
     @property
     def plan_options(self) -> PlanOptions:
         """How its next run differs from one by ``moorage run``."""
-        shows_log_directory = self._record.published is not None and is_kind(self._config, "logdriver")
-        return replace(
-            self._defaults,
-            confinement=self.confinement,
-            id_base=self.id_base,
-            shows_log_directory=shows_log_directory,
-        )
+        shows = self._record.published is not None and is_kind(self._config, "logdriver")
+        return replace(self._defaults, confinement=self.confinement, id_base=self.id_base, shows_log_directory=shows)
 
     def privileges(self) -> tuple[Privilege, ...]:
         """What it requests with its settings; secret ones are in here."""
@@ -264,6 +259,7 @@ class PluginState:
             published=record.published,
             mounts=self._mounts,
             applied_by=record.applied_by,
+            labels=record.labels,
         )
 
     # for the supervisor
@@ -287,8 +283,9 @@ class PluginState:
         self._problem = problem
 
     def report(self, action: str, /, *, name: str = "", **attributes: str) -> None:
-        """Publish an event of the plugin, under the name that the caller used."""
-        self._events.publish(action, self.id, name or self.name, **attributes)
+        """Publish an event of the plugin, under the name that the caller used; its labels are attributes, too."""
+        labels = {key: value for key, value in self._record.labels.items() if key != "name"}
+        self._events.publish(action, self.id, name or self.name, **{**labels, **attributes})
         log_event(self.name, action, attributes)
 
     def _move(self, event: Event) -> None:

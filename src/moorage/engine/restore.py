@@ -11,6 +11,7 @@ import anyio
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.changes.trial import roll_back
+from moorage.engine.grants import save_log_target
 from moorage.engine.lifecycle import BACK_OFF_LIMIT, Restoration, State, restoration
 from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.store import Store
@@ -101,6 +102,7 @@ class Restore:
         run. Where containerd does not answer, or something cannot be cleared, it is tried again after ``retry`` s.
         """
         try:
+            await _restore_log_target(plugin)
             await self._restore_once(plugin, owners, start=start)
             plugin.inbox.set_restored()
         except errors.Unavailable as error:
@@ -281,3 +283,11 @@ def _maker(container: "Container") -> str:
 def _engine(labels: Mapping[str, str]) -> str:
     engine = labels.get(ENGINE_LABEL)
     return f"of engine {engine}" if engine else "of another engine, or of an earlier version"
+
+
+async def _restore_log_target(plugin: Supervisor) -> None:
+    """A killed engine may have saved another policy or name, and not yet where the log keeper sends the lines."""
+    try:
+        await save_log_target(plugin)
+    except errors.Unavailable as error:
+        log.warning("%s", error)

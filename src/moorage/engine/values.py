@@ -5,13 +5,11 @@ from datetime import datetime
 from pathlib import Path
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
-from moorage import errors
 from moorage._lib.values import repr_without
-from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, Restarts, State
+from moorage.engine.lifecycle import DEFAULT_POLICY, RestartPolicy, State
 from moorage.executor import Exit
-from moorage.health.model import NO_HEALTH, HealthPolicy, HealthState, check_health_policy
+from moorage.health.model import NO_HEALTH, HealthPolicy, HealthState
 from moorage.packages.content import StoredPackage
 from moorage.plugins import (
     BUILT_IN,
@@ -23,7 +21,6 @@ from moorage.plugins import (
     Overrides,
     Privilege,
     Settings,
-    check_confinement,
     control_group,
 )
 from moorage.proxy.protocol import PublishOptions, VolumeMount
@@ -42,7 +39,6 @@ __all__ = (
     "PluginTerms",
     "PluginVersion",
     "PluginView",
-    "PolicyChange",
     "Publication",
 )
 
@@ -146,60 +142,9 @@ class PluginView(Struct, frozen=True):
     mounts: tuple[VolumeMount, ...] = ()
     """What consumers have mounted through the plugin proxy and not given back."""
     applied_by: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = repr_without("settings")
-
-
-LOG_TARGETS = ("file", "journald", "syslog")
-"""Where the output of a plugin may go; its files have it in any case."""
-
-
-class PolicyChange(Struct, frozen=True):
-    """Which lines of a policy to change; None leaves one as it is."""
-
-    restarts: str | None = None
-    """always, on-failure or never."""
-    most: int | None = None
-    """Most restarts in a row; 0 for no limit."""
-    stop_timeout: float | None = None
-    health: Mapping[str, object] = field(default_factory=dict)
-    """Fields of its ``HealthPolicy`` to change."""
-    log: str | None = None
-    """file, journald or syslog."""
-    confinement: Confinement = NO_CONFINEMENT
-    """What to change of its confinement."""
-    is_attended: bool = False
-    """A person agreed to what it widens, so the policy for unattended grants does not apply."""
-
-    def of_health(self, policy: HealthPolicy) -> HealthPolicy:
-        """The health checks with this change. Raises: Invalid."""
-        made = replace(policy, **self.health)
-        check_health_policy(made)
-        return made
-
-    def of(self, policy: RestartPolicy) -> RestartPolicy:
-        """A policy with this change. Raises: Invalid, also for a confinement that no plugin can have."""
-        check_confinement(self.confinement)
-        made = policy
-        if self.restarts is not None:
-            try:
-                made = replace(made, restarts=Restarts(self.restarts))
-            except ValueError as error:
-                names = ", ".join(each.value for each in Restarts)
-                raise errors.Invalid(f"cannot restart {self.restarts!r}: it must be one of {names}") from error
-        if self.most is not None:
-            if self.most < 0:
-                raise errors.Invalid(f"cannot restart {self.most} times: it must be 0 (no limit) or more")
-            made = replace(made, most=self.most or None)
-        if self.stop_timeout is not None:
-            if not 0 <= self.stop_timeout <= 3600:
-                raise errors.Invalid(f"cannot wait {self.stop_timeout:g} s for a plugin to end: 0 to 3600 are possible")
-            made = replace(made, stop_timeout=self.stop_timeout)
-        if self.log is not None:
-            if self.log not in LOG_TARGETS:
-                raise errors.Invalid(f"cannot log to {self.log!r}: it must be one of {', '.join(LOG_TARGETS)}")
-            made = replace(made, log=self.log)
-        return made
 
 
 class PluginEvent(Struct, frozen=True):
@@ -264,6 +209,8 @@ class InstallOptions(Struct, frozen=True):
     """A plugin of this name that is from there and has these settings is as good as a new one."""
     applied_by: str = ""
     """Identity of the file of apply that a new plugin is made for."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of a new plugin."""
 
     __repr__ = repr_without("assignments", "secrets")
 
@@ -306,11 +253,20 @@ class PluginTerms(Struct, frozen=True):
     attended_widenings: tuple[Privilege, ...]
     id_base: int
     published: Publication | None
+    labels: Mapping[str, str] | None = None
+    """None, as ``applied_by``, in a record of a version that did not change them."""
+    applied_by: str | None = None
 
     @classmethod
     def of(cls, record: "PluginRecord") -> "PluginTerms":
         """Those that a record has."""
         return cls(**{name: getattr(record, name) for name in cls.__struct_fields__})
+
+    def as_fields(self) -> dict[str, object]:
+        """The fields of a record that has these terms."""
+        found = {name: getattr(self, name) for name in self.__struct_fields__}
+        later = ("labels", "applied_by")
+        return {name: value for name, value in found.items() if value is not None or name not in later}
 
 
 class PluginRecord(Struct, frozen=True):
@@ -362,7 +318,9 @@ class PluginRecord(Struct, frozen=True):
     previous_terms: PluginTerms | None = None
     """The same beside the version, where an apply is trying out more than an upgrade does."""
     applied_by: str = ""
-    """Identity of the file of apply that it was made for; empty where it was not made by apply."""
+    """Identity of the file of apply that it belongs to; empty where it was made otherwise."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Texts of its users, by key."""
     schema: int = SCHEMA
 
     __repr__ = repr_without("config", "overrides", "granted", "attended")

@@ -96,9 +96,10 @@ class VersionBuilder:
         importer: Importer,
         overrides: Overrides = NO_OVERRIDES,
         granted: Grants | None = None,
+        applied_by: str = "",
+        labels: Mapping[str, str] | None = None,
         *,
         verb: str = "create",
-        applied_by: str = "",
     ) -> Supervisor:
         """Make a plugin of a package; ``local``, its name, is reserved by the caller. Cancelled, it leaves nothing.
 
@@ -118,7 +119,7 @@ class VersionBuilder:
             version = _version(made, reference, base, context.snapshotter, f"moorage-{id}")
             has = granted or Grants(compute_privileges(made.config, effective_settings(made.config, overrides)))
             version = replace(version, overrides=overrides, **has.as_fields())
-            fields = {**version.as_fields(), "applied_by": applied_by}
+            fields = {**version.as_fields(), "applied_by": applied_by, "labels": labels or {}}
             record = PluginRecord(id=id, name=local, created_at=datetime.now(UTC), **fields)  # type: ignore[arg-type]
             with anyio.CancelScope(shield=True):
                 plugin = await self._register(runtime, record, made)

@@ -13,6 +13,7 @@ from moorage.runs.readiness import Activation
 
 __all__ = (
     "ChangesRetained",
+    "DirectoryChanged",
     "ForegroundEvent",
     "Report",
     "RunExited",
@@ -20,6 +21,7 @@ __all__ = (
     "RunReady",
     "RunRemoved",
     "RunStarted",
+    "RunWaiting",
 )
 
 
@@ -63,10 +65,26 @@ class ChangesRetained(Struct, frozen=True):
 
 
 class RunRemoved(Struct, frozen=True):
-    """Everything that was made for the run is removed, except for retained changes. The last event."""
+    """Everything that was made for the run is removed, except for retained changes. The last event of a run."""
 
 
-ForegroundEvent: TypeAlias = RunStarted | RunReady | RunOutput | RunExited | ChangesRetained | RunRemoved
+class RunWaiting(Struct, frozen=True):
+    """Nothing runs until the directory changes."""
+
+    directory: Path
+    failure: str
+    """Why the plugin could not be run; empty where it has exited."""
+
+
+class DirectoryChanged(Struct, frozen=True):
+    """The directory has changed, and the plugin is run again."""
+
+    directory: Path
+
+
+ForegroundEvent: TypeAlias = (
+    RunStarted | RunReady | RunOutput | RunExited | ChangesRetained | RunRemoved | RunWaiting | DirectoryChanged
+)
 
 Report = Callable[[ForegroundEvent], Awaitable[None]]
 """Shows an event. Raises: OSError where it cannot be shown, which stops the run."""

@@ -3,9 +3,10 @@
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import anyio
 from msgspec import Struct
@@ -19,7 +20,7 @@ from moorage.embedding import open_executor
 from moorage.executor import PLUGIN_NAMESPACE
 from moorage.foreground.events import ChangesRetained, Report, RunRemoved
 from moorage.foreground.foreground_run import ForegroundRun, RunResult
-from moorage.foreground.interruption import interruptible
+from moorage.foreground.interruption import Interruption, interruptible
 from moorage.foreground.reporter import Reporter
 from moorage.foreground.root import prepare
 from moorage.foreground.temporary_directories import (
@@ -40,7 +41,7 @@ from moorage.runs.network_files import refresh_periodically
 from moorage.runs.plan import RunPlan, build_plan
 from moorage.timeouts import DEFAULT, Timeouts
 
-__all__ = ("RunOptions", "plan_run", "run_in_foreground")
+__all__ = ("ForegroundExit", "RunOptions", "plan_run", "run_in_foreground")
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,17 @@ class RunOptions(Struct, frozen=True):
     runtime: str = AUTO
     """``auto``, ``runc``, ``crun`` or an absolute path."""
 
+    changed: Callable[[], Awaitable[None]] | None = None
+    """When it returns, the run is stopped as by a signal."""
+
+
+class ForegroundExit(Struct, frozen=True):
+    """How a run in the foreground ended."""
+
+    status: int
+    """For the shell: the plugin's, or 128 + n after signal n."""
+    cause: Literal["exit", "signal", "change"]
+
 
 def plan_run(plugin: PluginDirectory, settings: Settings) -> RunPlan:
     """The plan of a run, in directories with names that are not used yet; makes nothing (blocking).
@@ -70,8 +82,10 @@ def plan_run(plugin: PluginDirectory, settings: Settings) -> RunPlan:
     return build_plan(directories, plugin.parsed.config, settings)
 
 
-async def run_in_foreground(plugin: PluginDirectory, settings: Settings, report: Report, options: RunOptions) -> int:
-    """Run a plugin on a containerd of its own until it exits or a signal stops it; the exit status for the shell.
+async def run_in_foreground(
+    plugin: PluginDirectory, settings: Settings, report: Report, options: RunOptions
+) -> ForegroundExit:
+    """Run a plugin on a containerd of its own until it exits, or a signal or a change of its directory stops it.
 
     Everything is removed afterwards, except with ``options.keep``. What a killed earlier run has left is removed first.
 
@@ -88,10 +102,11 @@ async def run_in_foreground(plugin: PluginDirectory, settings: Settings, report:
     plan = await run_blocking(lambda: plan_run(plugin, settings))
     reporter = Reporter(report)
     run = ForegroundRun(plan, reporter, options.timeouts)
-    result: RunResult | None = None
+    results: list[RunResult] = []
     async with interruptible(reporter.limit_reports, run.kill) as interruption:
         reporter.on_failure = interruption.cancel
         async with (
+            _cancelled_by(options.changed, interruption),
             _temporary_directories(plan, reporter, options) as temporary,
             _runtime_options(options.runtime, temporary.state, plan.directories.id) as runtime,
             supervise(*_containerd_directories(temporary), options.timeouts) as containerd,
@@ -104,18 +119,41 @@ async def run_in_foreground(plugin: PluginDirectory, settings: Settings, report:
                 if plan.network_files is not None:
                     tasks.start_soon(refresh_periodically, plan.network_files, options.timeouts.network_files)
                 async with interruption.inner_block():
-                    result = await run.run(executor)
+                    results.append(await run.run(executor))
     await reporter(RunRemoved())
     if reporter.failure is not None:
         raise reporter.failure
+    return _exit_of(results, interruption)
+
+
+def _exit_of(results: Sequence[RunResult], interruption: Interruption) -> ForegroundExit:
+    """How a run ended, from its result, if it has one. Raises: MoorageError for what was wrong with it."""
     if interruption.signals:
-        return interruption.exit_status
-    assert result is not None
+        return ForegroundExit(interruption.exit_status, "signal")
+    if not results:
+        return ForegroundExit(0, "change")
+    result = results[0]
     if result.failure:
         if result.status == 0:
             raise errors.MoorageError(result.failure)
         log.warning("%s", result.failure)
-    return result.status
+    return ForegroundExit(result.status, "exit")
+
+
+@asynccontextmanager
+async def _cancelled_by(
+    changed: Callable[[], Awaitable[None]] | None, interruption: Interruption
+) -> AsyncIterator[None]:
+    """Within this block a change stops the run as a signal does."""
+
+    async def stop() -> None:
+        if changed is not None:
+            await changed()
+            interruption.cancel()
+
+    async with background_tasks() as tasks:
+        tasks.start_soon(stop)
+        yield
 
 
 @asynccontextmanager

@@ -223,6 +223,12 @@ def user_ids(pid: Pid) -> frozenset[int]:
     return frozenset(int(each) for each in _status_field(_read(pid, "status"), b"Uid").split())
 
 
+def is_process_1_of_a_namespace(pid: Pid) -> bool:
+    """Whether a process is process 1 of a pid namespace below that of the calling process."""
+    numbers = _status_field(_read(pid, "status"), b"NSpid").split()
+    return len(numbers) > 1 and numbers[-1] == b"1"
+
+
 def effective_capabilities(root: Path = Path("/")) -> int:
     """The effective capabilities of the calling process as a bit mask. Raises: OSError if ``root`` has no /proc."""
     return int(_status_field((root / "proc/self/status").read_bytes(), b"CapEff") or b"0", 16)

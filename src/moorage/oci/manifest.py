@@ -121,11 +121,7 @@ def check_plugin(manifest: Manifest, what: str) -> Manifest:
     """
     kind = manifest.config.media_type
     if kind != PLUGIN_CONFIG:
-        is_image = " but an image" if ".image." in kind else ""
-        raise errors.Invalid(
-            f"cannot use {what}: it is not a plugin{is_image} (its config is of type {single_line(kind) or 'unknown'}, "
-            f"a plugin's of type {PLUGIN_CONFIG})"
-        )
+        raise errors.Invalid(_not_a_plugin(what, single_line(kind) or "unknown"))
     for layer in manifest.layers:
         if layer.media_type not in LAYERS:
             raise errors.Invalid(
@@ -135,6 +131,15 @@ def check_plugin(manifest: Manifest, what: str) -> Manifest:
     if manifest.config.size_bytes > CONFIG_BYTES:
         raise errors.Invalid(f"cannot use {what}: its config has more than {CONFIG_BYTES} bytes")
     return manifest
+
+
+def _not_a_plugin(what: str, kind: str) -> str:
+    types = f"its config is of type {kind}, a plugin's of type {PLUGIN_CONFIG}"
+    if ".image." not in kind:
+        return f"cannot use {what}: it is not a plugin ({types})"
+    # by dockerd's words at the end its command recognizes an image, and names `docker image pull`
+    dockers = f'Encountered remote "{kind}"(image) when fetching'
+    return f"cannot use {what}: it is not a plugin but an image ({types}): {dockers}"
 
 
 def check_layers(manifest: Manifest, where: str) -> None:

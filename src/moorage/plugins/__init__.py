@@ -18,6 +18,8 @@ from moorage.plugins.confinement import widenings as widenings
 from moorage.plugins.document import as_it_came as as_it_came
 from moorage.plugins.document import config_to_api as config_to_api
 from moorage.plugins.document import with_rootfs as with_rootfs
+from moorage.plugins.labels import check_labels as check_labels
+from moorage.plugins.labels import has_label as has_label
 from moorage.plugins.model import Config as Config
 from moorage.plugins.model import MountEntry as MountEntry
 from moorage.plugins.model import ParsedConfig as ParsedConfig
@@ -83,6 +85,7 @@ __all__ = (
     "cgroup_path",
     "check_confinement",
     "check_granted",
+    "check_labels",
     "check_policy",
     "check_user_namespace",
     "compute_privileges",
@@ -92,6 +95,7 @@ __all__ = (
     "effective_settings",
     "find_missing",
     "find_named",
+    "has_label",
     "local_name",
     "masked",
     "merge_overrides",

@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from moorage._lib.escapes import quote
 from moorage._lib.values import repr_without
 from moorage.plugins._reader import Fields, read_object
-from moorage.plugins.capabilities import capability_problem
+from moorage.plugins.linux_names import bind_option_warnings, capability_problem, option_words
 
 __all__ = (
     "ISOLATED_NETWORKS",
@@ -117,12 +117,13 @@ class MountEntry(Struct, frozen=True):
     @property
     def is_bind(self) -> bool:
         """Whether the source is a path on the host. With a bind option the type says nothing (to runc, too)."""
-        return self.type == "bind" or "bind" in self.options or "rbind" in self.options
+        return self.type == "bind" or not {"bind", "rbind"}.isdisjoint(option_words(self.options))
 
     @property
     def bind_options(self) -> tuple[str, ...]:
-        """The options of a bind for the runtime, which without "bind" would search a file system of that name."""
-        return self.options if {"bind", "rbind"} & set(self.options) else ("rbind", *self.options)
+        """For the runtime, which drops joined options and, without "bind", searches a file system of that name."""
+        words = option_words(self.options)
+        return words if {"bind", "rbind"} & set(words) else ("rbind", *words)
 
     @property
     def is_recursive(self) -> bool:
@@ -135,8 +136,8 @@ class MountEntry(Struct, frozen=True):
 
         They apply rrw after all others, wherever it stands, and it undoes ro. Source: runc 1.1, ``setRecAttr``.
         """
-        access = [each for each in self.options if each in ("ro", "rw")]
-        return access[-1:] == ["ro"] and "rrw" not in self.options
+        access = [each for each in self.bind_options if each in ("ro", "rw")]
+        return access[-1:] == ["ro"] and "rrw" not in self.bind_options
 
 
 class EnvEntry(Struct, frozen=True):
@@ -272,14 +273,22 @@ def _entrypoint(top: Fields) -> tuple[str, ...]:
 
 
 def _interface(fields: Fields) -> Interface:
-    socket = fields.text("socket")
-    if not socket:
+    socket = _socket_name(given := fields.text("socket"))
+    if not given:
         fields.odd("socket", f"{MISSING['socket']}; {_NOT_YET}")
-    elif socket.startswith("/") or socket.endswith("/") or {"..", "."} & set(socket.split("/")):
-        fields.wrong("socket", f"must be the name of a socket below {SOCKET_DIRECTORY}, not {quote(socket)}")
+    elif not socket:
+        fields.wrong("socket", f"must be the name of a socket below {SOCKET_DIRECTORY}, not {quote(given)}")
     return Interface(
         socket, tuple(InterfaceType(each) for each in fields.texts("types")), fields.text("protocolScheme")
     )
+
+
+def _socket_name(given: str) -> str:
+    """The path below SOCKET_DIRECTORY, to which dockerd joins what the config says; empty if it is none."""
+    below = given.removeprefix(f"{SOCKET_DIRECTORY}/")
+    parts = [each for each in below.split("/") if each not in ("", ".")]
+    is_other = below.endswith("/") or "://" in below or (below.startswith("/") and len(parts) > 1)
+    return "" if is_other or ".." in parts else "/".join(parts)
 
 
 def _network(fields: Fields) -> Network:
@@ -331,8 +340,10 @@ def _check_mount(fields: Fields, mount: MountEntry) -> None:
         fields.wrong("source", f"must be an absolute path on the host, not {quote(mount.source)}")
     if not _FILE_SYSTEM.fullmatch(mount.type):
         fields.wrong("type", f"must be bind or the name of a file system, not {quote(mount.type)}")
-    if "remount" in mount.options:
+    if "remount" in option_words(mount.options):
         fields.wrong("options", "must not have remount: it would change another mount instead of making one")
+    for warning in bind_option_warnings(mount.bind_options) if mount.is_bind else ():
+        fields.odd("options", warning)
     if mount.destination and _normal(mount.destination) == "/":
         fields.wrong("destination", "must be below the plugin's root, not the root itself")
 

@@ -15,7 +15,7 @@ from moorage._lib.escapes import quote
 from moorage._lib.values import CgroupDriver
 from moorage.plugins import _base
 from moorage.plugins._base import OciMount
-from moorage.plugins.capabilities import capability_problem, normal_capability
+from moorage.plugins.linux_names import capability_problem, normal_capability
 from moorage.plugins.model import ISOLATED_NETWORKS, MISSING, SOCKET_DIRECTORY, Config, DeviceEntry, MountEntry
 from moorage.plugins.settings import Settings
 

@@ -8,7 +8,7 @@ import os
 import posixpath
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
@@ -35,6 +35,7 @@ __all__ = (
 _FILE_LIMIT = 1 << 20
 _COPY_BYTES = 1 << 18
 _MOST_ID = (1 << 32) - 2
+_OVERFLOW_ID = 65534  # what the kernel shows for an id that a user namespace does not have
 _MOST_LINKS = 40  # as many as the kernel follows
 
 
@@ -244,7 +245,8 @@ def _entries(files: ContainerFiles, path: str) -> Iterator[list[str]]:
 def pack_files(spec: Spec, root: str, path: str, sink: BinaryIO) -> None:
     """Write a file or a directory of a container as a tar, below its own name (blocking).
 
-    Regular files, directories and symbolic links are in it; devices, sockets and pipes are left out.
+    Regular files, directories and symbolic links are in it, with the owners that the container sees; devices, sockets
+    and pipes are left out.
 
     Raises:
         errors.NotFound: there is no such file
@@ -255,7 +257,7 @@ def pack_files(spec: Spec, root: str, path: str, sink: BinaryIO) -> None:
         found = _find(files, path)
         name = posixpath.basename(posixpath.normpath(path)).strip("/") or "."
         with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            _pack(archive, found, name)
+            _pack(archive, found, name, spec.get("linux") or {})
 
 
 def _find(files: ContainerFiles, path: str) -> ContainerFile:
@@ -271,11 +273,12 @@ def _find(files: ContainerFiles, path: str) -> ContainerFile:
     raise errors.NotFound(f"cannot copy {path}: the plugin has no such file")
 
 
-def _pack(archive: tarfile.TarFile, file: ContainerFile, name: str) -> None:
+def _pack(archive: tarfile.TarFile, file: ContainerFile, name: str, linux: Mapping[str, Any]) -> None:
     status = file.status()
     entry = tarfile.TarInfo(name)
     entry.mode, entry.mtime = stat.S_IMODE(status.st_mode), int(status.st_mtime)
-    entry.uid, entry.gid = status.st_uid, status.st_gid
+    entry.uid = _id_inside(status.st_uid, linux.get("uidMappings"))
+    entry.gid = _id_inside(status.st_gid, linux.get("gidMappings"))
     if stat.S_ISLNK(status.st_mode):
         entry.type, entry.linkname = tarfile.SYMTYPE, file.read_link() or ""
         archive.addfile(entry)
@@ -292,7 +295,15 @@ def _pack(archive: tarfile.TarFile, file: ContainerFile, name: str) -> None:
         finally:
             os.close(descriptor)
         for each in names:
-            _pack(archive, ContainerFile(file.base, posixpath.join(file.path, each)), posixpath.join(name, each))
+            _pack(archive, ContainerFile(file.base, posixpath.join(file.path, each)), posixpath.join(name, each), linux)
+
+
+def _id_inside(number: int, mappings: Sequence[Mapping[str, int]] | None) -> int:
+    """What a user or group of the host is in the container's user namespace; the same where it has none."""
+    for each in mappings or ():
+        if 0 <= number - each["hostID"] < each["size"]:
+            return number - each["hostID"] + each["containerID"]
+    return _OVERFLOW_ID if mappings else number
 
 
 def unpack_into(spec: Spec, root: str, path: str, source: BinaryIO) -> None:

@@ -9,6 +9,7 @@ from moorage.api.schema.plugins import PluginPrivilege, PolicyRequest
 __all__ = (
     "ApplyRequest",
     "ErrorDetail",
+    "InstallRequest",
     "LoadedPlugin",
     "OperationResult",
     "PrivilegeReview",
@@ -32,8 +33,14 @@ class TermsRequest(Struct, frozen=True):
     """A person agreed to the privileges."""
 
 
-class ApplyRequest(TermsRequest, frozen=True):
-    """The desired state of one plugin; what is absent does not change."""
+class InstallRequest(TermsRequest, frozen=True):
+    """On which terms a plugin is installed, and what it is labelled with."""
+
+    labels: dict[str, str] | UnsetType = UNSET
+
+
+class ApplyRequest(InstallRequest, frozen=True):
+    """The desired state of one plugin; what is absent does not change. ``labels`` are all that it then has."""
 
     enabled: bool | UnsetType = UNSET
     """Absent for an enabled one."""
@@ -42,6 +49,8 @@ class ApplyRequest(TermsRequest, frozen=True):
     """False for a plugin that is not published."""
     applied_by: str | UnsetType = UNSET
     """Identity of the file that this is for; a plugin that is made for it has it from then on."""
+    adopt: bool | UnsetType = UNSET
+    """A plugin that was not made for it has it from then on, too."""
 
 
 class SaveRequest(Struct, frozen=True):

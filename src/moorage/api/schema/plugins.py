@@ -12,6 +12,7 @@ __all__ = (
     "HolderLine",
     "HolderRequest",
     "HostPath",
+    "LabelsRequest",
     "PackageReplacement",
     "PluginArgs",
     "PluginConfig",
@@ -318,7 +319,8 @@ class PluginExtension(ApiObject, frozen=True):
     mounts: list[PluginMountUse] = field(default_factory=list)
     """Mounts of its volumes that consumers have not released."""
     applied_by: str = ""
-    """Identity of the file of apply that it was made for; empty where it was not made by apply."""
+    """Identity of the file of apply that it belongs to; empty where it was made otherwise."""
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 class PluginDetails(ApiObject, frozen=True, kw_only=True):
@@ -357,6 +359,13 @@ class SetRequest(Struct, frozen=True):
 
     assignments: list[str] | UnsetType = UNSET
     secrets: list[str] | UnsetType = UNSET
+
+
+class LabelsRequest(Struct, frozen=True):
+    """Labels to add, or to give another value, and keys of those to remove."""
+
+    add: dict[str, str] | UnsetType = UNSET
+    remove: list[str] | UnsetType = UNSET
 
 
 class PolicyRequest(Struct, frozen=True):

@@ -74,4 +74,5 @@ def _desired(desired: DesiredPlugin) -> dict[str, Any]:
         "Settings": dict(desired.settings),
         "Secrets": list(desired.secrets),
         "Policy": {key: to_document(value) for key, value in desired.policy.items()},
+        **({} if desired.labels is None else {"Labels": dict(desired.labels)}),
     }

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from moorage.api.schema.plugins import PluginDetails
 from moorage.cli.apply.check import UNHEALTHY, PluginCheck, check_plugins, check_status
 from moorage.cli.apply.steps import PlannedChange, apply_change, fetch_package, plan_change
 from moorage.cli.context import is_json
+from moorage.cli.progress import report_interruption
 from moorage.cli.state_diff import PluginDiff, diff_state
 from moorage.cli.state_file import DesiredState, read_desired_state
 from moorage.cli.terminal import complain, print_json, say
 from moorage.client import MoorageClient
+from moorage.timeouts import DEFAULT
 
 __all__ = ("ROLLED_BACK", "ApplyOptions", "DesiredFile", "read_source")
 
@@ -31,6 +34,8 @@ class ApplyOptions(Struct, frozen=True):
     wait: float = 0
     """Seconds until each plugin must be healthy; 0 to go by ready alone."""
     prunes: bool = False
+    adopts: bool = False
+    """Plugins of the file that were made otherwise belong to it from now on."""
     shows_unchanged: bool = True
 
 
@@ -74,12 +79,12 @@ class DesiredFile(Struct, frozen=True):
 
     def apply(self, client: MoorageClient, options: ApplyOptions) -> int:
         """Fetch everything, then change plugin by plugin until one fails; the exit status."""
-        diffs = self._diffs(client.plugins(), options)
         planned: list[PlannedChange] = []
-        for diff in diffs:
+        for diff in self._diffs(client.plugins(), options):
             try:
-                planned.append(plan_change(client, diff, grant_all=options.grant_all))
-                fetch_package(client, planned[-1])
+                with report_interruption("nothing was changed"):
+                    planned.append(plan_change(client, diff, grant_all=options.grant_all))
+                    fetch_package(client, planned[-1])
             except errors.MoorageError as error:
                 _show(diff, options)
                 complain(f"{_named(diff, error)}; nothing was changed")
@@ -88,7 +93,8 @@ class DesiredFile(Struct, frozen=True):
         for at, change in enumerate(planned):
             _show(change.diff, options)
             try:
-                apply_change(client, change, self.identity, options.wait)
+                with report_interruption(lambda: self._interrupted(client, options, planned)):
+                    apply_change(client, change, self.identity, options.wait)
             except errors.MoorageError as error:
                 rest = ", ".join(each.diff.name for each in planned[at + 1 :] if each.diff.texts)
                 complain(f"{_named(change.diff, error)}{f'; not changed: {rest}' if rest else ''}")
@@ -97,10 +103,33 @@ class DesiredFile(Struct, frozen=True):
             _print(change.diff, is_done=bool(change.diff.texts))
         return 0
 
+    def _interrupted(self, client: MoorageClient, options: ApplyOptions, planned: Sequence[PlannedChange]) -> str:
+        """What was changed, what the engine changes on its own, and what was not changed, by its present state."""
+        time.sleep(DEFAULT.disconnected)
+        try:
+            plugins = client.plugins()
+        except errors.MoorageError as error:
+            return f"what was changed is unknown: {error}"
+        busy = {each.name for each in plugins if each.moorage.state in ("starting", "stopping")}
+        left = {each.name for each in self._diffs(plugins, options) if each.texts}
+        found: dict[str, list[str]] = {}
+        for name in (each.diff.name for each in planned if each.diff.texts):
+            kind = (
+                "completed or rolled back by the engine"
+                if name in busy
+                else "not changed"
+                if name in left
+                else "changed"
+            )
+            found.setdefault(kind, []).append(name)
+        return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in found.items())
+
     def _diffs(self, plugins: Sequence[PluginDetails], options: ApplyOptions) -> list[PluginDiff]:
-        if options.prunes and not self.identity:
-            raise errors.Invalid("cannot prune for standard input: give the file a name, as in name: storage")
-        return diff_state(self.state, plugins, self.identity if options.prunes else "")
+        if (options.prunes or options.adopts) and not self.identity:
+            verb = "prune" if options.prunes else "adopt plugins"
+            raise errors.Invalid(f"cannot {verb} for standard input: give the file a name, as in name: storage")
+        prunes, adopts = (self.identity if is_on else "" for is_on in (options.prunes, options.adopts))
+        return diff_state(self.state, plugins, prunes, adopts)
 
 
 def read_source(source: str) -> bytes:

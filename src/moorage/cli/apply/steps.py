@@ -80,7 +80,9 @@ def apply_change(client: MoorageClient, planned: PlannedChange, identity: str, w
         enabled=diff.desired.enabled,
         policy=PolicyRequest(**diff.policy) if diff.policy else UNSET,
         publish=_publication(diff),
+        labels=UNSET if diff.labels is None else dict(diff.labels),
         applied_by=identity,
+        adopt=diff.adopts,
     )
     auth = registry_auth(planned.remote) if planned.remote else ""
     with client.apply(diff.name, planned.remote, request, auth, wait=wait) as progress:

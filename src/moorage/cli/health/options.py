@@ -1,34 +1,29 @@
 """Options and texts of health checks, in the words of docker's and podman's."""
 
 import json
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moorage.cli.parameters import ParsedValue
+from moorage.cli.parameters import DURATION, ParsedValue, in_order
 
 if TYPE_CHECKING:
     from moorage.api.schema.plugins import HealthRequest, PluginHealthCheck, PluginHealthPolicy
 
 __all__ = (
-    "DURATION",
     "HEALTH_ACTIONS",
     "describe_checks",
     "describe_health",
     "health_options",
     "make_checks",
     "parse_command",
-    "parse_duration",
     "take_health",
     "wait_option",
 )
 
 HEALTH_ACTIONS = ("none", "kill", "restart")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FIELDS = {
     "health_interval": "interval",
     "health_timeout": "timeout",
@@ -36,16 +31,6 @@ _FIELDS = {
     "health_retries": "failures",
     "health_on_failure": "on_failure",
 }
-
-
-def parse_duration(text: str) -> float:
-    """Seconds, from 30, 30s, 1m30s or 500ms. Raises: ValueError."""
-    parts = _PART.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    raise ValueError(f"{text!r} is not a duration like 30s or 1m30s")
 
 
 def parse_command(text: str) -> list[str]:
@@ -75,9 +60,6 @@ def make_checks(call: str | None, command: Sequence[str] | None, *, connects: bo
     ]
 
 
-DURATION = ParsedValue("duration", parse_duration)
-
-
 def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--wait[=SECONDS]`` of an ``OptionalValueCommand``: seconds, 0 where it is not given."""
     return click.option(
@@ -91,7 +73,7 @@ def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that changes health checks; ``take_health`` takes their values."""
-    for option in (
+    options = (
         click.option("--health-call", metavar="METHOD", help="Health check by a call, as in VolumeDriver.List."),
         click.option(
             "--health-cmd",
@@ -104,14 +86,16 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--health-timeout", type=DURATION, help="Maximum time of one health check (default 5s)."),
         click.option("--health-start-period", type=DURATION, help="Time in which failures do not count (default 10s)."),
         click.option(
-            "--health-retries", type=click.IntRange(min=1), help="Failures in a row until unhealthy (default 3)."
+            "--health-retries",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="Failures in a row until unhealthy (default 3).",
         ),
         click.option(
             "--health-on-failure", type=click.Choice(HEALTH_ACTIONS), help="Action once the plugin is unhealthy."
         ),
-    ):
-        command = option(command)
-    return command
+    )
+    return in_order(command, options)
 
 
 def take_health(options: dict[str, Any]) -> "HealthRequest | None":

@@ -69,6 +69,7 @@ def plugin_fields(plugin: "Document", *, no_trunc: bool) -> "dict[str, Any]":
         "Pid": more["Pid"],
         "Digest": more["Digest"],
         "Tags": ",".join(more["Tags"]),
+        "Labels": ",".join(f"{key}={value}" for key, value in more.get("Labels", {}).items()),
         "WidenedBy": _widenings(plugin),
     }
 

@@ -32,7 +32,7 @@ class _Stream:
         self.id = plugin.name()
         self.file = f"{_DIRECTORY}/{self.id}"
         self.info: dict[str, object] = {
-            "Config": {},
+            "Config": plugin.options,
             "ContainerID": self.id,
             "ContainerName": f"/{self.id}",
             "ContainerEntrypoint": "/bin/true",

@@ -54,7 +54,8 @@ def _network_life(plugin: PluginCalls) -> None:
     network, endpoint = plugin.name(), plugin.name()
     ids = {"NetworkID": network, "EndpointID": endpoint}
     pool = {"AddressSpace": "", "Pool": "10.213.0.0/24", "Gateway": "10.213.0.1/24", "AuxAddresses": {}}
-    plugin.succeed("CreateNetwork", NetworkID=network, Options={}, IPv4Data=[pool], IPv6Data=None)
+    options = {"com.docker.network.generic": plugin.options} if plugin.options else {}
+    plugin.succeed("CreateNetwork", NetworkID=network, Options=options, IPv4Data=[pool], IPv6Data=None)
     interface = {"Address": "10.213.0.2/24", "AddressIPv6": "", "MacAddress": ""}
     made = plugin.succeed("CreateEndpoint", **ids, Interface=interface, Options={}).get("Interface") or {}
     changed = {name for name, value in made.items() if value and interface.get(name)}

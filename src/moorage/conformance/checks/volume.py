@@ -22,7 +22,7 @@ def _mountpoint(plugin: PluginCalls, name: str, user: str) -> str:
 
 def _life(plugin: PluginCalls) -> None:
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     require(name in _names(plugin), f"List must have the volume {name} after Create")
     volume = plugin.succeed("Get", Name=name).get("Volume")
     found = volume.get("Name") if isinstance(volume, dict) else None
@@ -34,13 +34,15 @@ def _life(plugin: PluginCalls) -> None:
 
 def _create_twice(plugin: PluginCalls) -> None:
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     require(_names(plugin).count(name) == 1, f"List must have the volume {name} once after two Creates")
     plugin.succeed("Remove", Name=name)
 
 
 def _null_options(plugin: PluginCalls) -> None:
+    if plugin.options:
+        raise CheckSkipped("options were given, so that it may require them")
     name = plugin.name()
     plugin.succeed("Create", Name=name, Opts=None)
     plugin.succeed("Remove", Name=name)
@@ -60,7 +62,7 @@ def _capabilities(plugin: PluginCalls) -> None:
 
 def _two_users(plugin: PluginCalls) -> None:
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     first = _mountpoint(plugin, name, "one")
     second = _mountpoint(plugin, name, "two")
     require(first == second, f"both users must get the same Mountpoint; they get {first} and {second}")
@@ -73,7 +75,7 @@ def _two_users(plugin: PluginCalls) -> None:
 
 def _same_user(plugin: PluginCalls) -> None:
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     for _ in range(2):
         _mountpoint(plugin, name, "one")
     plugin.succeed("Unmount", Name=name, ID="one")
@@ -87,7 +89,7 @@ def _same_user(plugin: PluginCalls) -> None:
 
 def _unknown_user(plugin: PluginCalls) -> None:
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     _mountpoint(plugin, name, "one")
     plugin.call("Unmount", Name=name, ID="another")  # may fail or succeed
     _require_mounted(plugin, name, "an unknown user has unmounted it")
@@ -111,7 +113,7 @@ def _mountpoint_below(plugin: PluginCalls) -> None:
     if not top and plugin.target.types:
         raise CheckSkipped("its config has no propagatedMount")
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     point = _mountpoint(plugin, name, "one")
     try:
         is_below = not top or point == top or point.startswith(f"{top.rstrip('/')}/")
@@ -125,7 +127,7 @@ def _mountpoint_below(plugin: PluginCalls) -> None:
 
 def _survives_kill(plugin: PluginCalls) -> None:
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     point = _mountpoint(plugin, name, "one")
     file = plugin.target.host_path(point) / "file"
     try:
@@ -155,7 +157,7 @@ def _read(plugin: PluginCalls, point: str) -> str:
 
 def _survives_stop(plugin: PluginCalls) -> None:
     name = plugin.name()
-    plugin.succeed("Create", Name=name, Opts={})
+    plugin.succeed("Create", Name=name, Opts=plugin.options)
     plugin.target.stop()
     require(name in _names(plugin), f"volume {name} must still exist after a restart")
     plugin.succeed("Remove", Name=name)

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.engine.changes.values import ChangeTerms, PluginChange
 from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.requests import check_listening, check_publication
-from moorage.engine.grants import Grants, apply_limits, check_policy_change, grants_of, policy_fields
+from moorage.engine.grants import Grants, apply_limits, check_policy_change, grants_of, policy_fields, save_log_target
 from moorage.engine.lifecycle import State
 from moorage.engine.requests import Interrupted, as_user_error
 from moorage.engine.runtime import EngineContext
@@ -103,6 +103,7 @@ async def change_version(
     if is_tried:
         await _try_out(context, plugin, terms)
     elif terms.desired is not None:
+        await save_log_target(plugin)
         await _settle_consumers(context, plugin)
     return change.dropped
 
@@ -142,6 +143,10 @@ async def _prepare_terms(
     elif desired.published is False:
         plugin.check_unmounted(force=False)
         fields["published"] = None
+    if desired.labels is not None:
+        fields["labels"] = desired.labels
+    if desired.applied_by is not None:
+        fields["applied_by"] = desired.applied_by
     return fields, restarts_driver
 
 
@@ -156,8 +161,9 @@ async def roll_back(context: EngineContext, plugin: Supervisor) -> None:
         await plugin.stop()
     await plugin.runner.remove_orphans(context.availability.require())
     await plugin.runner.remove_files()  # the root that is mounted is the other one's
-    fields = {**previous.as_fields(), **(asdict(terms) if terms is not None else {})}
+    fields = {**previous.as_fields(), **(terms.as_fields() if terms is not None else {})}
     await plugin.save(**fields, previous=None, previous_terms=None)
+    await save_log_target(plugin)
 
 
 async def restore_package(plugin: Supervisor, version: PluginVersion, given: Overrides, granted: Grants | None) -> None:
@@ -210,6 +216,10 @@ async def _try_out(context: EngineContext, plugin: Supervisor, terms: ChangeTerm
 
 async def _start(context: EngineContext, plugin: Supervisor) -> errors.MoorageError | None:
     """Start it unless it is ready; why that failed."""
+    try:
+        await save_log_target(plugin)
+    except errors.Unavailable as error:
+        return error
     if plugin.is_ready:
         return None
     if plugin.record.enabled:
