@@ -305,7 +305,7 @@ def parse_mountinfo(text: bytes) -> list[MountInfo]:
 
 def mount_id(descriptor: int) -> int:
     """The mount that an open file of this process is in. Source: proc_pid_fdinfo(5). Raises: OSError."""
-    for line in (PROC / "self/fdinfo" / str(descriptor)).read_bytes().splitlines():
+    for line in _contents(f"{PROC}/self/fdinfo/{descriptor}").splitlines():
         if line.startswith(b"mnt_id:"):
             return int(line[7:])
     raise OSError(errno.ENOTSUP, "the kernel does not report mounts of files")
@@ -332,9 +332,15 @@ def kernel_parameter(name: str, root: Path = Path("/")) -> str | None:
 
 def _read(pid: Pid, name: str) -> bytes:
     try:
-        return Path(PROC, str(pid), name).read_bytes()
+        return _contents(f"{PROC}/{pid}/{name}")
     except OSError:
         return b""
+
+
+def _contents(path: str) -> bytes:
+    """Without the buffers of a file object, which take as long as the kernel does. Raises: OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def _read_link(pid: Pid, name: str) -> str:
