@@ -43,6 +43,7 @@ def measure(rounds: int, megabytes: int, say: Callable[[str], None], *, seed: in
                 "moorage": lambda remote: _install(moorage.socket, remote),
                 "dockerd": lambda remote: _install(docker.address, remote),
                 "ctr images pull": lambda remote: _pull(moorage.containerd_address, remote),
+                "ctr images pull, sync": lambda remote: _pull(moorage.containerd_address, remote, moorage.root),
             }
             parts = [(name, layers) for name in sides for layers in (1, 8)]
             order.shuffle(parts)
@@ -89,11 +90,16 @@ def _install(address: Path, remote: str) -> float:
     return took
 
 
-def _pull(address: str, remote: str) -> float:
-    """Seconds of `ctr images pull`, which unpacks as well, on this containerd; removed again with all its content."""
+def _pull(address: str, remote: str, synced: Path | None = None) -> float:
+    """Seconds of `ctr images pull`, which unpacks as well, on this containerd; removed again with all its content.
+
+    ``synced``: a directory whose file system is synced then, as Moorage does: else a power cut may empty files.
+    """
     ctr = ["ctr", "--address", address, "--namespace", NAMESPACE, "images"]
     began = time.perf_counter()
     subprocess.run([*ctr, "pull", "--plain-http", remote], check=True, capture_output=True)
+    if synced is not None:
+        subprocess.run(["sync", "--file-system", str(synced)], check=True)
     took = time.perf_counter() - began
     subprocess.run([*ctr, "rm", "--sync", remote], check=True, stdout=subprocess.DEVNULL)
     return took

@@ -97,8 +97,10 @@ LINES = (
     Line(
         "install of 100 MB, 8 layers", "moorage: install, 8 layers", "ctr images pull: install, 8 layers", _at_most(1)
     ),
+    Line("install of 100 MB, 8 layers", "moorage: install, 8 layers", "ctr images pull, sync: install, 8 layers"),
     Line("install of 100 MB, 8 layers", "moorage: install, 8 layers", "dockerd: install, 8 layers", _at_most(1)),
     Line("install of 100 MB, 1 layer", "moorage: install, 1 layers", "ctr images pull: install, 1 layers", _at_most(1)),
+    Line("install of 100 MB, 1 layer", "moorage: install, 1 layers", "ctr images pull, sync: install, 1 layers"),
     Line("install of 100 MB, 1 layer", "moorage: install, 1 layers", "dockerd: install, 1 layers", _at_most(1)),
     Line(
         "memory (largest RSS) while ten times as much is pulled",

@@ -70,6 +70,8 @@ class ServeOptions(Struct, frozen=True):
     """The file that makes podman know published volume drivers."""
     metrics_address: str | None = None
     """HOST:PORT where GET /metrics is served, too; None for nowhere but on the API's socket."""
+    ui: str = ""
+    """HOST:PORT of a page in the browser; empty for none."""
 
     @property
     def api_socket(self) -> Path:

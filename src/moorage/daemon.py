@@ -21,6 +21,7 @@ from moorage.engine.store import Store
 from moorage.host.process_environment import set_process_defaults
 from moorage.service_manager import describe_stop, notify_service_manager
 from moorage.shutdown import stop_all_plugins, stop_engine
+from moorage.ui.process import page_process
 
 __all__ = ("ServeOptions", "run_engine", "stop_engine")
 
@@ -69,6 +70,7 @@ async def _serve(store: Store, options: ServeOptions, stop: anyio.CancelScope) -
                 serve_api(engine, socket, options.group),
                 serve_metrics(engine, options.metrics_address),
                 notify_service_manager(manager, engine, options.timeouts),
+                page_process(options.ui, socket, options.root, options.timeouts),
             ):
                 log.info("the API listens on %s", socket)
                 tasks.start_soon(keep_working)

@@ -221,6 +221,21 @@ class Timeouts:
     engine_answer: float = 5.0
     """Each step of the engine's answer to a command that only asks for its state."""
 
+    ui_answer: float = 15.0
+    """For each step of an answer of the engine to the web page."""
+
+    ui_first_answer: float = 2.0
+    """That the first web page waits for the first answer of the engine."""
+
+    ui_result: float = 1.0
+    """That a click waits for its result, until the page shows it under way."""
+
+    ui_shutdown: float = 1.0
+    """That requests to the web page have to end by themselves when it stops; further ones are cut off."""
+
+    ui_stop: float = 5.0
+    """From SIGTERM to the web page of an engine until SIGKILL."""
+
     disconnected: float = 0.5
     """Until the engine has noticed that the client of an operation is gone, and has given it up."""
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from moorage import errors
+from moorage.containerd.shims import groups
 from support.conditions import eventually
 from support.kills import kill_task
 from support.scenario import FAULTS, FULL, ID, KILLED, Scenario, run_with_fault, scenario
@@ -26,7 +27,7 @@ Points = Callable[[str, object], None]
 
 CREATE = ["Containers/Create", "Tasks/Create", "Tasks/Start"]
 RESTORE = ["Containers/Get", "Containers/Get", "Tasks/Get", "Tasks/Get"]
-EXIT = ["Tasks/Get", "Tasks/Metrics", "Tasks/Get", "Tasks/Delete", "Tasks/Get", "Containers/Delete"]
+EXIT = ["Tasks/Get", "Tasks/Metrics", "Tasks/Delete", "Containers/Delete"]
 MISSING = "/missing/command"
 
 
@@ -157,7 +158,7 @@ async def test_an_exit_is_reported_once_and_everything_removed(
 
 @most_harms
 async def test_a_signal_fails_by_kind_and_is_no_exit(
-    workspace: Workspace, fault: str, when: str, record_property: Points
+    workspace: Workspace, fault: str, when: str, record_property: Points, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def interrupt(it: Scenario) -> None:
         await it.executor.signal(ID, signal.SIGCONT)
@@ -167,6 +168,9 @@ async def test_a_signal_fails_by_kind_and_is_no_exit(
 
     async with scenario(workspace) as it:
         await it.create()
+        result = await run_with_fault(it, interrupt, 0, fault, when)
+        assert (result.reached, result.failure) == (False, None)  # the process is known, and containerd not needed
+        monkeypatch.setattr(groups, "is_first_process", lambda *_: False)  # as of a container with the host's pids
         result = await run_with_fault(it, interrupt, 0, fault, when)
         assert result.reached
         assert result.failure is not None

@@ -16,6 +16,7 @@ from moorage.runs.plan import RunPlan
 from moorage.runs.preparation import close_views, prepare_run
 from moorage.runs.removal import MountPoint, cover_mount_points, delete_all, release_mount_points, remove_runtime
 from support.leftovers import mounts_below
+from support.reaper import remove_mounts_at_exit
 from support.unresponsive_fuse import hanging_file_system
 
 pytestmark = pytest.mark.real
@@ -27,6 +28,7 @@ CONFIG = b"""{"entrypoint": ["/p"], "interface": {"types": ["docker.volumedriver
 @pytest.fixture
 def base() -> Iterator[Path]:
     made = Path(mkdtemp(prefix="mt-", dir="/run"))
+    remove_mounts_at_exit(made)
     try:
         yield made
     finally:

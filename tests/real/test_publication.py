@@ -16,7 +16,7 @@ import pytest
 from moorage.host.mounts import mount_state
 from moorage.host.sockets import accepts_connections
 from support.drivers import create_driver, driver_config, write_driver
-from support.engines import EngineProcess, Refused, engine
+from support.engines import EngineProcess, Refused, config, engine
 from support.foreground import wait_until
 from support.limits import limit
 from support.publication import Consumer, Driver, guard_pid, proxy_pid
@@ -28,6 +28,13 @@ pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[EngineProcess]:
     with engine(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    """One engine for tests that need no other."""
+    with engine(tmp_path_factory.mktemp("engine")) as made:
         yield made
 
 
@@ -56,6 +63,29 @@ def in_use(driver: Driver) -> list[str]:
 
 
 # names
+
+
+@pytest.mark.parametrize("how", ["unpublish", "disable", "remove", "other name"])
+def test_case_306_the_directories_of_a_name_with_slashes_exist_as_long_as_its_socket(
+    shared_house: EngineProcess, how: str
+) -> None:
+    """docker's names have slashes: vieux/sshfs was published, and /run/docker/plugins/vieux stayed for ever."""
+    house, name = shared_house, "vieux/sshfs"
+    house.create(name, config())
+    house.enable(name)
+    house.request_own("POST", name, "publish", {"Names": [name, f"{name}2", "a/b/c"]})
+    (house.published / "a/other").touch()
+    assert len(list(house.published.rglob("*.sock"))) == 3
+    if how == "unpublish":
+        house.request_own("POST", name, "unpublish", {})
+    elif how == "other name":
+        house.request_own("POST", name, "publish", {"Names": ["flat"]})
+    elif how == "disable":
+        house.disable(name)
+    house.wait_until(lambda: how == "remove" or not list(house.published.rglob("*/*.sock")), "the sockets are removed")
+    house.remove(name, force=True)
+    left = {str(each.relative_to(house.published)) for each in house.published.rglob("*")}
+    assert left == {"a", "a/other"}, "a directory with something else in it stays"
 
 
 def test_p01_a_plugin_is_published_by_its_own_name_and_by_others(house: EngineProcess, driver: Driver) -> None:

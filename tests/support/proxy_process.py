@@ -34,6 +34,7 @@ from moorage.proxy.protocol import (
     encode,
 )
 from support.limits import limit
+from support.reaper import remove_mounts_at_exit, stop_proxy_at_exit
 
 __all__ = ("Plugin", "ProxyProcess", "UnixConnection", "call", "parent", "published", "wait_until")
 
@@ -86,6 +87,7 @@ class Plugin:
         self.propagates = propagates
         for each in (self.directory, self.directory / "mnt", self.directory / "inside"):
             each.mkdir()
+        remove_mounts_at_exit(self.directory)
         bind_shared(self.directory / "mnt")
         self.name = name
         self.run = 0
@@ -93,7 +95,18 @@ class Plugin:
 
     def start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(_TESTS), "DIRECTORY": str(self.directory)}
-        own = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", _OWN_MOUNTS, "sh"]
+        own = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "unchanged",
+            "sh",
+            "-c",
+            _OWN_MOUNTS,
+            "sh",
+        ]
         server = ["-m", "support.proxy_plugin", str(self.directory / "plugin.sock"), str(self.directory)]
         command = [*own, "shared" if self.propagates else "private", sys.executable, *server]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -148,6 +161,7 @@ class ProxyProcess:
     def __init__(self, directory: Path) -> None:
         self.state = directory / "proxy"
         self.state.mkdir(mode=0o700, exist_ok=True)
+        stop_proxy_at_exit(self.state)
         self.published = directory / "plugins"
         self.news: News | None = None
         self.listeners: dict[str, int] = {}

@@ -18,7 +18,7 @@ COMMANDS = (
     "apply", "build", "call", "completion", "context", "cp", "create", "df", "disable", "doctor", "down", "enable",
     "events", "exec", "export", "inspect", "install", "kill", "load", "login", "logout", "logs", "ls", "migrate", "new",
     "policy", "privileges", "probe", "prune", "publish", "push", "rename", "restart", "rm", "run", "save", "serve",
-    "set", "stats", "tag", "test", "top", "unpublish", "upgrade", "version", "volume", "wait",
+    "set", "stats", "tag", "test", "top", "ui", "unpublish", "upgrade", "version", "volume", "wait",
 )  # fmt: skip
 
 

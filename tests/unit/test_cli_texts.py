@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from moorage import errors
+from moorage._lib.units import ago
 from moorage.cli.cmd_create import package
 from moorage.cli.parameters import parse_instant
 from moorage.cli.terminal import table
-from moorage.cli.units import ago
 from moorage.client import MoorageClient, socket_of
 
 

@@ -65,7 +65,7 @@ def test_p02_what_is_no_socket_is_never_replaced(base: Path) -> None:
     for name in "nfl":
         with pytest.raises(errors.Conflict, match="exists and is no socket"):
             check(base, name)
-    assert remove_dead_sockets([str(base / f"sockets/{name}.sock") for name in "nfl"]) == []
+    assert remove_dead_sockets([str(base / f"sockets/{name}.sock") for name in "nfl"], base) == []
     assert len(os.listdir(base / "sockets")) == 4
 
 
@@ -74,5 +74,9 @@ def test_p03_dead_sockets_are_removed_and_live_ones_stay(base: Path) -> None:
     paths = [str(base / f"sockets/{name}.sock") for name in ("dead", "live", "missing")]
     with bind(base / "sockets/live.sock") as server:
         server.listen()
-        assert remove_dead_sockets(paths) == paths[:1]
+        assert remove_dead_sockets(paths, base) == paths[:1]
         assert (base / "sockets/live.sock").exists()
+    (base / "sockets/vieux").mkdir()
+    bind(base / "sockets/vieux/sshfs.sock").close()
+    remove_dead_sockets([str(base / "sockets/vieux/sshfs.sock")], base / "sockets")
+    assert not (base / "sockets/vieux").exists(), "case 306"

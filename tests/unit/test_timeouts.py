@@ -17,6 +17,9 @@ BOUND_NAMES = ("TIMEOUT", "WITHIN", "PATIENCE", "RESPONSE", "STALL", "GRACE", "D
 ALLOWED = {
     ("cli/cmd_create.py", "0.05"): "a poll of a queue, again and again until the upload is over",
     ("api/request.py", "_POLL"): "a period between two checks, not a bound",
+    ("ui/watcher.py", "_POLL"): "the same",
+    ("ui/watcher.py", "_IDLE_POLL"): "the same",
+    ("ui/server.py", "_BEAT"): "a period between two signs of life",
     ("logs/keeper.py", "_CHECK_INTERVAL"): "the same",
     ("containerd/shims/exits.py", "_RESPONSE"): "a kind of message",
     ("proxy/core/plugin.py", "_EXIT_GRACE"): "a decision of the proxy's core, beside its limits of calls (ADR 47)",

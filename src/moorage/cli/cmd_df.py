@@ -2,10 +2,10 @@
 
 import click
 
+from moorage._lib.units import size
 from moorage.cli.context import engine_client, is_json, json_option
 from moorage.cli.format.rows import format_option, print_rows
 from moorage.cli.terminal import print_object, say, table
-from moorage.cli.units import size
 
 _HEAD = ("NAME", "PACKAGE", "PACKAGE SHARED", "LAYERS", "LAYERS SHARED", "WRITTEN", "DATA", "LOGS")
 _FIELDS = ("Name", "Package", "PackageShared", "Layers", "LayersShared", "Written", "Data", "Logs")

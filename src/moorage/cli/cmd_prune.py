@@ -2,9 +2,9 @@
 
 import click
 
+from moorage._lib.units import size
 from moorage.cli.context import engine_client, is_json, json_option
 from moorage.cli.terminal import print_object, say
-from moorage.cli.units import size
 
 
 @click.command(name="prune", help="Remove unused data: stale uploads, unreferenced content and layers, orphaned logs.")

@@ -29,6 +29,14 @@ def _registries(
     return Registries(options, parse_policy(policy.read_bytes()) if policy is not None else None)
 
 
+def _check_address(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value:
+        from moorage.ui.address import parse_listen
+
+        parse_listen(value)
+    return value
+
+
 def _with_warning(policy: Path | None) -> Path | None:
     if policy is not None:
         warn(
@@ -137,6 +145,15 @@ def _with_warning(policy: Path | None) -> Path | None:
     metavar="HOST:PORT",
     envvar="MOORAGE_METRICS_ADDRESS",
     help="Address of a listener for Prometheus; for access from other hosts, HOST must be an IP address.",
+)
+@click.option(
+    "--ui",
+    metavar="HOST:PORT",
+    envvar="MOORAGE_UI",
+    default="",
+    callback=_check_address,
+    help="Address of a page in the browser, of this machine only; its token is in the file ui-token of the data "
+    "directory.",
 )
 def command(
     root: Path | None,

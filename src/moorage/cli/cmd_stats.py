@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moorage import errors
+from moorage._lib.units import size
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
 from moorage.cli.format.rows import format_option, print_rows
 from moorage.cli.terminal import clear, print_json, table
-from moorage.cli.units import size
 
 if TYPE_CHECKING:
     from moorage.api.schema.output import PluginStats

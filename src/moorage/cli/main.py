@@ -60,6 +60,7 @@ COMMANDS = (
     "tag",
     "test",
     "top",
+    "ui",
     "unpublish",
     "upgrade",
     "version",

@@ -71,8 +71,11 @@ class LocalAnswer:
     def __init__(self, connection: _socket.socket, path: str, *, is_strict: bool) -> None:
         """Read the head; ``is_strict`` refuses what is not of this version. Raises: UnknownServer, OSError."""
         self._socket, self._path = connection, path
-        self._buffer = b""
-        status, *lines = self._read_head()
+        self._buffer, self._at = b"", 0  # what was received, and how much of it was read
+        try:
+            status, *lines = self._read_line(b"\r\n\r\n", _HEAD_BYTES).decode("latin-1").split("\r\n")
+        except ValueError as error:
+            raise UnknownServer from error
         version, _, rest = status.partition(" ")
         number, _, self._reason = rest.partition(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -118,7 +121,8 @@ class LocalAnswer:
     def _counted(self) -> "Iterator[bytes]":
         left = self._length
         while left:
-            part, self._buffer = self._buffer[:left], self._buffer[left:]
+            part = self._buffer[self._at : self._at + left]
+            self._at += len(part)
             left -= len(part)
             if part:
                 yield part
@@ -126,31 +130,28 @@ class LocalAnswer:
                 self._receive()
 
     def _chunks(self) -> "Iterator[bytes]":
-        while (size := int(self._read_line(), 16)) > 0:
+        while (size := int(self._read_line(b"\r\n"), 16)) > 0:
             self._length = size
             yield from self._counted()
-            if self._read_line():
+            if self._read_line(b"\r\n"):
                 raise ValueError("it sent what is no HTTP")
 
-    def _read_line(self) -> bytes:
-        while b"\r\n" not in self._buffer:
+    def _read_line(self, end: bytes, most_bytes: int = _CHUNK) -> bytes:
+        """What comes before the next ``end``. Raises: ValueError where there is none in so many bytes."""
+        while (found := self._buffer.find(end, self._at)) < 0:
+            if len(self._buffer) - self._at > most_bytes:
+                raise ValueError("it sent what is no HTTP")
             self._receive()
-        line, _, self._buffer = self._buffer.partition(b"\r\n")
+        line = self._buffer[self._at : found]
+        self._at = found + len(end)
         return line
-
-    def _read_head(self) -> list[str]:
-        while b"\r\n\r\n" not in self._buffer:
-            if len(self._buffer) > _HEAD_BYTES:
-                raise UnknownServer
-            self._receive()
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        return head.decode("latin-1").split("\r\n")
 
     def _receive(self) -> None:
         data = self._socket.recv(_CHUNK)
         if not data:
             raise ConnectionResetError  # without a number: it hung up
-        self._buffer += data
+        self._buffer = self._buffer[self._at :] + data
+        self._at = 0
 
 
 def document_of(body: bytes) -> "Any":

@@ -3,9 +3,10 @@
 import http.client
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
@@ -56,6 +57,20 @@ class EngineTransport:
         self._ssh = parse_ssh(host)
         self._path = host if self._ssh else socket_of(host)
         self._within = within
+        self._under_way: set[http.client.HTTPConnection] = set()
+        self._is_aborted = False
+
+    def abort(self) -> None:
+        """End every call that is under way in other threads, and refuse further ones: they raise Unavailable.
+
+        May be repeated.
+        """
+        self._is_aborted = True
+        for connection in list(self._under_way):
+            sock = connection.sock
+            if sock is not None:
+                with suppress(OSError):  # it is closed already
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _get(self, kind: type[Value], path: str, query: Mapping[str, str] | None = None, auth: str = "") -> Value:
         with self._open("GET", path, query, None, _auth(auth)) as answer:
@@ -115,7 +130,11 @@ class EngineTransport:
             connection = UnixHttpConnection(self._path, self._within)
         else:
             connection = SshHttpConnection(self._ssh, self._within)
+        self._under_way.add(connection)
         try:
+            if self._is_aborted:
+                reason = "the call was aborted"
+                raise errors.Unavailable(f"lost moorage at {self._path}: {reason}")
             yield connection
         except (OSError, http.client.HTTPException) as cause:
             is_cut = isinstance(cause, http.client.RemoteDisconnected | http.client.IncompleteRead)
@@ -124,6 +143,7 @@ class EngineTransport:
                 raise _unreachable_by_ssh(self._path, error, connection) from cause
             raise connection_failure(self._path, error) from cause
         finally:
+            self._under_way.discard(connection)
             connection.close()
 
 

@@ -6,7 +6,7 @@ a half-created one (measured: docs/reference/containerd.md). It implements ``exe
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -31,7 +31,7 @@ from moorage.containerd.shims.leftovers import (
 )
 from moorage.containerd.shims.processes import Priorities, find_priorities, schedule
 from moorage.containerd.stdio import TaskFifos, make_bundle, open_stdio, renew_stdio
-from moorage.containerd.types import Envelope, Mount, Process, ProcessExit, RuntimeOptions, Spec, Status
+from moorage.containerd.types import Envelope, Mount, ProcessExit, RuntimeOptions, Spec, Status
 from moorage.host.directory_tree import remove_tree
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -94,6 +94,7 @@ class BundledContainers:
         self._timeouts = timeouts
         self._shims = GroupedShims(client, timeouts.killed)
         self._created: dict[str, tuple[RuntimeOptions, Sequence[Mount], Priorities]] = {}
+        self._known = exits.KnownTasks()
 
     async def create(
         self,
@@ -126,6 +127,7 @@ class BundledContainers:
             with anyio.CancelScope(shield=True):
                 await self._client.create_container(id, spec, runtime_options, labels=all_labels)
             undo.pop_all()
+        self._known.forget(id)
         self._created[id] = runtime_options, tuple(rootfs), find_priorities(spec)
         self._shims.register(id, spec)
 
@@ -145,6 +147,7 @@ class BundledContainers:
         if id not in self._created:
             raise errors.NotFound(f"cannot start {id}: it was not created here")
         options, rootfs, priorities = self._created[id]
+        self._known.forget(id)
         try:
             stdio = await run_blocking(lambda: renew_stdio(self._bundle(id), uid=options.io_uid, gid=options.io_gid))
         except OSError as error:
@@ -180,6 +183,7 @@ class BundledContainers:
             errors.Unavailable: its shim does not answer
             errors.MoorageError: the FIFOs cannot be opened
         """
+        self._known.forget(id)
         self._shims.register(id, (await self._client.get_container(id)).spec)
         await self._shims.adopt(id, (await self._client.get_task(id)).pid)
         try:
@@ -203,7 +207,10 @@ class BundledContainers:
     async def status(self, id: str) -> Status:
         """The state of the task. Raises: NotFound if there is none, not even one whose record was deleted."""
         try:
-            return (await self._client.get_task(id)).status
+            task = await self._client.get_task(id)
+            if task.status is Status.STOPPED:
+                self._known.exits[id] = ProcessExit(task.exit_code, task.exited_at)
+            return task.status
         except errors.NotFound:
             # A task without its record is only in the list, and continues to run; "not found" must not end its run.
             if (found := await exits.find_task_without_record(self._client, id)) is None:
@@ -219,13 +226,20 @@ class BundledContainers:
     async def signal_process(self, id: str, process_id: str, signal: int) -> None:
         """Send a signal to the first process (``init``) or to an added one. Raises: NotFound if it has exited."""
         exec_id = "" if process_id == INIT_PROCESS_NAME else process_id
+        if not exec_id and signal != _SIGKILL and await self._shims.signal(id, signal):
+            return
         await self._client.kill(id, signal, exec_id=exec_id)
         if signal == _SIGKILL:
             await self._thaw(id)
 
     @_records_exit
     async def oom_killed(self, id: str) -> bool:
-        """Whether a process of the container was OOM-killed. Known until ``delete_task``."""
+        """Whether a process of the container was OOM-killed. Known until ``delete_task``.
+
+        Of a task whose first process is known to have exited otherwise than by SIGKILL, no counter is read: it was not.
+        """
+        if id in self._known.exits and self._known.exits[id].code != 128 + _SIGKILL:
+            return False
         return await self._client.oom_kills(id) > 0
 
     @_records_exit
@@ -256,14 +270,15 @@ class BundledContainers:
             errors.Conflict: a process of it may run; without its record it would be inaccessible
         """
         bundle = self._bundle(id)
-        try:
-            status = (await self._client.get_task(id)).status
-        except errors.NotFound:
-            status = Status.STOPPED
+        status = Status.STOPPED
+        if id not in self._known.deleted:
+            with suppress(errors.NotFound):
+                status = (await self._client.get_task(id)).status
         if status is not Status.STOPPED:
             raise errors.Conflict(f"cannot delete container {id}: it has a task that is {status.value}")
         await self._delete_record(id)
         self._created.pop(id, None)
+        self._known.forget(id)
         self._shims.forget(id)
         await remove_tree(bundle)  # last: it contains the recorded exit
 
@@ -287,12 +302,16 @@ class BundledContainers:
         raise errors.Unavailable(f"cannot stop container {id}: its shim has exited, and containerd has not noticed")
 
     async def _kill_and_delete_once(self, id: str) -> ProcessExit | None:
-        task = await self._find_task(id)
-        if task is not None and task.status is Status.STOPPED:
+        task, exited = None, self._known.exits.get(id)
+        if exited is None:
+            task = await exits.find_task(self._client, id)
+            if task is not None and task.status is Status.STOPPED:
+                exited = ProcessExit(task.exit_code, task.exited_at)
+        if exited is not None:
             # To kill a stopped task takes the runtime 10 ms for nothing. Once deleted, its exit is only known here.
-            exited = ProcessExit(task.exit_code, task.exited_at)
+            recorded = exited
             try:
-                await run_blocking(lambda: exits.record_exit(self._bundle(id), exited))
+                await run_blocking(lambda: exits.record_exit(self._bundle(id), recorded))
             except OSError as error:
                 log.warning("cannot record the exit of %s: %s", id, error)
         elif task is not None:
@@ -302,34 +321,17 @@ class BundledContainers:
                 pass
             else:
                 await self._thaw(id)
-                await self._wait_for_exit(id)
+                await exits.wait_for_exit(self._client, id, self._timeouts.killed)
         async with self._shims.deletion(id):
             try:
-                return await self._client.delete_task(id)
+                deleted = await self._client.delete_task(id)
             except errors.NotFound:
                 return None
-
-    async def _find_task(self, id: str) -> Process | None:
-        """The task, None if there is none; one of unknown status if its shim does not answer."""
-        try:
-            return await self._client.get_task(id)
-        except errors.NotFound:
-            return None
-        except errors.Unavailable:
-            raise
-        except errors.MoorageError:
-            return Process(id, id, 0, Status.UNKNOWN)
-
-    async def _wait_for_exit(self, id: str) -> None:
-        try:
-            await self._client.wait(id, within=self._timeouts.killed)
-        except errors.NotFound:
-            pass
-        except errors.Unavailable as error:
-            raise errors.Unavailable(f"cannot stop container {id}, its process may still run: {error}") from error
-        except errors.MoorageError:
-            # The shim exited meanwhile; containerd then kills and removes the task itself.
-            log.debug("waiting for the exit of %s failed", id, exc_info=True)
+            except errors.MoorageError:
+                self._known.forget(id)  # what was known may be no longer so
+                raise
+            self._known.deleted.add(id)
+            return deleted
 
     async def _delete_record(self, id: str, only_with: Mapping[str, str] | None = None) -> None:
         """Remove the record; with ``only_with``, only one with exactly these labels (that was created here)."""

@@ -21,6 +21,7 @@ __all__ = (
     "last_line",
     "make_directory",
     "read_regular",
+    "remove_empty_parents",
     "replace_file",
     "sync_directory",
     "try_lock",
@@ -137,6 +138,15 @@ def make_directory(path: Path, mode: int) -> None:
             path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
     else:
         path.chmod(mode)
+
+
+def remove_empty_parents(path: str, directory: str) -> None:
+    """Remove the directories between this directory, which stays, and a file that was removed; those in use stay."""
+    parent = os.path.dirname(path)
+    with suppress(OSError):
+        while directory and parent.startswith(f"{directory}/"):
+            os.rmdir(parent)
+            parent = os.path.dirname(parent)
 
 
 def keep_new_files_private(directory: Path) -> None:

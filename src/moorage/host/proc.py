@@ -220,6 +220,12 @@ def user_ids(pid: Pid) -> frozenset[int]:
     return frozenset(int(each) for each in _status_field(_read(pid, "status"), b"Uid").split())
 
 
+def is_process_1_of_a_namespace(pid: Pid) -> bool:
+    """Whether a process is process 1 of a pid namespace below that of the calling process."""
+    numbers = _status_field(_read(pid, "status"), b"NSpid").split()
+    return len(numbers) > 1 and numbers[-1] == b"1"
+
+
 def effective_capabilities(root: Path = Path("/")) -> int:
     """The effective capabilities of the calling process as a bit mask. Raises: OSError if ``root`` has no /proc."""
     return int(_status_field((root / "proc/self/status").read_bytes(), b"CapEff") or b"0", 16)
@@ -296,7 +302,7 @@ def parse_mountinfo(text: bytes) -> list[MountInfo]:
 
 def mount_id(descriptor: int) -> int:
     """The mount that an open file of this process is in. Source: proc_pid_fdinfo(5). Raises: OSError."""
-    for line in (PROC / "self/fdinfo" / str(descriptor)).read_bytes().splitlines():
+    for line in _contents(f"{PROC}/self/fdinfo/{descriptor}").splitlines():
         if line.startswith(b"mnt_id:"):
             return int(line[7:])
     raise OSError(errno.ENOTSUP, "the kernel does not report mounts of files")
@@ -323,9 +329,15 @@ def kernel_parameter(name: str, root: Path = Path("/")) -> str | None:
 
 def _read(pid: Pid, name: str) -> bytes:
     try:
-        return Path(PROC, str(pid), name).read_bytes()
+        return _contents(f"{PROC}/{pid}/{name}")
     except OSError:
         return b""
+
+
+def _contents(path: str) -> bytes:
+    """Without the buffers of a file object, which take as long as the kernel does. Raises: OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def _read_link(pid: Pid, name: str) -> str:

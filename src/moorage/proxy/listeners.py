@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from moorage.host import proc
-from moorage.host.files import make_directory
+from moorage.host.files import make_directory, remove_empty_parents
 from moorage.proxy.consumer import peer_credentials
 
 __all__ = ("Listener", "Listeners", "SocketSpec")
@@ -34,6 +34,8 @@ class SocketSpec(Struct, frozen=True):
     """-1 for root's."""
     is_internal: bool
     """Whether only the engine uses it."""
+    directory: str = ""
+    """What stays of its path: directories below it exist only as long as a socket is in them; empty for all."""
 
 
 class Listener:
@@ -122,6 +124,7 @@ class Listeners:
         self._removed(listener)
         if listener.owns_file():
             _unlink(path)
+            remove_empty_parents(path, listener.spec.directory)
         listener.socket.close()
 
     def close_all(self) -> None:

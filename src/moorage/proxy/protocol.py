@@ -88,6 +88,8 @@ class PluginTable(Struct, frozen=True):
     socket: str
     published: tuple[str, ...] = ()
     """Absolute paths of the sockets for consumers; the proxy makes sub-directories."""
+    publish_directory: str = ""
+    """The directory that stays when the sockets are removed; the empty ones below it do not."""
     mode: int = 0o600
     gid: int = -1
     """Group of the sockets; -1 for root's."""

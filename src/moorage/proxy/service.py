@@ -164,7 +164,9 @@ class ProxyService:
             internal = str(self._state / "s" / f"{table.id[:12]}.sock")
             desired[internal] = SocketSpec(table.id, 0o600, -1, is_internal=True)
             for path in table.published if shell.is_listening else ():
-                desired[path] = SocketSpec(table.id, table.mode, table.gid, is_internal=False)
+                desired[path] = SocketSpec(
+                    table.id, table.mode, table.gid, is_internal=False, directory=table.publish_directory
+                )
         if self._listeners.reconcile(desired, former):
             self._guard.send_listeners({path: each.socket for path, each in self._listeners.by_path.items()})
 

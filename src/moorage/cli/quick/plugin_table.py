@@ -1,7 +1,7 @@
 """Plugins in a table. Rows are made from the objects of the API as documents, which need no typed values."""
 
+from moorage._lib.units import ago, duration
 from moorage.cli.terminal import print_json, say, styled, table
-from moorage.cli.units import ago, duration
 
 __all__ = ("plugin_fields", "plugin_id", "print_plugins")
 

@@ -30,7 +30,7 @@ from moorage._lib.threads import run_blocking
 from moorage.containerd._proto import moorage_process_pb2, moorage_shim_pb2
 from moorage.containerd.calls import wire
 from moorage.containerd.shims.processes import find_shims
-from moorage.containerd.types import ProcessExit, Status
+from moorage.containerd.types import Process, ProcessExit, Status
 from moorage.host import proc
 from moorage.timeouts import DEFAULT
 
@@ -38,11 +38,14 @@ if TYPE_CHECKING:
     from moorage.containerd.client import Client
 
 __all__ = (
+    "KnownTasks",
     "find_recorded_exit",
+    "find_task",
     "find_task_without_record",
     "query_exit",
     "record_exit",
     "recording_exit",
+    "wait_for_exit",
 )
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,46 @@ def find_recorded_exit(directory: Path) -> ProcessExit | None:
         return ProcessExit(int(record["code"]), datetime.fromisoformat(exited_at) if exited_at else None)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+class KnownTasks:
+    """What containerd has said of tasks and cannot change any more, so that it is not queried again."""
+
+    def __init__(self) -> None:
+        self.exits: dict[str, ProcessExit] = {}
+        """Of tasks that are stopped."""
+        self.deleted: set[str] = set()
+        """Ids whose tasks it has deleted for this process, and whose records it may still have."""
+
+    def forget(self, id: str) -> None:
+        """There is another task of this id, or none any more."""
+        self.exits.pop(id, None)
+        self.deleted.discard(id)
+
+
+async def find_task(client: Client, id: str) -> Process | None:
+    """The task, None if there is none; one of unknown status if its shim does not answer. Raises: Unavailable."""
+    try:
+        return await client.get_task(id)
+    except errors.NotFound:
+        return None
+    except errors.Unavailable:
+        raise
+    except errors.MoorageError:
+        return Process(id, id, 0, Status.UNKNOWN)
+
+
+async def wait_for_exit(client: Client, id: str, within: float) -> None:
+    """Return when the task has exited. Raises: Unavailable where it has not within so many seconds."""
+    try:
+        await client.wait(id, within=within)
+    except errors.NotFound:
+        pass
+    except errors.Unavailable as error:
+        raise errors.Unavailable(f"cannot stop container {id}, its process may still run: {error}") from error
+    except errors.MoorageError:
+        # The shim exited meanwhile; containerd then kills and removes the task itself.
+        log.debug("waiting for the exit of %s failed", id, exc_info=True)
 
 
 _SHIM_LIMIT = DEFAULT.shim_answer  # seconds; a healthy shim answers within a millisecond

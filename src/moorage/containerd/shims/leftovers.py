@@ -11,17 +11,17 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from moorage import errors
 from moorage._lib.threads import run_blocking
-from moorage.containerd.shims.processes import find_shims
+from moorage.containerd.shims.processes import cgroups_path, control_group, find_shims
 from moorage.containerd.supervisor import find_binary
 from moorage.containerd.types import RuntimeOptions, Spec
 from moorage.host import proc
@@ -29,7 +29,6 @@ from moorage.host.cgroups import CGROUP_ROOT, groups_below, pids_of, remove_empt
 from moorage.host.directory_tree import remove_tree
 from moorage.host.mounts import unmount_all_below
 from moorage.host.processes import wait_for_exit
-from moorage.systemd.scopes import scope_group
 
 if TYPE_CHECKING:
     from moorage.containerd.client import Client
@@ -103,7 +102,7 @@ async def remove_orphaned_cgroups(spec: Spec, *, runtime: str, within: float, ro
                 await run_blocking(partial(thaw, group))
             for pid in half_set_up:
                 await wait_for_exit(pid)
-        wait_for = seems_empty if ":" in _cgroups_path(spec) else remove_empty_group
+        wait_for = seems_empty if ":" in cgroups_path(spec) else remove_empty_group
         while await run_blocking(lambda: _count(wait_for, groups)):  # noqa: ASYNC110 - the kernel has no event for it
             await anyio.sleep(_CHECK_INTERVAL)
 
@@ -113,17 +112,8 @@ def _count(is_in_use: Callable[[Path], bool], groups: Sequence[Path]) -> int:
 
 
 def _groups(spec: Spec, root: Path) -> Sequence[Path]:
-    path = _cgroups_path(spec)
-    if ":" in path:
-        path = scope_group(path)
-    name = path.strip("/")
-    return groups_below(name, root) if path.startswith("/") and name and ".." not in Path(path).parts else ()
-
-
-def _cgroups_path(spec: Spec) -> str:
-    linux = spec.get("linux")
-    path: Any = linux.get("cgroupsPath") if isinstance(linux, Mapping) else None
-    return path if isinstance(path, str) else ""
+    path = control_group(spec)
+    return groups_below(path.strip("/"), root) if path and ".." not in Path(path).parts else ()
 
 
 def _half_set_up(groups: Sequence[Path], runtime: str) -> set[int]:

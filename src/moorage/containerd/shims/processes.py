@@ -19,8 +19,20 @@ from msgspec import Struct
 from moorage.containerd.types import Spec
 from moorage.host import proc
 from moorage.host.processes import change_scheduling_policy, is_trusted, set_nice_value
+from moorage.systemd.scopes import scope_group
 
-__all__ = ("Priorities", "deprioritize_shim", "find_priorities", "find_shims", "is_shim", "schedule", "shim_of")
+__all__ = (
+    "Priorities",
+    "cgroups_path",
+    "control_group",
+    "deprioritize_shim",
+    "find_priorities",
+    "find_shims",
+    "is_first_process",
+    "is_shim",
+    "schedule",
+    "shim_of",
+)
 
 _PROGRAMS = ("containerd-shim",)
 
@@ -34,6 +46,36 @@ def shim_of(pid: int) -> int | None:
     """The shim of a container's first process; None for a process that is gone, or is not a shim's child."""
     stat = proc.process_stat(pid)
     return stat.parent if stat is not None and is_shim(stat.parent) else None
+
+
+def is_first_process(pid: int, namespace: str, address: str, group: str) -> bool:
+    """Whether a process is the first one of a container in this control group, of this namespace of this containerd.
+
+    It is process 1 of a pid namespace, and its parent a shim of root's that says so. The pid may have been reused, or
+    be of a pid namespace other than that of the calling process. False where that cannot be known, as for a container
+    without a pid namespace, and for a process that has exited.
+    """
+    shim = shim_of(pid)
+    if shim is None or proc.has_exited(pid) or not proc.is_process_1_of_a_namespace(pid):
+        return False
+    options = list(pairwise(proc.command_line(shim)))
+    if ("-namespace", namespace) not in options or ("-address", address) not in options:
+        return False
+    return any(path == group or path.endswith(group) for path in proc.cgroup_memberships(pid).values())
+
+
+def control_group(spec: Spec) -> str:
+    """The path of the control group that a spec names, from the root of a hierarchy; empty where it names none."""
+    path = cgroups_path(spec)
+    group = scope_group(path) if ":" in path else path
+    return group if group.startswith("/") and group.strip("/") else ""
+
+
+def cgroups_path(spec: Spec) -> str:
+    """What a spec names as the control group, a path or, with systemd, ``slice:prefix:name``; empty for nothing."""
+    linux = spec.get("linux")
+    path = linux.get("cgroupsPath") if isinstance(linux, Mapping) else None
+    return path if isinstance(path, str) else ""
 
 
 def find_shims(namespace: str, id: str, address: str | None = None) -> list[tuple[int, list[str]]]:

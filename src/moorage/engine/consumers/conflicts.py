@@ -12,6 +12,7 @@ from pathlib import Path
 from moorage import errors
 from moorage.engine.consumers.names import socket_path
 from moorage.host import proc
+from moorage.host.files import remove_empty_parents
 from moorage.host.sockets import accepts_connections, is_socket
 
 __all__ = ("SPEC_DIRECTORIES", "check_free", "remove_dead_sockets")
@@ -39,8 +40,8 @@ def check_free(
             raise errors.Conflict(f"cannot publish plugin {plugin} as {name}: {reason}")
 
 
-def remove_dead_sockets(paths: Sequence[str]) -> list[str]:
-    """Remove sockets on which no process listens, and return their paths. What is no socket stays.
+def remove_dead_sockets(paths: Sequence[str], directory: Path) -> list[str]:
+    """Remove sockets below a directory on which no process listens, and return their paths. What is no socket stays.
 
     After a kill of everything: each dead socket costs every search of a dockerd 15 s.
     """
@@ -48,6 +49,7 @@ def remove_dead_sockets(paths: Sequence[str]) -> list[str]:
     for path in paths:
         if is_socket(path) and not accepts_connections(path):
             Path(path).unlink(missing_ok=True)
+            remove_empty_parents(path, str(directory))
             removed.append(path)
     return removed
 

@@ -159,7 +159,7 @@ class Publisher:
         """
         published = [plugin.record.published for plugin in self._plugins.all()]
         paths = [socket_path(self.directory, name) for each in published if each for name in each.names]
-        for path in remove_dead_sockets(paths):
+        for path in remove_dead_sockets(paths, self.directory):
             log.warning("removed %s, on which no process listens any more", path)
         self._used.update(id for id in ledger_ids(self._state) if self._plugins.find_id(id) is not None)
 

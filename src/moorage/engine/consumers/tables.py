@@ -80,6 +80,7 @@ def make_table(
         runtime=str(directories.runtime),
         socket=directories.socket(plugin.config).name,
         published=tuple(socket_path(directory, name) for name in publication.names) if publication else (),
+        publish_directory=str(directory) if publication else "",
         mode=publication.mode if publication else 0o600,
         gid=gid,
         is_unhealthy=plugin.health.is_unhealthy,
