@@ -40,6 +40,15 @@ def run(program: list[str], house: EngineProcess, *words: str) -> Result:
     return done.returncode, VARYING.sub("~", done.stdout), VARYING.sub("~", done.stderr)
 
 
+def run_both(house: EngineProcess, *words: str) -> tuple[Result, Result]:
+    """The results of both ways; again where a table became wider in between, as "9 seconds" became "10 seconds"."""
+    quick, full = run(QUICK, house, *words), run(FULL, house, *words)
+    for _ in range(2):
+        if quick != full:
+            quick, full = run(QUICK, house, *words), run(FULL, house, *words)
+    return quick, full
+
+
 def slow_imports(house: EngineProcess, *words: str) -> list[str]:
     """What a command line imported that a quick command does without."""
     command = [sys.executable, "-X", "importtime", "-m", "moorage", "--host", f"unix://{house.socket}", *words]
@@ -71,8 +80,8 @@ def slow_imports(house: EngineProcess, *words: str) -> list[str]:
     ],
 )
 def test_i17_a_quick_command_prints_what_the_full_command_line_prints(house: EngineProcess, words: str) -> None:
-    quick = run(QUICK, house, *words.split())
-    assert quick == run(FULL, house, *words.split())
+    quick, full = run_both(house, *words.split())
+    assert quick == full
     assert quick[0] == 0
     assert quick[2] == ""
     assert slow_imports(house, *words.split()) == []
@@ -135,9 +144,13 @@ def test_i17_a_terminal_shows_the_same_by_both_ways(
     house: EngineProcess, words: str, environment: dict[str, str]
 ) -> None:
     call = ("--host", f"unix://{house.socket}", *words.split())
-    quick, full = (show(90, *call, program=program, **environment) for program in (QUICK, FULL))
-    assert quick.status == full.status
-    assert VARYING.sub("~", quick.raw) == VARYING.sub("~", full.raw)
+    seen = []
+    for _ in range(3):  # as in run_both
+        screens = [show(90, *call, program=program, **environment) for program in (QUICK, FULL)]
+        seen = [(screen.status, VARYING.sub("~", screen.raw)) for screen in screens]
+        if seen[0] == seen[1]:
+            break
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("words", ["logs p | true", "ls >&-", "inspect p >/dev/full", "ls 2>&- | cat"])
