@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
-from bench import executor, growth, health, logs, machine, output, packages, page, proxy, runtimes
+from bench import client, executor, growth, health, logs, machine, output, packages, page, proxy, runtimes
 from bench.engine import Extent, measure
 from bench.report import LINES, growth_table, judge, table
 
@@ -20,6 +20,7 @@ def main() -> None:
     """One run, with the arguments of the command line."""
     words = sys.argv[1:]
     parts = {
+        "client": client,
         "executor": executor,
         "health": health,
         "logs": logs,

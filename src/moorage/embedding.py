@@ -1,7 +1,7 @@
 """An executor for another program: client, containers and executor put together."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from moorage.containerd.containers import BundledContainers
 from moorage.containerd.types import RuntimeOptions
 from moorage.executor import PLUGIN_NAMESPACE, Executor, ExitHandler
 from moorage.executor import open_executor as over_client
+from moorage.executor.ownership import own_namespace
 from moorage.host.files import make_directory
 from moorage.timeouts import DEFAULT, Timeouts
 
@@ -32,7 +33,8 @@ async def open_executor(
     """An executor over the containerd at this unix socket, until the block ends; tasks outlive it.
 
     ``root`` is an absolute directory for bundles and FIFOs, and for the runtime's own state
-    (``<root>/runtime-root``, unless ``runtime`` gives one); two executors share neither it nor a namespace.
+    (``<root>/runtime-root``, unless ``runtime`` gives one). Two executors never share it, and a second one in the
+    namespace is refused (Conflict) while the process of the first one runs.
 
     Raises: the kind of the cause, as "cannot create containerd exec client: ...".
     """
@@ -46,8 +48,14 @@ async def open_executor(
         raise errors.Invalid(f"cannot create containerd exec client: {error}") from error
     async with connect(address, namespace, timeouts) as client:
         containers = BundledContainers(client, directory, runtime=chosen, timeouts=timeouts)
-        async with over_client(containers, exit_handler, runtime=chosen, timeouts=timeouts) as executor:
-            yield executor
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(own_namespace(client.storage, namespace, timeouts))
+            except errors.MoorageError as error:
+                raise type(error)(f"cannot create containerd exec client: {error}") from error
+            yield await stack.enter_async_context(
+                over_client(containers, exit_handler, runtime=chosen, timeouts=timeouts)
+            )
 
 
 def runtime_below(root: Path, runtime: RuntimeOptions | None = None) -> RuntimeOptions:

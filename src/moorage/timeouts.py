@@ -1,11 +1,11 @@
 """Every bound on waiting: float seconds. A constructor takes the whole and uses its own lines of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 __all__ = ("DEFAULT", "Timeouts")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Timeouts:
     """How long Moorage waits for what. All values are seconds."""
 
@@ -265,6 +265,11 @@ class Timeouts:
 
     last_report: float = 1.0
     """How long a report of a run in the foreground may take after a signal."""
+
+    def __repr__(self) -> str:
+        """What differs from the defaults: signatures in ``help()`` stay short."""
+        changed = (each for each in fields(self) if getattr(self, each.name) != each.default)
+        return f"Timeouts({', '.join(f'{each.name}={getattr(self, each.name)!r}' for each in changed)})"
 
 
 DEFAULT = Timeouts()

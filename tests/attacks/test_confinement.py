@@ -297,7 +297,8 @@ def test_x08_root_inside_is_an_unprivileged_user_on_the_host(house: EngineProces
         assert attempt(house, "p", what) == errno.EPERM, what
     for directory in (house.exec_root / "p", house.exec_root / "p" / house.inspect("p")["Id"][:12]):
         assert directory.stat().st_mode & 0o777 == 0o700
-    assert not (house.exec_root / "u" / house.inspect("p")["Id"][:12]).exists(), "the view is there for a start only"
+    view = house.exec_root / "u" / house.inspect("p")["Id"][:12] / "r"
+    assert (view.is_mount(), list(view.iterdir())) == (False, []), "the root is bound there for a start only"
     add_attempts(house, "q", policy={"userns": "auto"})
     assert int(read_inside(house, "q", "/proc/self/uid_map").split()[1]) != host, "each has ids of its own"
 

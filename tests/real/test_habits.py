@@ -291,6 +291,21 @@ def test_h03_cp_follows_no_link_out_of_the_plugin(house: EngineProcess, tmp_path
     assert (status, b"leads out of the directory" in raw) == (400, True)
 
 
+def test_h03_exec_and_health_commands_work_in_a_plugin_with_a_user_namespace(house: EngineProcess) -> None:
+    house.create("apart", config())
+    house.request_own("PUT", "apart", "policy", {"userns": "auto"})
+    house.enable("apart")
+    ends = ["/actor", "end=5"]
+    assert call(house, "exec", "apart", *ends).returncode == 5
+    check = {"Kind": "command", "Command": ["/actor", "end=0"]}
+    house.request_own("PUT", "apart", "policy", {"health": {"Checks": [check]}})
+    house.wait_until(lambda: house.more("apart")["Health"]["Status"] == "healthy", "it is healthy")
+    house.request_own("POST", "apart", "restart")
+    assert call(house, "exec", "apart", *ends).returncode == 5
+    house.remove("apart", force=True)
+    assert not list((house.exec_root / "u").glob("*"))
+
+
 def renamed(raw: bytes) -> bytes:
     """An archive whose entry is called new."""
     stream = io.BytesIO()

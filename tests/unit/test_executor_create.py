@@ -8,7 +8,7 @@ import pytest
 from moorage import errors
 from moorage.containerd.types import Mount, Status
 from moorage.executor import RUN_LABEL
-from support.conditions import settled
+from support.conditions import eventually, settled
 from support.fake_containerd import (
     HALF_MADE,
     RUNTIME_STATE,
@@ -236,10 +236,9 @@ async def test_an_id_is_in_use_from_the_beginning_and_free_after_a_failure() -> 
         await it.create()
 
 
-async def test_sinks_or_attach_are_needed() -> None:
+async def test_i21_output_without_a_sink_is_discarded() -> None:
     async with fake_harness() as it:
-        with pytest.raises(errors.Invalid):
-            await it.executor.create("a", spec("a"))
-        with pytest.raises(errors.Invalid):
-            await it.executor.create("a", spec("a"), Memory())
+        await it.executor.create("b", spec("b"))
+        await it.executor.create("c", spec("c", out=b"x", code=0), Memory())
+        await eventually(lambda: it.executor.last_exit("c"))
         await it.create()

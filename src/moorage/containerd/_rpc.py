@@ -81,6 +81,7 @@ class GrpcConnection:
         self._observer = observer
         self._channel: Channel | None = None
         self._closed = False
+        self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
         """End the connection; calls under way fail with Unavailable. May be repeated."""
@@ -150,11 +151,24 @@ class GrpcConnection:
             raise errors.Unavailable(f"containerd at {self.address} closed the stream of {_verb(method)}")
 
     def _open(self) -> Channel:
+        self._check_loop()
         if self._closed:
             raise errors.Unavailable(f"the connection to containerd at {self.address} is closed")
         if self._channel is None:
             self._channel = Channel(path=self.address)
         return self._channel
+
+    def _check_loop(self) -> None:
+        """Refuse a call from another event loop or thread, which would damage the state of the connection."""
+        try:
+            is_own = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            is_own = False
+        if not is_own:
+            raise errors.Invalid(
+                f"cannot call containerd at {self.address} from here: its client belongs to another event loop; "
+                "make a client in each loop, or use moorage.containerd.sync_client"
+            )
 
     @contextmanager
     def _observed(self, method: str) -> Iterator[None]:

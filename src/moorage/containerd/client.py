@@ -9,10 +9,12 @@ Source: containerd's API (``api/services/*/v1`` of containerd 1.6), field number
 
 from __future__ import annotations  # gRPC is named in them, and is imported by ``connect``
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd import _proto, types
 from moorage.containerd.calls.containers import ContainerCalls
@@ -69,7 +71,17 @@ async def connect(
     Nothing is sent yet: the first call fails if containerd is unavailable, and a call after that connects again.
     ``observer`` is called after every call with one answer, with its method ("Tasks.Start"), its duration in seconds,
     and its failure or None; it is not called after a call that was cancelled.
+
+    Raises:
+        errors.Unsupported: the event loop is not one of asyncio (trio)
     """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise errors.Unsupported(
+            "cannot connect to containerd: the client needs an event loop of asyncio (anyio.run, asyncio.run), "
+            "and this is none: trio is not supported"
+        ) from error
     connection_type = await run_blocking(_load_grpc)
     connection = connection_type(address.removeprefix("unix://"), observer)
     try:

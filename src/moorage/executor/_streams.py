@@ -17,6 +17,16 @@ log = logging.getLogger(__name__)
 _CUT_OFF = "moorage: the output was cut off here: another process had it open after the plugin exited"
 
 
+class DiscardSink:
+    """A sink that discards its bytes, so that a process never waits for a reader."""
+
+    async def write(self, data: bytes) -> None:
+        """Nothing."""
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
 class Streams:
     """The output of one run. The order is: ``attach``, ``wait``, ``close``; ``close`` alone is fine too."""
 

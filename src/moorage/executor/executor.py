@@ -19,7 +19,7 @@ from moorage.executor._container import LastExits, OwnedContainer, Removal
 from moorage.executor._creation import Creator, Sweeper
 from moorage.executor._io_owner import io_owner
 from moorage.executor._operations import Operations
-from moorage.executor._streams import SinkCopies, Streams
+from moorage.executor._streams import DiscardSink, SinkCopies, Streams
 from moorage.executor.protocols import (
     INIT_PROCESS_NAME,
     RUN_LABEL,
@@ -84,7 +84,7 @@ class Executor:
     ) -> None:
         """Create and start a container. On failure or cancellation everything of it is removed.
 
-        The output goes to two byte sinks or to ``attach``; sinks are closed once, also if this fails. If given,
+        The output goes to byte sinks (without one it is discarded) or to ``attach``; sinks are closed once. If given,
         the ``rootfs`` mounts make the root; otherwise ``spec["root"]["path"]`` is used unchanged.
 
         Raises: Conflict if the id is owned by this executor, or its task is running.
@@ -254,9 +254,7 @@ class Executor:
     ) -> OwnedContainer:
         """Register the id before anything else: an immediate exit must find its owner."""
         if attach is None:
-            if stdout is None or stderr is None:
-                raise errors.Invalid(f"cannot use container {id}: its output needs two sinks, or attach")
-            attach = SinkCopies(id, stdout, stderr, self._tasks, self._timeouts)
+            attach = SinkCopies(id, stdout or DiscardSink(), stderr or DiscardSink(), self._tasks, self._timeouts)
         streams = Streams(id, attach)
         if self._closing.is_set() or id in self._containers:
             await streams.close()

@@ -83,6 +83,8 @@ class ProcessStat(Struct, frozen=True):
     started_at: datetime
     memory_bytes: int
     """Resident."""
+    start_ticks: int = 0
+    """When it was started, in ticks since the boot: the same at each reading, unlike ``started_at``."""
 
     @property
     def has_exited(self) -> bool:
@@ -132,6 +134,7 @@ def process_stat(pid: Pid) -> ProcessStat | None:
             time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(fields[19]) / _TICKS, UTC
         ),
         memory_bytes=int(fields[21]) * _PAGE_BYTES,
+        start_ticks=int(fields[19]),
     )
 
 

@@ -36,7 +36,6 @@ from moorage.runs.user_namespace_root import (
     MountedIdBase,
     make_idmapped_view,
     mount_idmapped_root,
-    remove_idmapped_view,
     shift_upper_owners,
 )
 
@@ -123,12 +122,13 @@ def mount_snapshot(mounts: Sequence[Mount]) -> MountRoot:
 def close_views(directories: PluginDirectories) -> None:
     """Unmount the views that the runtime has bound from. May be repeated.
 
+    Their directories stay as long as the plugin's: runc enters the one of the root before it adds a process.
+
     Raises: Unavailable naming what stays mounted.
     """
     try:
-        for view in (directories.root_view, directories.propagated_view):
+        for view in (directories.root_view, directories.propagated_view, directories.idmapped_view):
             close_view(view)
-        remove_idmapped_view(directories.idmapped_view)
     except OSError as error:
         raise errors.Unavailable(f"cannot unmount {error.filename}: {error.strerror}") from error
 

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from moorage import errors
 from moorage.containerd.types import Mount
-from moorage.host.directory_tree import Directory, remove_tree_now
+from moorage.host.directory_tree import Directory
 from moorage.host.id_mapping import bind_mapped, open_user_namespace, shift_owners
-from moorage.host.mounts import close_view, mount_all, unmount_all_below
+from moorage.host.mounts import mount_all, unmount_all_below
 
-__all__ = ("MountedIdBase", "make_idmapped_view", "mount_idmapped_root", "remove_idmapped_view", "shift_upper_owners")
+__all__ = ("MountedIdBase", "make_idmapped_view", "mount_idmapped_root", "shift_upper_owners")
 
 _PREFIX = "ids-"
 _NAME = re.compile(r"ids-(\d+)")
@@ -66,13 +66,6 @@ def make_idmapped_view(view: Path, id_base: int) -> Path:
     ):
         entered.make_directory(view.name, mode=0o755, exist_ok=True).close()
     return view
-
-
-def remove_idmapped_view(view: Path) -> None:
-    """Unmount and remove such a view; does nothing where there is none. Raises: OSError."""
-    if view.parent.exists():
-        close_view(view)
-        remove_tree_now(view.parent)
 
 
 def shift_upper_owners(mounts: Sequence[Mount], base: int) -> None:
