@@ -185,6 +185,7 @@ def call_plugin(call: Caller) -> None:
     call("POST", "/plugins/{name}/set", "off", body=["A=1"])
     call("POST", "/plugins/{name}/enable", "off", query="timeout=30")
     call("POST", "/plugins/{name}/disable", "off")
+    call("PUT", f"{ONE}/labels", body={"add": {"tier": "one"}, "remove": ["none"]})
     call("POST", f"{ONE}/kill", query="signal=URG")
     call("POST", f"{ONE}/restart")
     call("POST", f"{ONE}/wait", query="timeout=30")

@@ -94,6 +94,7 @@ SHOWN_ELSEWHERE = {
     "push": "needs a registry: tests/peers/test_moving_packages.py",
     "save": "writes a file: tests/peers/test_moving_packages.py",
     "serve": "the engine that all others talk to",
+    "ui": "serves until Ctrl-C: tests/peers/test_ui.py",
 }
 ENDLESS = ("logs -f", "events")  # they print something at once
 
@@ -334,6 +335,8 @@ def test_the_reference_names_every_event_and_field_of_a_run(machine: Machine, tm
     assert run.end(signal.SIGINT) == 130
     rows = re.findall(r"^\| `(\w+)` \|(.*?)\|.*\|$", (ROOT / "docs/reference/run.md").read_text(), re.MULTILINE)
     documented = {event: re.findall(r"`(\w+)`", fields) for event, fields in rows}
+    watching = {event: documented.pop(event) for event in ("changed", "waiting")}  # real/test_run_watch.py
+    assert all(watching.values())
     assert list(documented) == ["starting", "started", "output", "ready", "exit", "kept", "gone"]
     seen = {event["event"]: [name for name in event if name != "event"] for event in run.events}
     assert seen == documented
