@@ -33,8 +33,8 @@ async def open_executor(
     """An executor over the containerd at this unix socket, until the block ends; tasks outlive it.
 
     ``root`` is an absolute directory for bundles and FIFOs, and for the runtime's own state
-    (``<root>/runtime-root``, unless ``runtime`` gives one). Two executors never share it, and a second one in the
-    namespace is refused (Conflict) while the process of the first one runs.
+    (``<root>/runtime-root``, unless ``runtime`` gives one). Two processes never share it: while one with an executor in
+    the namespace runs, another is refused (Conflict).
 
     Raises: the kind of the cause, as "cannot create containerd exec client: ...".
     """

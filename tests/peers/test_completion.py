@@ -87,7 +87,7 @@ LINES = [
     ("moorage inspect held:1.0 hell", "moorage inspect held:1.0 hello "),
     ("moorage rm exam", "moorage rm example.org/team/logs "),
     ("moorage policy hello --rest", "moorage policy hello --restart "),
-    ("moorage policy hello --restart n", "moorage policy hello --restart never "),
+    ("moorage policy hello --restart n", "moorage policy hello --restart no "),
     ("moorage --js", "moorage --json "),
     ("moorage --host unix:///nowhere enable hell", "moorage --host unix:///nowhere enable hell"),
     ("moorage --host /nowhere logs hell", "moorage --host /nowhere logs hell"),
@@ -152,7 +152,7 @@ def test_fish_completes_with_a_description(environment: dict[str, str]) -> None:
     assert fish(environment, "moorage ls")["ls"].startswith("List plugins with their states")
     assert fish(environment, "moorage enable he") == {"hello": "disabled", "held:1.0": "ready"}
     assert fish(environment, "moorage rm hello vol") == {"volumes:2.1": "disabled", "volumes:2.2": "disabled"}
-    assert set(fish(environment, "moorage policy x --restart ")) == {"always", "never", "on-failure"}
+    assert set(fish(environment, "moorage policy x --restart ")) == {"no", "always", "on-failure", "unless-stopped"}
     assert fish(environment, "moorage --host unix:///nowhere enable he") == {}
 
 

@@ -27,7 +27,7 @@ def test_case_248_226_docker_events_shows_what_is_buffered(
     dockerd: Dockerd, house: EngineProcess, directories: dict[str, str], bounds: list[str], cli: str
 ) -> None:
     seen: dict[Path, list[str]] = {}
-    name = f"h{len(bounds)}{bounds[1][0]}:1"
+    name = f"h{len(bounds)}{bounds[1][0]}{clis().index(cli)}:1"
     for host in (dockerd.address, house.socket):
         for words in (f"plugin create {name} {directories['DIR']}", f"plugin rm {name}"):
             assert run(cli, host, words.split())[0] == 0

@@ -337,7 +337,7 @@ def test_u22_it_can_be_read_without_scripts_and_on_a_phone(ui: UiSession) -> Non
         assert set(lines) == {"web listens"}
         assert browser.all("#chart-memory path.line")
         browser.press("Restart")
-        assert "restart" in browser.find("#results").text
+        browser.until(lambda: any("restart" in each.text for each in browser.all("#results")), "its result is shown")
 
 
 def test_u22_the_keyboard_reaches_the_filter_and_skips_to_the_content(ui: UiSession) -> None:

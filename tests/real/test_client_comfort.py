@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from moorage.containerd.storage import Storage
 from moorage.containerd.types import TaskExit
 from moorage.timeouts import Timeouts
 from support.conditions import TIMEOUT_SECONDS, eventually
-from support.sinks import Exits
+from support.executor_process import executor_process
+from support.sinks import Exits, Memory
+from support.specs import FOREVER
 from support.workspace import Workspace
 
 pytestmark = pytest.mark.real
@@ -120,21 +123,23 @@ async def test_i21_a_bad_id_is_a_kind_of_error(workspace: Workspace) -> None:
 
 
 @pytest.mark.anyio
-async def test_i21_a_second_executor_in_a_namespace_is_refused_while_the_first_one_runs(workspace: Workspace) -> None:
-    async with workspace.executor(Exits()):
-        with pytest.raises(errors.Conflict, match=f"process {os.getpid()} has an executor in it"):
+async def test_i21_an_executor_is_refused_where_one_of_another_process_runs(workspace: Workspace) -> None:
+    async def leases() -> dict[str, dict[str, str]]:
+        async with workspace.client() as client:
+            return await client.storage.list_leases()
+
+    async with executor_process(workspace, workspace.shell("a", FOREVER)) as other:
+        with pytest.raises(errors.Conflict, match=f"process {other.pid} has an executor in it"):
             async with workspace.executor(Exits()):
                 pass
-    async with workspace.executor(Exits()), workspace.client() as client:
-        assert list(await client.storage.list_leases()) == ["moorage.executor"]
-    async with workspace.client() as client:
-        labels = {"moorage.pid": "1", "moorage.started": "never", "moorage.boot": "x"}
-        await client.storage.create_lease("moorage.executor", labels=labels)
-    async with workspace.executor(Exits()), workspace.client() as client:
-        found = await client.storage.list_leases()
-        assert found["moorage.executor"]["moorage.pid"] == str(os.getpid()), "that of a process which exited"
-    async with workspace.client() as client:
-        assert await client.storage.list_leases() == {}
+        assert [each["moorage.pid"] for each in (await leases()).values()] == [str(other.pid)]
+    async with workspace.executor(Exits()) as executor:
+        assert await executor.restore("a", Memory(), Memory())
+        await executor.signal("a", signal.SIGKILL)
+        await eventually(lambda: not workspace.shims("a"))
+    async with workspace.executor(Exits()), workspace.executor(Exits()):
+        assert [each["moorage.pid"] for each in (await leases()).values()] == [str(os.getpid())] * 2
+    assert await leases() == {}
 
 
 # load
@@ -182,7 +187,7 @@ async def test_i21_ten_thousand_calls_from_two_hundred_tasks_leak_nothing(worksp
         assert protocol is not None
         streams = protocol.connection._connection.streams
         assert len([each for each in streams.values() if not each.closed]) == 0
-        assert len(streams) < 50, "h2 forgets streams that are closed"
+        assert len(streams) < 400, "h2 forgets streams that are closed, when others are opened"
         assert descriptors() <= opened
         assert resident_bytes() - size < 30_000_000
         assert (await client.version()).version

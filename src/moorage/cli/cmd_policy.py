@@ -9,7 +9,7 @@ from moorage import errors
 from moorage.cli.context import engine_client, is_json, json_option, plugin_names
 from moorage.cli.format.rows import format_option, print_rows
 from moorage.cli.health.options import describe_health, health_options, take_health
-from moorage.cli.parameters import SIZE, ULIMIT, ParsedValue, in_order, parse_restart, size_text
+from moorage.cli.parameters import RESTART_POLICY, SIZE, ULIMIT, in_order, size_text
 from moorage.cli.terminal import complain, confirm, print_object, say
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _restart_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--restart",
             "restarts",
-            type=ParsedValue("policy", parse_restart),
+            type=RESTART_POLICY,
             metavar="no|always|on-failure[:MAX]",
             help="When to restart the plugin after it exits.",
         ),

@@ -28,7 +28,9 @@ from moorage.cli.terminal import print_json, say
     type=click.Path(path_type=Path),
     help="File with the token, created if it is missing; without it there is a new token each time.",
 )
-@click.option("--origin", metavar="URL", default="", help="https://HOST of a proxy that browsers connect to instead.")
+@click.option(
+    "--origin", metavar="URL", default="", help="Origin of a proxy that browsers connect to instead, https://HOST."
+)
 @click.option("--until-eof", is_flag=True, hidden=True)
 @json_option
 def command(listen: str, token_file: Path | None, origin: str, until_eof: bool) -> int:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from moorage import errors
 
 __all__ = (
     "DURATION",
     "LABEL",
+    "RESTART_POLICY",
     "SIZE",
     "TIME_LIMIT",
     "ULIMIT",
@@ -210,11 +212,15 @@ def _limit(text: str) -> int:
 
 
 class ParsedValue(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
-    """A value that a function reads; its ValueError is a usage error."""
+    """A value that a function reads; its ValueError is a usage error. ``words`` are what a shell completes."""
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+    def __init__(self, name: str, parse: Callable[[str], Any], words: Sequence[str] = ()) -> None:
         self.name = name
         self._parse = parse
+        self._words = words
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(each) for each in self._words if each.startswith(incomplete)]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -230,6 +236,7 @@ LABEL = ParsedValue("label", parse_label)
 SIZE = ParsedValue("size", parse_size)
 ULIMIT = ParsedValue("ulimit", parse_ulimit)
 TIME_LIMIT = ParsedValue("time limit", parse_time_limit)
+RESTART_POLICY = ParsedValue("policy", parse_restart, ("no", "always", "on-failure", "unless-stopped"))
 
 
 _WITHOUT_VALUE = {"--publish": "--publish=", "--wait": "--wait=60s"}

@@ -1,6 +1,7 @@
-"""Which executor has a namespace: a lease of containerd names its process, as long as that runs.
+"""Which process has the executors of a namespace: each of them has a lease of containerd, which names its process.
 
-Two executors in one namespace would take each other's containers for leftovers.
+Executors of two processes in one namespace would take each other's containers for leftovers. Those of one process may
+share it: an id that runs is refused to the others (E24), and the program decides what it restores where.
 """
 
 import logging
@@ -20,9 +21,8 @@ __all__ = ("LeaseStore", "own_namespace")
 
 log = logging.getLogger(__name__)
 
-_LEASE = "moorage.executor"
-_BOOT, _PID, _STARTED, _TOKEN = "moorage.boot", "moorage.pid", "moorage.started", "moorage.token"
-_TRIES = 3  # another executor may replace the lease of a killed one at the same moment
+_PREFIX = "moorage.executor."
+_BOOT, _PID, _STARTED = "moorage.boot", "moorage.pid", "moorage.started"
 
 
 class LeaseStore(Protocol):
@@ -40,38 +40,40 @@ class LeaseStore(Protocol):
 
 @asynccontextmanager
 async def own_namespace(leases: LeaseStore, namespace: str, timeouts: Timeouts) -> AsyncIterator[None]:
-    """The namespace belongs to this executor until the block ends, or its process exits in whatever way.
+    """The namespace belongs to this process until the block ends, or it exits in whatever way.
+
+    Two processes that begin at the same moment may both be refused; never are both admitted.
 
     Raises:
-        errors.Conflict: another executor has it; the text names its process
+        errors.Conflict: an executor of another process has it; the text names the process
     """
-    labels = {_BOOT: boot_id(), _PID: str(os.getpid()), _STARTED: _start_of(os.getpid()), _TOKEN: secrets.token_hex(8)}
-    for _ in range(_TRIES):
-        try:
-            await leases.create_lease(_LEASE, labels=labels)
-            break
-        except errors.Conflict:
-            owner = (await leases.list_leases()).get(_LEASE)
-            if owner is not None and _is_running(owner):
-                raise errors.Conflict(
-                    f"cannot use the namespace {namespace}: process {owner[_PID]} has an executor in it"
-                ) from None
-            await _delete(leases)
-    else:
-        raise errors.Conflict(f"cannot use the namespace {namespace}: other executors begin in it at the same time")
+    lease = f"{_PREFIX}{secrets.token_hex(8)}"
+    own = {_BOOT: boot_id(), _PID: str(os.getpid()), _STARTED: _start_of(os.getpid())}
+    await leases.create_lease(lease, labels=own)
     try:
+        await _refuse_others(leases, namespace, own)
         yield
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(timeouts.cleanup):
             try:
-                await _delete(leases)
+                await _delete(leases, lease)
             except errors.MoorageError as error:
-                log.info("cannot delete the lease %s, the next executor does: %s", _LEASE, error)
+                log.info("cannot delete the lease %s, the next executor does: %s", lease, error)
 
 
-async def _delete(leases: LeaseStore) -> None:
+async def _refuse_others(leases: LeaseStore, namespace: str, own: Mapping[str, str]) -> None:
+    """Raise Conflict if another process that runs has a lease, and delete those of processes that have exited."""
+    for id, owner in (await leases.list_leases()).items():
+        if not id.startswith(_PREFIX) or all(owner.get(key) == value for key, value in own.items()):
+            continue
+        if _is_running(owner):
+            raise errors.Conflict(f"cannot use the namespace {namespace}: process {owner[_PID]} has an executor in it")
+        await _delete(leases, id)
+
+
+async def _delete(leases: LeaseStore, id: str) -> None:
     try:
-        await leases.delete_lease(_LEASE)
+        await leases.delete_lease(id)
     except errors.NotFound:
         pass
 
