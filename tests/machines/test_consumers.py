@@ -67,7 +67,7 @@ def in_use(machine: Machine) -> bool:
 
 
 def check_that_it_writes(machine: Machine, consumer: str, container: str) -> None:
-    """The container has what it wrote before, and goes on writing."""
+    """The container has what it wrote before, and continues to write."""
     read = f"{consumer} exec {container} cat /mnt/times"
     found = machine.output(read).split()
     assert len(found) > 1
