@@ -30,8 +30,8 @@ async def main(address: str, reference: str, arguments: list[str]) -> int:
             await client.wait(NAME, within=3600)
             code = (await client.delete_task(NAME)).code
             stdio.close()
-        await client.delete_container(NAME)
         await client.storage.remove_snapshot(image.snapshotter, NAME)
+        await client.delete_container(NAME)
         return code
 
 

@@ -71,7 +71,7 @@ def read_answer(data: bytes) -> None:
         answer = loop().run_until_complete(call(plugin, "VolumeDriver.List", b"{}", 2.0, most_bytes=100_000))
         if len(answer.body) > 100_000:
             raise CrashError("an answer is longer than its limit")
-    except (errors.Invalid, errors.Unavailable) as error:
+    except (errors.Invalid, errors.InvalidResponse, errors.Unavailable) as error:
         str(error).encode(errors="surrogateescape")
     found = loop().run_until_complete(activate(plugin, 2.0))
     if not isinstance(found, Activation):

@@ -64,6 +64,7 @@ def test_v01_volumes_of_a_real_driver_are_created_listed_and_removed(shell: Shel
     assert shell.run("create", "data", "-d", "d") == "data"
     assert shell.run("ls") == "DRIVER     VOLUME NAME\nd:latest   data"
     (found,) = json.loads(shell.run("inspect", "data"))
+    assert shell.run("inspect", "-f", "{{.Name}}", "data").strip() == "data"
     assert (found["Name"], found["Driver"], found["Mounts"]) == ("data", "d:latest", [])
     assert shell.run("rm", "data") == "data"
     assert shell.run("ls", "-q") == ""

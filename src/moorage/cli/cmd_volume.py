@@ -7,7 +7,7 @@ import click
 
 from moorage import errors
 from moorage.cli.context import each_name, engine_client, is_json, json_option, plugin_names
-from moorage.cli.format.rows import filter_option, format_option, print_rows
+from moorage.cli.format.rows import filter_option, format_option, print_rows, short_format_option
 from moorage.cli.parameters import parse_driver_option, read_secret
 from moorage.cli.terminal import complain, print_object, say, table
 
@@ -98,7 +98,7 @@ def list_all(quiet: bool, filters: tuple[str, ...], template: str | None) -> int
 @command.command(name="inspect", help="Display detailed information on one or more volumes.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_volume_names)
 @_driver_option
-@format_option
+@short_format_option
 @json_option
 def inspect(names: tuple[str, ...], driver: str, template: str | None) -> int:
     """Inspect; continues after a failure."""
