@@ -49,7 +49,7 @@ async def test_i21_an_image_is_pulled_and_run_by_the_recipes(
     recipes: Any, client: Client, registry: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = await recipes.pull(client, f"{registry.host}/library/box:3")
-    assert "Downloading" in capsys.readouterr().out
+    assert "Complete" in capsys.readouterr().out  # a layer may have been pulled by another test
     code, output = await recipes.run(client, image, "box", ["sh", "-c", "cat who; exit 6"], tmp_path)
     assert (code, output) == (6, b"an image\n")
     await client.storage.delete_image(image.name)
