@@ -49,8 +49,8 @@ async def own_namespace(leases: LeaseStore, namespace: str, timeouts: Timeouts) 
     """
     lease = f"{_PREFIX}{secrets.token_hex(8)}"
     own = {_BOOT: boot_id(), _PID: str(os.getpid()), _STARTED: _start_of(os.getpid())}
-    await leases.create_lease(lease, labels=own)
     try:
+        await leases.create_lease(lease, labels=own)
         await _refuse_others(leases, namespace, own)
         yield
     finally:

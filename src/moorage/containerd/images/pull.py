@@ -166,13 +166,15 @@ def _check_image(manifest: Manifest, what: str) -> Manifest:
 async def _leased(storage: "Storage") -> AsyncIterator[Callable[[str], ImportContext]]:
     """A lease until the block ends; contexts under it."""
     id = f"moorage-image-{secrets.token_hex(8)}"
-    await storage.create_lease(id, expires_at=datetime.now(UTC) + timedelta(hours=_LEASE_HOURS))
     try:
+        await storage.create_lease(id, expires_at=datetime.now(UTC) + timedelta(hours=_LEASE_HOURS))
         yield lambda snapshotter: ImportContext(storage.under(id), id, snapshotter, id)
     finally:
         with anyio.CancelScope(shield=True):
             try:
                 await storage.delete_lease(id)
+            except errors.NotFound:
+                pass  # it was not created
             except errors.MoorageError as error:
                 log.info("cannot delete lease %s, which expires: %s", id, error)
 
