@@ -110,7 +110,9 @@ def test_x06_a_plugin_runs_under_the_default_profile_which_denies_what_reaches_t
     assert attempts.label() == "moorage-default (enforce)"
     denied = ("mount", "open-to-write//proc/loadavg", "open-to-write//proc/sysvipc/shm")
     assert attempts.try_each(*denied) == dict.fromkeys(denied, errno.EACCES)
-    read_only = attempts.try_each("open-to-write//proc/sysrq-trigger", "open-to-write//sys/kernel/profiling")
+    read_only = attempts.try_each(
+        "open-to-write//proc/sysrq-trigger", "open-to-write//sys/module/printk/parameters/time"
+    )
     assert set(read_only.values()) <= {errno.EROFS, errno.EACCES}
     allowed = ("ptrace-child", "thread", "open-to-write//proc/self/oom_score_adj", "open-to-write//dev/null")
     assert attempts.try_each(*allowed) == dict.fromkeys(allowed, 0)
@@ -154,7 +156,7 @@ def test_x06_a_plugin_that_was_granted_mounts_and_devices_has_them_and_not_the_k
     denied = (
         "open-to-write//proc/sys/kernel/core_pattern",
         "open-to-write//proc/loadavg",
-        "open-to-write//sys/kernel/profiling",
+        "open-to-write//sys/module/printk/parameters/time",
     )
     assert attempts.try_each(*denied) == dict.fromkeys(denied, errno.EACCES)
     assert denials(machine, 'profile="moorage-default-mount"', 'name="/proc/sys/kernel/core_pattern"')
