@@ -30,6 +30,8 @@ def consumers(machine: Machine) -> Iterator[Machine]:
     make = "import sys, pathlib, support.consumers as c; c.image_archive(pathlib.Path(sys.argv[1]).parent)"
     machine.run(f"cd {CHECKOUT} && PYTHONPATH=tests .venv/bin/python -c '{make}' {_ARCHIVE}")
     machine.run(f"podman import {_ARCHIVE} {IMAGE}")
+    # The containers have no network, and not every kernel here has what Docker's bridge asks for.
+    machine.write("/etc/docker/daemon.json", '{"bridge": "none", "iptables": false, "ip6tables": false}')
     machine.run("systemctl enable --now docker.service")
     machine.run(f"docker import {_ARCHIVE} {IMAGE}")
     machine.run("docker volume create --driver=hello:latest of-docker")
@@ -49,7 +51,8 @@ def consumers(machine: Machine) -> Iterator[Machine]:
         "systemctl disable --now podman-mine.service; rm -f /etc/systemd/system/podman-mine.service",
         "podman rm --all --force; podman volume rm of-podman; podman image rm " + IMAGE,
         "docker rm --force always; docker volume rm of-docker; docker image rm " + IMAGE,
-        "systemctl disable --now docker.service docker.socket; systemctl daemon-reload; systemctl reset-failed",
+        "systemctl disable --now docker.service docker.socket; rm -f /etc/docker/daemon.json",
+        "systemctl daemon-reload; systemctl reset-failed",
     ):
         machine.run(command, check=False)
 
