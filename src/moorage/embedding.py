@@ -15,7 +15,7 @@ from moorage.executor import PLUGIN_NAMESPACE, Executor, ExitHandler
 from moorage.executor import open_executor as over_client
 from moorage.executor.ownership import own_namespace
 from moorage.host.files import make_directory
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, EmbeddedTimeouts
 
 __all__ = ("open_executor", "runtime_below")
 
@@ -28,7 +28,7 @@ async def open_executor(
     *,
     namespace: str = PLUGIN_NAMESPACE,
     runtime: RuntimeOptions | None = None,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: EmbeddedTimeouts = DEFAULT,
 ) -> AsyncIterator[Executor]:
     """An executor over the containerd at this unix socket, until the block ends; tasks outlive it.
 

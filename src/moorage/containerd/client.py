@@ -25,7 +25,7 @@ from moorage.containerd.calls.tasks import TaskCalls
 from moorage.containerd.identifiers import check_identifier
 from moorage.containerd.integrity import Verification
 from moorage.containerd.storage import Storage
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts
 
 if TYPE_CHECKING:
     from moorage.containerd._rpc import GrpcConnection
@@ -40,7 +40,7 @@ class Client(ContainerCalls, TaskCalls, EventCalls, PullCalls, SystemCalls):
     bound the calls.
     """
 
-    def __init__(self, connection: GrpcConnection, namespace: str, timeouts: Timeouts = DEFAULT) -> None:
+    def __init__(self, connection: GrpcConnection, namespace: str, timeouts: ClientTimeouts = DEFAULT) -> None:
         self.namespace = self._namespace = check_identifier(namespace, "namespace")
         self._connection = connection
         self._timeouts = timeouts
@@ -64,7 +64,7 @@ class Client(ContainerCalls, TaskCalls, EventCalls, PullCalls, SystemCalls):
 
 @asynccontextmanager
 async def connect(
-    address: str, namespace: str, timeouts: Timeouts = DEFAULT, observer: types.CallObserver | None = None
+    address: str, namespace: str, timeouts: ClientTimeouts = DEFAULT, observer: types.CallObserver | None = None
 ) -> AsyncIterator[Client]:
     """A client of the containerd that listens on the unix socket ``address``, until the block ends.
 

@@ -33,7 +33,7 @@ from moorage.containerd.shims.processes import Priorities, find_priorities, sche
 from moorage.containerd.stdio import TaskFifos, make_bundle, open_stdio, renew_stdio
 from moorage.containerd.types import Envelope, Mount, ProcessExit, RuntimeOptions, Spec, Status
 from moorage.host.directory_tree import remove_tree
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts
 
 __all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "BundledContainers", "Consumer")
 
@@ -87,7 +87,9 @@ class BundledContainers:
     searched for leftovers; ``timeouts`` bound the waits.
     """
 
-    def __init__(self, client: Client, root: Path, *, runtime: RuntimeOptions, timeouts: Timeouts = DEFAULT) -> None:
+    def __init__(
+        self, client: Client, root: Path, *, runtime: RuntimeOptions, timeouts: ClientTimeouts = DEFAULT
+    ) -> None:
         self._client = client
         self._bundles = root / "bundles" / client.namespace
         self._runtime = runtime

@@ -37,7 +37,7 @@ from moorage.host.proc import namespace, namespace_path
 from moorage.host.processes import find_listener, find_lock_holder, is_trusted, send_signal, wait_for_exit
 from moorage.host.sockets import accepts_connections
 from moorage.systemd.scopes import make_scope, start_program
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, SupervisorTimeouts
 
 if TYPE_CHECKING:
     from moorage.containerd.client import Client
@@ -67,7 +67,13 @@ class PrivateContainerd:
     """
 
     def __init__(
-        self, root: Path, state: Path, timeouts: Timeouts = DEFAULT, *, search: str | None = None, scope: str = ""
+        self,
+        root: Path,
+        state: Path,
+        timeouts: SupervisorTimeouts = DEFAULT,
+        *,
+        search: str | None = None,
+        scope: str = "",
     ) -> None:
         """Create no file yet.
 
@@ -359,7 +365,7 @@ class PrivateContainerd:
 async def supervise(
     root: Path,
     state: Path,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: SupervisorTimeouts = DEFAULT,
     report: Report = lambda problem, is_lasting: None,
     *,
     scope: str = "",

@@ -15,7 +15,7 @@ import anyio
 
 from moorage import errors
 from moorage.host.proc import boot_id, process_stat
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ExecutorTimeouts
 
 __all__ = ("LeaseStore", "own_namespace")
 
@@ -39,7 +39,7 @@ class LeaseStore(Protocol):
 
 
 @asynccontextmanager
-async def own_namespace(leases: LeaseStore, namespace: str, timeouts: Timeouts) -> AsyncIterator[None]:
+async def own_namespace(leases: LeaseStore, namespace: str, timeouts: ExecutorTimeouts) -> AsyncIterator[None]:
     """The namespace belongs to this process until the block ends, or it exits in whatever way.
 
     Two processes that begin at the same moment may both be refused; never are both admitted.

@@ -26,7 +26,7 @@ from moorage.registry._trust import (
     split_entry,
 )
 from moorage.registry.origin import Origin
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, RegistryTimeouts
 
 __all__ = ("DOCKER_HUB", "Endpoint", "Hosts", "Options", "proxy_for")
 
@@ -65,7 +65,9 @@ class Endpoint(Struct, frozen=True):
 class Hosts:
     """Decisions about hosts for one operation; certificates are read once, names are resolved once."""
 
-    def __init__(self, options: Options, *, timeouts: Timeouts = DEFAULT, lookup: Lookup = resolve_host) -> None:
+    def __init__(
+        self, options: Options, *, timeouts: RegistryTimeouts = DEFAULT, lookup: Lookup = resolve_host
+    ) -> None:
         self._options = options
         self._certificates = CertificateStore(options.certificate_directories)
         self._insecure = InsecureHosts(options.insecure, lookup, timeouts.registry_lookup)
