@@ -83,8 +83,7 @@ def _records_exit(
 class BundledContainers:
     """The containers of one namespace, each with a directory below ``<root>/bundles/<namespace>``.
 
-    ``client`` calls containerd; ``runtime`` names the containers' runtime and the directory of its own state, which is
-    searched for leftovers; ``timeouts`` bound the waits.
+    ``runtime`` names their runtime and its state directory, searched for leftovers; ``timeouts`` bound ``client``.
     """
 
     def __init__(
@@ -347,8 +346,7 @@ class BundledContainers:
     async def _clear_obstacle(self, id: str, error: errors.MoorageError) -> bool:
         """Whether a task could not be created because of an earlier one of this id, so that a second try may succeed.
 
-        A deletion removes containerd's half-created task; a leftover directory of containerd, and the state of the
-        runtime where the failure itself does not remove that, have to be removed here.
+        A deletion removes containerd's half-created task, but not its leftover directory, nor each state of a runtime.
         """
         if isinstance(error, errors.Conflict):
             return True
