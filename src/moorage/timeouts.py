@@ -236,7 +236,7 @@ class PackageTimeouts(SharedTimeouts):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunTimeouts(SharedTimeouts):
-    """A run of a plugin, from its preparation to its end, also in the foreground."""
+    """A run of a plugin, from its preparation to its exit, also in the foreground."""
 
     ready: float = 30.0
     """From the start of a plugin until its socket accepts a connection."""

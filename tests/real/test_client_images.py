@@ -101,10 +101,10 @@ async def closed_registry(directory: Path, kind: str) -> AsyncIterator[Served]:
 async def test_i21_a_pull_with_credentials_succeeds_and_without_them_is_unauthorized(
     client: Client, tmp_path: Path, kind: str
 ) -> None:
-    asked: list[str] = []
+    queried: list[str] = []
 
     async def find(host: str) -> Credentials:
-        asked.append(host)
+        queried.append(host)
         return Credentials(USER, PASSWORD)
 
     async with closed_registry(tmp_path, kind) as closed:
@@ -119,7 +119,7 @@ async def test_i21_a_pull_with_credentials_succeeds_and_without_them_is_unauthor
         assert [each.name for each in await client.storage.list_images()] == [name]
         await clear(client)
         assert await client.pull(name, credentials=find, snapshotter="native") == pulled
-        assert set(asked) == {closed.host}
+        assert set(queried) == {closed.host}
         with pytest.raises(errors.NotFound):  # with credentials it says that it has none
             await client.pull(f"{closed.host}/library/absent", credentials=Credentials(USER, PASSWORD))
     await clear(client)
@@ -127,10 +127,10 @@ async def test_i21_a_pull_with_credentials_succeeds_and_without_them_is_unauthor
 
 
 async def test_i21_the_time_limits_of_a_client_bound_the_registry_too(workspace: Workspace) -> None:
-    async def ask_to_wait(request: web.BaseRequest) -> web.Response:
+    async def answer_busy(request: web.BaseRequest) -> web.Response:
         return web.Response(status=503, headers={"Retry-After": "5"})
 
-    runner = web.ServerRunner(web.Server(ask_to_wait))
+    runner = web.ServerRunner(web.Server(answer_busy))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     name = f"127.0.0.1:{runner.addresses[0][1]}/x"
