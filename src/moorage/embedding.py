@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.task_groups import require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.containerd import connect
 from moorage.containerd.containers import BundledContainers
@@ -36,8 +37,10 @@ async def open_executor(
     (``<root>/runtime-root``, unless ``runtime`` gives one). Two processes never share it: while one with an executor in
     the namespace runs, another is refused (Conflict).
 
-    Raises: the kind of the cause, as "cannot create containerd exec client: ...".
+    Raises: the kind of the cause, as "cannot create containerd exec client: ...": Conflict also for a namespace that
+    an engine has, running or not, and Unsupported for an event loop that is not one of asyncio (trio).
     """
+    require_asyncio("create containerd exec client")
     directory = Path(root)
     if not directory.is_absolute():
         raise errors.Invalid(f"cannot create containerd exec client: {directory} is not an absolute path")

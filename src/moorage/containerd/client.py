@@ -9,12 +9,11 @@ Source: containerd's API (``api/services/*/v1`` of containerd 1.6), field number
 
 from __future__ import annotations  # gRPC is named in them, and is imported by ``connect``
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from moorage import errors
+from moorage._lib.task_groups import require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.containerd import _proto, types
 from moorage.containerd.calls.containers import ContainerCalls
@@ -75,13 +74,7 @@ async def connect(
     Raises:
         errors.Unsupported: the event loop is not one of asyncio (trio)
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError as error:
-        raise errors.Unsupported(
-            "cannot connect to containerd: the client needs an event loop of asyncio (anyio.run, asyncio.run), "
-            "and this is none: trio is not supported"
-        ) from error
+    require_asyncio("connect to containerd")
     connection_type = await run_blocking(_load_grpc)
     connection = connection_type(address.removeprefix("unix://"), observer)
     try:

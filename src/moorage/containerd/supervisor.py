@@ -18,7 +18,7 @@ import anyio
 from moorage import errors
 from moorage._lib.backoff import Backoff
 from moorage._lib.imports import collector_paused
-from moorage._lib.task_groups import background_tasks
+from moorage._lib.task_groups import background_tasks, require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.containerd.containerd_process import (
     check_machine,
@@ -103,11 +103,12 @@ class PrivateContainerd:
         """Start containerd, or find the one that runs, and wait until it serves; its pid.
 
         Raises:
-            errors.Unsupported: a command is missing
+            errors.Unsupported: a command is missing, or the event loop is not one of asyncio (trio)
             errors.Invalid: a directory cannot be used
             errors.Conflict: another program has the socket, or it runs in another mount namespace
             errors.Unavailable: it does not start; the text has the last lines of its log, or the damaged database
         """
+        require_asyncio("start containerd")
         self._stopping = False
         self._make_directories()
         async with file_lock(self._lock):
@@ -376,7 +377,7 @@ async def supervise(
     ``PrivateContainerd.keep_running``, ``scope`` as for ``PrivateContainerd``.
 
     Raises:
-        errors.Unsupported: a command is missing
+        errors.Unsupported: a command is missing, or the event loop is not one of asyncio (trio)
         errors.Invalid: a directory cannot be used
         errors.Conflict: another program has the socket
         errors.Unavailable: the first start fails

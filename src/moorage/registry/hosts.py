@@ -14,6 +14,7 @@ from msgspec import Struct, field
 from yarl import URL
 
 from moorage import errors
+from moorage._lib.task_groups import require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.oci.reference import DEFAULT_HOST
 from moorage.registry._trust import (
@@ -79,7 +80,13 @@ class Hosts:
         return self._insecure.addresses
 
     async def endpoints(self, host: str, *, is_pull: bool) -> list[Endpoint]:
-        """The servers to ask for content of a host, in order. Raises: Invalid for a mirror that cannot be used."""
+        """The servers to ask for content of a host, in order.
+
+        Raises:
+            errors.Invalid: a mirror cannot be used
+            errors.Unsupported: the event loop is not one of asyncio (trio)
+        """
+        require_asyncio(f"use the registry {host}")
         mirrors = self._options.mirrors if is_pull and host == DEFAULT_HOST else ()
         server = DOCKER_HUB if host == DEFAULT_HOST else host
         return [*[await self._mirror(each) for each in mirrors], Endpoint(host, await self._urls(server))]
