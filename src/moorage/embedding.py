@@ -37,8 +37,10 @@ async def open_executor(
     (``<root>/runtime-root``, unless ``runtime`` gives one). Two processes never share it: while one with an executor in
     the namespace runs, another is refused (Conflict).
 
-    Raises: the kind of the cause, as "cannot create containerd exec client: ...": Conflict also for a namespace that
-    an engine has, running or not, and Unsupported for an event loop that is not one of asyncio (trio).
+    Raises:
+        errors.Conflict: another process has an executor in the namespace, or an engine has it, running or not
+        errors.Unsupported: the event loop is not one of asyncio (trio)
+        errors.MoorageError: the kind of the cause, as "cannot create containerd exec client: ..."
     """
     require_asyncio("create containerd exec client")
     directory = Path(root)
