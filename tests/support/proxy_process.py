@@ -158,11 +158,13 @@ class Plugin:
 class ProxyProcess:
     """The proxy of one state directory, and an engine's connection to it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.state = directory / "proxy"
+    def __init__(self, directory: Path, *, name: str = "proxy", source: Path = _SOURCE) -> None:
+        """``source`` is where it imports moorage from: another checkout to compare with, or one that is replaced."""
+        self.state = directory / name
+        self.source = source
         self.state.mkdir(mode=0o700, exist_ok=True)
         stop_proxy_at_exit(self.state)
-        self.published = directory / "plugins"
+        self.published = directory / ("plugins" if name == "proxy" else f"plugins-{name}")
         self.news: News | None = None
         self.listeners: dict[str, int] = {}
         self.number = 0
@@ -187,7 +189,7 @@ class ProxyProcess:
 
     def start(self) -> None:
         """Start it, which returns when it serves, and connect."""
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{_SOURCE}{os.pathsep}{_PACKAGES}"}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{self.source}{os.pathsep}{_PACKAGES}"}
         command = [sys.executable, "-S", "-s", "-P", "-m", "moorage.proxy.server", str(self.state)]
         with open(self.state / "log", "ab") as log:
             subprocess.run(command, stdout=log, stderr=log, env=environment, cwd="/", check=True, timeout=_LIMIT)
