@@ -55,7 +55,7 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "packages/usage.py": {},
     "runs/readiness.py": {},
-    "engine/runner.py": {
+    "engine/run/exec_processes.py": {
         "exists": "the engine's own run-time directory",
         "glob": "the engine's own run-time directory",
     },
