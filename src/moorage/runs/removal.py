@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from moorage import errors
-from moorage.host.cgroups import child_groups, find_groups, hierarchies, remove_groups
+from moorage.host.cgroups import PARENT_GROUP, child_groups, groups_below, hierarchies, remove_groups
 from moorage.host.directory_tree import open_beneath, remove_tree_now
 from moorage.host.mounts import (
     bind_shared,
@@ -25,7 +25,7 @@ from moorage.host.mounts import (
     resolved_by_parent,
     unmount_all_below,
 )
-from moorage.plugins import GROUP_PARENTS, container_of_group, control_group
+from moorage.plugins import GROUP_PARENTS, container_of_group
 from moorage.runs.directories import PluginDirectories
 
 __all__ = (
@@ -173,9 +173,12 @@ def remove_unused_groups(plugin_id: str) -> None:
 
     A run has a group of its own, so that no later run removes one that could not be removed. systemd removes scopes.
     """
-    for group in find_control_groups(plugin_id):
-        if group == control_group(container_of_group(group)):
-            remove_groups(set(find_groups(group).values()))
+    for parent in groups_below(PARENT_GROUP):
+        try:
+            names = os.listdir(parent)
+        except OSError:
+            continue  # it does not exist in this hierarchy
+        remove_groups([parent / name for name in names if name.partition(".")[0] == plugin_id])
 
 
 def _unmount_and_remove(directories: Collection[Path]) -> None:
