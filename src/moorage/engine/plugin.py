@@ -2,10 +2,8 @@
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
@@ -19,6 +17,7 @@ from moorage.engine.consumers.tables import find_mount_points
 from moorage.engine.lifecycle import Event, LifecycleState, State, move
 from moorage.engine.requests import StartControl
 from moorage.engine.run.plugin_run import PluginRun
+from moorage.engine.run.ready_time import ReadyTime
 from moorage.engine.runner import Runner
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog, PluginCounters, log_event
@@ -99,8 +98,7 @@ class PluginState:
         """Set when it is being removed: it has stopped permanently, and all its output is in its log."""
         if record.removing:
             self.removed.set()
-        self._ready_since: float | None = None
-        self._ready_at: datetime | None = None
+        self._ready = ReadyTime()
 
     @property
     def record(self) -> PluginRecord:
@@ -242,7 +240,7 @@ class PluginState:
             restarts=record.restarts,
             last_exit=record.last_exit,
             next_try_at=record.next_try_at if self.state is State.RESTARTING else None,
-            ready_at=self._ready_at,
+            ready_at=self._ready.at,
             started_at=run.started_at if run is not None else None,
             pid=run.pid if run is not None else None,
             control_group=run.control_group if run is not None else "",
@@ -297,17 +295,12 @@ class PluginState:
     def _become(self, life: LifecycleState, event: Event | None = None) -> None:
         """Take this life, to which the event led, and note since when it is ready."""
         self.counts.stepped(self._life.state, event)
-        self._life, self._ready_at = life, None
+        self._life, self._ready.at = life, None
         if life.state is State.REMOVING:
             self.removed.set()
         if life.state is State.READY:
-            self._ready_since, self._ready_at = time.monotonic(), datetime.now(UTC)
+            self._ready.begin()
         self.notify_publisher()
-
-    def _take_ready_seconds(self) -> float:
-        """How long this run was ready, 0 if it never was; read once, at its exit."""
-        since, self._ready_since = self._ready_since, None
-        return time.monotonic() - since if since is not None else 0.0
 
     def _change(self, record: PluginRecord) -> None:
         """Take this record, which has the same id. Raises: Invalid for its config, and then nothing is changed."""

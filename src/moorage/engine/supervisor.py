@@ -200,7 +200,8 @@ class Supervisor(PluginState):
         try:
             async with self.starts.attempt():
                 runtime = self._context.availability.require()
-                await self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields)
+                began = datetime.now(UTC)
+                await self.save(run=self.record.run + 1, run_began_at=began, enabled=True, next_try_at=None, **fields)
                 # what an earlier start could not end must be removed before another one uses the same root
                 await self.runner.stop(runtime, self._timeouts, at_once=True, keep_mounted=True)
                 await self.runner.remove_orphans(runtime)
@@ -279,8 +280,8 @@ class Supervisor(PluginState):
 
     async def _exited(self, last: LastExit, *, is_failure: bool, answers_first: bool = False) -> None:
         """It exited by itself: start it again, after this returns where it ``answers_first``, or give up."""
-        seconds = self._take_ready_seconds() * self.health.lasted  # one that was never healthy has not worked
-        life = after_exit(self._life, self.record.policy, is_failure=is_failure, ready_seconds=seconds)
+        ready = self._ready.take(self.record.container) if self.health.lasted else 0.0  # never healthy: has not worked
+        life = after_exit(self._life, self.record.policy, is_failure=is_failure, ready_seconds=ready)
         self._become(life)
         if life.state is not State.RESTARTING:
             log_exit(self.name, last, self.record.restarts, None)
@@ -318,12 +319,12 @@ class Supervisor(PluginState):
     async def take_over(self, *, start: bool, live: bool) -> None:
         """Take over the run that the record names, which has a container.
 
-        One that has exited meanwhile is started again, and without ``live`` also one that has not. Without ``start``
-        nothing is started, and what runs is only taken over.
+        One that has exited is started again, without ``live`` any; without ``start`` what runs is only taken over.
         """
         runtime = self._context.availability.require()
         orphans = await self.processes.find_orphans()
         exit = await self.runner.adopt(runtime)
+        self._ready.take_over(self.record.container, self.record.run_began_at, exit)
         self.inbox.set_run_known()
         if exit is not None:
             if start:
