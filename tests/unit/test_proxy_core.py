@@ -367,7 +367,7 @@ def test_p11_an_unmount_that_was_interrupted_is_completed_for_dockerd_only(consu
 @pytest.mark.parametrize("end", ["killed", "expired", "left"])
 @pytest.mark.parametrize("consumer", ["podman (pid 1)", "dockerd (pid 1)"])
 def test_p11_an_unmount_that_waited_for_the_plugin_in_vain_is_done_for_dockerd_only(consumer: str, end: str) -> None:
-    """dockerd has forgotten the mount, and nobody could ever remove the volume; podman takes it for mounted."""
+    """dockerd has forgotten the mount, and the volume could never be removed; podman takes it for mounted."""
     peer = Peer()
     peer.mount(consumer=consumer)
     peer.do(peer.core.exited(1, peer.now))
@@ -459,7 +459,7 @@ def test_p11_what_the_plugin_itself_refuses_to_unmount_stays_mounted() -> None:
 
 @pytest.mark.parametrize("how", ["interrupted", "left", "orphan"])
 def test_v04_a_volume_is_removed_after_what_is_to_be_unmounted_of_it(how: str) -> None:
-    """The plugin refused with "in use": its mount was still to be undone, or the Unmount was under way for nobody."""
+    """The plugin refused with "in use": its mount was still to be undone, or the Unmount under way although its consumer had left."""
     peer = Peer()
     if how == "left":
         peer.do(peer.core.left(peer.call(calls.MOUNT, Name="v", ID="1"), peer.now))
