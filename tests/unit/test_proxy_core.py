@@ -459,7 +459,7 @@ def test_p11_what_the_plugin_itself_refuses_to_unmount_stays_mounted() -> None:
 
 @pytest.mark.parametrize("how", ["interrupted", "left", "orphan"])
 def test_v04_a_volume_is_removed_after_what_is_to_be_unmounted_of_it(how: str) -> None:
-    """The plugin refused with "in use": its mount was still to be undone, or its Unmount under way without a consumer."""
+    """The plugin refused with "in use": its mount was to be undone still, or its Unmount under way for no consumer."""
     peer = Peer()
     if how == "left":
         peer.do(peer.core.left(peer.call(calls.MOUNT, Name="v", ID="1"), peer.now))
