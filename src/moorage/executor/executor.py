@@ -31,7 +31,7 @@ from moorage.executor.protocols import (
 )
 from moorage.executor.watch import watch
 from moorage.host.processes import wait_for_exit
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ExecutorTimeouts
 
 __all__ = ("Executor", "open_executor")
 
@@ -52,7 +52,7 @@ class Executor:
         client: ContainerClient,
         exit_handler: ExitHandler,
         runtime: RuntimeOptions,
-        timeouts: Timeouts,
+        timeouts: ExecutorTimeouts,
         wait_for_exit: Callable[[int], Awaitable[None]],
     ) -> None:
         self._client = client
@@ -377,7 +377,7 @@ async def open_executor(
     exit_handler: ExitHandler,
     *,
     runtime: RuntimeOptions,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: ExecutorTimeouts = DEFAULT,
     wait_for_exit: Callable[[int], Awaitable[None]] = wait_for_exit,
 ) -> AsyncIterator[Executor]:
     """An executor over this client, closed with ``aclose`` at the end of the block.
