@@ -5,6 +5,7 @@ import os
 import signal as signals
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -24,7 +25,9 @@ from moorage.host.leftovers import end_processes, remove_leftovers, remove_shim_
 from moorage.host.mounts import unmount_all_below
 from moorage.host.sockets import accepts_connections, is_socket
 from moorage.logs.keeper_client import stop_keeper
+from moorage.plugins import container_of_group
 from moorage.proxy.client import clear_proxy_state, stop_proxy
+from moorage.runs.removal import find_control_groups
 from moorage.runtime_directory import RUNTIME_PARTS, RuntimeDirectory, RuntimeOwner, check_mount_namespace
 from moorage.timeouts import Timeouts
 
@@ -253,10 +256,13 @@ async def _stop_plugin(
     record: PluginRecord, store: Store, state: Path, address: str, namespace: str, timeouts: Timeouts
 ) -> bool:
     own = record.policy.stop_timeout
-    group = record.control_group
-    did_run = await end_group(group, timeouts.stop if own is None else own, timeouts.killed)
-    await run_blocking(lambda: end_processes(state, group, 0.0, timeouts.killed))
-    await run_blocking(lambda: remove_leftovers(address, namespace, record.container, group))
+    did_run = False
+    # every run has a group of its own, and the record names only the last one
+    groups = {container_of_group(each): each for each in await run_blocking(lambda: find_control_groups(record.id))}
+    for container, group in ({record.container: ""} | groups).items():
+        did_run |= await end_group(group, timeouts.stop if own is None else own, timeouts.killed)
+        await run_blocking(partial(end_processes, state, group, 0.0, timeouts.killed))
+        await run_blocking(partial(remove_leftovers, address, namespace, container, group))
     await run_blocking(lambda: unmount_all_below(store.propagated_mount(record.id)))
     return did_run
 

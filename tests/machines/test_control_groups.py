@@ -110,7 +110,7 @@ def test_a_plugin_with_a_user_namespace_changes_none_either(machine: Machine) ->
 
 def test_all_that_outlives_the_engine_is_a_scope_in_the_slice(machine: Machine, volume_plugin: str) -> None:
     found = inspect(machine, volume_plugin)
-    assert found["ControlGroup"] == f"/moorage.slice/moorage-{found['Id']}.scope"
+    assert re.fullmatch(rf"/moorage\.slice/moorage-{found['Id']}\.[0-9]+\.scope", found["ControlGroup"])
     assert group_of(machine, found["Pid"]) == found["ControlGroup"]
     containerd, keeper = program_groups(machine)
     assert re.fullmatch(r"/moorage\.slice/moorage-containerd-[0-9a-f]{8}\.scope", containerd)
@@ -287,6 +287,7 @@ def test_limits_that_are_set_on_units_apply_beside_the_plugins_own(machine: Mach
         expected[2] = "400"
         assert machine.output(read).split("\n") == expected
         machine.run(f"moorage disable {volume_plugin} && moorage enable {volume_plugin}")
+        group = GROUPS + inspect(machine, volume_plugin)["ControlGroup"]
         assert machine.output(f"cat {group}/pids.max {GROUPS}/moorage.slice/memory.max").split("\n") == expected[2:]
     finally:
         machine.run("systemctl set-property --runtime moorage.slice MemoryMax=infinity")
@@ -298,6 +299,7 @@ def test_no_limit_of_processes_is_none_in_the_scope_either(machine: Machine, vol
     machine.run(
         f"moorage policy {volume_plugin} --pids 0 && moorage disable {volume_plugin} && moorage enable {volume_plugin}"
     )
+    group = GROUPS + inspect(machine, volume_plugin)["ControlGroup"]
     assert machine.output(f"cat {group}/pids.max") == "max"
 
 
@@ -326,7 +328,7 @@ def test_a_run_of_the_other_driver_is_adopted_measured_and_stopped(machine: Mach
     restart(machine, MOORAGE_CGROUP_DRIVER="cgroupfs")
     machine.run(f"moorage create hello {EXAMPLES}/hello-volume && moorage enable hello")
     found = inspect(machine)
-    assert found["ControlGroup"] == f"/moorage/{found['Id']}" == group_of(machine, found["Pid"])
+    assert found["ControlGroup"] == f"/moorage/{found['Id']}.1" == group_of(machine, found["Pid"])
     restart(machine)
     again = inspect(machine)
     assert (again["Pid"], again["ControlGroup"]) == (found["Pid"], found["ControlGroup"])
@@ -334,8 +336,8 @@ def test_a_run_of_the_other_driver_is_adopted_measured_and_stopped(machine: Mach
     assert json.loads(machine.output("moorage stats --no-stream --json hello"))
     machine.run("moorage restart hello")
     moved = inspect(machine)
-    assert moved["ControlGroup"] == f"/moorage.slice/moorage-{found['Id']}.scope" == group_of(machine, moved["Pid"])
-    assert machine.run(f"test -e {GROUPS}/moorage/{found['Id']}", check=False).returncode == 1
+    assert moved["ControlGroup"] == f"/moorage.slice/moorage-{found['Id']}.2.scope" == group_of(machine, moved["Pid"])
+    assert machine.run(f"test -e {GROUPS}{found['ControlGroup']}", check=False).returncode == 1
     restart(machine, MOORAGE_CGROUP_DRIVER="cgroupfs")
     assert inspect(machine)["ControlGroup"] == moved["ControlGroup"]
     machine.run("moorage disable hello")

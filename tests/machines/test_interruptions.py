@@ -53,7 +53,7 @@ def check_after_an_interruption(machine: Machine, before: Any) -> Any:
     assert machine.output("pgrep -fc '[h]ello_volume.py'") == "1"
     assert machine.output("pgrep -c containerd-shim") == "1"
     scopes = machine.output(f"ls {GROUPS}/moorage.slice | grep scope$ || true").split()
-    assert sorted(re.sub(r"[0-9a-f]{8,}", "#", each) for each in scopes) == [
+    assert sorted(re.sub(r"[0-9a-f]{8,}(\.[0-9]+)?", "#", each) for each in scopes) == [
         "moorage-#.scope",
         "moorage-containerd-#.scope",
         "moorage-keeper-#.scope",
@@ -151,7 +151,7 @@ def test_plugins_run_on_the_containerd_of_the_distribution(machine: Machine, sys
     machine.run(f"{call} create hello {CHECKOUT}/examples/hello-volume && {call} enable hello && {call} probe hello")
     found = inspect(machine, call=call)
     assert found["Runtime"].endswith(runtime)
-    assert found["ControlGroup"] == f"/moorage.slice/moorage-{found['Id']}.scope"
+    assert found["ControlGroup"] == f"/moorage.slice/moorage-{found['Id']}.1.scope"
     tasks = "ctr -n plugins.moby tasks ls"
     assert found["Id"] in machine.output(tasks)
     # the distribution restarts its containerd, and the engine is killed: the plugin runs on

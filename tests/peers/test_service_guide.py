@@ -31,7 +31,7 @@ ELSEWHERE = {
     "systemd-cgls -u moorage.slice": ON_A_MACHINE,
     "systemctl status moorage.slice": ON_A_MACHINE,
     "systemctl set-property moorage.slice MemoryMax=2G": ON_A_MACHINE,
-    "systemctl set-property --runtime moorage-<id>.scope CPUQuota=20%": ON_A_MACHINE,
+    "systemctl set-property --runtime moorage-<id>.<run>.scope CPUQuota=20%": ON_A_MACHINE,
     "moorage inspect hello | grep AppArmor": WITH_APPARMOR,
     'journalctl -k --grep \'apparmor="DENIED".*profile="moorage\'': WITH_APPARMOR,
     "dmesg | grep 'apparmor=\"DENIED\"'": WITH_APPARMOR,

@@ -72,7 +72,7 @@ def test_case_099_a_kill_by_the_oom_killer_is_reported_as_one(house: EngineProce
     house.request_json("POST", "/plugins/create?name=hungry", body, headers={"Content-Type": "application/x-tar"})
     house.enable("hungry")
     started = time.time()
-    limit_memory(f"/moorage/{house.inspect('hungry')['Id']}")
+    limit_memory(house.more("hungry")["ControlGroup"])
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(house.more("hungry")["Socket"])
         client.sendall(b"POST /grow HTTP/1.1\r\n\r\n")

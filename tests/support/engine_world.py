@@ -28,6 +28,7 @@ from moorage.engine import engine as engine_module
 from moorage.engine import grants, plugin, restore, runner, supervisor, telemetry, versions
 from moorage.engine.changes import trial
 from moorage.engine.engine import Engine
+from moorage.engine.run import exec_processes
 from moorage.engine.runtime import ENGINE_LABEL, PLUGIN_LABEL, ContainerRuntime
 from moorage.engine.store import Store
 from moorage.engine.values import EngineIdentity, PluginEvent, PluginRecord
@@ -331,7 +332,7 @@ class FakeClient:
         self._host.check(self._era)
         if id not in self._host.containers:
             raise errors.NotFound(f"container {id}")
-        return SimpleNamespace(id=id, runtime=RuntimeOptions())
+        return SimpleNamespace(id=id, runtime=RuntimeOptions(), spec={})
 
     async def kill(self, container: str, number: int, *, exec_id: str) -> None:
         assert number == signals.SIGKILL
@@ -440,6 +441,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         supervisor,
         plugin,
         runner,
+        exec_processes,
         restore,
         grants,
         versions,
@@ -449,7 +451,8 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for module in modules:
         monkeypatch.setattr(module, "run_blocking", run_at_once)
-    monkeypatch.setattr(runner, "run_abandonable", run_at_once)
+    for module in (runner, exec_processes):
+        monkeypatch.setattr(module, "run_abandonable", run_at_once)
     monkeypatch.setattr(runner, "build_plan", build_small_plan)
     monkeypatch.setattr(runner, "prepare_run", prepare_without_mounts)
     monkeypatch.setattr(runner, "protect_directories", lambda _: None)

@@ -50,12 +50,13 @@ MODULES: dict[str, dict[str, str]] = {
     "runs/plan.py": {"exists": "mount sources are the host's paths, checked in a thread that may be abandoned"},
     "runs/preparation.py": {"open": "Directory.open of directories that only root controls"},
     "runs/removal.py": {
+        "listdir": "groups of this machine, which only root creates there",
         "is_dir": "the engine's own run-time directory",
         "iterdir": "the engine's own run-time directory",
     },
     "packages/usage.py": {},
     "runs/readiness.py": {},
-    "engine/runner.py": {
+    "engine/run/exec_processes.py": {
         "exists": "the engine's own run-time directory",
         "glob": "the engine's own run-time directory",
     },

@@ -17,7 +17,7 @@ from moorage.engine.consumers.holders import mount_holders
 from moorage.engine.consumers.tables import find_host_path, find_mount_points, make_table, with_host_paths
 from moorage.engine.lifecycle import Event
 from moorage.engine.plugin import PluginState
-from moorage.engine.runner import PluginRun
+from moorage.engine.run.plugin_run import PluginRun
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog
 from moorage.engine.values import PluginRecord, Publication

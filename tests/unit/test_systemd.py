@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage import errors
-from moorage.engine.values import PluginRecord
+from moorage.containerd.shims.processes import control_group as spec_group
 from moorage.host.cgroups import CgroupLayout
 from moorage.host.files import last_line
-from moorage.plugins import CgroupDriver, effective_settings
+from moorage.plugins import CgroupDriver, cgroup_path, container_of_group, control_group, effective_settings
 from moorage.plugins.settings import NO_OVERRIDES
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.plan import PlanOptions, build_plan
@@ -52,14 +52,31 @@ def test_systemd_creates_control_groups_where_it_can(host: HostControl, automati
     )
 
 
-def record_of(**fields: Any) -> PluginRecord:
-    made = dict.fromkeys(("name", "reference", "config", "image", "digest", "snapshotter", "snapshot"), "")
-    return PluginRecord(id=ID, created_at=None, **made, **fields)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("driver", "path"), [("cgroupfs", "/moorage/{}"), ("systemd", "/moorage.slice/moorage-{}.scope")]
+)
+@pytest.mark.parametrize("container", [ID, f"{ID}.7"])  # of an earlier version, and of a run
+def test_i17_a_run_is_found_by_its_control_group_of_either_driver(
+    driver: CgroupDriver, path: str, container: str
+) -> None:
+    assert control_group(container, driver) == path.format(container)
+    assert container_of_group(path.format(container)) == container
+    assert spec_group({"linux": {"cgroupsPath": cgroup_path(container, driver)}}) == path.format(container)
 
 
-def test_a_run_is_found_where_it_was_created_whatever_the_engine_does_now() -> None:
-    assert record_of().control_group == f"/moorage/{ID}", "a record of a version that knew no driver"
-    assert record_of(cgroup_driver="systemd").control_group == f"/moorage.slice/moorage-{ID}.scope"
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/moorage", f"/other/{ID}.1", f"/moorage.slice/{ID}.1", f"/moorage.slice/moorage-{ID}.1",
+     f"/moorage.slice/other-{ID}.scope", f"/a/moorage/{ID}.1", f"/moorage/{ID}.1/below"],
+)  # fmt: skip
+def test_i17_other_groups_are_of_no_run(path: str) -> None:
+    assert container_of_group(path) == ""
+
+
+def test_i17_every_run_has_a_control_group_of_its_own(tmp_path: Path) -> None:
+    assert plan_of(tmp_path, container=f"{ID}.3")["linux"]["cgroupsPath"] == f"/moorage/{ID}.3"
+    scope = plan_of(tmp_path, container=f"{ID}.3", cgroup_driver="systemd")["linux"]["cgroupsPath"]
+    assert scope == f"{SLICE}:moorage:{ID}.3"
 
 
 def plan_of(tmp_path: Path, **options: Any) -> Any:
@@ -74,7 +91,7 @@ def test_a_run_with_systemd_is_a_scope_in_the_slice_of_all_plugins(tmp_path: Pat
     assert spec["linux"]["cgroupsPath"] == f"{SLICE}:moorage:{ID}"
     assert spec["annotations"] == {
         "run.oci.systemd.subgroup": "",  # or crun's processes are in a group below the scope
-        "org.systemd.property.CollectMode": "'inactive-or-failed'",  # or one that failed prevents the next run
+        "org.systemd.property.CollectMode": "'inactive-or-failed'",  # or one that failed stays until a reboot
     }
     assert "annotations" not in plan_of(tmp_path)
     assert plan_of(tmp_path)["linux"]["cgroupsPath"] == f"/moorage/{ID}"

@@ -140,7 +140,7 @@ def _of_groups(metrics: Metrics) -> "Iterator[Metric]":
 
 
 _GROUPS = (
-    ("cpu_seconds", "Processor time of the plugin."),
+    ("cpu_seconds", "Processor time of the present run of the plugin."),
     ("cpus_limit", "Limit of processor time, in processors; absent without one."),
     ("memory_bytes", "Memory, without page cache that can be dropped at once."),
     ("memory_limit_bytes", "Limit of its memory; absent without one."),

@@ -174,9 +174,10 @@ class Engine:
         """What it uses of this machine now. Raises: NotFound, Invalid; Conflict while it does not run."""
         plugin = self._plugins.get(name)
         await self._wait_restored(plugin)
-        if not plugin.is_running:
+        run = plugin.run
+        if run is None or not plugin.is_running:
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        return await run_blocking(lambda: read_usage(find_groups(plugin.record.control_group)))
+        return await run_blocking(lambda: read_usage(find_groups(run.control_group)))
 
     async def metrics(self) -> Metrics:
         """What is counted, and measured now."""
@@ -184,8 +185,8 @@ class Engine:
 
     async def processes(self, name: str) -> Sequence[ProcessView]:
         """What runs in it now, none while it does not run. Raises: NotFound, Invalid."""
-        record = self._plugins.get(name).record
-        return await run_blocking(lambda: read_processes(find_groups(record.control_group)))
+        run = self._plugins.get(name).run
+        return await run_blocking(lambda: read_processes(find_groups(run.control_group if run is not None else "")))
 
     def host_path(self, name: str, inside: str) -> str:
         """The host's path of one inside. Raises: NotFound, Invalid; Conflict for its root while that is not mounted."""

@@ -18,7 +18,8 @@ from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.tables import find_mount_points
 from moorage.engine.lifecycle import Event, LifecycleState, State, move
 from moorage.engine.requests import StartControl
-from moorage.engine.runner import PluginRun, Runner
+from moorage.engine.run.plugin_run import PluginRun
+from moorage.engine.runner import Runner
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog, PluginCounters, log_event
 from moorage.engine.values import Holder, PluginRecord, PluginView
@@ -175,9 +176,10 @@ class PluginState:
 
     @property
     def plan_options(self) -> PlanOptions:
-        """How its next run differs from one by ``moorage run``."""
+        """How the run that the record names differs from one by ``moorage run``."""
         shows = self._record.published is not None and is_kind(self._config, "logdriver")
-        return replace(self._defaults, confinement=self.confinement, id_base=self.id_base, shows_log_directory=shows)
+        defaults = replace(self._defaults, container=self._record.container, shows_log_directory=shows)
+        return replace(defaults, confinement=self.confinement, id_base=self.id_base)
 
     def privileges(self) -> tuple[Privilege, ...]:
         """What it requests with its settings; secret ones are in here."""
@@ -243,7 +245,7 @@ class PluginState:
             ready_at=self._ready_at,
             started_at=run.started_at if run is not None else None,
             pid=run.pid if run is not None else None,
-            control_group=record.control_group,
+            control_group=run.control_group if run is not None else "",
             runtime=run.runtime if run is not None else "",
             socket=str(self.directories.socket_directory / self._config.interface.socket),
             policy=record.policy,

@@ -1,23 +1,17 @@
-"""Runs one plugin on containerd: starts a run, takes it over, stops it, and runs processes beside it for callers."""
+"""Runs one plugin on containerd: starts a run, takes it over, and stops it."""
 
 import logging
-import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import anyio
 
 from moorage import errors
-from moorage._lib.backoff import pauses
 from moorage._lib.threads import run_abandonable, run_blocking
-from moorage.containerd.containerd_process import truncate_runtime_log
-from moorage.containerd.processes import AddedProcess, ExecCommand, add_process, destroy_process
+from moorage.containerd.shims.processes import control_group
 from moorage.containerd.types import Spec
+from moorage.engine.run.plugin_run import PluginRun, recorded_run
 from moorage.engine.runtime import PLUGIN_LABEL
-from moorage.engine.values import LastExit
 from moorage.executor import Exit
 from moorage.host.cgroups import parent_group_in_use
 from moorage.host.directory_tree import remove_tree
@@ -25,50 +19,26 @@ from moorage.host.proc import process_stat
 from moorage.host.sockets import PluginSocket
 from moorage.packages.content import reinstall_hint
 from moorage.plugins import widenings
-from moorage.runs.container_files import derive_command
 from moorage.runs.entrypoint import explain_start_failure
 from moorage.runs.exit_text import describe_exit
 from moorage.runs.pins import release_pins
 from moorage.runs.plan import build_plan
 from moorage.runs.preparation import Preparation, close_views, mount_snapshot, prepare_run, protect_directories
 from moorage.runs.readiness import describe_other_sockets, wait_until_listening
-from moorage.runs.removal import cover_mount_points, delete_all, remove_runtime
+from moorage.runs.removal import cover_mount_points, delete_all, remove_runtime, remove_unused_groups
 from moorage.runs.termination import terminate
 from moorage.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from moorage.engine.grants import GrantPolicy
     from moorage.engine.plugin import PluginState
-    from moorage.engine.runtime import ContainerRuntime, EngineContext
+    from moorage.engine.runtime import ContainerRuntime
 
-__all__ = ("AddedProcesses", "PluginRun", "Runner", "last_exit")
+__all__ = ("Runner",)
 
 log = logging.getLogger(__name__)
 
 _LAST_LINES = 10
-_EXEC = "exec-"
-"""Of the directory of each, in the run-time directory of its plugin; the id follows."""
-
-
-class PluginRun:
-    """One run of a plugin: one container, used once."""
-
-    def __init__(self, container: str, runtime: str = "") -> None:
-        self.container = container
-        self.runtime = runtime
-        """The OCI runtime that it was created with; empty where containerd does not report it."""
-        self.exit: Exit | None = None
-        self.finished = anyio.Event()
-        """Set when everything of the run is removed."""
-        self.pid: int | None = None
-        self.started_at: datetime | None = None
-        """When its process began, as the kernel knows it: the same for an engine that comes later."""
-        self.created_at = datetime.now(UTC)
-
-    def end(self, exit: Exit) -> None:
-        """Note the exit that the executor reports."""
-        self.exit = exit
-        self.finished.set()
 
 
 class Runner:
@@ -122,7 +92,7 @@ class Runner:
 
     async def _create(self, runtime: "ContainerRuntime", spec: Spec) -> PluginRun:
         plugin = self._plugin
-        run = PluginRun(plugin.record.container, runtime.oci_runtime.command)
+        run = PluginRun(plugin.record.container, runtime.oci_runtime.command, control_group(spec))
         labels = {PLUGIN_LABEL: plugin.id, **runtime.ownership.marks}
         taker = runtime.keeper.attacher(run.container, plugin.log)
         self._run = run
@@ -180,7 +150,7 @@ class Runner:
     async def adopt(self, runtime: "ContainerRuntime") -> Exit | None:
         """Take over the run that the record names: None where it is running, else how it exited meanwhile."""
         plugin = self._plugin
-        run = self._run = PluginRun(plugin.record.container, await _runtime_of(runtime, plugin.record.container))
+        run = self._run = await recorded_run(runtime, plugin.record.container)
         try:
             taker = runtime.keeper.attacher(run.container, plugin.log)
             if await runtime.executor.restore(run.container, attach=taker):
@@ -240,6 +210,7 @@ class Runner:
             await run_blocking(lambda: cover_mount_points(points))
         else:
             await run_blocking(lambda: remove_runtime(directories, points))
+            await run_blocking(lambda: remove_unused_groups(self._plugin.id))
 
     async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
         """Remove every container of this plugin that is not its present run. Source: row M16."""
@@ -254,6 +225,7 @@ class Runner:
         plugin = self._plugin
         await self.remove_orphans(runtime)
         await run_blocking(lambda: delete_all(plugin.directories, plugin.mount_points()))
+        await run_blocking(lambda: remove_unused_groups(plugin.id))
         previous = plugin.record.previous  # there, where a new version was tried out and could not be taken back
         for image in (plugin.record.image, *([previous.image] if previous is not None else [])):
             try:
@@ -277,98 +249,6 @@ class Runner:
         return "; its last output:\n" + "\n".join(line.text for line in lines) if lines else "; it wrote nothing"
 
 
-class AddedProcesses:
-    """The processes that callers run beside one plugin's own. A directory each is the trace of one that may run."""
-
-    def __init__(self, plugin: "PluginState", context: "EngineContext") -> None:
-        """``plugin`` is only read."""
-        self._plugin = plugin
-        self._context = context
-        self._present: dict[str, AddedProcess] = {}
-
-    @asynccontextmanager
-    async def run(self, runtime: "ContainerRuntime", command: ExecCommand) -> AsyncIterator[AddedProcess]:
-        """A process beside the plugin's own, until the block ends. Raises: Conflict where nothing runs, Invalid."""
-        plugin, run = self._plugin, self._plugin.run
-        if run is None or run.finished.is_set():
-            raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        spec = (await runtime.client.get_container(run.container)).spec
-        root = str(plugin.directories.root)
-        process = await run_abandonable(lambda: derive_command(spec, root, command))
-        exec_id = secrets.token_hex(8)
-        directory = plugin.directories.runtime / f"{_EXEC}{exec_id}"
-        try:
-            async with add_process(
-                runtime.client, run.container, exec_id, process, directory, timeouts=self._context.timeouts
-            ) as added:
-                self._present[exec_id] = added
-                yield added
-        except errors.NotFound as error:
-            raise errors.Conflict(f"plugin {plugin.name} does not run any more: {error}") from error
-        except errors.Invalid as error:
-            raise errors.Invalid(f"cannot run {command.arguments[0]} in plugin {plugin.name}: {error}") from error
-        finally:
-            self._present.pop(exec_id, None)
-            pid = run.pid
-            with anyio.CancelScope(shield=True):
-                if pid is not None:  # the runtime has appended to its log, whatever came of it
-                    await run_blocking(lambda: truncate_runtime_log(pid, run.container))
-                if await run_blocking(directory.exists):
-                    self._context.tasks.start_soon(self._end_when_possible, run.container, directory)
-
-    def get(self, exec_id: str) -> AddedProcess:
-        """One of them by its id. Raises: NotFound."""
-        if exec_id not in self._present:
-            raise errors.NotFound(f"plugin {self._plugin.name} has no added process {exec_id}")
-        return self._present[exec_id]
-
-    async def find_orphans(self) -> Sequence[Path]:
-        """The directories of those of an earlier engine. Called before a process can be added by this engine."""
-        return await run_blocking(lambda: sorted(self._plugin.directories.runtime.glob(f"{_EXEC}*")))
-
-    async def end_orphans(self, directories: Sequence[Path]) -> None:
-        """Kill what an earlier engine has added to the present run, as its callers exited with that engine.
-
-        What cannot be removed now is removed in the background.
-        """
-        assert self._plugin.run is not None
-        container = self._plugin.run.container
-        for directory in directories:
-            log.warning("ending a process that was added to plugin %s by an engine that has exited", self._plugin.name)
-            try:
-                await self._end(container, directory)
-            except errors.Unavailable as error:
-                log.warning("plugin %s: %s; it is tried again", self._plugin.name, error)
-                self._context.tasks.start_soon(self._end_when_possible, container, directory)
-
-    async def _end_when_possible(self, container: str, directory: Path) -> None:
-        """End a process that is still added to a container, as soon as containerd answers."""
-        timeouts, name = self._context.timeouts, self._plugin.name
-        for pause in pauses(timeouts.reconnect_first, timeouts.reconnect_limit):
-            await anyio.sleep(pause)
-            try:
-                await self._end(container, directory)
-            except errors.Unavailable as error:
-                log.debug("plugin %s: %s", name, error)
-            except OSError as error:
-                log.warning("cannot remove %s: %s", directory, error.strerror)
-                return
-            else:
-                log.info("ended process %s that was added to plugin %s", _exec_id(directory), name)
-                return
-
-    async def _end(self, container: str, directory: Path) -> None:
-        client = self._context.availability.require().client
-        await destroy_process(client, container, _exec_id(directory), directory, timeouts=self._context.timeouts)
-
-
-def last_exit(run: PluginRun | None, error: str = "") -> LastExit:
-    """How a run exited, as the record has it; ``error`` says why it was not ready."""
-    if run is not None and run.exit is not None:
-        return LastExit.of(run.exit, error)
-    return LastExit(at=datetime.now(UTC), error=error)
-
-
 async def _find_process(run: PluginRun, runtime: "ContainerRuntime") -> None:
     pid = runtime.executor.pid(run.container)
     if pid is not None:
@@ -384,16 +264,3 @@ async def _hint(socket: PluginSocket) -> str:
 
 def _pid(run: PluginRun) -> str:
     return f" (pid {run.pid})" if run.pid else ""
-
-
-def _exec_id(directory: Path) -> str:
-    return directory.name.removeprefix(_EXEC)
-
-
-async def _runtime_of(runtime: "ContainerRuntime", container: str) -> str:
-    """With which OCI runtime a container was created; empty where containerd does not say so."""
-    try:
-        options = (await runtime.client.get_container(container)).runtime
-    except errors.MoorageError:
-        return ""
-    return options.binary_name or options.command

@@ -19,7 +19,8 @@ from moorage.containerd.processes import ExecCommand
 from moorage.engine.lifecycle import Event, ExitAction, LifecycleState, State, after_exit, back_off, exit_action, move
 from moorage.engine.plugin import PluginState
 from moorage.engine.requests import Interrupted, PluginInbox, StartPhase, as_user_error
-from moorage.engine.runner import AddedProcesses, PluginRun, last_exit
+from moorage.engine.run.exec_processes import AddedProcesses
+from moorage.engine.run.plugin_run import PluginRun, last_exit
 from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.telemetry import exit_fields, log_exit, log_step
 from moorage.engine.values import LastExit, PluginRecord
@@ -203,8 +204,6 @@ class Supervisor(PluginState):
                 # what an earlier start could not end must be removed before another one uses the same root
                 await self.runner.stop(runtime, self._timeouts, at_once=True, keep_mounted=True)
                 await self.runner.remove_orphans(runtime)
-                if self.record.cgroup_driver != self.plan_options.cgroup_driver:  # the group of before is empty now
-                    await self.save(cgroup_driver=self.plan_options.cgroup_driver)
                 await self.runner.start(runtime, self._context.consent, within, self.report)
                 self._move(Event.ACCEPTED)  # no await between this and the last check whether the run has exited
         except errors.MoorageError as error:

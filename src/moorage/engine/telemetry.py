@@ -184,7 +184,7 @@ async def measure(
     is_up = await _answers(runtime)
     # One instant for all that is in memory; what the control groups say is of a moment later.
     seen = [(plugin, _is_running(plugin)) for plugin in plugins]
-    paths = [plugin.record.control_group if is_running else "" for plugin, is_running in seen]
+    paths = [plugin.run.control_group if is_running and plugin.run is not None else "" for plugin, is_running in seen]
     states = Counter(plugin.state for plugin, _ in seen)
     rows = [_row(plugin) for plugin, _ in seen]
     logs = [plugin.log for plugin, _ in seen]

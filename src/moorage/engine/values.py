@@ -21,7 +21,6 @@ from moorage.plugins import (
     Overrides,
     Privilege,
     Settings,
-    control_group,
 )
 from moorage.proxy.protocol import PublishOptions, VolumeMount
 from moorage.registry.hosts import Options
@@ -115,7 +114,7 @@ class PluginView(Struct, frozen=True):
     """When its present process began, whichever engine started it; None where none runs."""
     pid: int | None = None
     control_group: str = ""
-    """Path of the control group of its present or last run, the same in every hierarchy."""
+    """Path of the control group of its present run, the same in every hierarchy; empty where none runs."""
     runtime: str = ""
     """The OCI runtime that its present run was created with, by name or path; empty where none runs."""
     socket: str = ""
@@ -296,8 +295,6 @@ class PluginRecord(Struct, frozen=True):
     """First host id of its user namespace, from when it first had one; 0 before."""
     run: int = 0
     """Number of its last run; the run's container is ``<id>.<run>``."""
-    cgroup_driver: CgroupDriver = "cgroupfs"
-    """Who created the control group of its last run."""
     restarts: int = 0
     failures: int = 0
     """Ends in a row, for the next pause."""
@@ -329,11 +326,6 @@ class PluginRecord(Struct, frozen=True):
     def container(self) -> str:
         """Id of the container of its last run."""
         return f"{self.id}.{self.run}"
-
-    @property
-    def control_group(self) -> str:
-        """Path of the control group of its last run, the same in every hierarchy."""
-        return control_group(self.id, self.cgroup_driver)
 
     @property
     def stored_package(self) -> StoredPackage:

@@ -27,7 +27,7 @@ class CgroupUsage(Struct, frozen=True):
 
     at: datetime
     cpu_seconds: float | None = None
-    """Of all processors, since the group was created: by the present run, or an earlier one since the last enable."""
+    """Of all processors, since the group was created: by one run of a plugin."""
     memory_bytes: int | None = None
     """Without the page cache that can be dropped at once, as ``docker stats`` counts."""
     memory_limit_bytes: int | None = None

@@ -28,6 +28,7 @@ __all__ = (
     "CgroupSupport",
     "Hierarchies",
     "cgroup_layout",
+    "child_groups",
     "find_groups",
     "groups_below",
     "hierarchies",
@@ -95,8 +96,10 @@ def find_groups(path: str, mounted: Hierarchies | None = None) -> dict[str, Path
 
     Whether a directory exists is not checked where the whole hierarchy is mounted. Where only a part of it is, as in a
     container, runtimes join mount point and path all the same; for a path that is neither there nor in that part, none
-    is returned.
+    is returned, as for an empty path.
     """
+    if not path:
+        return {}
     found: dict[str, Path] = {}
     for each in hierarchies() if mounted is None else mounted:
         directory = Path(each.point + path)
@@ -106,6 +109,15 @@ def find_groups(path: str, mounted: Hierarchies | None = None) -> dict[str, Path
             directory = Path(each.point + path.removeprefix(each.root))
         for name in _names(each):
             found.setdefault(name, directory)
+    return found
+
+
+def child_groups(path: str, mounted: Hierarchies | None = None) -> set[str]:
+    """The paths of the groups directly below the group of this path, in any hierarchy."""
+    found: set[str] = set()
+    for directory in set(find_groups(path, mounted).values()):
+        with suppress(OSError):  # it does not exist in this hierarchy
+            found |= {f"{path}/{entry.name}" for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)}
     return found
 
 

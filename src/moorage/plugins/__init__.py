@@ -44,12 +44,14 @@ from moorage.plugins.settings import masked as masked
 from moorage.plugins.settings import merge_overrides as merge_overrides
 from moorage.plugins.settings import rebase as rebase
 from moorage.plugins.settings import settings_to_api as settings_to_api
+from moorage.plugins.spec import GROUP_PARENTS as GROUP_PARENTS
 from moorage.plugins.spec import DeviceNode as DeviceNode
 from moorage.plugins.spec import HostPaths as HostPaths
 from moorage.plugins.spec import Need as Need
 from moorage.plugins.spec import Needs as Needs
 from moorage.plugins.spec import build_spec as build_spec
 from moorage.plugins.spec import cgroup_path as cgroup_path
+from moorage.plugins.spec import container_of_group as container_of_group
 from moorage.plugins.spec import control_group as control_group
 from moorage.plugins.spec import needs as needs
 from moorage.plugins.spec import socket_path as socket_path
@@ -59,6 +61,7 @@ from moorage.plugins.trust import repository_of as repository_of
 
 __all__ = (
     "BUILT_IN",
+    "GROUP_PARENTS",
     "NO_CONFINEMENT",
     "NO_OVERRIDES",
     "CgroupDriver",
@@ -91,6 +94,7 @@ __all__ = (
     "compute_privileges",
     "config_to_api",
     "confined_spec",
+    "container_of_group",
     "control_group",
     "effective_settings",
     "find_missing",

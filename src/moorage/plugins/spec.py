@@ -20,6 +20,7 @@ from moorage.plugins.model import ISOLATED_NETWORKS, MISSING, SOCKET_DIRECTORY, 
 from moorage.plugins.settings import Settings
 
 __all__ = (
+    "GROUP_PARENTS",
     "MAX_SOCKET_PATH_BYTES",
     "DeviceNode",
     "HostPaths",
@@ -28,6 +29,7 @@ __all__ = (
     "build_spec",
     "cgroup_path",
     "check_runnable",
+    "container_of_group",
     "control_group",
     "needs",
     "socket_path",
@@ -104,14 +106,27 @@ class Needs(Struct, frozen=True):
     """Sources of bind mounts."""
 
 
-def cgroup_path(plugin_id: str, driver: CgroupDriver = "cgroupfs") -> str:
-    """The cgroup of a plugin, in the runtime's format: a path, or slice, prefix and name of ``moorage-<id>.scope``."""
-    return f"moorage.slice:moorage:{plugin_id}" if driver == "systemd" else f"/moorage/{plugin_id}"
+GROUP_PARENTS = ("/moorage", "/moorage.slice")
+"""Paths of the control groups that have those of plugins directly below them: of either driver."""
 
 
-def control_group(plugin_id: str, driver: CgroupDriver = "cgroupfs") -> str:
+def cgroup_path(container: str, driver: CgroupDriver = "cgroupfs") -> str:
+    """The cgroup of a container, in the runtime's format: a path, or slice, prefix and name of its scope."""
+    return f"moorage.slice:moorage:{container}" if driver == "systemd" else f"/moorage/{container}"
+
+
+def control_group(container: str, driver: CgroupDriver = "cgroupfs") -> str:
     """The same as the kernel has it: its path in every hierarchy."""
-    return f"/moorage.slice/moorage-{plugin_id}.scope" if driver == "systemd" else f"/moorage/{plugin_id}"
+    return f"/moorage.slice/moorage-{container}.scope" if driver == "systemd" else f"/moorage/{container}"
+
+
+def container_of_group(path: str) -> str:
+    """The container whose control group has this path in the hierarchies; empty for the path of another group."""
+    parent, _, name = path.rpartition("/")
+    if parent == "/moorage.slice":
+        prefix, _, name = name.removesuffix(".scope").partition("-")
+        name = name if prefix == "moorage" and path.endswith(".scope") else ""
+    return name if parent in GROUP_PARENTS else ""
 
 
 def socket_path(config: Config, paths: HostPaths) -> str:

@@ -51,7 +51,7 @@ _SCOPE = {
     "org.systemd.property.CollectMode": "'inactive-or-failed'",
 }
 """With systemd: crun creates no group below the scope, as runc does, and a scope that failed is not retained, because
-that of the next run has the same name. Source: crun(1); runc docs/systemd.md."""
+nothing removes it later. Source: crun(1); runc docs/systemd.md."""
 
 _RESPONSE = DEFAULT.path_answer
 """Seconds until the file systems of mount sources and devices must have answered."""
@@ -68,6 +68,8 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     """Whether its container is given to the shim that all such plugins share."""
     cgroup_driver: CgroupDriver = "cgroupfs"
     """Who creates its control group."""
+    container: str = ""
+    """Id of its container, after which its control group is named; empty for the plugin's own id."""
     shows_log_directory: bool = False
     """Whether it sees the host's ``LOG_DIRECTORY``."""
 
@@ -128,7 +130,7 @@ def build_plan(
     host_paths = HostPaths(
         rootfs=str(directories.idmapped_view if options.id_base else directories.root_view),
         socket_directory=str(directories.socket_directory),
-        cgroup_path=cgroup_path(directories.id, options.cgroup_driver),
+        cgroup_path=cgroup_path(options.container or directories.id, options.cgroup_driver),
         propagated_mount=str(directories.propagated_view) if config.propagated_mount else None,
         hosts=network.hosts,
         resolv_conf=network.resolv_conf,

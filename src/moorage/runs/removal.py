@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from moorage import errors
+from moorage.host.cgroups import PARENT_GROUP, child_groups, groups_below, hierarchies, remove_groups
 from moorage.host.directory_tree import open_beneath, remove_tree_now
 from moorage.host.mounts import (
     bind_shared,
@@ -24,6 +25,7 @@ from moorage.host.mounts import (
     resolved_by_parent,
     unmount_all_below,
 )
+from moorage.plugins import GROUP_PARENTS, container_of_group
 from moorage.runs.directories import PluginDirectories
 
 __all__ = (
@@ -31,9 +33,11 @@ __all__ = (
     "clear_propagated_mount",
     "cover_mount_points",
     "delete_all",
+    "find_control_groups",
     "release_mount_points",
     "remove_orphans",
     "remove_runtime",
+    "remove_unused_groups",
 )
 
 log = logging.getLogger(__name__)
@@ -154,6 +158,29 @@ def remove_orphans(exec_root: Path, known: Collection[str]) -> None:
     for directory in sorted(base.iterdir()) if base.is_dir() else ():
         if directory.name not in known:
             _unmount_and_remove([directory, exec_root / "u" / directory.name])
+
+
+def find_control_groups(plugin_id: str) -> list[str]:
+    """The paths of the control groups that runs of a plugin have on this host now.
+
+    An earlier version of Moorage gave all runs of a plugin one group, which is named after the plugin.
+    """
+    mounted = hierarchies()
+    found = [group for parent in GROUP_PARENTS for group in child_groups(parent, mounted)]
+    return sorted(group for group in found if container_of_group(group).partition(".")[0] == plugin_id)
+
+
+def remove_unused_groups(plugin_id: str) -> None:
+    """Remove the control groups of runs of a plugin in which nothing runs. For a plugin without a container.
+
+    A run has a group of its own, so that no later run removes one that could not be removed. systemd removes scopes.
+    """
+    for parent in groups_below(PARENT_GROUP):
+        try:
+            names = os.listdir(parent)
+        except OSError:
+            continue  # it does not exist in this hierarchy
+        remove_groups([parent / name for name in names if name.partition(".")[0] == plugin_id])
 
 
 def _unmount_and_remove(directories: Collection[Path]) -> None:

@@ -26,7 +26,7 @@ class PluginStats(ApiObject, frozen=True):
     name: str
     at: str
     cpu_seconds: int | float | None
-    """Since the control group was created."""
+    """Since its present run began."""
     memory_bytes: int | None
     memory_limit_bytes: int | None
     oom_kills: int | None

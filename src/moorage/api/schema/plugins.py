@@ -290,7 +290,7 @@ class PluginExtension(ApiObject, frozen=True):
     uptime_seconds: int | float | None = None
     pid: int | None = None
     control_group: str = ""
-    """Path of the control group of its present or last run, the same in every hierarchy."""
+    """Path of the control group of its present run, the same in every hierarchy; empty where none runs."""
     runtime: str = ""
     """The OCI runtime of the present run, by name or path; empty where none runs."""
     socket: str = ""

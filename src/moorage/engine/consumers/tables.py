@@ -20,7 +20,7 @@ from moorage.runs.http_call import PluginResponse
 from moorage.runs.removal import MountPoint
 
 if TYPE_CHECKING:
-    from moorage.engine.runner import PluginRun
+    from moorage.engine.run.plugin_run import PluginRun
 
 __all__ = ("PublishablePlugin", "find_host_path", "find_mount_points", "make_table", "path_rules", "with_host_paths")
 
