@@ -454,7 +454,9 @@ async def uploads(it: Row) -> None:
     async def is_aborted() -> bool:
         try:
             await storage.abort_ingest("r")
-        except errors.Unavailable:  # its writer has not left yet
+        except errors.NotFound:
+            raise
+        except errors.MoorageError:  # its writer has not left yet: locked, or "directory not empty"
             return False
         return True
 

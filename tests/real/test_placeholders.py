@@ -76,6 +76,17 @@ def test_p11a_a_dead_mount_stays_below_its_placeholder(base: Path) -> None:
     assert mounts_below(base) == []
 
 
+def test_p11a_the_mounts_of_one_volume_do_not_become_more_with_each_crash(base: Path) -> None:
+    """After an hour of a soak there were 3,600, two for each crash and volume, and the engine could not stop."""
+    for _ in range(5):
+        die(base / "v")
+        cover_mount_points([MountPoint(base, "v")])
+        assert mount_state(base / "v") == "placeholder"
+        assert len(mounts_below(base)) == 2
+    release_mount_points([MountPoint(base, "v")])
+    assert mounts_below(base) == []
+
+
 def test_p11a_what_is_mounted_over_a_placeholder_is_live_and_stays(base: Path) -> None:
     (base / "v").mkdir()
     cover_mount_points([MountPoint(base, "v")])

@@ -81,11 +81,9 @@ _DEAD = frozenset({errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.EHOSTDOWN})
 
 _PLACEHOLDER, _PLACEHOLDER_INODES = "moorage-placeholder", 2
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
-_MS_REMOUNT, _MS_BIND, _MS_REC = 0x20, 0x1000, 0x4000
-_MS_PRIVATE, _MS_SHARED, _MS_SLAVE = 1 << 18, 1 << 20, 1 << 19
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED, _MS_SLAVE = 0x20, 0x1000, 0x4000, 1 << 18, 1 << 20, 1 << 19
 _STATVFS_FLAGS = 0xF  # ro, nosuid, nodev, noexec: the same bits in statvfs(3) as in mount(2)
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _PIN = re.compile(r"/p/[0-9a-f]{12}/m/[^/]+$")  # what ``bind_descriptor`` made: see runs/pins.py
 
 _RESPONSE = DEFAULT.mount_answer
@@ -284,8 +282,7 @@ def is_in_placeholder(directory: int, point: str) -> bool:
     found = os.fstatvfs(directory)
     if not found.f_flag & os.ST_RDONLY or found.f_files != _PLACEHOLDER_INODES:
         return False
-    there = [each for each in proc.mounts() if each.point == point]
-    return bool(there) and _is_placeholder(there[-1])
+    return any(map(_is_placeholder, [each for each in proc.mounts() if each.point == point][-1:]))
 
 
 def _is_placeholder(mount: proc.MountInfo) -> bool:
@@ -309,15 +306,20 @@ def mount_state(point: Path) -> MountState:
     return "live"
 
 
-def remove_placeholders(point: Path) -> None:
+def remove_placeholders(point: Path, *, retains_last: bool = False) -> None:
     """Unmount placeholders and dead mounts at exactly this path, until something else is uppermost. May be repeated.
+
+    ``retains_last`` is for dead mounts over a placeholder only, until that one is uppermost.
 
     Raises: OSError for what cannot be detached.
     """
+    resolved = resolved_by_parent(point)
     for _ in range(_STACKED):
-        if mount_state(point) not in ("placeholder", "dead"):
+        if mount_state(point) not in (("dead",) if retains_last else ("placeholder", "dead")):
             return
-        _detach(Path(resolved_by_parent(point)), point)
+        if retains_last and not any(_is_placeholder(each) for each in proc.mounts() if each.point == resolved):
+            return
+        _detach(Path(resolved), point)
 
 
 def drop_dead_mounts(directory: Path, retained: Collection[Path] = ()) -> tuple[list[Path], list[Path]]:
@@ -376,10 +378,7 @@ def _detach(point: Path, directory: Path) -> None:
         if point in mount_points_below(point):
             raise OSError(errno.EBUSY, "cannot be unmounted: it does not answer", str(point)) from error
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOENT,
-        ):  # not mounted any more, as what was below it
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted any more, as what was below it
             raise
 
 

@@ -60,11 +60,13 @@ class MountPoint(Struct, frozen=True):
 def cover_mount_points(points: Iterable[MountPoint]) -> list[Path]:
     """Mount a placeholder at each mount point where nothing live is mounted, also over a dead mount; those it made.
 
-    A mount point that does not exist gets none: it cannot be written either. What fails is logged.
+    A dead mount that is over a placeholder already is unmounted instead, else there were two more with each crash. A
+    mount point that does not exist gets none: it cannot be written either. What fails is logged.
     """
     covered = []
     for point in points:
         try:
+            remove_placeholders(point.path, retains_last=True)
             if mount_state(point.path) in ("none", "dead") and _cover(point):
                 covered.append(point.path)
         except OSError as error:
