@@ -28,7 +28,7 @@ from moorage.engine import engine as engine_module
 from moorage.engine import grants, plugin, restore, runner, supervisor, telemetry, versions
 from moorage.engine.changes import trial
 from moorage.engine.engine import Engine
-from moorage.engine.run import exec_processes
+from moorage.engine.run import exec_processes, ready_time
 from moorage.engine.runtime import ENGINE_LABEL, PLUGIN_LABEL, ContainerRuntime
 from moorage.engine.store import Store
 from moorage.engine.values import EngineIdentity, PluginEvent, PluginRecord
@@ -457,7 +457,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "prepare_run", prepare_without_mounts)
     monkeypatch.setattr(runner, "protect_directories", lambda _: None)
     clock = SimpleNamespace(monotonic=anyio.current_time, time_ns=time.time_ns)
-    monkeypatch.setattr(plugin, "time", clock)
+    monkeypatch.setattr(ready_time, "time", clock)
     monkeypatch.setattr(telemetry, "time", clock)
     monkeypatch.setattr("os.fsync", lambda _: None)
 

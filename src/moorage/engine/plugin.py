@@ -295,7 +295,8 @@ class PluginState:
     def _become(self, life: LifecycleState, event: Event | None = None) -> None:
         """Take this life, to which the event led, and note since when it is ready."""
         self.counts.stepped(self._life.state, event)
-        self._life, self._ready.at = life, None
+        self._life = life
+        self._ready.leave()
         if life.state is State.REMOVING:
             self.removed.set()
         if life.state is State.READY:

@@ -19,6 +19,10 @@ class ReadyTime:
         """It is ready now."""
         self._since, self.at = time.monotonic(), datetime.now(UTC)
 
+    def leave(self) -> None:
+        """It is not ready any more, or not yet; how long it was is kept for ``take``."""
+        self.at = None
+
     def take_over(self, container: str, began: datetime | None, exit: Exit | None) -> None:
         """Count the time from the start of a run, where it is known, to its take-over, or to its exit."""
         ended = datetime.now(UTC) if exit is None else exit.exited_at
