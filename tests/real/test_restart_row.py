@@ -51,7 +51,7 @@ def test_m05_a_run_that_lasted_over_a_restart_of_the_engine_begins_a_new_row(own
     own.until("p", "failed")
 
 
-def test_m05_a_run_that_lasted_and_ended_without_an_engine_begins_a_new_row(own: EngineProcess) -> None:
+def test_m05_a_run_that_lasted_and_exited_without_an_engine_begins_a_new_row(own: EngineProcess) -> None:
     more = crashed_once(own)
     own.end(signal.SIGKILL)
     wait_until_steady(more)
@@ -60,7 +60,7 @@ def test_m05_a_run_that_lasted_and_ended_without_an_engine_begins_a_new_row(own:
     own.until_restarted("p", 2)
 
 
-def test_m05_a_short_run_that_ended_without_an_engine_belongs_to_the_row(own: EngineProcess) -> None:
+def test_m05_a_short_run_that_exited_without_an_engine_belongs_to_the_row(own: EngineProcess) -> None:
     more = crashed_once(own)
     own.end(signal.SIGKILL)
     os.kill(more["Pid"], signal.SIGKILL)

@@ -20,13 +20,13 @@ class ReadyTime:
         self._since, self.at = time.monotonic(), datetime.now(UTC)
 
     def leave(self) -> None:
-        """It is not ready any more, or not yet; how long it was is kept for ``take``."""
+        """It is not ready any more, or not yet; ``take`` still knows how long it was."""
         self.at = None
 
     def take_over(self, container: str, began: datetime | None, exit: Exit | None) -> None:
         """Count the time from the start of a run, where it is known, to its take-over, or to its exit."""
-        ended = datetime.now(UTC) if exit is None else exit.exited_at
-        seconds = (ended - began).total_seconds() if began is not None and ended is not None else 0.0
+        until = datetime.now(UTC) if exit is None else exit.exited_at
+        seconds = (until - began).total_seconds() if began is not None and until is not None else 0.0
         self._earlier = container, max(0.0, seconds)
 
     def take(self, container: str) -> float:
