@@ -41,7 +41,7 @@ def test_remove_and_purge_leave_nothing_in_systemd(machine: Machine, volume_plug
         assert machine.run("pgrep -f '[h]ello_volume.py'", check=False).stdout == ""
         # that it was enabled is stored in /etc until the purge, as for every package: a name without a unit
         listed = machine.output("systemctl list-units --all --plain --no-legend 'moorage*'")
-        assert listed.split() in ([], "moorage.service not-found inactive dead moorage.service".split()), listed
+        assert listed.split() in ([], ["moorage.service", "not-found", "inactive", "dead", "moorage.service"]), listed
         install(machine)
         machine.run(f"moorage probe {volume_plugin}")  # it was enabled, and its data are still there
         machine.run("dpkg --purge moorage")
