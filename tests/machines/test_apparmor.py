@@ -79,6 +79,8 @@ class Attempts:
         crun puts a container's on top of it.
         """
         found = self._machine.output("cat /proc/$(pgrep -xo attempts)/attr/apparmor/current")
+        if found.startswith("crun//&unconfined"):
+            return "unconfined"
         return found.replace("crun//&", "").replace(" (mixed)", " (enforce)") if found.startswith("crun//&") else found
 
     def try_each(self, *what: str) -> dict[str, int]:
