@@ -6,6 +6,7 @@ What fails is counted by what was killed meanwhile (rows P04, P11 and P18).
 import http.client
 import json
 import os
+import select
 import signal
 import threading
 import time
@@ -38,6 +39,8 @@ class Outage:
 
     what: str
     started: float
+    exited: float
+    """When the killed process had exited: until then it may accept, and break, a connection."""
     until: float
 
 
@@ -75,8 +78,15 @@ class Failure:
                 return "mount"
             if _NOT_REPEATED in text:
                 return "plugin"
-        killed = [each for each in near if each.what == "proxy" and self.started <= each.started]
-        return "proxy" if killed else ""
+        return "proxy" if self.proxy_kills(outages) else ""
+
+    def proxy_kills(self, outages: Sequence[Outage]) -> list[Outage]:
+        """The kills of the proxy under which it was under way."""
+        return [
+            each
+            for each in outages
+            if each.what == "proxy" and each.started <= self.until and self.started <= each.exited
+        ]
 
 
 @dataclass
@@ -124,7 +134,7 @@ class Soak:
         first = [each for each in self.failures if not each.is_consequence]
         for each in first:
             cause = each.cause(self.outages)
-            kills = [one for one in self.outages if one.what == "proxy" and each.started <= one.started <= each.until]
+            kills = each.proxy_kills(self.outages)
             unused = [kill for kill in kills if (each.worker, kill) not in seen]
             if not cause or (cause == "proxy" and not unused):
                 found.append(each)
@@ -171,33 +181,30 @@ class Soak:
         for each in threads:
             each.join()
 
-    def _measure(self, kill: Callable[[], str]) -> None:
+    def _measure(self, kill: Callable[[], tuple[str, float]]) -> None:
         started = time.monotonic()
-        what = kill()
-        self.outages.append(Outage(what, started, time.monotonic()))
+        what, exited = kill()
+        self.outages.append(Outage(what, started, exited, time.monotonic()))
 
-    def _kill_engine(self) -> str:
+    def _kill_engine(self) -> tuple[str, float]:
         with self._engine:
             self.house.end(signal.SIGKILL)
+            exited = time.monotonic()
             self.house.start()
-        return "engine"
+        return "engine", exited
 
-    def _kill_proxy(self) -> str:
+    def _kill_proxy(self) -> tuple[str, float]:
         path = self.house.exec_root / "proxy/pid"
         killed = int(path.read_text())
-        with suppress(ProcessLookupError):
-            os.kill(killed, signal.SIGKILL)
-
-        at = time.monotonic()
+        at = _kill(killed)
         self._until(lambda: int(path.read_text()) != killed, "another proxy")
         self.notices.append(time.monotonic() - at)
         self._until(lambda: self.driver.post("/Plugin.Activate")[0] == 200, "the other proxy serves")
-        return "proxy"
+        return "proxy", at
 
-    def _kill_plugin(self) -> str:
+    def _kill_plugin(self) -> tuple[str, float]:
         before = self._more()
-        with suppress(ProcessLookupError):
-            os.kill(before["Pid"], signal.SIGKILL)
+        exited = _kill(before["Pid"])
 
         def is_back() -> bool:
             more = self.house.more(plugin_name(self.driver))
@@ -205,7 +212,7 @@ class Soak:
             return bool(more["State"] == "ready" and more["Pid"] != before["Pid"] and is_mounted)
 
         self._until(is_back, "the plugin runs again, with its mounts")
-        return "plugin"
+        return "plugin", exited
 
     def _more(self) -> dict[str, Any]:
         found: list[dict[str, Any]] = []
@@ -302,3 +309,15 @@ class Soak:
     def _check(self, path: Path, expected: str) -> None:
         if not path.exists() or path.read_text() != expected:
             self.lost.append(str(path))
+
+
+def _kill(pid: int) -> float:
+    """Kill a process that may be gone, and return the time at which it had exited."""
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            select.select([descriptor], [], [], limit(10))
+        finally:
+            os.close(descriptor)
+    return time.monotonic()

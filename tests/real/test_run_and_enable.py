@@ -107,7 +107,7 @@ def by_enable(machine: Machine, directory: Path, log: Path) -> tuple[Any, Any]:
         id = container.partition(".")[0]
         machine.ids.add(id)
         wait_until(lambda: engine.lines("it"), "output")
-        names = ((id, "ID"), (id[:12], "SHORT"), (EXEC_ROOT, "EXEC_ROOT"))
+        names = ((container, "ID"), (id, "ID"), (id[:12], "SHORT"), (EXEC_ROOT, "EXEC_ROOT"))
         return without_names(spec, *names), without_names(json.loads(engine.lines("it")[0]), *names)
 
 
