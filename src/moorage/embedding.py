@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.task_groups import require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.containerd import connect
 from moorage.containerd.containers import BundledContainers
@@ -15,7 +16,7 @@ from moorage.executor import PLUGIN_NAMESPACE, Executor, ExitHandler
 from moorage.executor import open_executor as over_client
 from moorage.executor.ownership import own_namespace
 from moorage.host.files import make_directory
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, EmbeddedTimeouts
 
 __all__ = ("open_executor", "runtime_below")
 
@@ -28,7 +29,7 @@ async def open_executor(
     *,
     namespace: str = PLUGIN_NAMESPACE,
     runtime: RuntimeOptions | None = None,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: EmbeddedTimeouts = DEFAULT,
 ) -> AsyncIterator[Executor]:
     """An executor over the containerd at this unix socket, until the block ends; tasks outlive it.
 
@@ -36,8 +37,12 @@ async def open_executor(
     (``<root>/runtime-root``, unless ``runtime`` gives one). Two processes never share it: while one with an executor in
     the namespace runs, another is refused (Conflict).
 
-    Raises: the kind of the cause, as "cannot create containerd exec client: ...".
+    Raises:
+        errors.Conflict: another process has an executor in the namespace, or an engine has it, running or not
+        errors.Unsupported: the event loop is not one of asyncio (trio)
+        errors.MoorageError: the kind of the cause, as "cannot create containerd exec client: ..."
     """
+    require_asyncio("create containerd exec client")
     directory = Path(root)
     if not directory.is_absolute():
         raise errors.Invalid(f"cannot create containerd exec client: {directory} is not an absolute path")

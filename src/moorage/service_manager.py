@@ -11,7 +11,7 @@ from moorage._lib.notify import ServiceManager
 from moorage._lib.task_groups import background_tasks
 from moorage.engine.lifecycle import State
 from moorage.engine.values import EngineInfo, PluginEvent, PluginView
-from moorage.timeouts import Timeouts
+from moorage.timeouts import EngineTimeouts
 
 __all__ = ("ObservedEngine", "describe_stop", "notify_service_manager", "status_line")
 
@@ -53,7 +53,7 @@ def describe_stop(*, live_restore: bool) -> str:
 
 @asynccontextmanager
 async def notify_service_manager(
-    manager: ServiceManager, engine: ObservedEngine, timeouts: Timeouts
+    manager: ServiceManager, engine: ObservedEngine, timeouts: EngineTimeouts
 ) -> AsyncIterator[None]:
     """Send READY=1 with a STATUS= when calls are answered as they will be later, or after ``timeouts.announce``; then
     WATCHDOG=1 and each other status; STOPPING=1 at the end of the block.
@@ -78,7 +78,7 @@ async def notify_service_manager(
 class _Reporter:
     """Three tasks: one waits for events, one sends the status, one sends the watchdog beat."""
 
-    def __init__(self, manager: ServiceManager, engine: ObservedEngine, timeouts: Timeouts) -> None:
+    def __init__(self, manager: ServiceManager, engine: ObservedEngine, timeouts: EngineTimeouts) -> None:
         self._manager = manager
         self._engine = engine
         self._pause = timeouts.notify

@@ -25,7 +25,6 @@ from support.limits import limit
 _LOST_MOUNT = ("transport endpoint is not connected", "software caused connection abort", "read-only file system")
 """What a program gets of a dead mount, or of the placeholder over it (row P11a)."""
 _NOT_REPEATED = "it exited before it answered"
-_IN_USE = "is in use"
 _LATE = ("in time", "no such volume")
 """dockerd takes each error of a Get for the second one."""
 QUERIES_WAIT = 3.0
@@ -51,8 +50,6 @@ class Failure:
     started: float
     until: float
     text: str
-    since: float = float("inf")
-    """When its attempt began, which has had other operations before."""
     is_consequence: bool = False
     """Whether the same attempt had failed before: a volume that was not created cannot be removed."""
 
@@ -65,8 +62,8 @@ class Failure:
 
         ``late``: the plugin was down for longer than calls wait for it; ``mount``: the file system of a plugin that was
         killed, which no call repairs for its users; ``plugin``: a call that may not be repeated, under way when the
-        plugin was killed; ``unmount``: the same of an Unmount, later; ``proxy``: under way when the proxy was killed.
-        That a call came while something was down explains nothing: it waits.
+        plugin was killed; ``proxy``: under way when the proxy was killed. That a call came while something was down
+        explains nothing: it waits.
         """
         near = [each for each in outages if each.started <= self.until and self.started <= each.until]
         text = self.text.lower()
@@ -78,10 +75,6 @@ class Failure:
                 return "mount"
             if _NOT_REPEATED in text:
                 return "plugin"
-        # dockerd does not report an Unmount that failed: the driver does, when the volume is to be removed
-        before = [each for each in outages if each.started <= self.until and self.since <= each.until]
-        if _IN_USE in text and any(each.what in ("plugin", "proxy") for each in before):
-            return "unmount"
         killed = [each for each in near if each.what == "proxy" and self.started <= each.started]
         return "proxy" if killed else ""
 
@@ -251,7 +244,7 @@ class Soak:
                 time.sleep(0.1)
 
     def _container(self, command: Podman | Docker, name: str) -> None:
-        since, has_failed = time.monotonic(), True
+        has_failed = True
         self._do(command, "volume", "create", f"--driver={self.driver.name}", name)
         try:
             self._run(command, name, f"echo {name} >/mnt/a; cat /mnt/a")
@@ -265,7 +258,7 @@ class Soak:
                 self._do(command, "volume", "rm", name)
             except Failed as error:
                 started, until = self._step.started, time.monotonic()
-                self.failures.append(Failure(name, started, until, str(error)[-400:], since, is_consequence=has_failed))
+                self.failures.append(Failure(name, started, until, str(error)[-400:], is_consequence=has_failed))
             self._step.started = failed
 
     def _run(self, command: Podman | Docker, name: str, script: str) -> None:

@@ -97,4 +97,7 @@ def test_i21_the_command_of_the_library_alone_says_what_installs_the_engine(whee
     programs = make_environment(tmp_path / "venv", wheel)
     shown = run([programs / "moorage", "ls"], status=1)
     assert shown == "moorage: cannot run: there is no Python module click; run: pip install 'moorage[engine]'\n"
+    mounted = run([programs / "mount.moorage", "driver/volume", "/mnt", "-o", "host=/absent.sock"], status=32)
+    assert "cannot reach moorage at /absent.sock" in mounted
+    assert mounted.endswith("there is no Python module click; run: pip install 'moorage[engine]'\n")
     assert "No broken requirements" in run([programs / "pip", "check"])

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -211,3 +213,39 @@ def test_p11_volumes_are_served_while_there_is_no_engine(
         if publisher.child is None:
             publisher.start()
     assert publisher.more(plugin_name(driver))["Mounts"] == []
+
+
+@pytest.mark.parametrize("call", ["Get", "Unmount"])
+def test_p11_a_volume_can_be_removed_although_its_unmount_waited_while_everything_was_killed(
+    consumers: Consumers, publisher: EngineProcess, make: Make, call: str
+) -> None:
+    """dockerd forgets a mount whatever becomes of its Unmount, and of the Get with which it begins one.
+
+    It repeats a call that broke without its body. A soak had seen such a volume: the driver refused to remove it for
+    ever, as a container that did not exist used it.
+    """
+    driver, docker = make("volume", "how=fuse"), consumers.docker
+    docker("volume", "create", f"--driver={driver.name}", "waits")
+    docker("run", "-d", "--network=none", "--name=user", "-v", "waits:/mnt", IMAGE, "sleep", "1000")
+    plugin = publisher.more(plugin_name(driver))["Pid"]
+    publisher.end(signal.SIGKILL)
+    os.kill(plugin, signal.SIGKILL)
+    proxy = publisher.exec_root / "proxy"
+    user = Path("/proc", docker("inspect", "--format={{.State.Pid}}", "user").strip())
+    removal = threading.Thread(target=docker, args=("rm", "--force", "user"))
+    removal.start()
+    if call == "Get":
+        wait_until(lambda: not user.exists(), "the container has exited", limit(30))  # the Get waits for 3 s
+    else:
+        wait_until(
+            lambda: any(b'"is_returned":true' in each.read_bytes() for each in proxy.glob("ledger/*.json")),
+            "the Unmount waits for the plugin",
+            limit(30),
+        )
+    kill_proxy(publisher)
+    removal.join()
+    publisher.start()
+    publisher.until(plugin_name(driver), "ready")
+    docker("volume", "rm", "waits")
+    assert driver.mounts() == set()
+    assert mount_points(consumers) == []

@@ -5,18 +5,22 @@ import platform
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from moorage import errors
 from moorage.containerd import Client, ProgressStep
 from moorage.oci.platforms import Platform
 from moorage.registry import Credentials, Options
+from moorage.timeouts import Timeouts
 from support.images import push_image
 from support.limits import limit
 from support.packages import Made
-from support.registries import PASSWORD, USER, Served, htpasswd, serve_registry
+from support.registries import PASSWORD, USER, Authority, Served, htpasswd, serve_registry
+from support.token_server import Tokens
 from support.workspace import Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.needs("docker-registry")]
@@ -75,14 +79,67 @@ async def test_i21_an_image_is_pulled_with_progress_once_and_measured(
         await client.image_usage(name)
 
 
-async def test_i21_credentials_and_platforms_decide_what_is_pulled(client: Client, tmp_path: Path) -> None:
-    with serve_registry(tmp_path / "closed", auth=htpasswd(tmp_path)) as closed:
+@asynccontextmanager
+async def closed_registry(directory: Path, kind: str) -> AsyncIterator[Served]:
+    """A registry with the image that requires a log-in: itself, or by the tokens of a server."""
+    storage = {"filesystem": {"rootdirectory": str(directory / "open" / "data")}}
+    with serve_registry(directory / "open") as open_one:
+        push_image(open_one.host, "library/box")
+    if kind == "htpasswd":
+        with serve_registry(directory / "closed", auth=htpasswd(directory), storage=storage) as served:
+            yield served
+        return
+    tokens = Tokens(Authority(directory / "ca"), knows_plugins=True, is_open=False)
+    async with tokens.serve() as realm:
+        with serve_registry(directory / "closed", auth=tokens.section(realm), storage=storage) as served:
+            yield served
+    assert "repository:library/box:pull" in {scope for scopes in tokens.scopes for scope in scopes}
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("kind", ["htpasswd", "token"])
+async def test_i21_a_pull_with_credentials_succeeds_and_without_them_is_unauthorized(
+    client: Client, tmp_path: Path, kind: str
+) -> None:
+    queried: list[str] = []
+
+    async def find(host: str) -> Credentials:
+        queried.append(host)
+        return Credentials(USER, PASSWORD)
+
+    async with closed_registry(tmp_path, kind) as closed:
         name = f"{closed.host}/library/box:3"
         with pytest.raises(errors.Unauthorized):
-            await client.pull(name)
+            await client.pull(name, snapshotter="native")
+        with pytest.raises(errors.Unauthorized):
+            await client.pull(name, credentials=Credentials(USER, "wrong"), snapshotter="native")
+        assert await client.storage.list_images() == []
+        pulled = await client.pull(name, credentials=Credentials(USER, PASSWORD), snapshotter="native")
+        assert (pulled.name, pulled.config.command) == (name, ("cat", "who"))
+        assert [each.name for each in await client.storage.list_images()] == [name]
+        await clear(client)
+        assert await client.pull(name, credentials=find, snapshotter="native") == pulled
+        assert set(queried) == {closed.host}
         with pytest.raises(errors.NotFound):  # with credentials it says that it has none
-            await client.pull(name, credentials=Credentials(USER, PASSWORD))
-    assert await client.storage.list_images() == []
+            await client.pull(f"{closed.host}/library/absent", credentials=Credentials(USER, PASSWORD))
+    await clear(client)
+    assert await client.storage.list_content() == []
+
+
+async def test_i21_the_time_limits_of_a_client_bound_the_registry_too(workspace: Workspace) -> None:
+    async def answer_busy(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": "5"})
+
+    runner = web.ServerRunner(web.Server(answer_busy))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    name = f"127.0.0.1:{runner.addresses[0][1]}/x"
+    try:
+        async with workspace.client(Timeouts(registry_retry_after=2)) as client:
+            with pytest.raises(errors.Unavailable, match="it asks to wait 5 s, over 2 s"):
+                await client.pull(name, options=Options(environ={}))
+    finally:
+        await runner.cleanup()
 
 
 async def test_i21_a_failed_pull_leaves_nothing_and_says_the_cause(

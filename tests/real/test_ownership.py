@@ -10,11 +10,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from moorage import errors, open_executor
+from support.conditions import eventually
 from support.engines import EngineProcess
+from support.executor_process import executor_process
 from support.limits import limit
-from support.workspace import Session
+from support.sinks import Exits, Memory
+from support.specs import FOREVER
+from support.workspace import Session, Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -440,3 +446,47 @@ def test_case_225_an_engine_in_another_mount_namespace_does_not_take_plugins_ove
     assert f"cannot work on {first.root} from here" in done.stderr
     first.start()
     assert first.until("p", "ready")["Pid"] == pid
+
+
+# an engine, and an executor of another program
+
+
+async def open_here(session: Session, namespace: str, root: Path) -> None:
+    async with open_executor(session.containerd.address, root, Exits(), namespace=namespace):
+        pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("runs", [True, False])
+async def test_i21_an_executor_is_refused_in_the_namespace_of_an_engine(
+    first: EngineProcess, session: Session, tmp_path: Path, namespace: str, runs: bool
+) -> None:
+    first.create("p")
+    first.enable("p")
+    pid = first.more("p")["Pid"]
+    if not runs:
+        kill(first)
+    with pytest.raises(errors.Conflict, match=f"it belongs to the engine on {first.root}, whether that runs or not"):
+        await open_here(session, namespace, tmp_path / "embedded")
+    assert "moorage.executor." not in ctr(session, namespace, "leases", "ls", "-q")
+    if not runs:
+        first.start()
+    assert first.until("p", "ready")["Pid"] == pid
+    await open_here(session, f"{namespace}-other", tmp_path / "embedded")
+
+
+@pytest.mark.anyio
+async def test_i21_an_engine_is_refused_where_a_program_has_an_executor(
+    workspace: Workspace, session: Session, tmp_path: Path
+) -> None:
+    made = engine_on(session, tmp_path / "engine", workspace.namespace)
+    async with executor_process(workspace, workspace.shell("a", FOREVER)) as other:
+        said = await anyio.to_thread.run_sync(refusal, made)
+        assert f"cannot use namespace {workspace.namespace}: process {other.pid} has an executor in it" in said
+        assert "moorage.owner" not in ctr(session, workspace.namespace, "leases", "ls", "-q")
+        assert other.process.returncode is None
+    async with workspace.executor(Exits()) as executor:
+        assert await executor.restore("a", Memory(), Memory())
+        await executor.signal("a", signal.SIGKILL)
+        await eventually(lambda: not workspace.shims("a"))
+    assert ctr(session, workspace.namespace, "leases", "ls", "-q") == ""

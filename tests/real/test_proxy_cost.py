@@ -10,6 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from moorage.host import proc
+from moorage.proxy.checks import verify
+from moorage.proxy.core.actions import Verify
 from support.limits import limit
 from support.proxy_process import Plugin, ProxyProcess, call, published, wait_until
 
@@ -36,6 +39,24 @@ def test_p17_ten_thousand_calls_leave_no_descriptor_and_no_memory(tmp_path: Path
                 assert client.recv(4096).startswith(b"HTTP/1.1 200")
         wait_until(lambda: proxy.descriptors() <= before)
         assert proxy.status("VmRSS") < memory + 2048
+
+
+def test_p17_paths_are_compared_without_the_list_of_all_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with containers has hundreds: reading their list took 13 ms of each Mount of a file system."""
+    monkeypatch.setattr(proc, "mounts", lambda: pytest.fail("the list was read"))
+    (tmp_path / "top/fs").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to("top")
+    subprocess.run(["mount", "-t", "tmpfs", "vol", tmp_path / "top/fs"], check=True)
+    try:
+        (tmp_path / "top/fs/a/b").mkdir(parents=True)
+        for below in (tmp_path / "top", link):
+            for name, point in (("fs", "fs"), ("fs/a/b", "fs"), ("", "")):
+                path = str(tmp_path / "top" / name)
+                request = Verify(1, os.getpid(), path, str(below / name), str(below), needs_mount=point != "")
+                assert verify(request) == ("", str(tmp_path / "top" / point) if point else "")
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path / "top/fs"], check=True)
 
 
 def test_p17_thirty_published_plugins_take_little_memory_and_no_time_when_idle(tmp_path: Path) -> None:

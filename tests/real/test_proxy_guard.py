@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import select
+import shutil
 import signal
 import socket
 import threading
@@ -14,9 +15,14 @@ from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
+import anyio
+import h11
+import msgspec
 import pytest
+import sniffio
 from msgspec.structs import replace
 
+import moorage
 from moorage.proxy.guard import GuardLink
 from moorage.proxy.service import ProxyService
 from support.limits import limit
@@ -250,6 +256,46 @@ def test_p18_a_thousand_sockets_survive_a_killed_proxy(tmp_path: Path) -> None:
             for _ in range(2):
                 kill_and_wait(proxy.pid)
                 assert [call(names[number], GET, Name="a")[0] for number in (0, 600, 1099)] == [200] * 3
+    finally:
+        plugin.kill()
+        plugin.unmount_all()
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_p18_a_proxy_is_started_again_after_its_package_was_upgraded_on_the_disk(tmp_path: Path, how: str) -> None:
+    """The engine of the new version, which replaces guard and proxy, comes a moment later, or is not started at all."""
+    installed = tmp_path / "installed"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for module in (moorage, anyio, h11, msgspec, sniffio):
+        directory = Path(str(module.__file__)).parent
+        shutil.copytree(directory, installed / directory.name, ignore=ignored)
+    plugin = Plugin(tmp_path)
+    plugin.start()
+    try:
+        with ProxyProcess(tmp_path, source=installed, packages=installed) as proxy:
+            proxy.publish(plugin)
+            path = proxy.path(plugin)
+            assert call(path, MOUNT, Name="fs", ID="1")[0] == 200
+            shutil.rmtree(installed)
+            if how == "replaced":
+                for other in ("moorage", "moorage/proxy", "moorage/host", "anyio", "h11", "msgspec", "sniffio"):
+                    (installed / other).mkdir(parents=True)
+                    (installed / other / "__init__.py").write_text("raise ImportError('of another version')")
+            guard = proxy.guard
+            proxy.disconnect()
+            for _ in range(3):
+                kill_and_wait(proxy.pid)
+                assert call(path, GET, Name="fs")[0] == 200
+                assert call(path, MOUNT, Name="fs", ID="2")[0] == 200
+                assert call(path, UNMOUNT, Name="fs", ID="2")[0] == 200
+            assert call(path, UNMOUNT, Name="fs", ID="1")[0] == 200
+            plugin.kill()  # which it notices, although it cannot import anything any more
+            assert call(path, GET, Name="fs")[0] == 500
+            assert proxy.guard == guard
+            assert "Error" not in proxy.log()
+            proxy.signal(signal.SIGTERM)
+            wait_until(lambda: not os.path.lexists(path))
+            wait_until(lambda: not is_running(guard))
     finally:
         plugin.kill()
         plugin.unmount_all()

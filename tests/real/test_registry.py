@@ -4,14 +4,11 @@ import base64
 import hashlib
 import json
 import os
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from moorage import errors
 from moorage.oci.manifest import RawManifest
@@ -21,6 +18,7 @@ from moorage.registry.docker_config import DockerConfig
 from moorage.registry.hosts import Options
 from moorage.registry.registry import Registry
 from support.registries import PASSWORD, USER, Authority, Pair, Served, htpasswd, serve_proxy, serve_registry
+from support.token_server import Tokens
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.needs("docker-registry", "openssl")]
 
@@ -267,62 +265,13 @@ async def test_d05_the_login_of_dockers_config_does(
         await pull(here, credentials=DockerConfig(config))
 
 
-class Tokens:
-    """A token server for docker-registry, which grants both classes to who logs in, and only pulls to others."""
-
-    def __init__(self, authority: Authority, *, knows_plugins: bool) -> None:
-        self.scopes: list[list[str]] = []
-        self.forms: list[dict[str, Any]] = []
-        self._authority = authority
-        self._knows_plugins = knows_plugins
-
-    @asynccontextmanager
-    async def serve(self) -> AsyncIterator[str]:
-        app = web.Application()
-        app.router.add_get("/token", self._get)
-        app.router.add_post("/token", self._post)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}/token"
-        finally:
-            await runner.cleanup()
-
-    async def _get(self, request: web.Request) -> web.Response:
-        login = request.headers.get("Authorization") == "Basic " + base64.b64encode(b"me:secret").decode()
-        return self._answer(request.query.getall("scope"), login=login)
-
-    async def _post(self, request: web.Request) -> web.Response:
-        form = await request.post()
-        self.forms.append(dict(form))
-        return self._answer(str(form["scope"]).split(), login=form["refresh_token"] == "refresh")
-
-    def _answer(self, scopes: list[str], *, login: bool) -> web.Response:
-        self.scopes.append(scopes)
-        if not self._knows_plugins and any("(" in each for each in scopes):
-            return web.json_response({"errors": [{"message": "no such class"}]}, status=400)
-        access = []
-        for scope in scopes:
-            kind, path, actions = scope.split(":")
-            name, _, of_class = kind.partition("(")
-            granted = [each for each in actions.split(",") if login or each == "pull"]
-            access.append({"type": name, "class": of_class.rstrip(")"), "name": path, "actions": granted})
-        now = int(time.time())
-        times = {"iat": now, "nbf": now - 60, "exp": now + 300}
-        claims = {"iss": "tokens", "aud": "registry", "sub": "me", "jti": "1", "access": access, **times}
-        return web.json_response({"access_token": self._authority.sign_token(claims), "expires_in": 300})
-
-
 @pytest.mark.parametrize("knows_plugins", [True, False])
 async def test_d05_tokens_for_both_classes_open_a_registry(
     tmp_path: Path, authority: Authority, knows_plugins: bool
 ) -> None:
     tokens = Tokens(authority, knows_plugins=knows_plugins)
     async with tokens.serve() as realm:
-        bundle = str(authority.pair.certificate)
-        token = {"realm": realm, "service": "registry", "issuer": "tokens", "rootcertbundle": bundle}
-        with serve_registry(tmp_path / "r", auth={"token": token}) as served:
+        with serve_registry(tmp_path / "r", auth=tokens.section(realm)) as served:
             here = parse_reference(f"{served.host}/a/b:1")
             await push(here, credentials=me(here.host))
             count = len(tokens.scopes)

@@ -40,7 +40,7 @@ __all__ = ("Plugin", "ProxyProcess", "UnixConnection", "call", "parent", "publis
 
 _TESTS = Path(__file__).resolve().parents[1]
 _SOURCE = _TESTS.parent / "src"
-_PACKAGES = str(Path(msgspec.__file__).parents[1])
+_PACKAGES = Path(msgspec.__file__).parents[1]
 _LIMIT = limit(20.0)
 
 
@@ -158,11 +158,18 @@ class Plugin:
 class ProxyProcess:
     """The proxy of one state directory, and an engine's connection to it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.state = directory / "proxy"
+    def __init__(
+        self, directory: Path, *, name: str = "proxy", source: Path = _SOURCE, packages: Path = _PACKAGES
+    ) -> None:
+        """``source`` is where it imports moorage from: another checkout to compare with, or one that is replaced.
+
+        ``packages`` is where it imports the packages from that it needs.
+        """
+        self.state = directory / name
+        self.source, self.packages = source, packages
         self.state.mkdir(mode=0o700, exist_ok=True)
         stop_proxy_at_exit(self.state)
-        self.published = directory / "plugins"
+        self.published = directory / ("plugins" if name == "proxy" else f"plugins-{name}")
         self.news: News | None = None
         self.listeners: dict[str, int] = {}
         self.number = 0
@@ -187,7 +194,7 @@ class ProxyProcess:
 
     def start(self) -> None:
         """Start it, which returns when it serves, and connect."""
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{_SOURCE}{os.pathsep}{_PACKAGES}"}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{self.source}{os.pathsep}{self.packages}"}
         command = [sys.executable, "-S", "-s", "-P", "-m", "moorage.proxy.server", str(self.state)]
         with open(self.state / "log", "ab") as log:
             subprocess.run(command, stdout=log, stderr=log, env=environment, cwd="/", check=True, timeout=_LIMIT)

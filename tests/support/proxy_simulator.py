@@ -41,7 +41,10 @@ def table(state: ProxyState = "ready", run: int = 1, **options: Any) -> PluginTa
 
 
 class Simulation:
-    """One run of a story. ``belief`` is what consumers know to be mounted; of other keys they cannot be sure."""
+    """One run of a story. ``belief`` is what consumers know to be mounted; of other keys they cannot be sure.
+
+    ``forgotten`` is what dockerd has returned, whatever the answer was, unless the plugin itself refused it.
+    """
 
     def __init__(self, seed: int, *, replays: bool = True) -> None:
         self.random = random.Random(seed)
@@ -52,12 +55,16 @@ class Simulation:
         self.plugin_mounts: set[tuple[str, str]] = set()
         self.calls = 0
         self.is_disk_full = False
+        self.is_unsaved = False
+        self.forgotten: set[tuple[str, str]] = set()
         self.start()
 
     def start(self) -> None:
         """A new proxy with what is on the disk; every open connection of the former one is closed."""
         for call in getattr(self, "open", {}).values():
             self.doubt(call)
+        if self.is_unsaved:
+            self.forgotten.clear()
         self.open: dict[int, Call] = {}
         self.forwards: dict[int, Forward] = {}
         self.checks: dict[int, Verify | Release] = {}
@@ -81,17 +88,21 @@ class Simulation:
                 self.streams.pop(action.id, None)
             elif isinstance(action, Verify | Release):
                 self.checks[action.id] = action
+            elif isinstance(action, Notify) and action.action == "undo-failed":
+                self.forgotten.discard((action.attributes["volume"], action.attributes["id"]))
             else:
                 assert isinstance(action, Notify | Forget)
 
     def _save(self, action: Save) -> None:
         if self.random.random() < 0.03:
-            self.is_disk_full = True  # a proxy that is killed before it can save is not to know better
+            self.is_disk_full = self.is_unsaved = (
+                True  # a proxy that is killed before it can save is not to know better
+            )
             self.perform(action.otherwise)
             self.is_disk_full = False
             self.perform(self.core.unsaved(action, self.now))
             return
-        self.disk = action.ledger
+        self.disk, self.is_unsaved = action.ledger, False
         self.perform(action.then)
 
     def _forward(self, action: Forward) -> None:
@@ -159,10 +170,15 @@ class Simulation:
         name, mount = self.random.choice("vw"), self.random.choice("123")
         fields = {"Name": name, "ID": mount} if path in (calls.MOUNT, calls.UNMOUNT) else {"Name": name}
         body = None if path == calls.READ_LOGS else msgspec.json.encode(fields)
-        call = Call(self.calls, path, body, self.random.choice(("podman (pid 1)", "dockerd (pid 2)")))
-        self.open[call.id] = call
+        consumer = "podman (pid 1)" if mount == "3" else "dockerd (pid 2)"
+        call = Call(self.calls, path, body, consumer)
         if path == calls.UNMOUNT:
+            if mount != "3" and self.belief.get((name, mount)) and not self._is_disputed((name, mount)):
+                self.forgotten.add((name, mount))
             self.doubt(call)  # until its answer
+        elif path == calls.MOUNT:
+            self.forgotten.discard((name, mount))
+        self.open[call.id] = call
         self.perform(self.core.opened(call, self.now))
 
     def consumer_leaves(self) -> None:
@@ -191,6 +207,8 @@ class Simulation:
             if key not in self.plugin_mounts:
                 status, body = 500, b'{"Err": "not mounted"}'
             self.plugin_mounts.discard(key)
+        if status != 200 and action.path == calls.UNMOUNT and action.call is not None:
+            self.forgotten.discard(key)
         self.perform(self.core.answered(action.id, status, body, self.now))
 
     def _stream(self, action: Forward) -> None:
@@ -302,8 +320,10 @@ class Simulation:
         known = {each.key for each in ledger.mounts if not each.problem}
         assert {key for key, is_mounted in self.belief.items() if is_mounted} <= known
         assert not {key for key, is_mounted in self.belief.items() if not is_mounted} & known
+        assert not self.forgotten & known
         if self.table.options.replays:
             assert known <= self.plugin_mounts
+            assert not self.forgotten & self.plugin_mounts
 
 
 class _Steady(random.Random):

@@ -364,6 +364,132 @@ def test_p11_an_unmount_that_was_interrupted_is_completed_for_dockerd_only(consu
     assert peer.reply()[0] == 200
 
 
+@pytest.mark.parametrize("end", ["killed", "expired", "left"])
+@pytest.mark.parametrize("consumer", ["podman (pid 1)", "dockerd (pid 1)"])
+def test_p11_an_unmount_that_waited_for_the_plugin_in_vain_is_done_for_dockerd_only(consumer: str, end: str) -> None:
+    """dockerd has forgotten the mount, and the volume could never be removed; podman takes it for mounted."""
+    peer = Peer()
+    peer.mount(consumer=consumer)
+    peer.do(peer.core.exited(1, peer.now))
+    number = peer.call(calls.UNMOUNT, consumer, Name="v", ID="1")
+    if end == "killed":
+        peer = Peer(table("starting"), ledger=peer.disk)
+    elif end == "left":
+        peer.do(peer.core.left(number, peer.now))
+    else:
+        peer.passes(21)
+        assert peer.reply()[0] == 500
+    assert not peer.has(Forward)
+    peer.configure("ready", 2)
+    again = peer.take(Forward)
+    assert again.path == calls.MOUNT
+    peer.do(peer.core.answered(again.id, 200, b'{"Mountpoint": "/mnt/v"}', peer.now))
+    peer.verify(mount_point="/host/mnt/v")
+    if consumer.startswith("podman"):
+        assert not peer.has(Forward)
+        assert [each.is_returned for each in load(peer.disk).mounts] == [False]
+        return
+    undo = peer.take(Forward)
+    assert (undo.path, json.loads(undo.body or b"")) == (calls.UNMOUNT, {"Name": "v", "ID": "1"})
+    peer.do(peer.core.answered(undo.id, 200, b"{}", peer.now))
+    peer.do(peer.core.released(peer.take(Release).id, "", peer.now))
+    assert load(peer.disk).mounts == []
+
+
+@pytest.mark.parametrize(("path", "known"), [(calls.GET, "v"), (calls.PATH, "v"), (calls.GET, "w"), (calls.PATH, "w")])
+def test_p04_a_query_of_a_mounted_volume_succeeds_although_the_plugin_is_not_ready_in_time(
+    path: str, known: str
+) -> None:
+    """dockerd begins an Unmount with a Get: where that failed it sent none, and the volume was in use for ever."""
+    peer = Peer()
+    peer.mount()
+    peer.do(peer.core.exited(1, peer.now))
+    peer.call(path, Name=known)
+    peer.passes(2.9)
+    assert not peer.has(Reply)
+    peer.passes(0.2)
+    status, document = peer.reply()
+    assert status == (200 if known == "v" else 500)
+    assert "/host/mnt/v" in str(document) or known == "w"
+
+
+@pytest.mark.parametrize(
+    ("owner", "remover", "is_undone"),
+    [
+        ("dockerd (pid 1)", "dockerd (pid 1)", True),
+        ("dockerd (pid 1)", "dockerd (pid 2)", False),
+        ("dockerd (pid 1)", "moorage (pid 3)", False),
+        ("podman (pid 1)", "podman (pid 1)", False),
+    ],
+)
+def test_p11_a_volume_that_dockerd_removes_is_unmounted_for_it_first(owner: str, remover: str, is_undone: bool) -> None:
+    """It removes none that it has a user of, so it has forgotten the mount: its Get or its Unmount had failed."""
+    peer = Peer()
+    peer.mount(consumer=owner)
+    peer.call(calls.REMOVE, remover, Name="v")
+    first = peer.take(Forward)
+    assert first.path == (calls.UNMOUNT if is_undone else calls.REMOVE)
+    if is_undone:
+        peer.do(peer.core.answered(first.id, 200, b"{}", peer.now))
+        assert peer.take(Forward).path == calls.REMOVE
+        assert load(peer.disk).mounts == []
+
+
+def test_p11_an_unmount_that_waited_is_done_once_and_for_its_consumer() -> None:
+    peer = Peer()
+    peer.mount(consumer="dockerd (pid 1)")
+    peer.do(peer.core.exited(1, peer.now))
+    peer.call(calls.UNMOUNT, Name="v", ID="1")
+    peer.configure("ready", 2)
+    peer.answer(Mountpoint="/mnt/v")
+    peer.verify(mount_point="/host/mnt/v")
+    assert peer.take(Forward).call is not None
+    assert not peer.has(Forward)
+
+
+def test_p11_what_the_plugin_itself_refuses_to_unmount_stays_mounted() -> None:
+    peer = Peer()
+    peer.mount(consumer="dockerd (pid 1)")
+    peer.call(calls.UNMOUNT, Name="v", ID="1")
+    peer.answer(500, Err="device busy")
+    assert peer.reply() == (500, {"Err": "device busy"})
+    assert not peer.has(Forward)
+    assert [(each.phase, each.is_returned) for each in load(peer.disk).mounts] == [("mounted", False)]
+
+
+@pytest.mark.parametrize("how", ["interrupted", "left", "orphan"])
+def test_v04_a_volume_is_removed_after_what_is_to_be_unmounted_of_it(how: str) -> None:
+    """The plugin refused with "in use": its mount was to be undone still, or its Unmount under way for no consumer."""
+    peer = Peer()
+    if how == "left":
+        peer.do(peer.core.left(peer.call(calls.MOUNT, Name="v", ID="1"), peer.now))
+    else:
+        peer.mount(consumer="dockerd (pid 1)")
+        number = peer.call(calls.UNMOUNT, Name="v", ID="1")
+        if how == "orphan":
+            peer.do(peer.core.left(number, peer.now))
+        else:
+            peer = Peer(ledger=peer.disk)
+    peer.call(calls.REMOVE, Name="v")
+    if how != "orphan":
+        peer.answer(Mountpoint="/mnt/v")
+        peer.verify(mount_point="/host/mnt/v")
+    assert peer.take(Forward).path == calls.UNMOUNT
+    peer.call(calls.GET, Name="v")
+    assert peer.take(Forward).path == calls.GET
+    assert not peer.has(Forward)
+
+
+def test_v04_a_removal_does_not_wait_for_a_mount_that_cannot_be_undone_now() -> None:
+    peer = Peer()
+    peer.do(peer.core.left(peer.call(calls.MOUNT, Name="v", ID="1"), peer.now))
+    peer.answer(Mountpoint="/mnt/v")
+    peer.verify()
+    peer.call(calls.REMOVE, Name="v")
+    peer.answer(500, Err="busy")
+    assert peer.take(Forward).path == calls.REMOVE
+
+
 @pytest.mark.parametrize("inside", ["/data/v", "/mnt/../etc", "relative", ""])
 def test_p07_a_path_that_the_host_cannot_use_is_refused(inside: str) -> None:
     of = table()
@@ -525,12 +651,12 @@ def test_p11_a_hung_replay_delays_other_volumes_only_for_a_moment() -> None:
     peer.mount()
     restart(peer)
     replay = peer.take(Forward)
-    peer.call(calls.GET, Name="v")
+    peer.call(calls.MOUNT, Name="v", ID="2")
     peer.call(calls.GET, Name="w")
     assert not peer.actions
     peer.passes(2.5)
     assert json.loads(peer.take(Forward).body or b"") == {"Name": "w"}
-    peer.passes(1)
+    peer.passes(18)
     assert "mounts were not made again in time" in peer.reply()[1]["Err"]
     peer.do(peer.core.answered(replay.id, 200, b'{"Mountpoint": "/mnt/v"}', peer.now))
     peer.verify()

@@ -1,10 +1,20 @@
-"""Every bound on waiting is in timeouts.py: no other module gives a number of seconds to what waits."""
+"""Every bound on waiting is in timeouts.py: no other module gives a number to what waits, and each room has its own."""
 
 import ast
-from collections.abc import Iterator
+import copy
+import dataclasses
+import importlib
+import inspect
+import pydoc
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from moorage import timeouts as module
+from moorage.timeouts import Timeouts
 
 pytestmark = pytest.mark.quick
 
@@ -101,3 +111,105 @@ def test_d14_bounds_on_waiting_are_in_timeouts_alone() -> None:
 )
 def test_d14_a_bound_is_found_in_each_form(source: str, found: list[str]) -> None:
     assert sorted(set(bounds(source))) == found
+
+
+# a class for each room
+
+SHARED = {each.name for each in dataclasses.fields(module.SharedTimeouts)}
+ROOMS: dict[str, type] = {name: getattr(module, name) for name in module.__all__ if name != "DEFAULT"}
+ALL = {each.name for each in dataclasses.fields(Timeouts)}
+TAKEN = {
+    "moorage": "EmbeddedTimeouts",
+    "moorage.containerd": "SupervisorTimeouts",  # which are a ClientTimeouts
+    "moorage.containerd.sync_client": "ClientTimeouts",
+    "moorage.engine": "Timeouts",  # the engine has every room
+    "moorage.executor": "ExecutorTimeouts",
+    "moorage.executor.ownership": "ExecutorTimeouts",
+    "moorage.logs": "KeeperTimeouts",
+    "moorage.packages": "PackageTimeouts",
+    "moorage.registry": "RegistryTimeouts",
+}
+"""What a package's exported names may see at most; a room that is not here shares the bounds of no other."""
+
+
+def names(room: str) -> set[str]:
+    return {each.name for each in dataclasses.fields(ROOMS[room])}
+
+
+def public() -> Iterator[tuple[str, str, Callable[..., Any]]]:
+    """The exported functions and classes that take time limits, each with its package."""
+    packages = [path.parent for path in sorted(SOURCE.rglob("__init__.py")) if "_proto" not in path.parts]
+    found = [".".join(path.relative_to(SOURCE.parent).parts) for path in packages]
+    for package in [*found, "moorage.containerd.sync_client", "moorage.executor.ownership"]:
+        exports = importlib.import_module(package)
+        for name in getattr(exports, "__all__", ()):
+            value = getattr(exports, name)
+            if callable(value) and "timeouts" in parameters(value):
+                yield package, name, value
+
+
+def parameters(value: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(value).parameters)
+    except (TypeError, ValueError):  # a type of C has none
+        return {}
+
+
+PUBLIC = list(public())
+
+
+def test_i21_the_public_names_that_take_time_limits_are_found() -> None:
+    assert {name for _, name, _ in PUBLIC} >= {
+        "Client",
+        "connect",
+        "supervise",
+        "Registry",
+        "Executor",
+        "open_executor",
+    }
+    assert {package for package, _, _ in PUBLIC} <= set(TAKEN)
+
+
+@pytest.mark.parametrize(("package", "name", "value"), PUBLIC, ids=[f"{package}.{name}" for package, name, _ in PUBLIC])
+def test_i21_a_public_constructor_shows_the_bounds_of_its_own_room(
+    package: str, name: str, value: Callable[..., Any]
+) -> None:
+    parameter = parameters(value)["timeouts"]
+    taken = parameter.annotation if isinstance(parameter.annotation, str) else parameter.annotation.__name__
+    assert names(taken) <= names(TAKEN[package])
+    assert parameter.default in (inspect.Parameter.empty, module.DEFAULT)
+    assert len(str(parameter)) < 80
+    shown = set(re.findall(r"\b([a-z_]+)(?:: float)? ?= ?\d", pydoc.plain(pydoc.render_doc(value)))) & ALL
+    assert shown <= names(taken), name
+
+
+@pytest.mark.parametrize("room", sorted(set(ROOMS) - {"Timeouts"}))
+def test_i21_help_of_a_room_shows_its_bounds_and_no_other(room: str) -> None:
+    text = pydoc.plain(pydoc.render_doc(ROOMS[room]))
+    assert set(re.findall(r"^ \|  ([a-z_]+) = ", text, re.MULTILINE)) & ALL == names(room)
+    assert len(f"{room}{inspect.signature(ROOMS[room])}") < 80
+
+
+def test_i21_a_bound_has_one_room() -> None:
+    own = [name for room in ROOMS.values() for name in vars(room).get("__annotations__", ())]
+    assert len(own) == len(set(own))
+    assert set(own) == ALL
+
+
+def test_i21_the_old_name_has_every_bound_and_is_accepted_in_every_room() -> None:
+    given = Timeouts(rpc=3.0, registry_stall=4.0)
+    assert all(isinstance(given, room) for room in ROOMS.values())
+    changed = dataclasses.replace(given, ready=5.0)
+    assert (changed.rpc, changed.registry_stall, changed.ready, changed.stop) == (3.0, 4.0, 5.0, Timeouts().stop)
+    assert repr(changed) == "Timeouts(registry_stall=4.0, rpc=3.0, ready=5.0)"
+    assert copy.copy(changed) == changed != given
+    assert len({changed, given, copy.copy(given)}) == 2
+
+
+def test_i21_a_bound_of_another_room_is_refused_and_none_can_be_changed() -> None:
+    assert repr(module.ClientTimeouts(rpc=3.0)) == "ClientTimeouts(rpc=3.0)"
+    with pytest.raises(TypeError, match="ClientTimeouts has no bound registry_stall"):
+        module.ClientTimeouts(registry_stall=3.0)  # type: ignore[call-arg]  # what mypy says, too
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        module.DEFAULT.rpc = 3.0  # type: ignore[misc]  # the same
+    assert module.ClientTimeouts() != module.DEFAULT

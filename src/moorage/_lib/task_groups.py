@@ -1,12 +1,15 @@
-"""Background tasks for the length of a block."""
+"""Background tasks for the length of a block, and the event loop that they need."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 from anyio.abc import TaskGroup
 
-__all__ = ("background_tasks",)
+from moorage import errors
+
+__all__ = ("background_tasks", "require_asyncio")
 
 
 @asynccontextmanager
@@ -25,3 +28,13 @@ async def background_tasks() -> AsyncIterator[TaskGroup]:
         tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def require_asyncio(purpose: str) -> None:
+    """Raises: Unsupported, "cannot <purpose>: ...", where no event loop of asyncio runs, as under trio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise errors.Unsupported(
+            f"cannot {purpose}: an event loop of asyncio is required (anyio.run, asyncio.run); trio is not supported"
+        ) from error

@@ -23,7 +23,7 @@ from moorage._lib.task_groups import background_tasks
 from moorage.containerd._proto import moorage_content_pb2
 from moorage.containerd.integrity import DamagedContent, Verification
 from moorage.containerd.types import AlreadyExists
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ClientTimeouts
 
 if TYPE_CHECKING:
     from moorage.containerd._rpc import Duplex
@@ -191,7 +191,7 @@ class ContentWriter:
     """Writes one blob under one ref; to be used once."""
 
     def __init__(
-        self, storage: ContentCalls, verification: Verification, streams: Streams, ref: str, timeouts: Timeouts
+        self, storage: ContentCalls, verification: Verification, streams: Streams, ref: str, timeouts: ClientTimeouts
     ) -> None:
         """``timeouts`` bounds the wait for the lock of the ref, and for the disk after the last byte."""
         self._storage = storage

@@ -9,12 +9,11 @@ Source: containerd's API (``api/services/*/v1`` of containerd 1.6), field number
 
 from __future__ import annotations  # gRPC is named in them, and is imported by ``connect``
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from moorage import errors
+from moorage._lib.task_groups import require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.containerd import _proto, types
 from moorage.containerd.calls.containers import ContainerCalls
@@ -25,7 +24,7 @@ from moorage.containerd.calls.tasks import TaskCalls
 from moorage.containerd.identifiers import check_identifier
 from moorage.containerd.integrity import Verification
 from moorage.containerd.storage import Storage
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts
 
 if TYPE_CHECKING:
     from moorage.containerd._rpc import GrpcConnection
@@ -40,7 +39,7 @@ class Client(ContainerCalls, TaskCalls, EventCalls, PullCalls, SystemCalls):
     bound the calls.
     """
 
-    def __init__(self, connection: GrpcConnection, namespace: str, timeouts: Timeouts = DEFAULT) -> None:
+    def __init__(self, connection: GrpcConnection, namespace: str, timeouts: ClientTimeouts = DEFAULT) -> None:
         self.namespace = self._namespace = check_identifier(namespace, "namespace")
         self._connection = connection
         self._timeouts = timeouts
@@ -64,7 +63,7 @@ class Client(ContainerCalls, TaskCalls, EventCalls, PullCalls, SystemCalls):
 
 @asynccontextmanager
 async def connect(
-    address: str, namespace: str, timeouts: Timeouts = DEFAULT, observer: types.CallObserver | None = None
+    address: str, namespace: str, timeouts: ClientTimeouts = DEFAULT, observer: types.CallObserver | None = None
 ) -> AsyncIterator[Client]:
     """A client of the containerd that listens on the unix socket ``address``, until the block ends.
 
@@ -75,13 +74,7 @@ async def connect(
     Raises:
         errors.Unsupported: the event loop is not one of asyncio (trio)
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError as error:
-        raise errors.Unsupported(
-            "cannot connect to containerd: the client needs an event loop of asyncio (anyio.run, asyncio.run), "
-            "and this is none: trio is not supported"
-        ) from error
+    require_asyncio("connect to containerd")
     connection_type = await run_blocking(_load_grpc)
     connection = connection_type(address.removeprefix("unix://"), observer)
     try:

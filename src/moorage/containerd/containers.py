@@ -33,7 +33,7 @@ from moorage.containerd.shims.processes import Priorities, find_priorities, sche
 from moorage.containerd.stdio import TaskFifos, make_bundle, open_stdio, renew_stdio
 from moorage.containerd.types import Envelope, Mount, ProcessExit, RuntimeOptions, Spec, Status
 from moorage.host.directory_tree import remove_tree
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts
 
 __all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "BundledContainers", "Consumer")
 
@@ -82,11 +82,12 @@ def _records_exit(
 class BundledContainers:
     """The containers of one namespace, each with a directory below ``<root>/bundles/<namespace>``.
 
-    ``client`` calls containerd; ``runtime`` names the containers' runtime and the directory of its own state, which is
-    searched for leftovers; ``timeouts`` bound the waits.
+    ``runtime`` names their runtime and its state directory, searched for leftovers; ``timeouts`` bound ``client``.
     """
 
-    def __init__(self, client: Client, root: Path, *, runtime: RuntimeOptions, timeouts: Timeouts = DEFAULT) -> None:
+    def __init__(
+        self, client: Client, root: Path, *, runtime: RuntimeOptions, timeouts: ClientTimeouts = DEFAULT
+    ) -> None:
         self._client = client
         self._bundles = root / "bundles" / client.namespace
         self._runtime = runtime
@@ -344,8 +345,7 @@ class BundledContainers:
     async def _clear_obstacle(self, id: str, error: errors.MoorageError) -> bool:
         """Whether a task could not be created because of an earlier one of this id, so that a second try may succeed.
 
-        A deletion removes containerd's half-created task; a leftover directory of containerd, and the state of the
-        runtime where the failure itself does not remove that, have to be removed here.
+        A deletion removes containerd's half-created task, but not its leftover directory, nor each state of a runtime.
         """
         if isinstance(error, errors.Conflict):
             return True

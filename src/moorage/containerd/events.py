@@ -14,7 +14,7 @@ import anyio
 from moorage import errors
 from moorage.containerd.client import Client
 from moorage.containerd.types import Envelope
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts
 
 __all__ = ("subscribe",)
 
@@ -23,7 +23,7 @@ _MARK_INTERVAL = 0.05  # seconds until the mark is published again: the first ma
 
 @asynccontextmanager
 async def subscribe(
-    client: Client, topics: str = "^/tasks/", *, timeouts: Timeouts = DEFAULT
+    client: Client, topics: str = "^/tasks/", *, timeouts: ClientTimeouts = DEFAULT
 ) -> AsyncIterator[AsyncIterator[Envelope]]:
     """Every event of the client's namespace whose topic matches the regular expression, from the moment of entering.
 

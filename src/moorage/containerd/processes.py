@@ -22,7 +22,7 @@ from moorage.containerd.types import ProcessExit, Spec
 from moorage.host.directory_tree import remove_tree
 from moorage.host.proc import environment, process_stat, set_oom_score_adjustment
 from moorage.host.processes import send_signal
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts
 
 if TYPE_CHECKING:
     from moorage.containerd.client import Client
@@ -95,7 +95,7 @@ class AddedProcess:
         directory: Path,
         *,
         terminal: bool,
-        timeouts: Timeouts = DEFAULT,
+        timeouts: ClientTimeouts = DEFAULT,
     ) -> None:
         self.exec_id = exec_id
         self._timeouts = timeouts
@@ -177,7 +177,7 @@ async def add_process(
     process: Mapping[str, object],
     directory: Path,
     *,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: ClientTimeouts = DEFAULT,
 ) -> AsyncIterator[AddedProcess]:
     """Add a process to a task and start it; at the end of the block it is killed if it runs, and removed.
 
@@ -234,7 +234,7 @@ def _set_oom_score(pid: int, process: Mapping[str, object]) -> None:
 
 
 async def _destroy_or_log(
-    added: AddedProcess, client: "Client", container: str, directory: Path, timeouts: Timeouts
+    added: AddedProcess, client: "Client", container: str, directory: Path, timeouts: ClientTimeouts
 ) -> None:
     within = timeouts.added_process_removal
     try:
@@ -255,7 +255,7 @@ async def destroy_process(
     directory: Path,
     *,
     is_known: bool = False,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: ClientTimeouts = DEFAULT,
 ) -> None:
     """Kill an added process if it runs, and remove it with the directory of its FIFOs. May be repeated.
 
@@ -294,7 +294,7 @@ async def _kill_unknown(client: "Client", container: str, exec_id: str) -> None:
         await run_blocking(kill)
 
 
-async def remove_process(client: "Client", container: str, exec_id: str, *, timeouts: Timeouts = DEFAULT) -> None:
+async def remove_process(client: "Client", container: str, exec_id: str, *, timeouts: ClientTimeouts = DEFAULT) -> None:
     """Kill an added process if it runs, and remove it from containerd; one that does not exist is ignored.
 
     Raises:

@@ -18,7 +18,7 @@ import anyio
 from moorage import errors
 from moorage._lib.backoff import Backoff
 from moorage._lib.imports import collector_paused
-from moorage._lib.task_groups import background_tasks
+from moorage._lib.task_groups import background_tasks, require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.containerd.containerd_process import (
     check_machine,
@@ -37,7 +37,7 @@ from moorage.host.proc import namespace, namespace_path
 from moorage.host.processes import find_listener, find_lock_holder, is_trusted, send_signal, wait_for_exit
 from moorage.host.sockets import accepts_connections
 from moorage.systemd.scopes import make_scope, start_program
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, SupervisorTimeouts
 
 if TYPE_CHECKING:
     from moorage.containerd.client import Client
@@ -67,7 +67,13 @@ class PrivateContainerd:
     """
 
     def __init__(
-        self, root: Path, state: Path, timeouts: Timeouts = DEFAULT, *, search: str | None = None, scope: str = ""
+        self,
+        root: Path,
+        state: Path,
+        timeouts: SupervisorTimeouts = DEFAULT,
+        *,
+        search: str | None = None,
+        scope: str = "",
     ) -> None:
         """Create no file yet.
 
@@ -97,11 +103,12 @@ class PrivateContainerd:
         """Start containerd, or find the one that runs, and wait until it serves; its pid.
 
         Raises:
-            errors.Unsupported: a command is missing
+            errors.Unsupported: a command is missing, or the event loop is not one of asyncio (trio)
             errors.Invalid: a directory cannot be used
             errors.Conflict: another program has the socket, or it runs in another mount namespace
             errors.Unavailable: it does not start; the text has the last lines of its log, or the damaged database
         """
+        require_asyncio("start containerd")
         self._stopping = False
         self._make_directories()
         async with file_lock(self._lock):
@@ -359,7 +366,7 @@ class PrivateContainerd:
 async def supervise(
     root: Path,
     state: Path,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: SupervisorTimeouts = DEFAULT,
     report: Report = lambda problem, is_lasting: None,
     *,
     scope: str = "",
@@ -370,7 +377,7 @@ async def supervise(
     ``PrivateContainerd.keep_running``, ``scope`` as for ``PrivateContainerd``.
 
     Raises:
-        errors.Unsupported: a command is missing
+        errors.Unsupported: a command is missing, or the event loop is not one of asyncio (trio)
         errors.Invalid: a directory cannot be used
         errors.Conflict: another program has the socket
         errors.Unavailable: the first start fails

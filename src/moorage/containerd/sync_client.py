@@ -20,7 +20,7 @@ from moorage.containerd import client as asynchronous
 from moorage.containerd import storage as asynchronous_storage
 from moorage.containerd.events import subscribe as subscribe_asynchronously
 from moorage.containerd.types import CallObserver, Envelope
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts
 
 __all__ = ("BlockingClient", "BlockingStorage", "connect", "subscribe")
 
@@ -135,7 +135,7 @@ class BlockingClient(_Mirrored):
 
 @contextmanager
 def connect(
-    address: str, namespace: str, timeouts: Timeouts = DEFAULT, observer: CallObserver | None = None
+    address: str, namespace: str, timeouts: ClientTimeouts = DEFAULT, observer: CallObserver | None = None
 ) -> Iterator[BlockingClient]:
     """A client of the containerd that listens on the unix socket ``address``, until the block ends.
 
@@ -149,7 +149,7 @@ def connect(
 
 @contextmanager
 def subscribe(
-    client: BlockingClient, topics: str = "^/tasks/", *, timeouts: Timeouts = DEFAULT
+    client: BlockingClient, topics: str = "^/tasks/", *, timeouts: ClientTimeouts = DEFAULT
 ) -> Iterator[Iterator[Envelope]]:
     """Events of the namespace whose topic matches an expression, from the moment of entering.
 

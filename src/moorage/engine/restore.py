@@ -17,6 +17,7 @@ from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.store import Store
 from moorage.engine.supervisor import RETRY_SECONDS, Supervisor
 from moorage.engine.versions import VersionBuilder
+from moorage.executor.ownership import ENGINE_LEASE, ENGINE_ROOT, refuse_executors
 from moorage.host.proc import boot_id
 from moorage.packages.content import LEASE_PREFIX, UPLOAD_PREFIX
 from moorage.runs.directories import SHORT_ID
@@ -32,7 +33,7 @@ __all__ = ("Restore",)
 
 log = logging.getLogger(__name__)
 
-_OWNER_LEASE, _ROOT_LABEL, _BOOT_LABEL = "moorage.owner", "moorage.root", "moorage.boot"
+_BOOT_LABEL = "moorage.boot"
 _DOCKERD_LABEL = "com.docker/engine.bundle.path"
 """Label of every container of a dockerd. Source: moby libcontainerd/remote/client_linux.go."""
 
@@ -176,12 +177,14 @@ class Restore:
 async def claim_namespace(client: "Client", ownership: Ownership, store: Store, boot: str) -> None:
     """Record that the namespace is this engine's. May be repeated.
 
-    Raises: Conflict where it is another engine's, which may be dead, or a dockerd's; nothing is changed then.
+    Raises: Conflict where it is another engine's, which may be dead, or a dockerd's, or where a process has an executor
+    in it; nothing is changed then.
     """
     storage = ownership.mark(client.storage)
-    labels = {_ROOT_LABEL: str(store.root), _BOOT_LABEL: boot, ENGINE_LABEL: ownership.engine_id}
+    labels = {ENGINE_ROOT: str(store.root), _BOOT_LABEL: boot, ENGINE_LABEL: ownership.engine_id}
     for _ in range(_ATTEMPTS):
-        owner = (await storage.list_leases()).get(_OWNER_LEASE)
+        await refuse_executors(storage, client.namespace)
+        owner = (await storage.list_leases()).get(ENGINE_LEASE)
         if owner == labels:
             return
         if owner is None:
@@ -189,20 +192,25 @@ async def claim_namespace(client: "Client", ownership: Ownership, store: Store, 
         else:
             _check_owner(client.namespace, owner, ownership, store)
             try:
-                await storage.delete_lease(_OWNER_LEASE)
+                await storage.delete_lease(ENGINE_LEASE)
             except errors.NotFound:
                 pass
         try:
-            await storage.create_lease(_OWNER_LEASE, labels=labels)
+            await storage.create_lease(ENGINE_LEASE, labels=labels)
         except errors.Conflict:
             continue
+        try:  # once more: an executor that began meanwhile refuses only what it finds
+            await refuse_executors(storage, client.namespace)
+        except errors.Conflict:
+            await storage.delete_lease(ENGINE_LEASE)
+            raise
         return
     raise errors.Unavailable(f"cannot claim namespace {client.namespace}: another engine claims it again and again")
 
 
 def _check_owner(namespace: str, owner: Mapping[str, str], ownership: Ownership, store: Store) -> None:
     """Raises: Conflict where the lease names another engine than this one. One that moved with its directory is not."""
-    root, engine = owner.get(_ROOT_LABEL, ""), owner.get(ENGINE_LABEL, "")
+    root, engine = owner.get(ENGINE_ROOT, ""), owner.get(ENGINE_LABEL, "")
     is_here = _is_same(Path(root), store.root)
     if not engine:  # of an earlier version, which recorded no identity
         if not is_here:

@@ -162,8 +162,8 @@ class VersionBuilder:
         snapshotter = await self._choose(runtime)
         lease = f"{_fetched(digest)}{secrets.token_hex(4)}"
         async with as_import_error(action):
-            await runtime.storage.create_lease(lease, expires_at=datetime.now(UTC) + _FETCHED)
             try:
+                await runtime.storage.create_lease(lease, expires_at=datetime.now(UTC) + _FETCHED)
                 await importer(ImportContext(runtime.storage.under(lease), lease, snapshotter, f"{lease}-scratch"))
             except BaseException:
                 await end_lease(runtime.storage, lease)

@@ -12,7 +12,7 @@ from moorage.containerd.types import Status
 from moorage.executor._machine import SIGKILL_EXIT_CODE, ExitKnown, ExitUnknown, RemovalFailed, Removed, RunState
 from moorage.executor._streams import Streams
 from moorage.executor.protocols import ContainerClient, Exit
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ExecutorTimeouts
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class LastExits:
 class Removal:
     """Removes containers. The order is always: task, then record, directory and FIFOs; never the record first."""
 
-    def __init__(self, client: ContainerClient, timeouts: Timeouts) -> None:
+    def __init__(self, client: ContainerClient, timeouts: ExecutorTimeouts) -> None:
         self._client = client
         self._timeouts = timeouts
 

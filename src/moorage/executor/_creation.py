@@ -12,7 +12,7 @@ from moorage._lib.backoff import pauses
 from moorage.executor import _machine as machine
 from moorage.executor._container import OwnedContainer, Removal
 from moorage.executor.protocols import RUN_LABEL, ContainerClient
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ExecutorTimeouts
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Sweeper:
     Such an id has no owner any more, so the removal is retried until it succeeds, and before the id is used again.
     """
 
-    def __init__(self, client: ContainerClient, removal: Removal, timeouts: Timeouts) -> None:
+    def __init__(self, client: ContainerClient, removal: Removal, timeouts: ExecutorTimeouts) -> None:
         self._client = client
         self._removal = removal
         self._timeouts = timeouts

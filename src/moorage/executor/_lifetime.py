@@ -11,7 +11,7 @@ from moorage.containerd.types import RuntimeOptions
 from moorage.executor.executor import Executor
 from moorage.executor.protocols import ContainerClient, ExitHandler
 from moorage.host.processes import wait_for_exit
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, ExecutorTimeouts
 
 __all__ = ("open_executor",)
 
@@ -22,7 +22,7 @@ async def open_executor(
     exit_handler: ExitHandler,
     *,
     runtime: RuntimeOptions,
-    timeouts: Timeouts = DEFAULT,
+    timeouts: ExecutorTimeouts = DEFAULT,
     wait_for_exit: Callable[[int], Awaitable[None]] = wait_for_exit,
     exits_early: bool = False,
 ) -> AsyncIterator[Executor]:

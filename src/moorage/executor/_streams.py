@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 from moorage.executor.protocols import Attach, Attached, ByteSink, OutputStream, Stdio
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ExecutorTimeouts
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,9 @@ class Streams:
 class SinkCopies:
     """Two byte sinks as an ``Attach``: copies both streams in the given task group, and closes each sink once."""
 
-    def __init__(self, id: str, stdout: ByteSink, stderr: ByteSink, tasks: TaskGroup, timeouts: Timeouts) -> None:
+    def __init__(
+        self, id: str, stdout: ByteSink, stderr: ByteSink, tasks: TaskGroup, timeouts: ExecutorTimeouts
+    ) -> None:
         self._copies = [_Copy(f"{id} stdout", stdout, timeouts), _Copy(f"{id} stderr", stderr, timeouts)]
         self._tasks = tasks
 
@@ -119,7 +121,7 @@ class SinkCopies:
 class _Copy:
     """Copies one stream into one sink; the stream is read until it ends whatever the sink does."""
 
-    def __init__(self, name: str, sink: ByteSink, timeouts: Timeouts) -> None:
+    def __init__(self, name: str, sink: ByteSink, timeouts: ExecutorTimeouts) -> None:
         self.name = name
         self.done = anyio.Event()
         self.started = False

@@ -29,7 +29,7 @@ from moorage.executor.protocols import (
     ExitHandler,
 )
 from moorage.executor.watch import watch
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ExecutorTimeouts
 
 __all__ = ("Executor",)
 
@@ -50,7 +50,7 @@ class Executor:
         client: ContainerClient,
         exit_handler: ExitHandler,
         runtime: RuntimeOptions,
-        timeouts: Timeouts,
+        timeouts: ExecutorTimeouts,
         wait_for_exit: Callable[[int], Awaitable[None]],
         exits_early: bool = False,
     ) -> None:

@@ -15,12 +15,14 @@ import anyio
 
 from moorage import errors
 from moorage.host.proc import boot_id, process_stat
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ExecutorTimeouts
 
-__all__ = ("LeaseStore", "own_namespace")
+__all__ = ("ENGINE_LEASE", "ENGINE_ROOT", "LeaseStore", "own_namespace", "refuse_executors")
 
 log = logging.getLogger(__name__)
 
+ENGINE_LEASE, ENGINE_ROOT = "moorage.owner", "moorage.root"
+"""The lease of an engine that has the namespace, whether it runs or not; its label for the engine's data directory."""
 _PREFIX = "moorage.executor."
 _BOOT, _PID, _STARTED = "moorage.boot", "moorage.pid", "moorage.started"
 
@@ -39,13 +41,13 @@ class LeaseStore(Protocol):
 
 
 @asynccontextmanager
-async def own_namespace(leases: LeaseStore, namespace: str, timeouts: Timeouts) -> AsyncIterator[None]:
+async def own_namespace(leases: LeaseStore, namespace: str, timeouts: ExecutorTimeouts) -> AsyncIterator[None]:
     """The namespace belongs to this process until the block ends, or it exits in whatever way.
 
     Two processes that begin at the same moment may both be refused; never are both admitted.
 
     Raises:
-        errors.Conflict: an executor of another process has it; the text names the process
+        errors.Conflict: an executor of another process has it, or an engine; the text names the process or the engine
     """
     lease = f"{_PREFIX}{secrets.token_hex(8)}"
     own = {_BOOT: boot_id(), _PID: str(os.getpid()), _STARTED: _start_of(os.getpid())}
@@ -62,13 +64,29 @@ async def own_namespace(leases: LeaseStore, namespace: str, timeouts: Timeouts) 
 
 
 async def _refuse_others(leases: LeaseStore, namespace: str, own: Mapping[str, str]) -> None:
-    """Raise Conflict if another process that runs has a lease, and delete those of processes that have exited."""
-    for id, owner in (await leases.list_leases()).items():
+    """Raise Conflict if an engine or another process that runs has a lease; delete those of exited processes."""
+    found = await leases.list_leases()
+    if (engine := found.get(ENGINE_LEASE)) is not None:
+        raise errors.Conflict(
+            f"cannot use the namespace {namespace}: it belongs to the engine on {engine.get(ENGINE_ROOT, '')}, "
+            "whether that runs or not; give another one"
+        )
+    for id, owner in found.items():
         if not id.startswith(_PREFIX) or all(owner.get(key) == value for key, value in own.items()):
             continue
         if _is_running(owner):
             raise errors.Conflict(f"cannot use the namespace {namespace}: process {owner[_PID]} has an executor in it")
         await _delete(leases, id)
+
+
+async def refuse_executors(leases: LeaseStore, namespace: str) -> None:
+    """Raises: Conflict where a process that runs has an executor in the namespace, for an engine that begins."""
+    for id, owner in (await leases.list_leases()).items():
+        if id.startswith(_PREFIX) and _is_running(owner):
+            raise errors.Conflict(
+                f"cannot use namespace {namespace}: process {owner[_PID]} has an executor in it; "
+                "give another one with --namespace, or use --containerd private"
+            )
 
 
 async def _delete(leases: LeaseStore, id: str) -> None:

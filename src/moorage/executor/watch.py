@@ -10,7 +10,7 @@ from moorage import errors
 from moorage._lib.backoff import Backoff
 from moorage.containerd.types import Envelope
 from moorage.executor.protocols import ContainerClient
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ExecutorTimeouts
 
 __all__ = ("watch",)
 
@@ -21,7 +21,7 @@ async def watch(
     client: ContainerClient,
     on_event: Callable[[Envelope], None],
     on_gap: Callable[[], None],
-    timeouts: Timeouts,
+    timeouts: ExecutorTimeouts,
     *,
     task_status: TaskStatus[None],
 ) -> None:

@@ -19,7 +19,7 @@ from moorage.runs.plan import RunPlan
 from moorage.runs.preparation import close_views
 from moorage.runs.readiness import HTTP_PROTOCOLS, Activation, activate, describe_other_sockets, wait_until_listening
 from moorage.runs.termination import terminate
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RunTimeouts
 
 __all__ = ("ContainerStarter", "ForegroundRun", "RunResult")
 
@@ -50,7 +50,7 @@ class RunResult(Struct, frozen=True):
 class ForegroundRun:
     """Runs one plan once. It is the executor's exit handler, too."""
 
-    def __init__(self, plan: RunPlan, report: Report, timeouts: Timeouts) -> None:
+    def __init__(self, plan: RunPlan, report: Report, timeouts: RunTimeouts) -> None:
         """``plan`` is prepared; ``timeouts`` says how long the plugin may take to become ready and to stop."""
         self._plan = plan
         self._id = plan.directories.id

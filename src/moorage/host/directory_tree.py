@@ -13,17 +13,21 @@ Source: openat2(2), Linux 5.6.
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from moorage._lib.threads import run_blocking
+from moorage.host import proc
 from moorage.host.mounts import mount_points_below
 
 __all__ = (
     "Directory",
+    "FileIdentity",
+    "file_identity",
     "open_beneath",
     "read_below",
     "remove_directories",
@@ -36,6 +40,10 @@ _OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x04, 0x08
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _BLOCK = 512  # bytes of st_blocks, whatever the file system's own are
+
+_AT_EMPTY_PATH = 0x1000
+_STATX_INO, _STATX_MNT_ID = 0x100, 0x1000
+_STATX = struct.Struct("I28xQ96xIIQ104x")  # mask, inode, major and minor number of the device, mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -64,6 +72,26 @@ def open_beneath(directory: int, path: str, flags: int, mode: int = 0, *, crosse
         number = ctypes.get_errno()
         if number not in (errno.EINTR, errno.EAGAIN):  # EAGAIN: something was renamed while the kernel resolved it
             raise OSError(number, os.strerror(number), path)
+
+
+class FileIdentity(NamedTuple):
+    """Which file an open descriptor refers to, and through which mount."""
+
+    device: tuple[int, int]
+    """Major and minor number."""
+    inode: int
+    mount: int
+    """The kernel's id."""
+
+
+def file_identity(descriptor: int) -> FileIdentity:
+    """Of an open file; a file system that hangs hangs this. Raises: OSError. Source: statx(2), Linux 5.8."""
+    found = ctypes.create_string_buffer(_STATX.size)
+    if _libc.statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_INO | _STATX_MNT_ID, found) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    mask, inode, major, minor, mount = _STATX.unpack(found.raw)
+    return FileIdentity((major, minor), inode, mount if mask & _STATX_MNT_ID else proc.mount_id(descriptor))
 
 
 class Directory:

@@ -27,8 +27,8 @@ __all__ = (
     "bind_shared",
     "close_view",
     "drop_dead_mounts",
+    "is_in_placeholder",
     "is_mount_point",
-    "is_placeholder",
     "mount_all",
     "mount_options",
     "mount_overlay",
@@ -79,17 +79,10 @@ _OPTIONS = {
 _PAGE = 4096  # bytes of options that mount(2) takes
 _DEAD = frozenset({errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.EHOSTDOWN})
 
-_PLACEHOLDER = "moorage-placeholder"
-_MS_RDONLY = 0x1
-_MS_NOSUID = 0x2
-_MS_NODEV = 0x4
-_MS_NOEXEC = 0x8
-_MS_REMOUNT = 0x20
-_MS_BIND = 0x1000
-_MS_REC = 0x4000
-_MS_PRIVATE = 1 << 18
-_MS_SHARED = 1 << 20
-_MS_SLAVE = 1 << 19
+_PLACEHOLDER, _PLACEHOLDER_INODES = "moorage-placeholder", 2
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
+_MS_REMOUNT, _MS_BIND, _MS_REC = 0x20, 0x1000, 0x4000
+_MS_PRIVATE, _MS_SHARED, _MS_SLAVE = 1 << 18, 1 << 20, 1 << 19
 _STATVFS_FLAGS = 0xF  # ro, nosuid, nodev, noexec: the same bits in statvfs(3) as in mount(2)
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -274,11 +267,28 @@ def mount_placeholder(directory: int) -> None:
     Also over a dead mount: what is mounted there next is mounted over the placeholder.
     """
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    _mount(_PLACEHOLDER, Path(proc.descriptor_path(directory)), "tmpfs", flags, "mode=0555,size=4k,nr_inodes=2")
+    _mount(
+        _PLACEHOLDER,
+        Path(proc.descriptor_path(directory)),
+        "tmpfs",
+        flags,
+        f"mode=0555,size=4k,nr_inodes={_PLACEHOLDER_INODES}",
+    )
 
 
-def is_placeholder(mount: proc.MountInfo) -> bool:
-    """Whether it is one of ``mount_placeholder``."""
+def is_in_placeholder(directory: int, point: str) -> bool:
+    """Whether an open directory is in one of ``mount_placeholder`` at this mount point. Raises: OSError.
+
+    The list of all mounts, which takes milliseconds where there are many, is read only where it looks like one.
+    """
+    found = os.fstatvfs(directory)
+    if not found.f_flag & os.ST_RDONLY or found.f_files != _PLACEHOLDER_INODES:
+        return False
+    there = [each for each in proc.mounts() if each.point == point]
+    return bool(there) and _is_placeholder(there[-1])
+
+
+def _is_placeholder(mount: proc.MountInfo) -> bool:
     return (mount.type, mount.source) == ("tmpfs", _PLACEHOLDER)
 
 
@@ -288,7 +298,7 @@ def mount_state(point: Path) -> MountState:
     found = [each for each in proc.mounts() if each.point == resolved]
     if not found:
         return "none"
-    if is_placeholder(found[-1]):
+    if _is_placeholder(found[-1]):
         return "placeholder"
     try:
         call_bounded(lambda: os.stat(resolved), _RESPONSE, f"query {point}", owner=resolved)

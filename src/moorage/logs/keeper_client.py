@@ -20,7 +20,7 @@ from moorage._lib.threads import run_blocking
 from moorage.background_process import BackgroundProcess, BackgroundProgram, receive_packet
 from moorage.logs.keeper_protocol import GREETING, MAGIC, QUIT, pack, unpack
 from moorage.logs.reader import PluginLog
-from moorage.timeouts import Timeouts
+from moorage.timeouts import KeeperTimeouts
 
 __all__ = ("KeeperClient", "KeeperOutput", "RunStreams", "Stream", "open_keeper_client", "stop_keeper")
 
@@ -81,7 +81,7 @@ class KeeperOutput:
 class KeeperClient:
     """A connection to the log keeper. ``open_keeper_client`` creates one."""
 
-    def __init__(self, state: Path, timeouts: Timeouts) -> None:
+    def __init__(self, state: Path, timeouts: KeeperTimeouts) -> None:
         self._process = _process(state, timeouts)
         self._timeouts = timeouts
         self._outputs: dict[str, KeeperOutput] = {}
@@ -225,17 +225,17 @@ class KeeperClient:
             output.finished.set()
 
 
-async def stop_keeper(state: Path, timeouts: Timeouts) -> None:
+async def stop_keeper(state: Path, timeouts: KeeperTimeouts) -> None:
     """Stop the keeper of this directory, if any, and wait for it. Raises: Unavailable if it does not exit."""
     await _process(state, timeouts).stop()
 
 
-def _process(state: Path, timeouts: Timeouts) -> BackgroundProcess:
+def _process(state: Path, timeouts: KeeperTimeouts) -> BackgroundProcess:
     return BackgroundProcess(_KEEPER, state, timeouts.keeper, timeouts.killed)
 
 
 @asynccontextmanager
-async def open_keeper_client(state: Path, timeouts: Timeouts) -> AsyncIterator[KeeperClient]:
+async def open_keeper_client(state: Path, timeouts: KeeperTimeouts) -> AsyncIterator[KeeperClient]:
     """A client of the keeper of this directory; the keeper continues after the block.
 
     The keeper is found or started when the first run is handed to it, and restarted with back-off when it exits.

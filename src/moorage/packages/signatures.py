@@ -32,7 +32,7 @@ from moorage.packages.signature_documents import (
 )
 from moorage.packages.source import Source
 from moorage.plugins import Reference, TrustedKeys, TrustRule, parse_reference, repository_of
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, PackageTimeouts
 
 __all__ = ("SignatureVerifier", "signature_tag")
 
@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 class SignatureVerifier:
     """Decides for one host whether packages are signed as its policy requires."""
 
-    def __init__(self, trusted: TrustedKeys, timeouts: Timeouts = DEFAULT) -> None:
+    def __init__(self, trusted: TrustedKeys, timeouts: PackageTimeouts = DEFAULT) -> None:
         """Reads the key files of ``trusted`` (blocking).
 
         Raises:

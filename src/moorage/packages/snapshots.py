@@ -32,9 +32,9 @@ async def choose_snapshotter(storage: "Storage", scratch: Path) -> str:
     """
     lease = base = f"{LEASE_PREFIX}trial-{secrets.token_hex(8)}"
     target = scratch / base
-    await storage.create_lease(lease)
     leased = storage.under(lease)
     try:
+        await storage.create_lease(lease)
         await leased.prepare_snapshot("overlayfs", f"{base}-1")
         await leased.commit_snapshot("overlayfs", base, f"{base}-1")
         mounts = await leased.prepare_snapshot("overlayfs", f"{base}-2", base)

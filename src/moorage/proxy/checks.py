@@ -2,12 +2,14 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from moorage import errors
 from moorage.host import proc
-from moorage.host.directory_tree import open_beneath
-from moorage.host.mounts import MountState, is_placeholder, mount_state, remove_placeholders
+from moorage.host.directory_tree import FileIdentity, file_identity, open_beneath
+from moorage.host.mounts import MountState, is_in_placeholder, mount_state, remove_placeholders
 from moorage.proxy.core.actions import EXITED, Verify
 
 __all__ = ("release", "verify")
@@ -31,69 +33,78 @@ def verify(request: Verify) -> tuple[str, str]:
 
 
 def _compare(request: Verify) -> tuple[str, str]:
+    point, is_covered = "", False
     try:
-        inside = _open(proc.root_path(request.pid), request.inside)
-        try:
-            outside, is_mounted = _open_on_host(request)
-            try:
-                found = _difference(inside, outside)
-            finally:
-                os.close(outside)
-        finally:
-            os.close(inside)
+        with _opened(proc.root_path(request.pid)) as root, _opened_beneath(root, request.inside) as inside:
+            first = file_identity(inside)
+        with _opened(request.below) as top, _opened_beneath(top, _rest(request)) as outside:
+            second = file_identity(outside)
+            found = _difference(first, second)
+            if not found:
+                point = _mount_point(request, top, second.mount)
+                is_covered = point != "" and is_in_placeholder(outside, point)
     except OSError as error:
-        found, is_mounted = f"cannot open {error.filename or request.outside}: {error.strerror}", False
+        found = f"cannot open {error.filename or request.outside}: {error.strerror}"
     if found:
         return (
             f"the plugin mounted at {request.inside}, which is not {request.outside} of the host ({found}): "
             "its mount is not propagated, so its config needs a propagatedMount above that path"
         ), ""
-    point = _mount_at(request.outside, request.below) if is_mounted else None
-    if point is not None and is_placeholder(point):
-        return f"the plugin answered, but mounted nothing over the placeholder at {point.point}", ""
-    if point is None and request.needs_mount:
+    if is_covered:
+        return f"the plugin answered, but mounted nothing over the placeholder at {point}", ""
+    if not point and request.needs_mount:
         return f"the plugin answered, but mounted nothing at {request.outside}", ""
-    return "", point.point if point is not None else ""
+    return "", point
 
 
-def _open(top: str, path: str) -> int:
-    """A directory beneath another one; no link is followed, so that it leads nowhere else. Raises: OSError."""
-    directory = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A directory, for the length of the block. Raises: OSError."""
+    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return open_beneath(directory, path.strip("/") or ".", os.O_PATH | os.O_DIRECTORY, crosses_mounts=True)
+        yield directory
     finally:
         os.close(directory)
 
 
-def _open_on_host(request: Verify) -> tuple[int, bool]:
-    """The host's directory, and whether it is in another mount than the one that the rule names. Raises: OSError."""
-    top = os.open(request.below, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def _opened_beneath(top: int, path: str) -> Iterator[int]:
+    """A directory beneath another one; no link is followed, so that it leads nowhere else. Raises: OSError."""
+    directory = open_beneath(top, path.strip("/") or ".", os.O_PATH | os.O_DIRECTORY, crosses_mounts=True)
     try:
-        path = os.path.relpath(request.outside, request.below)
-        found = open_beneath(top, path, os.O_PATH | os.O_DIRECTORY, crosses_mounts=True)
-        return found, proc.mount_id(found) != proc.mount_id(top)
+        yield directory
     finally:
-        os.close(top)
+        os.close(directory)
 
 
-def _difference(inside: int, outside: int) -> str:
-    """How two open directories differ. Raises: OSError."""
-    first, second = os.fstat(inside), os.fstat(outside)
-    if os.path.samestat(first, second):
+def _rest(request: Verify) -> str:
+    """The host's path relative to the directory that the rule names."""
+    return os.path.relpath(request.outside, request.below)
+
+
+def _mount_point(request: Verify, top: int, mount: int) -> str:
+    """Where the mount of the host's path is mounted, below the directory of the rule; empty if it has that one, too.
+
+    By the ids of the mounts of the directories between: the list of all mounts takes milliseconds where there are many.
+    Raises: OSError.
+    """
+    if file_identity(top).mount == mount:
         return ""
-    return f"device {first.st_dev} and inode {first.st_ino} inside, {second.st_dev} and {second.st_ino} outside"
+    parts = _rest(request).split("/")
+    while len(parts) > 1:
+        with _opened_beneath(top, "/".join(parts[:-1])) as directory:
+            if file_identity(directory).mount != mount:
+                break
+        parts.pop()
+    return "/".join((os.path.realpath(request.below).rstrip("/"), *parts))
 
 
-def _mount_at(path: str, below: str) -> proc.MountInfo | None:
-    """The uppermost mount that has a path, if its mount point is below a directory."""
-    top = os.path.realpath(below).rstrip("/")
-    full = f"{top}/{os.path.relpath(path, below)}"
-    best: proc.MountInfo | None = None
-    for each in proc.mounts():
-        point = each.point
-        if point.startswith(f"{top}/") and (full == point or full.startswith(f"{point}/")):
-            best = each if best is None or len(point) >= len(best.point) else best
-    return best
+def _difference(inside: FileIdentity, outside: FileIdentity) -> str:
+    """How two open directories differ."""
+    if (inside.device, inside.inode) == (outside.device, outside.inode):
+        return ""
+    first, second = (f"device {each.device[0]}:{each.device[1]} and inode {each.inode}" for each in (inside, outside))
+    return f"{first} inside, {second} outside"
 
 
 def release(paths: tuple[str, ...]) -> str:

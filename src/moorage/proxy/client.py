@@ -20,7 +20,7 @@ from moorage.background_process import BackgroundProcess, BackgroundProgram
 from moorage.host.directory_tree import remove_tree_now
 from moorage.proxy.frames import FrameReader, FrameWriter, read_some
 from moorage.proxy.protocol import GREETING, MAGIC, QUIT, News, PluginTable, Tables, decode_news, encode
-from moorage.timeouts import Timeouts
+from moorage.timeouts import ProxyTimeouts
 
 __all__ = ("ProxyClient", "clear_proxy_state", "ledger_ids", "stop_proxy")
 
@@ -45,7 +45,7 @@ class ProxyClient:
     def __init__(
         self,
         state: Path,
-        timeouts: Timeouts,
+        timeouts: ProxyTimeouts,
         tables: Callable[[], Awaitable[Sequence[PluginTable]]],
         take_news: Callable[[News], None],
         *,
@@ -348,6 +348,6 @@ def clear_proxy_state(state: Path) -> None:
             path.unlink()
 
 
-async def stop_proxy(state: Path, timeouts: Timeouts) -> None:
+async def stop_proxy(state: Path, timeouts: ProxyTimeouts) -> None:
     """Stop the proxy of this directory, if any, and wait for it. Raises: Unavailable if it does not exit."""
     await BackgroundProcess(_PROXY, state, timeouts.proxy, timeouts.killed).stop()

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Protocol
 
 import h11
@@ -14,7 +15,7 @@ import h11
 from moorage.host import proc
 from moorage.proxy.core import calls
 from moorage.proxy.core.answers import Answer, failure
-from moorage.proxy.http import Headers, Lost, Peer, header
+from moorage.proxy.http import FrozenHeaders, Headers, Lost, Peer, header
 
 __all__ = ("MOST_BYTES", "Budget", "Connection", "Exchange", "ExchangeOpener", "PeerCredentials", "peer_credentials")
 
@@ -27,6 +28,7 @@ _GROUPS_BYTES = 1024  # as much as Python allows; of a user with more groups, on
 MOST_BYTES = 128 * 1024 * 1024
 """Of all bodies that are stored at one time."""
 _CONSUMER = b"moorage-consumer"
+_REMEMBERED = 64  # heads of answers
 _DRAIN_BYTES, _DRAIN_LIMIT = 16 * 1024 * 1024, 2.0  # and seconds
 
 
@@ -361,7 +363,12 @@ class Connection:
 
 
 def _events(answer: Answer, headers: Headers) -> tuple[h11.Event, ...]:
-    length = str(len(answer.body)).encode()
-    own = [(b"content-type", answer.content_type.encode()), (b"content-length", length)]
-    head = h11.Response(status_code=answer.status, headers=own + headers)
+    head = _head(answer.status, answer.content_type, len(answer.body), tuple(headers))
     return head, h11.Data(data=answer.body), h11.EndOfMessage()
+
+
+@lru_cache(_REMEMBERED)
+def _head(status: int, content_type: str, length: int, headers: FrozenHeaders) -> h11.Response:
+    """The head of an answer; most are the same, and h11 checks each header."""
+    own = [(b"content-type", content_type.encode()), (b"content-length", str(length).encode())]
+    return h11.Response(status_code=status, headers=[*own, *headers])

@@ -1,8 +1,8 @@
 """The guard: a small process that starts the plugin proxy again at once when it is killed; both sides of their socket.
 
 It has what the next proxy needs: duplicates of the listening sockets, in whose queues connections wait meanwhile, and
-the engine's last tables. So it needs no engine. It is the proxy's parent, and the kernel kills the proxy with it: the
-two exist together or not at all. Standard library only, and little of it: this process does nothing else.
+the engine's last tables. So it needs no engine, and no file of this package: all that the proxy imports is imported
+before the first fork. It is the proxy's parent, and the kernel kills the proxy with it: both exist or neither does.
 
 A message is a letter and what belongs to it: ``T`` the tables as the engine sends them, ``L`` the paths of all
 listening sockets with their descriptors, ``R`` for ready, ``Q`` when the proxy exits and is not to be started again.
@@ -107,7 +107,7 @@ class Guard:
                 signal.signal(number, signal.SIG_DFL)
             os.close(self._wakeup)
             os.close(self._signaled)
-            from moorage.host.processes import die_with_parent  # only here: the guard itself does without
+            from moorage.host.processes import die_with_parent  # only here: see server, which imports it first
 
             die_with_parent(guard)
             listeners = {path: socket.socket(fileno=each) for path, each in self._listeners.items()}
@@ -215,7 +215,7 @@ class GuardLink:
 
     def close(self) -> None:
         """This proxy exits, and no other one is to be started."""
-        from moorage.timeouts import DEFAULT  # only here: the guard itself does without
+        from moorage.timeouts import DEFAULT  # only here: see server, which imports it first
 
         self._loop.remove_writer(self._control)
         self._control.settimeout(DEFAULT.guard_reads)

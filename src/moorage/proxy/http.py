@@ -8,13 +8,14 @@ from contextlib import suppress
 
 import h11
 
-__all__ = ("HEAD_BYTES", "Headers", "Lost", "Peer", "header", "passed_on")
+__all__ = ("HEAD_BYTES", "FrozenHeaders", "Headers", "Lost", "Peer", "header", "passed_on")
 
 HEAD_BYTES = 64 * 1024
 """Of the head of a request or an answer."""
 _CHUNK = 64 * 1024
 
 Headers = list[tuple[bytes, bytes]]
+FrozenHeaders = tuple[tuple[bytes, bytes], ...]
 
 _OWN = frozenset(
     (

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Protocol
 
 import h11
@@ -11,12 +12,14 @@ import h11
 from moorage import errors
 from moorage.host.sockets import PluginSocket
 from moorage.proxy.core import calls
-from moorage.proxy.http import Headers, Lost, Peer, header, passed_on
+from moorage.proxy.http import FrozenHeaders, Headers, Lost, Peer, header, passed_on
 
 __all__ = ("ConsumerLeft", "PluginBroken", "StreamConsumer", "WholeCall", "call_stream")
 
 _HOST = b"plugin.moby.localhost"  # as Docker sends it
 _ACCEPT = b"application/vnd.docker.plugins.v1.2+json"
+_REMEMBERED = 32
+"""Heads of requests; one has at most ``HEAD_BYTES``."""
 
 
 class PluginBroken(Exception):
@@ -60,8 +63,10 @@ def _connect(target: PluginSocket) -> Peer:
     return Peer(connection, h11.CLIENT)
 
 
-def _request(path: str, headers: Headers, framing: Headers) -> h11.Request:
-    sent = [(b"host", _HOST), *passed_on(headers), *framing, (b"connection", b"close")]
+@lru_cache(_REMEMBERED)
+def _request(path: str, headers: FrozenHeaders, framing: tuple[bytes, bytes]) -> h11.Request:
+    """The head of a request. Consumers send the same ones again and again, and h11 checks each header."""
+    sent = [(b"host", _HOST), *passed_on(headers), framing, (b"connection", b"close")]
     if header(headers, b"accept") is None:
         sent.append((b"accept", _ACCEPT))
     if header(headers, b"content-type") is None:
@@ -109,7 +114,7 @@ class WholeCall:
         except PluginBroken as error:
             self._loop.call_soon(self._fail, error)
             return
-        request = _request(path, headers, [(b"content-length", str(len(body)).encode())])
+        request = _request(path, tuple(headers), (b"content-length", str(len(body)).encode()))
         events = (request, h11.Data(data=body), h11.EndOfMessage())
         self._rest = memoryview(b"".join([self._peer.http.send(event) or b"" for event in events]))
         self._loop.add_reader(self._peer.socket.fileno(), self._read)
@@ -233,10 +238,10 @@ class _RequestBody:
         is_chunked = header(headers, b"transfer-encoding") is not None
         is_empty = not is_chunked and (length is None or not int(length))
         if is_chunked:
-            framing = [(b"transfer-encoding", b"chunked")]
+            framing = b"transfer-encoding", b"chunked"
         else:
-            framing = [(b"content-length", length if length is not None and not is_empty else b"2")]
-        events: list[h11.Event] = [_request(path, headers, framing)]
+            framing = b"content-length", length if length is not None and not is_empty else b"2"
+        events: list[h11.Event] = [_request(path, tuple(headers), framing)]
         if is_empty:
             events.append(h11.Data(data=b"{}"))
         while not self.is_complete and (event := self._consumer.peer.next_now()) is not None:

@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 from moorage.proxy.guard import Guard, Handover
 
@@ -56,13 +57,21 @@ def main(state: str) -> int:
         os.write(notify, b"1")
         os.close(notify)
 
-    def serve(handover: Handover) -> None:
-        _exclude_modules()
-        from moorage.proxy.run import run
+    _exclude_modules()
+    run = _import_all()
+    return Guard(lock, lambda handover: run(state, listener, handover), notify_ready).serve()
 
-        run(state, listener, handover)
 
-    return Guard(lock, serve, notify_ready).serve()
+def _import_all() -> Callable[[str, socket.socket, Handover], None]:
+    """What serves in each proxy. All that guard and proxy ever import of this package is imported now.
+
+    When a proxy is started again, an upgrade may have replaced or removed the package.
+    """
+    import moorage.host.processes
+    import moorage.timeouts  # noqa: F401 - both for the guard, which imports them where it uses them
+    from moorage.proxy.run import run
+
+    return run
 
 
 def _exclude_modules() -> None:

@@ -12,7 +12,7 @@ from moorage.oci.digest import digest_of, hex_digits
 from moorage.oci.manifest import RawManifest, stated_media_type
 from moorage.oci.media_types import MANIFESTS_AND_INDEXES
 from moorage.registry._connections import TransportError, TransportErrorKind, reason_of
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RegistryTimeouts
 
 __all__ = ("AVERAGE_RATE", "MINIMUM_RATE", "BodyReader", "TimeBudget", "check_manifest", "error_text", "read_bounded")
 
@@ -31,7 +31,7 @@ _VAGUE_TYPES = ("", "application/json", "application/octet-stream", "text/plain"
 class TimeBudget:
     """The seconds that may be spent waiting for one body, all retries together."""
 
-    def __init__(self, timeouts: Timeouts, size_bytes: int = 0) -> None:
+    def __init__(self, timeouts: RegistryTimeouts, size_bytes: int = 0) -> None:
         self.seconds = timeouts.registry_document + size_bytes / AVERAGE_RATE
         self.left = self.seconds
 
@@ -92,7 +92,7 @@ async def read_bounded(
     return bytes(data)
 
 
-async def error_text(response: aiohttp.ClientResponse, timeouts: Timeouts) -> str:
+async def error_text(response: aiohttp.ClientResponse, timeouts: RegistryTimeouts) -> str:
     """The message in the body of an error response, as one line; "" if there is none."""
     try:
         body = await read_bounded(response, _ERROR_BYTES, timeouts.registry_stall, TimeBudget(timeouts))

@@ -11,7 +11,7 @@ import anyio
 
 from moorage import errors
 from moorage._lib.backoff import pauses
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RegistryTimeouts
 
 __all__ = (
     "OPTIONAL_TRIES",
@@ -49,7 +49,7 @@ class TransientError(Exception):
 class RetryBudget:
     """The remaining retries of one operation, and the pauses between them."""
 
-    def __init__(self, timeouts: Timeouts, tries: int = TRIES) -> None:
+    def __init__(self, timeouts: RegistryTimeouts, tries: int = TRIES) -> None:
         self._timeouts = timeouts
         self._tries = tries
         self.refill()

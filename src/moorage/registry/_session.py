@@ -31,7 +31,7 @@ from moorage.registry._transport import Body, RequestPolicy, Transport, is_redir
 from moorage.registry.credentials import Credentials
 from moorage.registry.hosts import Endpoint, Hosts
 from moorage.registry.origin import Origin, resolve_location
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RegistryTimeouts
 
 __all__ = (
     "RegistryRequest",
@@ -81,7 +81,7 @@ class RegistrySession:
         transport: Transport,
         hosts: Hosts,
         credentials: Credentials,
-        timeouts: Timeouts,
+        timeouts: RegistryTimeouts,
         *,
         is_login: bool = False,
     ) -> None:
@@ -314,7 +314,7 @@ async def first_result(
     return None
 
 
-async def read_document(session: RegistrySession, request: RegistryRequest, timeouts: Timeouts) -> bytes:
+async def read_document(session: RegistrySession, request: RegistryRequest, timeouts: RegistryTimeouts) -> bytes:
     """The whole response. Raises: InvalidResponse for more than ``MANIFEST_BYTES`` bytes; what the session raises."""
     response = await session.send(request)
     try:

@@ -13,7 +13,7 @@ from moorage.registry._connections import TransportError
 from moorage.registry._retry import TRANSIENT_STATUSES, TransientError, retry_after_of
 from moorage.registry._transport import RequestPolicy, Transport
 from moorage.registry.hosts import Hosts
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RegistryTimeouts
 
 __all__ = ("TokenServer",)
 
@@ -24,7 +24,12 @@ class TokenServer:
     """Sends token requests to the server that a registry names; ``base`` returns the URL of the registry."""
 
     def __init__(
-        self, name: str, transport: Transport, hosts: Hosts, timeouts: Timeouts, base: Callable[[], Awaitable[URL]]
+        self,
+        name: str,
+        transport: Transport,
+        hosts: Hosts,
+        timeouts: RegistryTimeouts,
+        base: Callable[[], Awaitable[URL]],
     ) -> None:
         self._name = name
         self._transport = transport

@@ -23,7 +23,7 @@ from moorage.registry._connections import (
 )
 from moorage.registry.hosts import Hosts
 from moorage.registry.origin import Origin, resolve_location
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RegistryTimeouts
 
 __all__ = ("REDIRECTS", "Body", "RequestPolicy", "Transport", "is_redirect")
 
@@ -54,7 +54,7 @@ class RequestPolicy(Struct, frozen=True):
 class Transport:
     """HTTP requests over one pool of connections, used as an async context manager."""
 
-    def __init__(self, hosts: Hosts, timeouts: Timeouts) -> None:
+    def __init__(self, hosts: Hosts, timeouts: RegistryTimeouts) -> None:
         self._hosts = hosts
         self._timeouts = timeouts
         self._session: aiohttp.ClientSession

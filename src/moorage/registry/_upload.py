@@ -12,7 +12,7 @@ from moorage.registry._body import MINIMUM_RATE
 from moorage.registry._connections import TransportError, TransportErrorKind
 from moorage.registry._retry import TransientError
 from moorage.registry._session import RegistryRequest, RegistrySession, StreamRedirected
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RegistryTimeouts
 
 __all__ = ("upload",)
 
@@ -62,7 +62,7 @@ async def upload(
     put: RegistryRequest,
     size_bytes: int,
     chunks: Callable[[], AsyncGenerator[bytes, None]],
-    timeouts: Timeouts,
+    timeouts: RegistryTimeouts,
 ) -> None:
     """Send a body of exactly ``size_bytes``; a registry that accepts less than ``MINIMUM_RATE`` counts as unavailable.
 

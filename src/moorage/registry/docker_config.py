@@ -25,7 +25,7 @@ from moorage.host.files import read_regular, write_atomically
 from moorage.oci.reference import DEFAULT_HOST
 from moorage.registry.credentials import ANONYMOUS, Credentials, parse_credentials
 from moorage.registry.origin import is_same_host
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, RegistryTimeouts
 
 __all__ = (
     "DOCKER_HUB_KEY",
@@ -59,7 +59,9 @@ def docker_config_path(environ: Mapping[str, str] = os.environ) -> Path:
 class DockerConfig:
     """The credentials for a registry, read again each time; an instance is a ``CredentialsFor``."""
 
-    def __init__(self, path: Path, timeouts: Timeouts = DEFAULT, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, timeouts: RegistryTimeouts = DEFAULT, *, environ: Mapping[str, str] | None = None
+    ) -> None:
         """``environ`` is searched for ``DOCKER_AUTH_CONFIG``; None: it is not used."""
         self._path = path
         self._timeouts = timeouts
@@ -101,7 +103,7 @@ class DockerConfig:
 class _CredentialsSearch:
     """Searches the credentials of one repository in one document after another; problems are recorded."""
 
-    def __init__(self, host: str, path: str, timeouts: Timeouts) -> None:
+    def __init__(self, host: str, path: str, timeouts: RegistryTimeouts) -> None:
         self._host = host
         self._parts = [each for each in path.split("/") if each]
         self._timeouts = timeouts
@@ -191,7 +193,7 @@ _NOTHING = ("credentials not found", "no credentials server url", "no credential
 _IDENTITY = "<token>"  # the name under which helpers store identity tokens
 
 
-async def get_from_helper(name: str, server: str, timeouts: Timeouts, where: str) -> Credentials | None:
+async def get_from_helper(name: str, server: str, timeouts: RegistryTimeouts, where: str) -> Credentials | None:
     """The credentials of a helper for a server, which it reads from standard input; None if it has none.
 
     ``where`` is the file that names the helper. Raises: NotFound for one that is not installed; Invalid for what cannot
@@ -247,7 +249,9 @@ def read_reply(output: bytes, program: str, server: str) -> Credentials:
 # ----------------------------------------------------------------------------------------------------------- storing
 
 
-async def store_credentials(path: Path, host: str, credentials: Credentials, timeouts: Timeouts = DEFAULT) -> bool:
+async def store_credentials(
+    path: Path, host: str, credentials: Credentials, timeouts: RegistryTimeouts = DEFAULT
+) -> bool:
     """Store the credentials for a registry as ``docker login`` does; whether a credential helper has them.
 
     Raises:
@@ -273,7 +277,7 @@ async def store_credentials(path: Path, host: str, credentials: Credentials, tim
     return helper is not None
 
 
-async def remove_credentials(path: Path, host: str, timeouts: Timeouts = DEFAULT) -> bool:
+async def remove_credentials(path: Path, host: str, timeouts: RegistryTimeouts = DEFAULT) -> bool:
     """Remove the credentials for a registry as ``docker logout`` does; whether there were any.
 
     Raises:
@@ -302,7 +306,7 @@ def _helper_of(document: Mapping[str, Any], host: str, server: str) -> str | Non
     return next((str(each) for each in [*named, document.get("credsStore")] if each), None)
 
 
-async def _run_helper(name: str, verb: str, text: str, server: str, timeouts: Timeouts) -> None:
+async def _run_helper(name: str, verb: str, text: str, server: str, timeouts: RegistryTimeouts) -> None:
     program = f"docker-credential-{name}"
     if not _NAME.fullmatch(name):
         raise errors.Invalid(f"cannot {verb} credentials for {server}: {program!r} is no credential helper")

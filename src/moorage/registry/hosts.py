@@ -14,6 +14,7 @@ from msgspec import Struct, field
 from yarl import URL
 
 from moorage import errors
+from moorage._lib.task_groups import require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.oci.reference import DEFAULT_HOST
 from moorage.registry._trust import (
@@ -26,7 +27,7 @@ from moorage.registry._trust import (
     split_entry,
 )
 from moorage.registry.origin import Origin
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, RegistryTimeouts
 
 __all__ = ("DOCKER_HUB", "Endpoint", "Hosts", "Options", "proxy_for")
 
@@ -65,7 +66,9 @@ class Endpoint(Struct, frozen=True):
 class Hosts:
     """Decisions about hosts for one operation; certificates are read once, names are resolved once."""
 
-    def __init__(self, options: Options, *, timeouts: Timeouts = DEFAULT, lookup: Lookup = resolve_host) -> None:
+    def __init__(
+        self, options: Options, *, timeouts: RegistryTimeouts = DEFAULT, lookup: Lookup = resolve_host
+    ) -> None:
         self._options = options
         self._certificates = CertificateStore(options.certificate_directories)
         self._insecure = InsecureHosts(options.insecure, lookup, timeouts.registry_lookup)
@@ -77,7 +80,13 @@ class Hosts:
         return self._insecure.addresses
 
     async def endpoints(self, host: str, *, is_pull: bool) -> list[Endpoint]:
-        """The servers to ask for content of a host, in order. Raises: Invalid for a mirror that cannot be used."""
+        """The servers to ask for content of a host, in order.
+
+        Raises:
+            errors.Invalid: a mirror cannot be used
+            errors.Unsupported: the event loop is not one of asyncio (trio)
+        """
+        require_asyncio(f"use the registry {host}")
         mirrors = self._options.mirrors if is_pull and host == DEFAULT_HOST else ()
         server = DOCKER_HUB if host == DEFAULT_HOST else host
         return [*[await self._mirror(each) for each in mirrors], Endpoint(host, await self._urls(server))]

@@ -9,12 +9,14 @@ from moorage.registry._session import RegistryRequest, RegistrySession
 from moorage.registry._transport import Transport
 from moorage.registry.credentials import Credentials
 from moorage.registry.hosts import Hosts, Options
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, RegistryTimeouts
 
 __all__ = ("log_in", "registry_of")
 
 
-async def log_in(address: str, credentials: Credentials, *, options: Options, timeouts: Timeouts = DEFAULT) -> str:
+async def log_in(
+    address: str, credentials: Credentials, *, options: Options, timeouts: RegistryTimeouts = DEFAULT
+) -> str:
     """An identity token to store instead of the password; "" if the registry issues none.
 
     Raises: Unauthorized if the registry or its token server refuses the credentials.

@@ -37,7 +37,7 @@ from moorage.registry._transport import REDIRECTS, Transport
 from moorage.registry._upload import upload
 from moorage.registry.credentials import ANONYMOUS, Credentials, CredentialsFor
 from moorage.registry.hosts import Endpoint, Hosts, Options
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, RegistryTimeouts
 
 __all__ = ("Registry",)
 
@@ -69,7 +69,7 @@ class Registry:
         *,
         credentials: CredentialsFor | None = None,
         options: Options | None = None,
-        timeouts: Timeouts = DEFAULT,
+        timeouts: RegistryTimeouts = DEFAULT,
     ) -> None:
         self._repository = repository
         self._access = access

@@ -8,7 +8,7 @@ import anyio
 
 from moorage import errors
 from moorage._lib.backoff import pauses
-from moorage.timeouts import Timeouts
+from moorage.timeouts import RunTimeouts
 
 __all__ = ("SendSignal", "terminate")
 
@@ -25,7 +25,7 @@ Raises: Unavailable while containerd is unavailable.
 async def terminate(
     send: SendSignal,
     exited: anyio.Event,
-    timeouts: Timeouts,
+    timeouts: RunTimeouts,
     *,
     stop_timeout: float,
     kill_now: anyio.Event | None = None,
@@ -53,7 +53,7 @@ async def _cancel_when_set(event: anyio.Event, scope: anyio.CancelScope) -> None
     scope.cancel()
 
 
-async def _send_until_sent(send: SendSignal, number: int, timeouts: Timeouts) -> None:
+async def _send_until_sent(send: SendSignal, number: int, timeouts: RunTimeouts) -> None:
     for pause in pauses(timeouts.reconnect_first, timeouts.reconnect_limit):
         try:
             await send(number)

@@ -13,7 +13,7 @@ from anyio.abc import Process
 
 from moorage._lib.backoff import Backoff
 from moorage._lib.task_groups import background_tasks
-from moorage.timeouts import Timeouts
+from moorage.timeouts import PageTimeouts
 
 __all__ = ("TOKEN_FILE", "page_process")
 
@@ -26,7 +26,7 @@ _OF_THE_SERVICE = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS
 
 
 @asynccontextmanager
-async def page_process(address: str, api_socket: Path, root: Path, timeouts: Timeouts) -> AsyncIterator[None]:
+async def page_process(address: str, api_socket: Path, root: Path, timeouts: PageTimeouts) -> AsyncIterator[None]:
     """A process with the page until the block ends; one that exits is started again, ever less often.
 
     Without an address there is none.
@@ -44,7 +44,7 @@ def _command(address: str, api_socket: Path, token_file: Path) -> list[str]:
     return [*program, "ui", "--listen", address, "--token-file", str(token_file), "--until-eof"]
 
 
-async def _keep_running(command: list[str], timeouts: Timeouts) -> None:
+async def _keep_running(command: list[str], timeouts: PageTimeouts) -> None:
     backoff = Backoff(timeouts.reconnect_first, timeouts.reconnect_limit, timeouts.steady)
     environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_SERVICE}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -66,7 +66,7 @@ async def _keep_running(command: list[str], timeouts: Timeouts) -> None:
         log.warning("the page exited with status %d; it is started again", status)
 
 
-async def _stop(process: Process, timeouts: Timeouts) -> None:
+async def _stop(process: Process, timeouts: PageTimeouts) -> None:
     with anyio.CancelScope(shield=True):
         if process.returncode is None:
             process.terminate()

@@ -19,7 +19,7 @@ from moorage.api.schema.consumers import VolumeList
 from moorage.api.schema.output import LogLine
 from moorage.api.schema.system import DiskUsageReport
 from moorage.client import MoorageClient
-from moorage.timeouts import Timeouts
+from moorage.timeouts import PageTimeouts
 from moorage.ui.access import HEADERS, Access
 from moorage.ui.files import find_file
 from moorage.ui.live import PageStates, Parts, changes, parts_of
@@ -58,7 +58,7 @@ Pages = Mapping[str, Callable[[View], Awaitable[tuple[Child, ...]]]]
 
 @asynccontextmanager
 async def serve_page(
-    listener: socket.socket, watcher: EngineWatcher, access: Access, timeouts: Timeouts
+    listener: socket.socket, watcher: EngineWatcher, access: Access, timeouts: PageTimeouts
 ) -> AsyncIterator[None]:
     """Answer requests until the block ends. The listening socket stays the caller's."""
     limits = ListenerLimits(_CONNECTIONS)
@@ -69,7 +69,7 @@ async def serve_page(
 
 
 class _Server:
-    def __init__(self, watcher: EngineWatcher, access: Access, timeouts: Timeouts, tasks: TaskGroup) -> None:
+    def __init__(self, watcher: EngineWatcher, access: Access, timeouts: PageTimeouts, tasks: TaskGroup) -> None:
         self._watcher = watcher
         self._timeouts = timeouts
         self._access = access
@@ -291,7 +291,7 @@ def _see(path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path, "Cache-Control": "no-store"})
 
 
-async def _read_form(request: web.BaseRequest, timeouts: Timeouts) -> dict[str, str]:
+async def _read_form(request: web.BaseRequest, timeouts: PageTimeouts) -> dict[str, str]:
     """The fields of a form. Raises: Invalid."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise errors.Invalid("cannot read the form: it has another content type than forms have")

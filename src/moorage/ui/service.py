@@ -16,7 +16,7 @@ from moorage import errors
 from moorage._lib.stop_signals import stop_signals
 from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_blocking
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, PageTimeouts
 from moorage.ui.access import Access, read_token
 from moorage.ui.address import parse_listen, parse_origin
 from moorage.ui.server import serve_page
@@ -41,7 +41,7 @@ class PageOptions(Struct, frozen=True):
     """Of a proxy before it, https://HOST."""
     until_eof: bool = False
     """Whether it also stops when its standard input is closed, because the engine that started it exited."""
-    timeouts: Timeouts = DEFAULT
+    timeouts: PageTimeouts = DEFAULT
 
 
 async def run_page(options: PageOptions, report: Callable[[str, str], None]) -> int:

@@ -16,7 +16,7 @@ from moorage.api.schema.output import PluginStats
 from moorage.api.schema.plugins import PluginDetails
 from moorage.api.schema.system import EventMessage, SystemInfo
 from moorage.client import MoorageClient
-from moorage.timeouts import Timeouts
+from moorage.timeouts import PageTimeouts
 from moorage.ui.history import History, Sample
 from moorage.ui.streams import StreamReader
 from moorage.ui.timeline import Timeline, TimelineEvent, lines_before
@@ -77,7 +77,7 @@ class EngineState(Struct, frozen=True):
 class EngineWatcher:
     """The last known state of an engine, and what was recorded of it while ``run`` runs."""
 
-    def __init__(self, host: str, timeouts: Timeouts) -> None:
+    def __init__(self, host: str, timeouts: PageTimeouts) -> None:
         self.host = host
         self.state = EngineState(datetime.now(UTC), problem="not connected yet")
         self.history = History()

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -165,6 +166,14 @@ def _exit(program: str, run: Callable[[Sequence[str]], int]) -> None:
         say_lines(indented(f"{program}: {error}"), err=True)
         status = _WRONG
     except (errors.MoorageError, OSError) as error:
-        say_lines(indented(f"{program}: {error}"), err=True)
+        advice = _missing_engine() if isinstance(error, errors.Unavailable) else ""
+        say_lines(indented(f"{program}: {error}{advice}"), err=True)
         status = _FAILED
     sys.exit(status)
+
+
+def _missing_engine() -> str:
+    """What is missing where only the library is installed: no engine can have been started from here."""
+    if find_spec("click") is not None:
+        return ""
+    return "; the engine is not installed here, there is no Python module click; run: pip install 'moorage[engine]'"

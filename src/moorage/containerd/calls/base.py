@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from moorage.containerd._rpc import GrpcConnection, Reply
-    from moorage.timeouts import Timeouts
+    from moorage.timeouts import ClientTimeouts
 
 __all__ = ("ServiceCalls",)
 
@@ -17,7 +17,7 @@ class ServiceCalls:
     """Calls in one namespace over one connection."""
 
     _connection: GrpcConnection
-    _timeouts: Timeouts
+    _timeouts: ClientTimeouts
     _namespace: str
     _lease = ""
     """What references the objects that calls create; empty for none."""

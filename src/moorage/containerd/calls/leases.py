@@ -4,7 +4,10 @@ from __future__ import annotations  # messages are named in them, and are made w
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
+
+import anyio
 
 from moorage import errors
 from moorage.containerd import types
@@ -68,8 +71,12 @@ class LeaseCalls(StorageCalls):
         """Remove now what has no reference: the deletion of an empty lease waits for a collection."""
         plain = self.under("")
         id = f"moorage-collect-{secrets.token_hex(4)}"  # unique: a second deletion would not wait for a collection
-        await plain.create_lease(id)
         try:
+            await plain.create_lease(id)
             await plain.delete_lease(id, collect=True)
         except errors.NotFound:
             pass  # another engine deleted it
+        except BaseException:  # also where containerd has created it, and the call was cancelled
+            with anyio.move_on_after(self._timeouts.cleanup, shield=True), suppress(errors.MoorageError):
+                await plain.delete_lease(id)
+            raise

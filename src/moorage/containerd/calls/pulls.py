@@ -9,7 +9,7 @@ from moorage.containerd.images.progress import ReportProgress, ignore_progress
 from moorage.containerd.types import Usage
 from moorage.oci.platforms import Platform
 from moorage.oci.reference import parse_reference
-from moorage.timeouts import Timeouts
+from moorage.timeouts import DEFAULT, ClientTimeouts, RegistryTimeouts
 
 if TYPE_CHECKING:
     from moorage.containerd.images.pull import PulledImage
@@ -25,7 +25,7 @@ DEFAULT_SNAPSHOTTER = "overlayfs"
 class PullCalls:
     """What many calls together do with an image."""
 
-    _timeouts: Timeouts
+    _timeouts: ClientTimeouts
 
     @property
     def storage(self) -> Storage:
@@ -47,6 +47,7 @@ class PullCalls:
         ``reference`` is read as docker reads it: ``alpine`` is ``docker.io/library/alpine:latest``. ``credentials`` are
         for its registry only, or a function that finds them by host; ``options`` are those of the machine about
         registries; ``platform`` is this machine's by default; ``report`` is called for each step, and never waits.
+        The registry's time limits are those of ``Timeouts`` that ``connect`` was given, or the defaults.
 
         Raises:
             errors.NotFound: the registry does not have it, or not for the platform
@@ -69,7 +70,8 @@ class PullCalls:
         parsed = parse_reference(reference).with_default_tag()
         if isinstance(credentials, Credentials):
             credentials = credentials_for(parsed.host, credentials)
-        async with Registry(parsed, credentials=credentials, options=options, timeouts=self._timeouts) as source:
+        timeouts = self._timeouts if isinstance(self._timeouts, RegistryTimeouts) else DEFAULT
+        async with Registry(parsed, credentials=credentials, options=options, timeouts=timeouts) as source:
             return await pull_image(
                 self.storage, source, parsed, snapshotter=snapshotter, platform=platform, report=report
             )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from moorage.containerd._rpc import GrpcConnection
     from moorage.containerd.integrity import Verification
-    from moorage.timeouts import Timeouts
+    from moorage.timeouts import ClientTimeouts
 
 __all__ = ("StorageCalls",)
 
@@ -23,7 +23,7 @@ class StorageCalls(ServiceCalls):
         self,
         connection: GrpcConnection,
         namespace: str,
-        timeouts: Timeouts,
+        timeouts: ClientTimeouts,
         verification: Verification,
         *,
         lease: str = "",

@@ -11,7 +11,7 @@ from moorage.runs.http_call import PluginResponse, call
 if TYPE_CHECKING:
     from moorage.engine.consumers.publisher import Publisher
     from moorage.engine.supervisor import Supervisor
-    from moorage.timeouts import Timeouts
+    from moorage.timeouts import EngineTimeouts
 
 __all__ = ("call_driver",)
 
@@ -30,7 +30,7 @@ async def call_driver(
     body: dict[str, Any],
     consumer: str,
     within: float,
-    timeouts: "Timeouts",
+    timeouts: "EngineTimeouts",
 ) -> dict[str, Any]:
     """The answer of a volume driver; see ``Engine.volume_call``. Repeated once if the proxy exits meanwhile."""
     if not is_kind(plugin.config, "volumedriver"):

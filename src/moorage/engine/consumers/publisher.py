@@ -22,7 +22,7 @@ from moorage.proxy.client import ProxyClient, ledger_ids
 from moorage.proxy.protocol import News, PluginNews, PluginTable
 from moorage.runs.directories import SHORT_ID
 from moorage.runs.removal import clear_propagated_mount
-from moorage.timeouts import Timeouts
+from moorage.timeouts import EngineTimeouts
 
 if TYPE_CHECKING:
     from moorage.engine.plugin import PluginIndex
@@ -58,7 +58,7 @@ class Publisher:
         paths: PublishPaths,
         root: Path,
         exec_root: Path,
-        timeouts: Timeouts,
+        timeouts: EngineTimeouts,
     ) -> None:
         """``root`` is the data directory; the proxy's state is below ``exec_root``."""
         self.directory = paths.directory

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from moorage import errors
 from moorage.engine.values import PluginView
 from moorage.proxy.protocol import VolumeMount
-from moorage.timeouts import DEFAULT, Timeouts
+from moorage.timeouts import DEFAULT, EngineTimeouts
 
 __all__ = ("Drivers", "VolumeListing", "VolumeService", "VolumeView", "mount_id")
 
@@ -75,7 +75,7 @@ def mount_id(owner: str) -> str:
 class VolumeService:
     """Volumes of an engine. A driver is named as any plugin; without one, the drivers are queried for the volume."""
 
-    def __init__(self, drivers: Drivers, timeouts: Timeouts = DEFAULT) -> None:
+    def __init__(self, drivers: Drivers, timeouts: EngineTimeouts = DEFAULT) -> None:
         """``drivers``: the engine."""
         self._drivers = drivers
         self._timeouts = timeouts

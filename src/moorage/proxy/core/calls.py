@@ -134,7 +134,7 @@ def is_endless(path: str) -> bool:
 
 def needs_consumer(path: str) -> bool:
     """Whether the name of the consumer is recorded; it takes as long to find out as the rest of the proxy's work."""
-    return path in (ACTIVATE, CREATE, MOUNT)
+    return path in (ACTIVATE, CREATE, MOUNT, REMOVE)
 
 
 def is_counted(path: str) -> bool:

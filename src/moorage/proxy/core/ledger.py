@@ -39,15 +39,18 @@ class LedgerMount(Struct):
     problem: str = ""
     is_stale: bool = False
     is_returned: bool = False
-    """Whether its consumer has returned it, but the Unmount may not have been done: then it is undone."""
+    """Whether its consumer has returned it and forgotten it, but the Unmount may not have been done: it is undone."""
 
     def doubt(self) -> None:
         """Its Unmount may have been done or not, and its consumer got an error or no answer.
 
-        podman takes it for mounted then, so that it is made again, which changes nothing where it exists. dockerd
-        forgets a mount whatever the answer is, and would leave it to the volume for ever.
+        podman takes it for mounted then, so that it is made again, which changes nothing where it exists.
         """
         self.phase, self.run = "mounted", UNKNOWN_RUN
+        self.unmount_requested()
+
+    def unmount_requested(self) -> None:
+        """dockerd forgets a mount whatever the answer is, and would leave it to the volume for ever."""
         self.is_returned = self.consumer.startswith("dockerd")
 
     @property

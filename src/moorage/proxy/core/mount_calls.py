@@ -60,6 +60,48 @@ class MountCalls:
             entry.phase = "mounted"
             self._context.is_clean = False
 
+    def refused(self, job: Job) -> None:
+        """The plugin has answered a Mount or an Unmount with an error: so it is the plugin's, not to be undone."""
+        self.restore_phase(job)
+        entry = self._context.ledger.find(job.mount)
+        if entry is not None and job.path == calls.UNMOUNT and entry.is_returned:
+            entry.is_returned, self._context.is_clean = False, False
+
+    def note_unmount(self, job: Job) -> None:
+        """An Unmount has come, and may wait. Saved before: the proxy may be killed meanwhile."""
+        entry = self._context.ledger.find(job.mount)
+        if entry is not None and entry.phase == "mounted" and not entry.is_returned:
+            entry.unmount_requested()
+            self._context.is_clean = self._context.is_clean and not entry.is_returned
+
+    def note_removal(self, job: Job) -> None:
+        """dockerd removes a volume that it has no user of: what it has mounted of it, it has forgotten.
+
+        So it does when the Get failed, with which it begins an Unmount. Source: moby volume/service/store.go, Remove.
+        """
+        for entry in self._context.ledger.mounts:
+            if entry.volume == job.arguments.volume and entry.phase == "mounted" and entry.consumer == job.consumer:
+                entry.unmount_requested()
+                self._context.is_clean = self._context.is_clean and not entry.is_returned
+
+    def is_mounted(self, volume: str) -> bool:
+        """Whether a consumer has a mount of this volume."""
+        return any(each.volume == volume and each.phase != "mounting" for each in self._context.ledger.mounts)
+
+    def is_unsettled(self, volume: str) -> bool:
+        """Whether the plugin is about to mount or to unmount a volume that no consumer knows to be mounted any more."""
+        ledger = self._context.ledger
+        for job in self._context.jobs.all():
+            if job.arguments.volume != volume or job.path not in (calls.MOUNT, calls.UNMOUNT):
+                continue
+            entry = ledger.find(job.mount)
+            is_returned = entry is not None and entry.is_returned
+            if job.purpose == "undo" or (job.purpose == "replay" and is_returned):
+                return True
+            if job.purpose == "call" and job.call is None:
+                return True
+        return False
+
     def doubt(self, job: Job) -> None:
         """An Unmount may have been done or not, and its consumer gets an error."""
         if job.path != calls.UNMOUNT:

@@ -50,7 +50,7 @@ class Outcomes:
         if problem and job.purpose == "replay":
             self._replays.failed(job, problem, now)
         elif answer.is_failure:
-            self._mounts.restore_phase(job)
+            self._mounts.refused(job)
             self._context.reply(job, answer)
         elif problem:
             self._mismatch(job, problem)
@@ -72,7 +72,7 @@ class Outcomes:
         elif not answer.is_failure or (entry.problem if entry is not None else job.mount in context.ledger.lost):
             self._mounts.unmounted(job, now)  # what was lost in a crash may be returned all the same
         else:
-            self._mounts.restore_phase(job)
+            self._mounts.refused(job)
             context.reply(job, answer)
 
     def _complete(self, job: Job, answer: Answer, document: Document) -> None:
@@ -229,6 +229,10 @@ class Outcomes:
             reason = f"plugin {name} is starting; its mounts were not made again in time"
         if job.purpose != "call":
             self._replays.failed(job, reason, now)
+            return
+        if job.path in (calls.GET, calls.PATH) and self._mounts.is_mounted(job.arguments.volume):
+            # dockerd begins an Unmount with a Get, and sends none where that fails
+            context.reply(job, offline.answer(job, context.table, context.ledger))
             return
         if job.path != calls.MOUNT or not job.attempts:
             self._mounts.restore_phase(job)

@@ -1,6 +1,7 @@
 """Paths inside a plugin as paths of the host (row P07). Text only: whether they agree is checked elsewhere."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -9,6 +10,8 @@ from moorage.proxy.protocol import PathRule
 __all__ = ("TranslatedPath", "components", "find_rule", "to_host")
 
 _ORDER = ("propagated", "bind", "root")
+_REMEMBERED = 256
+"""Paths whose parts are remembered: those of the rules are needed with each call."""
 
 
 class TranslatedPath(Struct, frozen=True):
@@ -18,6 +21,7 @@ class TranslatedPath(Struct, frozen=True):
     rule: PathRule
 
 
+@lru_cache(_REMEMBERED)
 def components(path: str) -> tuple[str, ...] | None:
     """The parts of an absolute path; None for one that is relative, or that has ``..`` or NUL in it."""
     parts = tuple(part for part in path.split("/") if part not in ("", "."))

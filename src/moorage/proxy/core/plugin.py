@@ -164,6 +164,10 @@ class PluginCore:
         volume = job.arguments.volume
         if call.is_podman and volume and call.path != calls.REMOVE and ledger.note_podman(volume):
             self._context.is_clean = False
+        if call.path == calls.UNMOUNT:
+            self._mounts.note_unmount(job)
+        if call.path == calls.REMOVE:
+            self._mounts.note_removal(job)
         if call.path == calls.STOP_LOGGING and (log := ledger.find_log(job.arguments.file)) is not None:
             job.known_run = log.run
             ledger.drop_log(log.file)  # the container has exited, so it is never started again
@@ -302,6 +306,8 @@ class PluginCore:
 
     def _is_blocked(self, job: Job, now: float) -> bool:
         if job.not_before > now or (job.path == calls.MOUNT and self._mounts.is_releasing(job.arguments.volume)):
+            return True
+        if job.path == calls.REMOVE and self._mounts.is_unsettled(job.arguments.volume):
             return True
         return job.purpose == "call" and self._replays.blocks(job, now)
 

@@ -81,6 +81,8 @@ class Replays:
         arguments = Arguments(entry.volume, entry.id)
         body = msgspec.json.encode({"Name": entry.volume, "ID": entry.id})
         if entry.phase == "mounted" and entry.is_returned and entry.run == run and not entry.problem:
+            if any(job.path == calls.UNMOUNT and job.mount == entry.key for job in context.jobs.waiting.values()):
+                return  # its consumer's own Unmount comes first
             entry.phase, context.is_clean = "mounting", False
         if entry.phase == "mounted" and (entry.run != run or entry.problem):
             self._create(calls.MOUNT, body, arguments, entry.run not in (run, UNKNOWN_RUN), now)
