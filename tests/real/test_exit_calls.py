@@ -9,7 +9,7 @@ import pytest
 from moorage import errors
 from moorage.containerd import connect
 from moorage.containerd.containers import BundledContainers
-from moorage.executor.executor import open_executor
+from moorage.executor import open_executor
 from support.conditions import eventually
 from support.sinks import Exits, Memory
 from support.workspace import TIMEOUTS, Workspace

@@ -86,6 +86,7 @@ class Simulation:
             "crash": (4, lambda: self._crash(name)),
             "script": (2, lambda: self._rewrite(name)),
             "containerd": (1, self._switch),
+            "removals": (1, self._slow_removals),
             "stop all": (0.2, engine.stop_all),
         }
         kind = self._random.choices(list(steps), [weight for weight, _ in steps.values()])[0]
@@ -133,9 +134,12 @@ class Simulation:
     async def _switch(self) -> None:
         self.world.host.is_unavailable = not self.world.host.is_unavailable
 
+    async def _slow_removals(self) -> None:
+        self.world.host.removal_seconds = self._random.choice((0, 0.03, 5, 100))
+
     def _heal(self) -> None:
         host = self.world.host
-        host.is_unavailable = False
+        host.is_unavailable, host.removal_seconds = False, 0.03
         host.scripts.clear()
         for container in host.containers.values():
             container.script = Script.LISTENS if "cannot be killed" in container.script.value else container.script
@@ -172,6 +176,8 @@ class Simulation:
             return (
                 "" if view.enabled and alive == [record.container] else f"ready, enabled {view.enabled}: runs {alive}"
             )
+        if view.state is State.DISABLED and any(it.owner == view.id for it in self.world.host.containers.values()):
+            return "disabled, but a container of it exists"
         if view.state is State.DISABLED:
             return "disabled, but runs" if alive else "disabled, but enabled" if view.enabled else ""
         if view.state is State.FAILED:

@@ -100,6 +100,8 @@ class Host:
     leases: dict[str, Mapping[str, str]] = field(default_factory=dict)
     is_unavailable: bool = False
     """Containerd does not answer."""
+    removal_seconds: float = 0.03
+    """How long the removal of a container takes, after its exit was reported."""
     executor: "FakeExecutor | None" = None
     """Of the engine that runs now."""
     started: int = 0
@@ -216,6 +218,7 @@ class FakeExecutor:
         self._handler = handler
         self._tasks = tasks
         self._owned: set[str] = set()
+        self._removed = anyio.Event()
         host.executor = self
 
     async def create(self, id: str, spec: Any, *, attach: Any, labels: Mapping[str, str]) -> None:
@@ -279,12 +282,21 @@ class FakeExecutor:
             self._tasks.start_soon(self._report, container)
 
     async def _report(self, container: Container) -> None:
-        await anyio.sleep(0.03)  # its deletion
-        if container.id in self._owned:
-            self._owned.discard(container.id)
-            self._host.containers.pop(container.id, None)
-            assert container.exit is not None
-            await self._handler.handle_exit_event(container.id, container.exit)
+        await anyio.sleep(0.01)  # its output is drained
+        assert container.exit is not None
+        await self._handler.handle_exit_event(container.id, container.exit)
+        await anyio.sleep(self._host.removal_seconds)
+        self._host.containers.pop(container.id, None)
+        self._owned.discard(container.id)
+        self._removed.set()
+        self._removed = anyio.Event()
+
+    def owns(self, id: str) -> bool:
+        return id in self._owned
+
+    async def wait_removed(self, id: str) -> None:
+        while id in self._owned:
+            await self._removed.wait()
 
 
 _SILENT = (Script.SILENT, Script.DEAF_AND_SILENT, Script.IMMORTAL_AND_SILENT)

@@ -324,6 +324,11 @@ class FakeContainers:
         async with self._call("metrics", id):
             return id in self.world.tasks and self.world.tasks[id].oom
 
+    async def find_exit(self, id: str) -> tuple[int | None, datetime | None] | None:
+        task = self.world.tasks.get(id)
+        is_stopped = task is not None and task.status is Status.STOPPED and not task.hung
+        return (task.code, task.exited_at) if is_stopped and task is not None else None
+
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
         world = self.world
         exit = await self._kill_and_delete(id)

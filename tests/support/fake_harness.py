@@ -67,14 +67,23 @@ class FakeHarness:
 
 @asynccontextmanager
 async def fake_harness(
-    world: FakeContainerd | None = None, *, timeouts: Timeouts = QUICK, exits: Exits | None = None
+    world: FakeContainerd | None = None,
+    *,
+    timeouts: Timeouts = QUICK,
+    exits: Exits | None = None,
+    exits_early: bool = False,
 ) -> AsyncIterator[FakeHarness]:
     """An executor until the block ends; everything in the block is bounded."""
     world = world or FakeContainerd()
     client, exits = FakeContainers(world), exits or Exits()
     with anyio.fail_after(TIMEOUT_SECONDS / 4):
         async with open_executor(
-            client, exits, runtime=RUNTIME, timeouts=timeouts, wait_for_exit=world.wait_for_end
+            client,
+            exits,
+            runtime=RUNTIME,
+            timeouts=timeouts,
+            wait_for_exit=world.wait_for_end,
+            exits_early=exits_early,
         ) as executor:
             fake_harness = FakeHarness(world, client, exits, executor)
             yield fake_harness

@@ -67,6 +67,8 @@ class Simulation:
         self._oom = False
         self._owns = False
         self._starting = False
+        self._early = self._chance() < 0.5
+        """Exits are reported before the removal."""
         self.lives: list[LifecycleState] = []
         self.events = 0
 
@@ -138,7 +140,8 @@ class Simulation:
         self._say(f"create pid {pid}")
 
     def _take_over(self) -> None:
-        self._run, self._removed, self._oom, self._later = machine.RunState(ID), None, False, False
+        run = machine.RunState(ID, early=self._early)
+        self._run, self._removed, self._oom, self._later = run, None, False, False
         self._owns = True
         self._inbox.clear()
 
@@ -159,7 +162,9 @@ class Simulation:
         code = life.note if life.note is not None else life.code
         if life.has_task or life.has_files:
             life.has_task = life.has_files = False
-            if known:
+            if self._early and life.reported:
+                pass  # it was reported before its removal, and the next process finds it once more
+            elif known:
                 self._report(life, code)
             else:
                 life.reported += 1  # no task is left to say anything: "not alive" is what there is to know
@@ -206,11 +211,24 @@ class Simulation:
             return self._query()
         if do is Action.REMOVE:
             return self._finish()
+        if do is Action.FIND_EXIT:
+            return self._find_exit()
         if do is Action.DELIVER:
-            self._deliver()
+            return self._deliver()
+        if do is Action.RELEASE:
+            self._demand(not self._life.has_task and not self._life.has_files, "it is removed", self._life)
+            self._demand(self._life.reported == 1, "its exit was reported before", self._life)
         elif do is not Action.NOTHING:
             self._later = True
         return None
+
+    def _find_exit(self) -> RunEvent:
+        life = self._life
+        self._demand(not life.alive, "no exit is looked for while it is alive", life)
+        if self._answer_is_lost() or self._hung or not life.has_task:
+            return machine.ExitUnknown()
+        self._oom = self._oom or life.oom
+        return machine.ExitKnown(life.code, None, self._oom)
 
     def _answer_is_lost(self) -> bool:
         return not self._up or (not self._calm and self._chance() < 0.15)
@@ -243,15 +261,20 @@ class Simulation:
         life.has_files, life.note = False, None
         return self._removed
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> RunEvent | None:
+        is_removed = self._run.phase is Phase.REMOVED
         if not self._calm and self._chance() < 0.02:
-            self._life.excused = True
+            self._life.excused = is_removed
             self._kill_executor()
-            return
+            return None
         self._report(self._life, self._run.code)
         self._demand(
             self._run.oom == (self._life.oom and self._run.code == INVENTED), "the OOM kill is reported", self._life
         )
+        if not is_removed and not self._calm and self._chance() < 0.1:
+            self._kill_executor()
+            return None
+        return None if is_removed else machine.Delivered()
 
     # what happens around it
 

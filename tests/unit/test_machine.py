@@ -154,7 +154,7 @@ def test_an_exit_before_the_pid_is_known_is_queried_at_once() -> None:
     run, _ = step(STARTING, ExitReported(ID, OTHER_PID, 9, WHEN))
     run, _ = step(run, OWN)
     run, do = step(run, Started(PID))
-    assert (run.early, run.dead, do) == ((), True, Action.QUERY)
+    assert (run.early_pids, run.dead, do) == ((), True, Action.QUERY)
 
 
 @pytest.mark.parametrize("event", [CheckRequested(), ProcessExited()])

@@ -11,7 +11,10 @@ from moorage.containerd.types import Status
 from moorage.executor._machine import (
     Action,
     CheckRequested,
+    Delivered,
+    ExitKnown,
     ExitReported,
+    ExitUnknown,
     Phase,
     ProcessExited,
     RemovalFailed,
@@ -68,11 +71,24 @@ class World:
                 return self.remove()
             case Action.QUERY_LATER | Action.REMOVE_LATER:
                 self.queries_later = True
+            case Action.FIND_EXIT:
+                return self.find_exit()
             case Action.DELIVER:
                 self.delivered.append(self.run)
+                return Delivered() if self.run.phase is Phase.EXITED else None
             case Action.NOTHING:
                 pass
+            case Action.RELEASE:
+                assert self.delivered
+                assert not self.is_task
         return None
+
+    def find_exit(self) -> RunEvent:
+        assert self.is_dead
+        if not self.up or self.hung or not self.is_task:
+            return ExitUnknown()
+        self.is_noted = True
+        return ExitKnown(CODE, WHEN)
 
     def query(self) -> RunEvent:
         if not self.up:
@@ -133,9 +149,9 @@ class World:
 
 
 @settings(max_examples=1000)
-@given(st.lists(st.sampled_from(MOVES), max_size=40))
-def test_every_run_that_exited_is_delivered_exactly_once_and_no_other(moves: list[str]) -> None:
-    world = World()
+@given(st.lists(st.sampled_from(MOVES), max_size=40), st.booleans())
+def test_every_run_that_exited_is_delivered_exactly_once_and_no_other(moves: list[str], early: bool) -> None:
+    world = World(RunState(ID, early=early))
     for move in moves:
         world.move(move)
         assert len(world.delivered) <= 1

@@ -49,7 +49,6 @@ INIT_PROCESS_NAME = "init"
 """How callers name a container's first process."""
 
 _SIGKILL = 9
-
 _SHIM_CLOSED = "ttrpc: closed"
 _CHECK_INTERVAL = 0.02  # seconds between two queries whether containerd has noticed
 
@@ -108,10 +107,8 @@ class BundledContainers:
     ) -> None:
         """Create the directory and the record; both or nothing.
 
-        Raises:
-            errors.Conflict: the id has a directory or a record
-            errors.Invalid: the id or the spec cannot be written
-            errors.MoorageError: the directory cannot be made
+        Raises: Conflict where the id has a directory or a record; Invalid where the id or the spec cannot be written.
+        Raises: MoorageError where the directory cannot be made.
         """
         bundle = self._bundle(id)
         all_labels = {**(labels or {}), BUNDLE_LABEL: str(bundle)}
@@ -243,6 +240,10 @@ class BundledContainers:
             return False
         return await self._client.oom_kills(id) > 0
 
+    async def find_exit(self, id: str) -> tuple[int | None, datetime | None] | None:
+        """Code and time of a task whose status was stopped, if its first process was its last one; else None."""
+        return self._known.exit_of(id) if self._shims.ends_with_first_process(id) else None
+
     @_records_exit
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
         """Kill the task, wait for its exit, remove it; exit code and time, both None if there was no task.
@@ -250,8 +251,7 @@ class BundledContainers:
         Removes the leftovers of a half-created task too: a task without a record, a shim without a task, the runtime's
         state. May be repeated, also by another process: the exit is recorded in the directory until ``delete``.
 
-        Raises:
-            errors.Unavailable: the process does not exit
+        Raises: Unavailable while the process does not exit.
         """
         exited = await self._kill_and_delete(id)
         if exited is None and await exits.find_task_without_record(self._client, id) is not None:
@@ -267,8 +267,7 @@ class BundledContainers:
     async def delete(self, id: str) -> None:
         """Remove the record, the directory and the FIFOs. What is missing is ignored.
 
-        Raises:
-            errors.Conflict: a process of it may run; without its record it would be inaccessible
+        Raises: Conflict while a process of it may run; without its record it would be inaccessible.
         """
         bundle = self._bundle(id)
         status = Status.STOPPED

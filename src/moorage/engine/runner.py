@@ -48,6 +48,8 @@ class Runner:
         """``plugin`` is only read."""
         self._plugin = plugin
         self._run: PluginRun | None = None
+        self._exited: list[str] = []
+        """Containers whose exit was reported, and which the executor may still have to remove; the latest one last."""
 
     @property
     def run(self) -> PluginRun | None:
@@ -56,15 +58,36 @@ class Runner:
 
     async def forget(self) -> None:
         """There is no run any more. What it has unmounted itself is protected until it is mounted again."""
-        self._run = None
+        self._release()
         await self.remove_files(keep_mounted=True)
+
+    def _release(self) -> None:
+        """There is no present run any more; of one that exited the container may still be removed."""
+        if self._run is not None and self._run.finished.is_set():
+            self._exited.append(self._run.container)
+        self._run = None
+
+    async def _wait_removed(self, runtime: "ContainerRuntime", within: float, *, but_last: bool = False) -> None:
+        """Return when the containers of runs that exited are removed, ``but_last`` except the latest one's.
+
+        Raises: Unavailable where that takes longer than ``within`` seconds.
+        """
+        pending = self._exited = [each for each in self._exited if runtime.executor.owns(each)]
+        with anyio.move_on_after(within) as scope:
+            for container in pending[:-1] if but_last else pending:
+                await runtime.executor.wait_removed(container)
+        if scope.cancelled_caught:
+            raise errors.Unavailable(
+                f"cannot remove container {container} of plugin {self._plugin.name} within {within:g} s"
+            )
 
     async def start(
         self, runtime: "ContainerRuntime", consent: "GrantPolicy", within: float, report: Callable[..., None]
     ) -> None:
         """Start the run that the record names, and return when its socket accepts.
 
-        On failure the process may be running: ``stop`` ends it. ``report`` takes an event.
+        The run before may still be removed meanwhile. On failure the process may be running: ``stop`` ends it.
+        ``report`` takes an event.
 
         Raises: why it did not become ready: Invalid for what this host lacks, Denied for what was not granted,
         MoorageError for the rest.
@@ -198,7 +221,9 @@ class Runner:
                     f"cannot stop plugin {plugin.name}: its process{_pid(run)} is still there "
                     f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
                 )
-        self._run = None
+        self._release()
+        if runtime is not None:  # one removal may go on while the next run starts; afterwards there is none
+            await self._wait_removed(runtime, timeouts.cleanup, but_last=keep_mounted)
         if not keep_mounted and run is None and runtime is not None:
             await self.remove_orphans(runtime)  # nothing runs when this returns, also where no run was known
         await self.remove_files(keep_mounted=keep_mounted)
@@ -213,11 +238,12 @@ class Runner:
             await run_blocking(lambda: remove_unused_groups(self._plugin.id))
 
     async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
-        """Remove every container of this plugin that is not its present run. Source: row M16."""
+        """Remove every container of this plugin that is no run of it that the executor has. Source: row M16."""
         plugin = self._plugin
         present = self._run.container if self._run is not None else ""
         for container, owner in (await runtime.owners(plugin.id)).items():
-            if container != present and plugin.id in (owner, container.partition(".")[0]):
+            is_owned = container == present or runtime.executor.owns(container)
+            if not is_owned and plugin.id in (owner, container.partition(".")[0]):
                 await runtime.destroy(container)
 
     async def erase(self, runtime: "ContainerRuntime") -> None:

@@ -279,7 +279,8 @@ async def open_runtime(
     async with connect(address, namespace, timeouts, observer) as client:
         await client.version()
         containers = make_containers(client, directory, runtime=options, timeouts=timeouts)
-        async with open_executor(containers, handler, runtime=options, timeouts=timeouts) as executor:
+        # each run has a container id and a control group of its own, so that the next one need not wait for a removal
+        async with open_executor(containers, handler, runtime=options, timeouts=timeouts, exits_early=True) as executor:
             creating = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
             yield ContainerRuntime(client, containers, executor, keeper, ownership, oci_runtime, creating)
 

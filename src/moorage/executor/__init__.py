@@ -1,7 +1,7 @@
 """One container per id on containerd: create, restore, signal, and every exit delivered exactly once."""
 
+from moorage.executor._lifetime import open_executor as open_executor
 from moorage.executor.executor import Executor as Executor
-from moorage.executor.executor import open_executor as open_executor
 from moorage.executor.protocols import INIT_PROCESS_NAME as INIT_PROCESS_NAME
 from moorage.executor.protocols import PLUGIN_NAMESPACE as PLUGIN_NAMESPACE
 from moorage.executor.protocols import RUN_LABEL as RUN_LABEL

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from moorage import errors
 from moorage.containerd.types import Status
-from moorage.executor._machine import SIGKILL_EXIT_CODE, RemovalFailed, Removed, RunState
+from moorage.executor._machine import SIGKILL_EXIT_CODE, ExitKnown, ExitUnknown, RemovalFailed, Removed, RunState
 from moorage.executor._streams import Streams
 from moorage.executor.protocols import ContainerClient, Exit
 from moorage.timeouts import ExecutorTimeouts
@@ -49,6 +49,8 @@ class OwnedContainer(Struct, eq=False):
     is_check_queued: bool = False
     is_check_scheduled: bool = False
     pid_watch: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    released: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the executor does not own it any more."""
 
     def exit(self) -> Exit:
         """The exit of a run that is removed."""
@@ -129,6 +131,21 @@ class Removal:
                 log.log(level, "cannot delete container %s: %s", id, error)
                 return False
         return True
+
+    async def find_exit(self, container: OwnedContainer) -> ExitKnown | ExitUnknown:
+        """How a stopped task exited, before its removal and after its output was drained. Bounded."""
+        if not await container.streams.wait(self._timeouts.exit_drain):
+            container.streams.note_cut_off()
+        try:
+            found = await self._client.find_exit(container.id)
+            if found is None:
+                return ExitUnknown()
+            container.oom = await self._client.oom_killed(container.id) or container.oom
+        except (errors.MoorageError, OSError) as error:
+            log.debug("cannot find out how %s exited before its removal: %s", container.id, error)
+            return ExitUnknown()
+        code, exited_at = found
+        return ExitKnown(code, exited_at, container.oom)
 
     async def remove_exited(self, container: OwnedContainer) -> Removed | RemovalFailed:
         """Remove an exited run after its output was drained; returns the exit as the deletion reports it.

@@ -7,6 +7,8 @@ for a missed one.
 
     STARTING ──Started──▶ RUNNING ──StatusKnown(stopped or not found)──▶ EXITED ──Removed──▶ REMOVED (delivered, once)
         └────StartFailed────▶ REMOVED (not started, nothing delivered)
+
+With ``early``, an exit that is known while its task still exists is delivered in EXITED, before the removal.
 """
 
 from datetime import datetime
@@ -22,7 +24,10 @@ __all__ = (
     "SIGKILL_EXIT_CODE",
     "Action",
     "CheckRequested",
+    "Delivered",
+    "ExitKnown",
     "ExitReported",
+    "ExitUnknown",
     "Phase",
     "ProcessExited",
     "RemovalFailed",
@@ -59,6 +64,8 @@ class Action(Enum):
     REMOVE = "drain, read the OOM counter, delete task, record and directory"
     REMOVE_LATER = "retry the removal after a pause"
     DELIVER = "call the exit handler"
+    FIND_EXIT = "drain, read the OOM counter, find the exit while the task exists"
+    RELEASE = "the exit was delivered before, and now everything is removed"
 
 
 class Started(Struct, frozen=True):
@@ -98,6 +105,22 @@ class StatusUnavailable(Struct, frozen=True):
     """Containerd could not be queried. This says nothing about the process."""
 
 
+class ExitKnown(Struct, frozen=True):
+    """The output of a stopped task is drained, and this is how it exited. It still exists."""
+
+    code: int | None = None
+    exited_at: datetime | None = None
+    oom: bool = False
+
+
+class ExitUnknown(Struct, frozen=True):
+    """Only the removal can say how the task exited, or whether all of its processes have."""
+
+
+class Delivered(Struct, frozen=True):
+    """The exit handler was called before the removal."""
+
+
 class Removed(Struct, frozen=True):
     """The run's resources are removed; exit code and time as the deletion returned them, None if unknown."""
 
@@ -118,6 +141,9 @@ RunEvent: TypeAlias = (
     | CheckRequested
     | StatusKnown
     | StatusUnavailable
+    | ExitKnown
+    | ExitUnknown
+    | Delivered
     | Removed
     | RemovalFailed
 )
@@ -129,7 +155,13 @@ class RunState(Struct, frozen=True):
     id: str
     phase: Phase = Phase.STARTING
     pid: int | None = None
-    early: tuple[int, ...] = ()
+    early: bool = False
+    """Whether the exit is delivered as soon as it is known, before the removal."""
+
+    is_delivered: bool = False
+    """The exit is delivered; what follows is only the removal."""
+
+    early_pids: tuple[int, ...] = ()
     """Pids whose exits were reported before the run's own pid was known."""
 
     is_check_pending: bool = False
@@ -159,14 +191,14 @@ def step(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
 def _starting(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
     match event:
         case ExitReported() if event.process_id == run.id:
-            return replace(run, early=(*run.early, event.pid)), Action.NOTHING
+            return replace(run, early_pids=(*run.early_pids, event.pid)), Action.NOTHING
         case CheckRequested() | ProcessExited():
             return replace(run, is_check_pending=True), Action.NOTHING
         case StartFailed():
-            return replace(run, phase=Phase.REMOVED, early=()), Action.NOTHING
+            return replace(run, phase=Phase.REMOVED, early_pids=()), Action.NOTHING
         case Started(pid):
-            dead = pid in run.early
-            started = replace(run, phase=Phase.RUNNING, pid=pid, early=(), dead=dead)
+            dead = pid in run.early_pids
+            started = replace(run, phase=Phase.RUNNING, pid=pid, early_pids=(), dead=dead)
             return started, Action.QUERY if dead or run.is_check_pending else Action.NOTHING
         case _:
             return run, Action.NOTHING
@@ -180,6 +212,8 @@ def _running(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
             return replace(run, dead=True), Action.QUERY
         case CheckRequested():
             return run, Action.QUERY
+        case StatusKnown(Status.STOPPED) if run.early:
+            return replace(run, phase=Phase.EXITED), Action.FIND_EXIT
         case StatusKnown(Status.STOPPED | None):
             return replace(run, phase=Phase.EXITED), Action.REMOVE
         case StatusKnown() | StatusUnavailable():
@@ -190,16 +224,23 @@ def _running(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
 
 def _exited(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
     match event:
-        case CheckRequested():
+        case CheckRequested() | ExitUnknown() | Delivered():
             return run, Action.REMOVE
         case RemovalFailed():
             return run, Action.REMOVE_LATER
+        case ExitKnown(code, exited_at, oom) if not run.is_delivered:
+            return replace(_with_exit(run, code, exited_at, oom), is_delivered=True), Action.DELIVER
+        case Removed() if run.is_delivered:
+            return replace(run, phase=Phase.REMOVED), Action.RELEASE
         case Removed(code, exited_at, oom):
-            # A killed child counts in the same control group; init was OOM-killed only if SIGKILL ended it too.
-            oom = oom and code == SIGKILL_EXIT_CODE
-            return replace(run, phase=Phase.REMOVED, code=code, exited_at=exited_at, oom=oom), Action.DELIVER
+            return replace(_with_exit(run, code, exited_at, oom), phase=Phase.REMOVED), Action.DELIVER
         case _:
             return run, Action.NOTHING
+
+
+def _with_exit(run: RunState, code: int | None, exited_at: datetime | None, oom: bool) -> RunState:
+    # A killed child counts in the same control group; init was OOM-killed only if SIGKILL ended it too.
+    return replace(run, code=code, exited_at=exited_at, oom=oom and code == SIGKILL_EXIT_CODE)
 
 
 def _is_own(run: RunState, seen: ExitReported) -> bool:

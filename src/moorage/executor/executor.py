@@ -2,8 +2,8 @@
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from moorage import errors
 from moorage._lib.backoff import pauses
 from moorage._lib.inbox import Inboxes
-from moorage._lib.task_groups import background_tasks
 from moorage.containerd.types import Envelope, Event, Mount, RuntimeOptions, Spec, Status, TaskExit, TaskOOM
 from moorage.executor import _machine as machine
 from moorage.executor._container import LastExits, OwnedContainer, Removal
@@ -30,10 +29,9 @@ from moorage.executor.protocols import (
     ExitHandler,
 )
 from moorage.executor.watch import watch
-from moorage.host.processes import wait_for_exit
-from moorage.timeouts import DEFAULT, ExecutorTimeouts
+from moorage.timeouts import ExecutorTimeouts
 
-__all__ = ("Executor", "open_executor")
+__all__ = ("Executor",)
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +52,14 @@ class Executor:
         runtime: RuntimeOptions,
         timeouts: ExecutorTimeouts,
         wait_for_exit: Callable[[int], Awaitable[None]],
+        exits_early: bool = False,
     ) -> None:
         self._client = client
         self._handler = exit_handler
         self._runtime = runtime
         self._timeouts = timeouts
         self._wait_for_exit = wait_for_exit
+        self._exits_early = exits_early
         self._removal = Removal(client, timeouts)
         self._creator = Creator(client, self._removal)
         self._sweeper = Sweeper(client, self._removal, timeouts)
@@ -175,6 +175,15 @@ class Executor:
         """The pid of init of a container that this executor owns; None for others, and if it is unknown."""
         return self._containers[id].pid if id in self._containers else None
 
+    def owns(self, id: str) -> bool:
+        """Whether this executor owns the id: from ``create`` or ``restore`` until everything of the run is removed."""
+        return id in self._containers
+
+    async def wait_removed(self, id: str) -> None:
+        """Return when this executor does not own the id, at once if it does not; after ``aclose`` too."""
+        if id in self._containers:
+            await self._containers[id].released.wait()
+
     def last_exit(self, id: str) -> Exit | None:
         """The exit of the last run of this id, until it is created again; None if unknown.
 
@@ -213,6 +222,7 @@ class Executor:
             with anyio.CancelScope(shield=True):
                 for container in self._containers.values():
                     await container.streams.close()
+                    container.released.set()
             self._containers.clear()
             self._closed.set()
 
@@ -261,14 +271,15 @@ class Executor:
             reason = "the executor is closed" if self._closing.is_set() else "it is already in use"
             raise errors.Conflict(f"cannot use container {id}: {reason}")
         again = pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit)
-        container = self._containers[id] = OwnedContainer(id, run_id, machine.RunState(id), streams, again)
+        run = machine.RunState(id, early=self._exits_early)
+        container = self._containers[id] = OwnedContainer(id, run_id, run, streams, again)
         return container
 
     async def _unregister(self, container: OwnedContainer) -> None:
         """Undo ``_register`` for a run that was not started."""
         container.run, _ = machine.step(container.run, machine.StartFailed())
         if self._containers.get(container.id) is container:
-            del self._containers[container.id]
+            self._release(container)
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
             await container.streams.close()
 
@@ -330,8 +341,12 @@ class Executor:
             case machine.Action.QUERY_LATER | machine.Action.REMOVE_LATER:
                 self._check_later(container)
                 return None
+            case machine.Action.FIND_EXIT:
+                return await self._removal.find_exit(container)
             case machine.Action.DELIVER:
-                await self._deliver(container)
+                return await self._deliver(container)
+            case machine.Action.RELEASE:
+                self._release(container)
                 return None
 
     async def _query(self, id: str) -> machine.RunEvent:
@@ -353,12 +368,24 @@ class Executor:
             container.is_check_scheduled = True
             self._tasks.start_soon(check)
 
-    async def _deliver(self, container: OwnedContainer) -> None:
+    async def _deliver(self, container: OwnedContainer) -> machine.RunEvent | None:
         container.pid_watch.cancel()
         exit = container.exit()
         self._last_exits.add(exit)
+        is_removed = container.run.phase is machine.Phase.REMOVED
+        if is_removed:
+            self._release(container)
+        try:
+            await self._handler.handle_exit_event(container.id, exit)
+        except Exception:
+            if not is_removed:
+                self._check_later(container)  # what it raises is the caller's, and the removal has to follow
+            raise
+        return None if is_removed else machine.Delivered()
+
+    def _release(self, container: OwnedContainer) -> None:
         del self._containers[container.id]
-        await self._handler.handle_exit_event(container.id, exit)
+        container.released.set()
 
     async def _read_run_id(self, id: str) -> str:
         """The run id of a record, empty without a record. Raises: Conflict for a record that no executor created."""
@@ -369,30 +396,3 @@ class Executor:
         if RUN_LABEL not in labels:
             raise errors.Conflict(f"cannot restore container {id}: it was not created by Moorage")
         return labels[RUN_LABEL]
-
-
-@asynccontextmanager
-async def open_executor(
-    client: ContainerClient,
-    exit_handler: ExitHandler,
-    *,
-    runtime: RuntimeOptions,
-    timeouts: ExecutorTimeouts = DEFAULT,
-    wait_for_exit: Callable[[int], Awaitable[None]] = wait_for_exit,
-) -> AsyncIterator[Executor]:
-    """An executor over this client, closed with ``aclose`` at the end of the block.
-
-    ``wait_for_exit`` returns when the process with a pid has exited; simulations replace it.
-
-    Raises: the kind of the cause, as "cannot create containerd exec client: ...", if containerd cannot be reached.
-    """
-    executor = Executor(client, exit_handler, runtime, timeouts, wait_for_exit)
-    async with background_tasks() as tasks:
-        failure: errors.MoorageError | None = await tasks.start(executor._serve)
-        if failure is not None:
-            raise type(failure)(f"cannot create containerd exec client: {failure}") from failure
-        try:
-            yield executor
-        finally:
-            with anyio.CancelScope(shield=True):
-                await executor.aclose()

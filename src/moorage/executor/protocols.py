@@ -65,7 +65,10 @@ class ExitHandler(Protocol):
     """Receives the exit of every run, exactly once."""
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
-        """Called when the run has exited and is removed: the id can be created again, also by this method."""
+        """Called when the run has exited and is removed: the id can be created again, also by this method.
+
+        An executor with ``exits_early`` calls it before the removal, if it knows the exit: see ``open_executor``.
+        """
 
 
 class OutputStream(Protocol):
@@ -175,6 +178,12 @@ class ContainerClient(Protocol):
         """Create the task, hand its streams to ``attach``, start it; returns its pid.
 
         Raises: Conflict if a leftover task of the id exists: delete it and retry.
+        """
+
+    async def find_exit(self, id: str) -> tuple[int | None, datetime | None] | None:
+        """Exit code and time of a task whose status was stopped, if no other process of it can run; else None.
+
+        None also where only ``delete_task`` can tell.
         """
 
     async def signal_process(self, id: str, process_id: str, signal: int) -> None:

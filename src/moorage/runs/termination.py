@@ -32,7 +32,7 @@ async def terminate(
 ) -> bool:
     """SIGTERM, then SIGKILL after ``stop_timeout`` seconds or when ``kill_now`` is set; whether the process exited.
 
-    ``exited`` is set by the executor when the process has exited and everything of its run is removed. A stop timeout
+    ``exited`` is set when the executor has reported the exit. A stop timeout
     of 0 sends SIGKILL at once. A signal that cannot be sent is sent again until its time is over.
     """
     steps = ((signals.SIGTERM, stop_timeout, kill_now), (signals.SIGKILL, timeouts.killed, None))

@@ -83,6 +83,10 @@ class KnownTasks:
         self.deleted: set[str] = set()
         """Ids whose tasks it has deleted for this process, and whose records it may still have."""
 
+    def exit_of(self, id: str) -> tuple[int, datetime | None] | None:
+        """Code and time of a task that is stopped; None for one of which that is not known."""
+        return (self.exits[id].code, self.exits[id].exited_at) if id in self.exits else None
+
     def forget(self, id: str) -> None:
         """There is another task of this id, or none any more."""
         self.exits.pop(id, None)

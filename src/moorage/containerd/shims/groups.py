@@ -20,7 +20,14 @@ from msgspec import Struct, field
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.containerd.client import Client
-from moorage.containerd.shims.processes import control_group, find_shims, is_first_process, is_shim, shim_of
+from moorage.containerd.shims.processes import (
+    control_group,
+    find_shims,
+    has_pid_namespace,
+    is_first_process,
+    is_shim,
+    shim_of,
+)
 from moorage.containerd.types import Spec
 from moorage.host.processes import send_signal, wait_for_exit
 
@@ -56,17 +63,24 @@ class GroupedShims:
         self._group_of: dict[str, _Group | None] = {}
         self._control_groups: dict[str, str] = {}
         self._pids: dict[str, int] = {}
+        self._isolated: set[str] = set()
 
     def register(self, id: str, spec: Spec) -> None:
         """This spec is the container's, from now until ``forget``."""
         name = _group_name(spec)
         self._group_of[id] = self._groups.setdefault(name, _Group()) if name else None
         self._control_groups[id] = control_group(spec)
+        (self._isolated.add if has_pid_namespace(spec) else self._isolated.discard)(id)
 
     def forget(self, id: str) -> None:
         """The container is deleted."""
         for known in (self._group_of, self._control_groups, self._pids):
             known.pop(id, None)
+        self._isolated.discard(id)
+
+    def ends_with_first_process(self, id: str) -> bool:
+        """Whether no process of the container outlives its first one: it has a pid namespace of its own."""
+        return id in self._isolated
 
     async def signal(self, id: str, number: int) -> bool:
         """Send a signal to the first process without the runtime, which takes 10 ms for it; whether it was sent.

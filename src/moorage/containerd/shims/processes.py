@@ -28,6 +28,7 @@ __all__ = (
     "deprioritize_shim",
     "find_priorities",
     "find_shims",
+    "has_pid_namespace",
     "is_first_process",
     "is_shim",
     "schedule",
@@ -69,6 +70,15 @@ def control_group(spec: Spec) -> str:
     path = cgroups_path(spec)
     group = scope_group(path) if ":" in path else path
     return group if group.startswith("/") and group.strip("/") else ""
+
+
+def has_pid_namespace(spec: Spec) -> bool:
+    """Whether a spec requests a new pid namespace: the kernel kills all processes in it with the first one."""
+    linux = spec.get("linux")
+    namespaces = linux.get("namespaces") if isinstance(linux, Mapping) else None
+    return any(
+        isinstance(each, Mapping) and each.get("type") == "pid" and not each.get("path") for each in namespaces or ()
+    )
 
 
 def cgroups_path(spec: Spec) -> str:

@@ -27,7 +27,7 @@ class PluginRun:
         """The OCI runtime that it was created with; empty where containerd does not report it."""
         self.exit: Exit | None = None
         self.finished = anyio.Event()
-        """Set when everything of the run is removed."""
+        """Set when it has exited and its output is drained; the executor may still have to remove its container."""
         self.pid: int | None = None
         self.started_at: datetime | None = None
         """When its process began, as the kernel knows it: the same for an engine that comes later."""
