@@ -32,8 +32,8 @@ async def terminate(
 ) -> bool:
     """SIGTERM, then SIGKILL after ``stop_timeout`` seconds or when ``kill_now`` is set; whether the process exited.
 
-    ``exited`` is set when the executor has reported the exit. A stop timeout
-    of 0 sends SIGKILL at once. A signal that cannot be sent is sent again until its time is over.
+    ``exited`` is set when the executor has reported the exit. A stop timeout of 0 sends SIGKILL at once. A signal that
+    cannot be sent is sent again until its time is over.
     """
     steps = ((signals.SIGTERM, stop_timeout, kill_now), (signals.SIGKILL, timeouts.killed, None))
     for number, timeout, cut_off in steps:
