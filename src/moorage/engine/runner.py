@@ -222,7 +222,7 @@ class Runner:
                     f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
                 )
         self._release()
-        if runtime is not None:  # one removal may go on while the next run starts; afterwards there is none
+        if runtime is not None:  # one removal may continue while the next run starts
             await self._wait_removed(runtime, timeouts.cleanup, but_last=keep_mounted)
         if not keep_mounted and run is None and runtime is not None:
             await self.remove_orphans(runtime)  # nothing runs when this returns, also where no run was known

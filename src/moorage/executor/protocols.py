@@ -183,7 +183,7 @@ class ContainerClient(Protocol):
     async def find_exit(self, id: str) -> tuple[int | None, datetime | None] | None:
         """Exit code and time of a task whose status was stopped, if no other process of it can run; else None.
 
-        None also where only ``delete_task`` can tell.
+        None also where only ``delete_task`` knows.
         """
 
     async def signal_process(self, id: str, process_id: str, signal: int) -> None:
