@@ -42,7 +42,8 @@ class Executor:
     """Containers of ``client``'s namespace. ``open_executor`` makes one; exits go to ``exit_handler``.
 
     Every method may be called from any task of the loop. Errors are raised by kind, MoorageError for the runtime's own.
-    ``runtime`` runs all containers; ``timeouts`` bounds calls; ``wait_for_exit`` returns when a pid has exited.
+    ``runtime`` runs all containers; ``timeouts`` bounds calls; ``wait_for_exit`` returns when a pid has exited;
+    ``exits_early`` is as for ``open_executor``.
     """
 
     def __init__(
