@@ -61,6 +61,7 @@ async def test_i21_a_cancelled_creation_leaves_no_lease(
     storage = kind(client._connection, client.namespace, client._timeouts, client._verification)
     with anyio.CancelScope() as scope:
         await use(storage, tmp_path)
+        await anyio.lowlevel.checkpoint()  # where all that followed was shielded
     assert scope.cancelled_caught
     assert await client.storage.list_leases() == {}
 

@@ -154,9 +154,11 @@ async def test_i21_every_event_of_a_life_is_typed_and_an_unknown_one_is_raw(
         await client.wait("a", "e", within=TIMEOUT_SECONDS)
         await client.delete_process("a", "e")
         await remove(client)
-        await storage.prepare_snapshot("native", "k")
-        await storage.commit_snapshot("native", "n", "k")
+        await storage.create_lease("l")  # or a collection could take the snapshot
+        await storage.under("l").prepare_snapshot("native", "k")
+        await storage.under("l").commit_snapshot("native", "n", "k")
         await storage.remove_snapshot("native", "n")
+        await storage.delete_lease("l")
         await client.publish("/mine/x", types.OtherEvent("example.org/Thing", b"\x0a\x01x"))
         with anyio.fail_after(TIMEOUT_SECONDS):
             async for envelope in envelopes:
