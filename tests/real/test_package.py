@@ -69,7 +69,7 @@ async def storage_of(workspace: Workspace) -> AsyncIterator[Storage]:
 
 
 async def no_upload_is_left(storage: Storage) -> None:
-    """containerd ends the write of an upload after it has answered that it is aborted."""
+    """containerd closes the write of an upload after it has answered that it is aborted."""
 
     async def is_none_left() -> bool:
         return await storage.list_ingests() == []
