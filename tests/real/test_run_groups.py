@@ -29,7 +29,7 @@ plan.cgroup_path = lambda container, driver="cgroupfs": per_run(container.partit
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[EngineProcess]:
-    with engine(tmp_path) as made:
+    with engine(tmp_path, cgroup_driver="cgroupfs") as made:  # scopes: tests/machines
         yield made
 
 
