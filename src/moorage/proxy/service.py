@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from moorage.host.files import make_directory
-from moorage.proxy.consumer import Connection, Exchange, peer_credentials
+from moorage.proxy.consumer import Connection, Exchange, PeerCredentials, peer_credentials
 from moorage.proxy.core.answers import failure
 from moorage.proxy.engine_channel import EngineChannel
 from moorage.proxy.guard import GuardLink
@@ -242,20 +242,31 @@ class ProxyService:
             self._listen(listener)
 
     def _serve(self, listener: Listener, connection: socket.socket) -> None:
-        spec = listener.spec
         try:
             credentials = peer_credentials(connection)
         except OSError:
             connection.close()
             return
-        if not credentials.may_connect(spec.mode, spec.gid):
-            log.warning("refused %s of user %d on %s", credentials.name, credentials.uid, listener.path)
-            attributes = {"consumer": credentials.name, "user": str(credentials.uid), "path": listener.path}
-            self._context.report(Report(spec.plugin, "refuse", attributes))
+        if not self.admits(listener, credentials):
             connection.close()
             return
-        plugin_calls = _PluginCalls(self, spec.plugin)
-        Connection(connection, plugin_calls, credentials, self._context.spawn, is_internal=spec.is_internal).start()
+        plugin_calls = _PluginCalls(self, listener, credentials)
+        is_internal = listener.spec.is_internal
+        Connection(connection, plugin_calls, credentials, self._context.spawn, is_internal=is_internal).start()
+
+    def admits(self, listener: Listener, credentials: PeerCredentials) -> bool:
+        """Whether a consumer may use a socket; a refusal is logged and reported (row P14)."""
+        spec = listener.spec
+        if credentials.may_connect(spec.mode, spec.gid):
+            return True
+        log.warning("refused %s of user %d on %s", credentials.name, credentials.uid, listener.path)
+        attributes = {"consumer": credentials.name, "user": str(credentials.uid), "path": listener.path}
+        self._context.report(Report(spec.plugin, "refuse", attributes))
+        return False
+
+    def listener(self, path: str) -> Listener | None:
+        """The socket at a path; None where no plugin has it now."""
+        return self._listeners.by_path.get(path)
 
     def shell(self, plugin: str) -> PluginShell | None:
         """The plugin of this id; None if it was removed."""
@@ -263,14 +274,26 @@ class ProxyService:
 
 
 class _PluginCalls:
-    """The calls of one connection. It stays when its plugin is removed, and must find that out."""
+    """The calls of one connection, for the plugin that has the socket's path.
 
-    def __init__(self, service: ProxyService, plugin: str) -> None:
+    A consumer may keep its connection for as long as it lives, as dockerd does. So the connection outlives the plugin,
+    and must lead to the next one of the name: a plugin that was removed and created again, for example.
+    """
+
+    def __init__(self, service: ProxyService, listener: Listener, credentials: PeerCredentials) -> None:
         self._service = service
-        self._plugin = plugin
+        self._path = listener.path
+        self._plugin = listener.spec.plugin
+        self._credentials = credentials
 
     def opened(self, exchange: Exchange, body: bytes | None) -> None:
         """A call has been read, of a stream its head."""
+        listener = self._service.listener(self._path)
+        if listener is not None and listener.spec.plugin != self._plugin:
+            if not self._service.admits(listener, self._credentials):
+                exchange.reply(None)  # closes it, as a new connection would be
+                return
+            self._plugin = listener.spec.plugin
         shell = self._service.shell(self._plugin)
         if shell is None:
             exchange.reply(failure("the plugin was removed or is not published any more"))
