@@ -72,13 +72,14 @@ def test_p20_package_settings_and_data_of_a_managed_plugin_are_migrated(docker: 
         docker.enable_plugin(NAME)
     refused = migrate(house, docker, "old/volumes", "-y")
     assert refused.returncode == 1
-    assert "it is enabled in a running Docker daemon; run: docker plugin disable old/volumes:latest" in refused.stderr
+    assert "it is enabled in a running Docker daemon; stop the containers that use it" in refused.stderr
+    assert "run: docker plugin disable -f old/volumes:latest" in refused.stderr
     assert house.plugins() == []
 
     disable(docker)
     done = migrate(house, docker, "old/volumes", "-y")
     assert (done.returncode, done.stdout) == (0, f"{NAME}\n"), done.stderr
-    assert f"left to do: docker plugin rm {NAME};" in done.stderr
+    assert f"left to do: docker plugin rm -f {NAME};" in done.stderr
     assert "not migrated: /written\n" in done.stderr
     made = house.inspect(NAME)
     assert made["Enabled"]

@@ -120,8 +120,8 @@ def test_v03_a_busy_mount_stays_and_its_volume_with_it(house: House) -> None:
     ("source", "options", "status", "said"),
     [
         ("data", "", 1, "give DRIVER/NAME"),
-        ("other/data", "", 32, "begins with the name of no volume driver"),
-        ("d/missing", "", 32, "volume missing not found"),
+        ("other/data", "", 32, "cannot mount other/data: it names no volume driver; known are: d:latest"),
+        ("d/missing", "", 32, "cannot mount d/missing: volume missing not found"),
         ("d/data", "sshcmd=x", 1, "unknown option sshcmd=x"),
     ],
 )

@@ -34,6 +34,13 @@ def test_v03_what_names_no_driver_and_volume_is_refused(source: str, kind: type[
         split_source(source, DRIVERS)
 
 
+def test_v03_a_driver_that_does_not_exist_is_reported_with_those_that_do() -> None:
+    with pytest.raises(errors.NotFound, match="cannot mount sshf/data: it names no volume driver; known are: a:1, b:2"):
+        split_source("sshf/data", ("b:2", "a:1"))
+    with pytest.raises(errors.NotFound, match="known are: none"):
+        split_source("sshf/data", ())
+
+
 @pytest.mark.parametrize(
     ("options", "passed", "host"),
     [

@@ -47,7 +47,7 @@ def command(plugin: str, docker_root: Path, no_publish: bool, leave_disabled: bo
     if found.is_enabled and is_daemon_running(docker_root):
         raise errors.Conflict(
             f"cannot migrate plugin {found.name}: it is enabled in a running Docker daemon; "
-            f"run: docker plugin disable {found.name}"
+            f"stop the containers that use it, and run: docker plugin disable -f {found.name}"
         )
     client = engine_client()
     _check_name(client, found)
@@ -69,9 +69,8 @@ def command(plugin: str, docker_root: Path, no_publish: bool, leave_disabled: bo
         print_object(client.inspect(found.name))
     else:
         say(found.name)
-    flag = " -f" if found.is_enabled else ""
-    say(
-        f"left to do: docker plugin rm{flag} {found.name}; as long as the daemon has this plugin, it does not use the "
+    say(  # with -f, because a daemon that has volumes of the plugin refuses without
+        f"left to do: docker plugin rm -f {found.name}; as long as the daemon has this plugin, it does not use the "
         "published one",
         err=True,
     )

@@ -32,6 +32,7 @@ __all__ = (
     "parse_ulimit",
     "publish_option",
     "read_secret",
+    "read_secret_file",
     "runtime_option",
     "size_text",
 )
@@ -189,17 +190,26 @@ def read_secret(assignment: str) -> str:
     """NAME=VALUE for NAME=@FILE, without a trailing newline.
 
     Raises:
-        errors.Invalid: the file is not UTF-8 text
-        OSError: the file cannot be read
+        errors.Invalid: the file cannot be read, or is not UTF-8 text
     """
     name, equals, value = assignment.partition("=")
     if not equals or not value.startswith("@"):
         return assignment
-    path = Path(value[1:])
+    return read_secret_file(name, Path(value[1:]))
+
+
+def read_secret_file(name: str, path: Path) -> str:
+    """NAME=VALUE with what is in a file, without a trailing newline.
+
+    Raises:
+        errors.Invalid: the file cannot be read, or is not UTF-8 text
+    """
     try:
         return f"{name}={path.read_text().removesuffix(chr(10))}"
     except UnicodeDecodeError as error:
         raise errors.Invalid(f"cannot read the secret {name} from {path}: it is not UTF-8 text") from error
+    except OSError as error:
+        raise errors.Invalid(f"cannot read the secret {name} from {path}: {error.strerror}") from error
 
 
 def _limit(text: str) -> int:

@@ -11,6 +11,7 @@ from moorage.api.schema.packages import ApplyRequest, PrivilegeReview, TermsRequ
 from moorage.api.schema.plugins import PolicyRequest
 from moorage.cli.consent import values_of
 from moorage.cli.context import is_json
+from moorage.cli.parameters import read_secret_file
 from moorage.cli.progress import drain_progress, show_progress
 from moorage.cli.references import registry_auth
 from moorage.cli.state_diff import PluginDiff
@@ -45,7 +46,7 @@ def plan_change(client: MoorageClient, diff: PluginDiff, *, grant_all: bool) -> 
     """
     if diff.desired is None or not diff.texts:
         return PlannedChange(diff)
-    secrets = tuple(_secret(diff.desired, key) for key in diff.secrets)
+    secrets = tuple(read_secret_file(key, diff.desired.secrets[key]) for key in diff.secrets)
     planned = PlannedChange(diff, secrets=secrets)
     return PlannedChange(diff, _review(client, planned, diff.desired, grant_all=grant_all), secrets)
 
@@ -125,13 +126,3 @@ def _review(
             "write that into its privileges, or privileges: all"
         )
     return review
-
-
-def _secret(desired: DesiredPlugin, key: str) -> str:
-    path = desired.secrets[key]
-    try:
-        return f"{key}={path.read_text().removesuffix(chr(10))}"
-    except UnicodeDecodeError as error:
-        raise errors.Invalid(f"cannot read the secret {key} from {path}: it is not UTF-8 text") from error
-    except OSError as error:
-        raise errors.Invalid(f"cannot read the secret {key} from {path}: {error.strerror}") from error

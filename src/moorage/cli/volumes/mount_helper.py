@@ -65,7 +65,8 @@ def split_source(source: str, drivers: Sequence[str]) -> tuple[str, str]:
     for cut in reversed(cuts):
         if source[:cut] in known:
             return source[:cut], source[cut + 1 :]
-    raise errors.NotFound(f"cannot mount {source}: it begins with the name of no volume driver")
+    listed = ", ".join(sorted(drivers)) or "none"
+    raise errors.NotFound(f"cannot mount {source}: it names no volume driver; known are: {listed}")
 
 
 def bind_options(text: str) -> tuple[list[str], str]:
@@ -112,7 +113,10 @@ def _mount(arguments: Sequence[str]) -> int:
     owner = owner_of(directory)
     if others := [f"{found}/{other}" for found, other in _mounts_of(client, owner)]:
         raise errors.Conflict(f"cannot mount {given.source}: {', '.join(others)} is mounted at {directory}")
-    path = client.mount_volume(volume, owner, driver).mountpoint
+    try:
+        path = client.mount_volume(volume, owner, driver).mountpoint
+    except errors.MoorageError as error:  # often in the driver's words, which do not say what was to be mounted
+        raise type(error)(f"cannot mount {given.source}: {error}") from error
     command = ["mount", "-i", "--bind", "-o", ",".join(options), "--", path, directory]
     status = subprocess.run(command, check=False).returncode
     if status:
