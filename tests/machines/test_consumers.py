@@ -12,15 +12,15 @@ _ARCHIVE = "/var/tmp/image.tar"
 _SCRIPT = "while true; do date +%s >>/mnt/times; sleep 5; done"
 _PODMAN_UNIT = f"""
 [Unit]
+Wants=moorage.service
 After=moorage.service
-Requires=moorage.service
 [Service]
 ExecStart=/usr/bin/podman run --rm --replace --name=mine --network=none -v of-podman:/mnt {IMAGE} sh -c '{_SCRIPT}'
 ExecStop=/usr/bin/podman stop --time=1 mine
 [Install]
 WantedBy=multi-user.target
 """
-_FSTAB = f"hello:latest/of-fstab {MOUNTED} moorage _netdev,nofail,x-systemd.requires=moorage.service 0 0"
+_FSTAB = f"hello:latest/of-fstab {MOUNTED} moorage _netdev,nofail,x-systemd.after=moorage.service 0 0"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from peers.dockerd import Dockerd
 from support.engines import EngineProcess, actor, config
 from support.limits import limit
 from support.pages import Reader
+from support.registries import Served
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 
@@ -192,8 +193,9 @@ def test_a01_docker_events_reports_the_same_and_more(
 GUIDE = DIFFERENCES.parents[1] / "guide/migrate-from-docker.md"
 
 
+@pytest.mark.needs("docker-registry")
 def test_a01_a_plugin_moves_from_docker_as_the_guide_says(
-    dockerd: Dockerd, house: EngineProcess, tmp_path: Path
+    dockerd: Dockerd, house: EngineProcess, registry: Served, tmp_path: Path
 ) -> None:
     cli, plugin = clis()[-1], "old/volumes"
     document = config(env=[{"name": "DEBUG", "value": "0", "settable": ["value"]}], propagatedMount="/mnt")
@@ -202,13 +204,18 @@ def test_a01_a_plugin_moves_from_docker_as_the_guide_says(
         assert run(cli, dockerd.address, ["plugin", *words.split()])[0] == 0
     old = dockerd.data / "plugins" / dockerd.inspect_plugin(plugin)["Id"] / "propagated-mount"
     (old / "kept").write_text("by its users")
+    pulled = f"{registry.host}/vieux/sshfs:latest"
+    for words in (f"create {pulled} {make_directory(tmp_path / 'pulled', document)}", f"push {pulled}", f"rm {pulled}"):
+        assert run(cli, dockerd.address, ["plugin", *words.split()])[0] == 0
     # The docker command without -H talks to the daemon, as on a machine where it has its usual path.
-    roots = {"/run/moorage": house.exec_root, "/var/lib/moorage": house.root}
+    roots: dict[str, Path | str] = {"/run/moorage": house.exec_root, "/var/lib/moorage": house.root}
+    roots["vieux/sshfs:latest"] = pulled
     environment = {"DOCKER_HOST": f"unix://{dockerd.address}", "MOORAGE_HOST": str(house.socket)}
     reader = Reader(tmp_path / "reader", roots, environment)
     reader.walk(re.sub(r"^   ", "", GUIDE.read_text(), flags=re.MULTILINE))  # out of the numbered list
-    assert "DEBUG=1" in house.call(plugin, "env").splitlines()
     moved = house.root / "plugins" / house.inspect(plugin)["Id"] / "propagated-mount"
     assert (moved / "kept").read_text() == "by its users"
-    assert house.more(plugin)["Published"]["Names"] == [f"{plugin}:latest"]
-    house.remove(plugin, force=True)
+    for name in (plugin, "old/sshfs"):
+        assert "DEBUG=1" in house.call(name, "env").splitlines()
+        assert house.more(name)["Published"]["Names"] == [f"{name}:latest"]
+        house.remove(name, force=True)

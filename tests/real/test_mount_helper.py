@@ -1,6 +1,5 @@
 """``mount -t moorage`` and ``umount``, given to the real mount(8) and umount(8), which run the helpers."""
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -17,11 +16,10 @@ from moorage.plugins import parse_config
 from support.fake_backend import FakeBackend
 from support.fake_volumes import FakeVolumeDriver
 from support.limits import limit
+from support.mount_helpers import HELPERS, helpers_alone
 
 pytestmark = pytest.mark.real
 
-HELPERS = Path("/sbin/fs.d")
-"""Where mount(8) looks for helpers, too, and no package has any."""
 CONFIG = b'{"entrypoint": ["/p"], "interface": {"socket": "p.sock", "types": ["docker.volumedriver/1.0"]}}'
 
 
@@ -57,16 +55,13 @@ class House:
 @pytest.fixture
 def alone() -> Iterator[None]:
     """No other process of the tests changes the helpers of this machine."""
-    with Path("/run/lock/moorage-test-helpers").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with helpers_alone():
         yield
 
 
 @pytest.fixture
 def house(tmp_path: Path, alone: None) -> Iterator[House]:
     made = House(tmp_path)
-    is_new = not HELPERS.exists()
-    HELPERS.mkdir(exist_ok=True)
     programs = [HELPERS / name for name in ("mount.moorage", "umount.moorage")]
     for program in programs:
         call = f"from moorage.cli.volumes.mount_helper import {program.stem} as run; run()"
@@ -83,8 +78,6 @@ def house(tmp_path: Path, alone: None) -> Iterator[House]:
             subprocess.run(["umount", "-i", made.point], check=True)
         for program in programs:
             program.unlink()
-        if is_new:
-            HELPERS.rmdir()
 
 
 def test_v03_mount_binds_the_volume_and_umount_releases_it(house: House) -> None:

@@ -63,8 +63,8 @@ def typed_lines(text: str) -> list[str]:
 class Reader:
     """A reader who does what a page says, in a directory of their own, on an engine with unusual paths."""
 
-    def __init__(self, home: Path, paths: Mapping[str, Path], environment: Mapping[str, str]) -> None:
-        """``paths``: what pages call /run/moorage and the like, and where that is here."""
+    def __init__(self, home: Path, paths: Mapping[str, Path | str], environment: Mapping[str, str]) -> None:
+        """``paths``: what pages call /run/moorage and the like, and where that is here; also references."""
         program = home / "bin/moorage"
         program.parent.mkdir(parents=True)
         source = Path(moorage.__file__).parents[1]

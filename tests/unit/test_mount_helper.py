@@ -46,6 +46,7 @@ def test_v03_a_driver_that_does_not_exist_is_reported_with_those_that_do() -> No
     [
         ("", [], ""),
         ("rw,_netdev,nofail,x-systemd.requires=moorage.service", ["rw"], ""),
+        ("_netdev,x-systemd.after=moorage.service", [], ""),
         ("ro,nosuid,host=unix:///run/x.sock,defaults", ["ro", "nosuid"], "unix:///run/x.sock"),
     ],
 )

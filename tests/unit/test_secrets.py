@@ -16,7 +16,8 @@ def test_b4_a_secret_is_read_without_its_last_newline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"), [("missing", "No such file or directory"), ("", "Is a directory"), ("raw", "it is not UTF-8 text")]
+    ("name", "problem"),
+    [("missing", "No such file or directory"), ("", "Is a directory"), ("raw", "it is not UTF-8 text")],
 )
 def test_b4_a_secret_that_cannot_be_read_is_named(tmp_path: Path, name: str, problem: str) -> None:
     (tmp_path / "raw").write_bytes(b"\xff")
