@@ -69,8 +69,8 @@ def test_v01_v02_v03_any_program_uses_a_volume_as_the_guide_says(consumers: Cons
         point, fstab = reader.home / "mnt-data", reader.home / "fstab"
         fstab.write_text(line.replace("/mnt/data", str(point)) + "\n")
         reader.environment["LIBMOUNT_FSTAB"] = str(fstab)  # Source: libmount, mnt_get_fstab_path
-        own = {"/mnt/data": point, "/path/to/venv/bin": reader.home / "bin", "/sbin/": f"{HELPERS}/"}
-        reader.paths = {**reader.paths, **own}
+        own: dict[str, Path | str] = {"/mnt/data": point, "/path/to/venv/bin": reader.home / "bin"}
+        reader.paths = {**reader.paths, **own, "/sbin/": f"{HELPERS}/"}
         for name in ("mount", "umount"):
             add_helper(reader, name)
         archive = reader.home / "busybox.oci"

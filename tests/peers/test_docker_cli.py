@@ -199,14 +199,15 @@ def test_a01_a_plugin_moves_from_docker_as_the_guide_says(
 ) -> None:
     cli, plugin = clis()[-1], "old/volumes"
     document = config(env=[{"name": "DEBUG", "value": "0", "settable": ["value"]}], propagatedMount="/mnt")
+    pulled = f"{registry.host}/vieux/sshfs:latest"
+    # first, because a dockerd 20.10 that removes a plugin deletes parts of others, too
+    for words in (f"create {pulled} {make_directory(tmp_path / 'pulled', document)}", f"push {pulled}", f"rm {pulled}"):
+        assert run(cli, dockerd.address, ["plugin", *words.split()])[0] == 0
     directory = make_directory(tmp_path / "made", document)
     for words in (f"create {plugin} {directory}", f"set {plugin} DEBUG=1", f"enable {plugin}"):
         assert run(cli, dockerd.address, ["plugin", *words.split()])[0] == 0
     old = dockerd.data / "plugins" / dockerd.inspect_plugin(plugin)["Id"] / "propagated-mount"
     (old / "kept").write_text("by its users")
-    pulled = f"{registry.host}/vieux/sshfs:latest"
-    for words in (f"create {pulled} {make_directory(tmp_path / 'pulled', document)}", f"push {pulled}", f"rm {pulled}"):
-        assert run(cli, dockerd.address, ["plugin", *words.split()])[0] == 0
     # The docker command without -H talks to the daemon, as on a machine where it has its usual path.
     roots: dict[str, Path | str] = {"/run/moorage": house.exec_root, "/var/lib/moorage": house.root}
     roots["vieux/sshfs:latest"] = pulled

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from peers.dockerd import Dockerd, running_dockerd
+from peers.test_docker_cli import clis, make_directory, run
 from support.engines import EngineProcess, actor, config, engine
 from support.limits import limit
+from support.registries import Served
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 
@@ -117,6 +119,50 @@ def test_p20_a_plugin_that_is_not_in_the_directory_is_reported_with_those_that_a
     assert f"known are: {NAME}" in done.stderr
     done = migrate(house, docker, "--docker-root", str(tmp_path), "nope")
     assert "it is no data directory of a Docker daemon" in done.stderr
+
+
+@pytest.mark.needs("docker-registry")
+def test_p20_a_plugin_whose_package_the_daemon_deleted_is_migrated_from_its_files(
+    house: EngineProcess, registry: Served, tmp_path: Path
+) -> None:
+    """A dockerd that removes a plugin deletes the manifests of all others, and the layers of those it has pulled."""
+    cli, pushed = clis()[-1], f"{registry.host}/t/pulled:1"
+    first, other = (str(make_directory(tmp_path / name, CONFIG)) for name in ("pulled", "other"))
+    with running_dockerd() as docker:
+
+        def plugin(*words: str) -> None:
+            status, text = run(cli, docker.address, ["plugin", *words])
+            assert status == 0, text
+
+        plugin("create", pushed, first)
+        plugin("push", pushed)
+        plugin("rm", pushed)
+        plugin("install", "--grant-all-permissions", "--alias=old/volumes", pushed)
+        plugin("disable", "old/volumes")
+        plugin("set", "old/volumes", "DEBUG=1")
+        plugin("create", "other", other)
+        plugin("rm", "other")
+        assert len(list((docker.data / "plugins/storage/blobs/sha256").iterdir())) == 1, "only the config is left"
+        (directory,) = (docker.data / "plugins").glob("*/rootfs")
+        (directory / "written").write_text("by the plugin")
+
+        refused = migrate(house, docker, "old/volumes")
+        assert "give --grant-all-permissions" in refused.stderr
+        assert house.plugins() == []
+        done = migrate(house, docker, "old/volumes", "-y")
+        assert (done.returncode, done.stdout) == (0, f"{NAME}\n"), done.stderr
+        assert "it is created from its files" in done.stderr
+        assert f"moorage upgrade {NAME} {pushed}" in done.stderr
+        assert "DEBUG=1" in house.call(NAME, "env").splitlines()
+        root = house.exec_root / f"p/{house.inspect(NAME)['Id'][:12]}/root"
+        assert (root / "written").read_text() == "by the plugin"
+
+        (config_file,) = (docker.data / "plugins/storage/blobs/sha256").iterdir()
+        config_file.unlink()
+        house.remove(NAME, force=True)
+        lost = migrate(house, docker, "old/volumes", "-y")
+        assert f"cannot migrate plugin {NAME}: {config_file} is missing, and its config with it" in lost.stderr
+        assert house.plugins() == []
 
 
 def disable(docker: Dockerd) -> None:

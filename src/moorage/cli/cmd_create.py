@@ -140,14 +140,17 @@ def _of_image(name: str, image: str, config: Path, *, grant_all: bool) -> None:
         say(name)
 
 
-def package(directory: Path) -> Iterator[bytes]:
+def package(directory: Path, config: Path | None = None) -> Iterator[bytes]:
     """A plugin's directory as a tar stream, with owners, links, devices and extended attributes.
 
+    ``config`` is the path of its config.json where that is elsewhere.
     Made in a thread as it is read; one that is no longer read ends it. Raises: OSError for a file that cannot be read.
     """
     chunks: queue.Queue[bytes | BaseException] = queue.Queue(_CHUNKS)
     stop = threading.Event()
-    worker = threading.Thread(target=_fill, args=(directory, chunks, stop), daemon=True)
+    worker = threading.Thread(
+        target=_fill, args=(directory, config or directory / "config.json", chunks, stop), daemon=True
+    )
     worker.start()
     try:
         while chunk := chunks.get():
@@ -177,11 +180,11 @@ class _Chunks:
         return len(data)
 
 
-def _fill(directory: Path, chunks: "queue.Queue[bytes | BaseException]", stop: threading.Event) -> None:
+def _fill(directory: Path, config: Path, chunks: "queue.Queue[bytes | BaseException]", stop: threading.Event) -> None:
     try:
         sink = _Chunks(chunks, stop)
         with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as archive:  # type: ignore[call-overload]
-            archive.add(directory / "config.json", "config.json", filter=_with_attributes(directory))
+            archive.add(config, "config.json")
             archive.add(directory / "rootfs", "rootfs", filter=_with_attributes(directory))
         chunks.put(b"")
     except BrokenPipeError:

@@ -51,7 +51,7 @@ def command(plugin: str, docker_root: Path, no_publish: bool, leave_disabled: bo
         )
     client = engine_client()
     _check_name(client, found)
-    _load(client, docker_root, found)
+    is_whole = _load(client, docker_root, found, grant_all=grant_all)
     try:
         _grant(client, found.name, grant_all=grant_all)
         if assignments := changed_settings(found.config, found.settings):
@@ -60,7 +60,8 @@ def command(plugin: str, docker_root: Path, no_publish: bool, leave_disabled: bo
     except BaseException:
         client.remove(found.name)
         raise
-    _warn_of_written_files(docker_root, found)
+    if is_whole:
+        _warn_of_written_files(docker_root, found)
     if not no_publish:
         _publish(client, found.name)
     if not leave_disabled:
@@ -84,12 +85,38 @@ def _check_name(client: "MoorageClient", found: "DockerPlugin") -> None:
     raise errors.Conflict(f"cannot migrate plugin {found.name}: a plugin of this name exists here already")
 
 
-def _load(client: "MoorageClient", docker_root: Path, found: "DockerPlugin") -> None:
-    from moorage.cli.migration.docker_root import oci_archive
+def _load(client: "MoorageClient", docker_root: Path, found: "DockerPlugin", *, grant_all: bool) -> bool:
+    """Load the package; whether the daemon still had it, as otherwise the plugin is created from its files."""
+    from moorage.cli.migration.docker_root import is_complete, oci_archive
 
+    if not is_complete(docker_root, found):
+        _create(client, docker_root, found, grant_all=grant_all)
+        return False
     for loaded in client.load(oci_archive(docker_root, found), found.name):
         for warning in loaded.warnings:
             warn(f"{loaded.name}: {warning}")
+    return True
+
+
+def _create(client: "MoorageClient", docker_root: Path, found: "DockerPlugin", *, grant_all: bool) -> None:
+    """Create the plugin from its config and its root file system, with what it has written there. Raises: Denied."""
+    from moorage.api.schema.plugins import PluginPrivilege
+    from moorage.cli.cmd_create import package
+    from moorage.cli.migration.docker_root import config_path
+    from moorage.plugins import compute_privileges, parse_config
+
+    path = config_path(docker_root, found)
+    upgrade = f"; later: moorage upgrade {found.name} {found.reference}" if found.reference != found.name else ""
+    warn(f"the daemon has deleted parts of the package of {found.name}: it is created from its files{upgrade}")
+    config = parse_config(path.read_bytes()).config
+    requested = [PluginPrivilege(each.name, each.description, list(each.value)) for each in compute_privileges(config)]
+    if requested and not grant_all:
+        confirm_grant(found.name, requested)
+    else:
+        show_requested(requested)
+    client.create(found.name, package(found.directory, path))
+    if requested and not grant_all:
+        client.grant(found.name, attended=True)
 
 
 def _grant(client: "MoorageClient", name: str, *, grant_all: bool) -> None:

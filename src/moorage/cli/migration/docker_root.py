@@ -19,7 +19,16 @@ from moorage import errors
 from moorage.cli.archives import archive_file, chunks_of, open_file
 from moorage.oci.media_types import DOCKER_MANIFEST
 
-__all__ = ("DockerPlugin", "changed_settings", "find_plugin", "is_daemon_running", "layer_paths", "oci_archive")
+__all__ = (
+    "DockerPlugin",
+    "changed_settings",
+    "config_path",
+    "find_plugin",
+    "is_complete",
+    "is_daemon_running",
+    "layer_paths",
+    "oci_archive",
+)
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -38,6 +47,8 @@ class DockerPlugin(Struct, frozen=True):
     """``plugins/<id>``."""
     manifest: str
     """Digest of its manifest in ``plugins/storage``."""
+    config_digest: str
+    """Digest of its config there."""
     config: Mapping[str, Any]
     settings: Mapping[str, Any]
 
@@ -115,6 +126,29 @@ def changed_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     return found
 
 
+def is_complete(root: Path, plugin: DockerPlugin) -> bool:
+    """Whether the daemon has all parts of the package.
+
+    A dockerd that removes a plugin deletes the manifests of all others, and the layers of those that it has pulled.
+    Source: moby daemon/pkg/plugin/manager.go (GC), fetch_linux.go (storeFetchMetadata).
+
+    Raises:
+        errors.Invalid: the manifest makes no sense
+    """
+    try:
+        _, document = _read_manifest(root, plugin)
+        for each in (document["config"], *document["layers"]):
+            _blob(root, plugin, each["digest"])
+    except errors.NotFound:
+        return False
+    return True
+
+
+def config_path(root: Path, plugin: DockerPlugin) -> Path:
+    """The config as it was created or pulled, without settings. Raises: NotFound where it is missing."""
+    return _blob(root, plugin, plugin.config_digest)
+
+
 def oci_archive(root: Path, plugin: DockerPlugin) -> Iterator[bytes]:
     """The package of a plugin as an OCI archive, with its manifest unchanged.
 
@@ -167,8 +201,8 @@ def _blob(root: Path, plugin: DockerPlugin, digest: object) -> Path:
     path = root / "plugins/storage/blobs/sha256" / digest.partition(":")[2]
     if not path.is_file():
         raise errors.NotFound(
-            f"cannot migrate plugin {plugin.name}: {path} is missing; create it from its directory instead, with "
-            f"moorage create: {plugin.directory} has its files"
+            f"cannot migrate plugin {plugin.name}: {path} is missing, and its config with it; install it again, or "
+            f"run moorage create with {plugin.directory / 'rootfs'} and a config.json of your own"
         )
     return path
 
@@ -185,6 +219,7 @@ def _read(directory: Path) -> DockerPlugin | None:
             is_enabled=bool(plugin.get("Enabled")),
             directory=directory,
             manifest=str(document.get("Manifest") or ""),
+            config_digest=str(document.get("Config") or ""),
             config=_stored_config(directory, document) or _mapping(plugin["Config"]),
             settings=_mapping(plugin["Settings"]),
         )
