@@ -1,4 +1,4 @@
-"""Connections that a consumer keeps, as dockerd does for its life, while plugins come and go under one name."""
+"""Persistent connections, as dockerd has them for its life, while plugins come and go under one name."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def successor(tmp_path: Path) -> Iterator[Plugin]:
 
 
 def get(connection: UnixConnection) -> tuple[int, dict[str, Any]]:
-    """Status and answer of a call on a connection that is kept."""
+    """Status and answer of a call on a persistent connection."""
     before = connection.sock
     connection.request("POST", "/VolumeDriver.Get", b'{"Name": "a"}')
     response = connection.getresponse()
@@ -61,7 +61,7 @@ def hand_over(proxy: ProxyProcess, path: str, successor: Plugin, **fields: Any) 
 
 
 @pytest.mark.parametrize("gap", [True, False])
-def test_p03_a_kept_connection_leads_to_the_next_plugin_of_the_name(
+def test_p03_a_persistent_connection_leads_to_the_next_plugin_of_the_name(
     tmp_path: Path, successor: Plugin, gap: bool
 ) -> None:
     with published(tmp_path) as (proxy, plugin, path), closing(UnixConnection(path)) as connection:
@@ -74,7 +74,7 @@ def test_p03_a_kept_connection_leads_to_the_next_plugin_of_the_name(
         assert (len(plugin.calls("Get")), len(successor.calls("Get"))) == (1, 1)
 
 
-def test_p03_a_kept_connection_leads_to_the_plugin_that_took_the_name_from_another(
+def test_p03_a_persistent_connection_leads_to_the_plugin_that_took_the_name_from_another(
     tmp_path: Path, successor: Plugin
 ) -> None:
     with published(tmp_path) as (proxy, plugin, path), closing(UnixConnection(path)) as connection:
@@ -85,7 +85,7 @@ def test_p03_a_kept_connection_leads_to_the_plugin_that_took_the_name_from_anoth
         assert (len(plugin.calls("Get")), len(successor.calls("Get"))) == (1, 1)
 
 
-def test_p14_a_kept_connection_leads_to_no_plugin_that_its_user_may_not_use(tmp_path: Path, successor: Plugin) -> None:
+def test_p14_a_persistent_connection_leads_to_no_plugin_that_its_user_may_not_use(tmp_path: Path, successor: Plugin) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs other users")
     with published(tmp_path) as (proxy, plugin, path):
