@@ -85,7 +85,9 @@ def test_p03_a_persistent_connection_leads_to_the_plugin_that_took_the_name_from
         assert (len(plugin.calls("Get")), len(successor.calls("Get"))) == (1, 1)
 
 
-def test_p14_a_persistent_connection_leads_to_no_plugin_that_its_user_may_not_use(tmp_path: Path, successor: Plugin) -> None:
+def test_p14_a_persistent_connection_leads_to_no_plugin_that_its_user_may_not_use(
+    tmp_path: Path, successor: Plugin
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs other users")
     with published(tmp_path) as (proxy, plugin, path):
