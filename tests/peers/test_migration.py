@@ -12,6 +12,7 @@ import pytest
 from peers.dockerd import Dockerd, running_dockerd
 from peers.test_docker_cli import clis, make_directory, run
 from support.engines import EngineProcess, actor, config, engine
+from support.foreground import wait_until
 from support.limits import limit
 from support.registries import Served
 
@@ -142,7 +143,8 @@ def test_p20_a_plugin_whose_package_the_daemon_deleted_is_migrated_from_its_file
         plugin("set", "old/volumes", "DEBUG=1")
         plugin("create", "other", other)
         plugin("rm", "other")
-        assert len(list((docker.data / "plugins/storage/blobs/sha256").iterdir())) == 1, "only the config is left"
+        blobs = docker.data / "plugins/storage/blobs/sha256"
+        wait_until(lambda: len(list(blobs.iterdir())) == 1, "only the config is left")  # the daemon deletes beside it
         (directory,) = (docker.data / "plugins").glob("*/rootfs")
         (directory / "written").write_text("by the plugin")
 
@@ -157,7 +159,7 @@ def test_p20_a_plugin_whose_package_the_daemon_deleted_is_migrated_from_its_file
         root = house.exec_root / f"p/{house.inspect(NAME)['Id'][:12]}/root"
         assert (root / "written").read_text() == "by the plugin"
 
-        (config_file,) = (docker.data / "plugins/storage/blobs/sha256").iterdir()
+        (config_file,) = blobs.iterdir()
         config_file.unlink()
         house.remove(NAME, force=True)
         lost = migrate(house, docker, "old/volumes", "-y")
