@@ -12,8 +12,9 @@ import pytest
 from moorage import errors
 from moorage.containerd.types import Event, Status, TaskExit, TaskStarted
 from moorage.executor import Attached, ContainerClient, Stdio
-from support.conditions import TIMEOUT_SECONDS
+from support.conditions import TIMEOUT_SECONDS, eventually
 from support.fake_containerd import RUNTIME_STATE, TASK_DIRECTORY
+from support.limits import limit
 from support.peers import FakePeer, Peer, RealPeer
 
 pytestmark = pytest.mark.anyio
@@ -173,6 +174,94 @@ async def test_a_stopped_task_keeps_its_code_and_time_until_it_is_deleted(peer: 
         assert await client.delete_task("a") == (None, None)
         await client.delete("a")
         assert not await peer.left()
+
+
+async def until_stopped(client: ContainerClient, id: str) -> None:
+    async def is_stopped() -> bool:
+        return await client.status(id) is Status.STOPPED
+
+    await eventually(is_stopped)
+
+
+async def test_i17_the_exit_of_a_task_whose_status_was_stopped_is_found_while_it_exists(peer: Peer) -> None:
+    async with peer.client() as client:
+        for id, code in (("a", 3), ("b", 137)):
+            await run(peer, client, id, code=code if id == "a" else None)
+        await peer.end("b")
+        for id, code in (("a", 3), ("b", 137)):
+            await until_stopped(client, id)
+            found = await client.find_exit(id)
+            assert found
+            assert found[0] == code
+            assert found[1]
+            assert abs(datetime.now(UTC) - found[1]) < timedelta(seconds=limit(30))
+            assert await client.find_exit(id) == found
+            assert await client.status(id) is Status.STOPPED
+            assert await client.delete_task(id) == found
+            await client.delete(id)
+            assert await client.find_exit(id) is None
+        assert not await peer.left()
+
+
+async def test_i17_no_exit_is_found_of_what_is_missing_not_started_or_running(peer: Peer) -> None:
+    async with peer.client() as client:
+        assert await client.find_exit("a") is None
+        await client.create("a", peer.spec("a"), peer.options)
+        assert await client.find_exit("a") is None
+        await client.start("a", "", False, Keep())
+        assert await client.status("a") is Status.RUNNING
+        assert await client.find_exit("a") is None
+        await remove(client, "a")
+
+
+async def test_i17_no_exit_is_found_while_another_process_of_the_container_may_run(peer: Peer) -> None:
+    async with peer.client() as client:
+        await client.create("a", peer.with_host_pids("a", code=3), peer.options)
+        await client.start("a", "", False, Keep())
+        await until_stopped(client, "a")
+        assert await client.find_exit("a") is None
+        assert (await client.delete_task("a"))[0] == 3
+        await client.delete("a")
+        assert not await peer.left()
+
+
+async def test_i17_the_exit_of_an_earlier_run_is_not_found_for_the_next_one_of_its_id(peer: Peer) -> None:
+    async with peer.client() as client:
+        await run(peer, client, "a", code=3)
+        await until_stopped(client, "a")
+        assert await client.find_exit("a")
+        await remove(client, "a")
+        await run(peer, client, "a")
+        assert await client.find_exit("a") is None
+        await remove(client, "a")
+
+
+async def test_i17_the_next_process_finds_the_exit_of_what_it_restored(peer: Peer) -> None:
+    async with peer.client() as client:
+        (await run(peer, client, "a")).stdio.close()
+    async with peer.client() as client:
+        keep = Keep()
+        assert (await client.restore("a", keep))[0]
+        assert await client.find_exit("a") is None
+        await peer.end("a")
+        await until_stopped(client, "a")
+        found = await client.find_exit("a")
+        assert found
+        assert found[0] == 137
+        keep.stdio.close()
+        await remove(client, "a")
+
+
+async def test_i17_a_known_exit_is_found_without_containerd(peer: Peer) -> None:
+    async with peer.client() as client:
+        await run(peer, client, "a", code=3)
+        await until_stopped(client, "a")
+        found = await client.find_exit("a")
+        await peer.go_down()
+        assert found
+        assert await client.find_exit("a") == found
+        await peer.come_up()
+        await remove(client, "a")
 
 
 async def test_events_report_start_and_exit_with_the_pid(peer: Peer) -> None:

@@ -18,6 +18,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from moorage import errors
 from moorage.containerd import check_identifier
+from moorage.containerd.shims.processes import has_pid_namespace
 from moorage.containerd.types import (
     Envelope,
     Event,
@@ -204,6 +205,10 @@ class FakeContainers:
         self.stdin: FakeInput | None = None
         """Where it is one, tasks are given it as standard input."""
         self._made: set[str] = set()
+        self._isolated: set[str] = set()
+        """Containers whose processes all end with the first one."""
+        self._stopped: dict[str, tuple[int, datetime | None]] = {}
+        """The exits of tasks whose status was stopped."""
 
     async def create(
         self,
@@ -230,6 +235,11 @@ class FakeContainers:
                 del world.records[id]
             raise
         self._made.add(id)
+        self._stopped.pop(id, None)
+        self._note_spec(id, spec)
+
+    def _note_spec(self, id: str, spec: Spec) -> None:
+        (self._isolated.add if has_pid_namespace(spec) else self._isolated.discard)(id)
 
     async def start(self, id: str, checkpoint_dir: str, with_stdin: bool, attach: Attach) -> int:
         if checkpoint_dir or with_stdin:
@@ -279,7 +289,9 @@ class FakeContainers:
 
     async def restore(self, id: str, attach: Attach) -> tuple[bool, int | None]:
         await self.labels(id)
+        self._note_spec(id, self.world.records[id].spec)
         await self.status(id)
+        self._stopped.pop(id, None)
         if id not in self.world.pipes:
             raise errors.NotFound(f"the output of container {id} is gone")
         stdio = FakeStdio(*self.world.pipes[id], self.stdin)
@@ -299,6 +311,8 @@ class FakeContainers:
             if id not in self.world.tasks:
                 raise errors.NotFound(f"task {id} not found: not found")
             task = self.world.tasks[id]  # seen without a record too
+            if task.status is Status.STOPPED and not task.hung:
+                self._stopped[id] = task.code, task.exited_at
             return Status.UNKNOWN if task.hung else task.status
 
     async def labels(self, id: str) -> Mapping[str, str]:
@@ -325,9 +339,7 @@ class FakeContainers:
             return id in self.world.tasks and self.world.tasks[id].oom
 
     async def find_exit(self, id: str) -> tuple[int | None, datetime | None] | None:
-        task = self.world.tasks.get(id)
-        is_stopped = task is not None and task.status is Status.STOPPED and not task.hung
-        return (task.code, task.exited_at) if is_stopped and task is not None else None
+        return self._stopped.get(id) if id in self._isolated else None
 
     async def delete_task(self, id: str) -> tuple[int | None, datetime | None]:
         world = self.world
@@ -379,6 +391,8 @@ class FakeContainers:
         except errors.NotFound:
             pass
         self._made.discard(id)
+        self._isolated.discard(id)
+        self._stopped.pop(id, None)
         self.world.bundles.discard(id)
         self.world.notes.pop(id, None)
         self.world.pipes.pop(id, None)

@@ -30,6 +30,9 @@ class Peer(Protocol):
     def missing(self, id: str) -> dict[str, Any]:
         """A spec whose command does not exist."""
 
+    def with_host_pids(self, id: str, *, code: int | None = None) -> dict[str, Any]:
+        """A spec without a pid namespace of its own."""
+
     async def left(self) -> list[str]: ...
 
     async def end(self, id: str) -> None:
@@ -71,10 +74,14 @@ class FakePeer:
 
     def spec(self, id: str, *, out: bytes = b"", err: bytes = b"", code: int | None = None) -> dict[str, Any]:
         text, annotations = specs.script(out=out, err=err, code=code)
-        return {"process": {"args": ["/bin/sh", "-c", text]}, "annotations": annotations}
+        linux = {"namespaces": [{"type": "pid"}]}
+        return {"process": {"args": ["/bin/sh", "-c", text]}, "annotations": annotations, "linux": linux}
 
     def missing(self, id: str) -> dict[str, Any]:
         return {"process": {"args": ["/missing/command"]}}
+
+    def with_host_pids(self, id: str, *, code: int | None = None) -> dict[str, Any]:
+        return {**self.spec(id, code=code), "linux": {"namespaces": []}}
 
     async def left(self) -> list[str]:
         return self.world.left()
@@ -125,6 +132,11 @@ class RealPeer:
 
     def missing(self, id: str) -> dict[str, Any]:
         return self.workspace.command(id, ["/missing/command"])
+
+    def with_host_pids(self, id: str, *, code: int | None = None) -> dict[str, Any]:
+        spec = self.spec(id, code=code)
+        linux = {**spec["linux"], "namespaces": [each for each in spec["linux"]["namespaces"] if each["type"] != "pid"]}
+        return {**spec, "linux": linux}
 
     async def left(self) -> list[str]:
         left: list[str] = []
