@@ -1,5 +1,6 @@
 """Failures in a row, where the engine that saw the plugin become ready is not the one that sees it exit."""
 
+import json
 import os
 import signal
 import time
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from moorage.engine.lifecycle import STEADY_AFTER
-from support.engines import EngineProcess, engine, kill
+from support import leftovers
+from support.engines import EngineProcess, config, engine, kill
 
 pytestmark = pytest.mark.real
 
@@ -66,3 +68,24 @@ def test_m05_a_short_run_that_exited_without_an_engine_belongs_to_the_row(own: E
     os.kill(more["Pid"], signal.SIGKILL)
     own.start()
     own.until("p", "failed")
+
+
+def test_m05_a_run_that_was_never_ready_and_exited_without_an_engine_belongs_to_the_row(own: EngineProcess) -> None:
+    own.create("p", config(env=[{"name": "A", "settable": ["value"]}]))
+    own.request_own("PUT", "p", "policy", {"restarts": "on-failure", "most": 1})
+    own.enable("p")
+    own.end()
+    record = own.root / "plugins" / next(iter(os.listdir(own.root / "plugins"))) / "plugin.json"
+    document = json.loads(record.read_text())
+    document["config"] = document["config"].replace('"/actor"', '"/actor", "never"')
+    record.write_text(json.dumps(document))
+    kill(leftovers.processes_in(f"moorage/{document['id']}"))
+    own.start(wait=False)
+    own.until("p", "starting")
+    own.wait_until(lambda: own.more("p")["Pid"], "its process runs")
+    more = own.more("p")
+    own.end(signal.SIGKILL)
+    wait_until_steady(more)
+    kill([more["Pid"]])
+    own.start()
+    assert own.until("p", "failed")["Restarts"] == 1

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +12,7 @@ from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.shims.processes import control_group
 from moorage.containerd.types import Spec
 from moorage.engine.run.plugin_run import PluginRun, recorded_run
+from moorage.engine.run.ready_time import find_recorded_ready, record_ready
 from moorage.engine.runtime import PLUGIN_LABEL
 from moorage.executor import Exit
 from moorage.host.cgroups import parent_group_in_use
@@ -157,6 +159,8 @@ class Runner:
             )
             if is_ready and run.pid is not None:
                 tasks.cancel_scope.cancel()
+        if is_ready:
+            await run_blocking(lambda: record_ready(self._plugin.directories.ready_record, run.container))
         if run.finished.is_set():
             reason = await self._explain(spec) if spec is not None else ""
             raise errors.MoorageError(
@@ -186,6 +190,11 @@ class Runner:
         exit = runtime.executor.last_exit(run.container) or Exit(run.container, "", None)
         plugin.counts.exited(exit)
         return exit
+
+    async def recorded_ready(self) -> datetime | None:
+        """When the run that the record names became ready, as it or an earlier engine has recorded; None for never."""
+        plugin = self._plugin
+        return await run_blocking(lambda: find_recorded_ready(plugin.directories.ready_record, plugin.record.container))
 
     async def stop(
         self,

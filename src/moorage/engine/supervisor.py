@@ -200,8 +200,7 @@ class Supervisor(PluginState):
         try:
             async with self.starts.attempt():
                 runtime = self._context.availability.require()
-                began = datetime.now(UTC)
-                await self.save(run=self.record.run + 1, run_began_at=began, enabled=True, next_try_at=None, **fields)
+                await self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields)
                 # what an earlier start could not end must be removed before another one uses the same root
                 await self.runner.stop(runtime, self._timeouts, at_once=True, keep_mounted=True)
                 await self.runner.remove_orphans(runtime)
@@ -323,8 +322,8 @@ class Supervisor(PluginState):
         """
         runtime = self._context.availability.require()
         orphans = await self.processes.find_orphans()
-        exit = await self.runner.adopt(runtime)
-        self._ready.take_over(self.record.container, self.record.run_began_at, exit)
+        exit, ready_at = await self.runner.adopt(runtime), await self.runner.recorded_ready()
+        self._ready.take_over(self.record.container, ready_at, exit)
         self.inbox.set_run_known()
         if exit is not None:
             if start:

@@ -295,8 +295,6 @@ class PluginRecord(Struct, frozen=True):
     """First host id of its user namespace, from when it first had one; 0 before."""
     run: int = 0
     """Number of its last run; the run's container is ``<id>.<run>``."""
-    run_began_at: datetime | None = None
-    """When that run's start began; None where an earlier version started it."""
     restarts: int = 0
     failures: int = 0
     """Ends in a row, for the next pause."""

@@ -6,6 +6,7 @@ Below the run-time directory (``--exec-root``) a plugin has ``p/<first 12 digits
     s       the directory of its socket, a new one for every run
     r, v    views of its root and of its propagated mount, only while a container is created: see ``preparation``
     m       pinned sources of its mounts, only while a container is created: see ``pins``
+    ready   a file that says since when which run is ready
 """
 
 from pathlib import Path
@@ -60,6 +61,11 @@ class PluginDirectories(Struct, frozen=True):
     def pins(self) -> Path:
         """Where sources of its mounts are pinned while a container is created, under a policy."""
         return self.runtime / "m"
+
+    @property
+    def ready_record(self) -> Path:
+        """The file that says since when which run is ready."""
+        return self.runtime / "ready"
 
     @property
     def idmapped_view(self) -> Path:
