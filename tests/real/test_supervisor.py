@@ -231,6 +231,17 @@ async def test_a_socket_that_a_dead_one_left_is_taken(own: PrivateContainerd) ->
     assert await answers(own)
 
 
+async def test_i17_what_a_killed_one_left_of_a_deletion_goes_with_the_next_start(own: PrivateContainerd) -> None:
+    await kill(await own.ensure())
+    tasks = [base / "io.containerd.runtime.v2.task/test" for base in (own.root, own.state / "s")]
+    for directory in tasks:
+        (directory / ".a").mkdir(parents=True)
+        (directory / ".a/init.pid").write_text("1")
+    await own.ensure()
+    assert [sorted(each.name for each in directory.glob(".*")) for directory in tasks] == [[], []]
+    assert await answers(own)
+
+
 @pytest.mark.parametrize("name", ["containerd", "containerd-shim-runc-v2"])
 async def test_a_command_that_is_missing_is_one_sentence_with_its_package(base: Path, name: str) -> None:
     bin_directory = base / "bin"

@@ -17,10 +17,14 @@ class Awaits:
 
     at: int
     act: Callable[[], object]
+    begins: Callable[[], object] = lambda: True
+    """Points are counted while this is true."""
     seen: int = 0
     reached: bool = False
 
     def __call__(self) -> None:
+        if not self.begins():
+            return
         if self.seen == self.at:
             self.reached = True
             self.act()

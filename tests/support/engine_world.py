@@ -366,6 +366,9 @@ class FakeClient:
             raise errors.NotFound(f"task {container}")
         return []
 
+    async def directories(self) -> list[str]:
+        return list(self._host.containers)
+
     async def delete_task(self, id: str) -> None:
         self._host.check(self._era)
         if self._host.containers[id].script in _IMMORTAL and self._host.containers[id].is_alive:

@@ -164,6 +164,8 @@ class EngineProcess:
             serve_options,
         )
         self.prefix: list[str] = list(serve_options.pop("prefix", ()))
+        self.preamble = ""
+        """Python that the next process runs before the engine."""
         self.child: subprocess.Popen[bytes] | None = None
 
     # the process
@@ -173,7 +175,7 @@ class EngineProcess:
         arguments = [verb, *paths, self.metrics, json.dumps(self.serve_options)]
         with self.log.open("ab") as output:
             return subprocess.Popen(
-                [*self.prefix, sys.executable, "-c", SERVE, *arguments],
+                [*self.prefix, sys.executable, "-c", self.preamble + SERVE, *arguments],
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
@@ -20,6 +21,7 @@ from anyio.abc import Process
 from moorage.embedding import open_executor
 from moorage.executor import Exit
 from support.awaits import Awaits, drive, drive_inboxes
+from support.early_exits import NEXT, early_executor
 from support.sinks import Memory
 from support.workspace import TIMEOUTS, Workspace
 
@@ -49,10 +51,15 @@ class _Handler:
 
 
 async def _operate(order: dict[str, Any]) -> None:
-    awaits = Awaits(order["at"], lambda: os.kill(os.getpid(), signal.SIGKILL))
     handler = _Handler()
-    async with open_executor(
-        order["address"], order["root"], handler, namespace=order["namespace"], timeouts=TIMEOUTS
+    awaits = Awaits(order["at"], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if order["operation"] == "replace":
+        awaits.begins = handler.received.is_set
+    address, root, namespace = order["address"], Path(order["root"]), order["namespace"]
+    async with (
+        early_executor(address, root, handler, namespace, TIMEOUTS)
+        if order["operation"] == "replace"
+        else open_executor(address, root, handler, namespace=namespace, timeouts=TIMEOUTS)
     ) as executor:
         match order["operation"]:
             case "create":
@@ -64,6 +71,13 @@ async def _operate(order: dict[str, Any]) -> None:
                     assert await executor.restore("a", Memory(), Memory())
                     _say(ready=os.getpid())
                     await handler.received.wait()
+            case "replace":
+                with drive_inboxes(awaits):
+                    assert await executor.restore("a", Memory(), Memory())
+                    _say(ready=os.getpid())
+                    await handler.received.wait()
+                    await drive(executor.create(NEXT, order["next"], Memory(), Memory()), awaits)
+                    await executor.wait_removed("a")
             case other:
                 raise ValueError(other)
 
@@ -94,6 +108,7 @@ class OperationProcess:
             "root": str(self._workspace.root),
             "namespace": self._workspace.namespace,
             "spec": self._workspace.shell("a", "exec sleep 1000000"),
+            "next": self._workspace.shell(NEXT, "exec sleep 1000000"),
         }
         assert self._process.stdin
         await self._process.stdin.send(json.dumps(order).encode() + b"\n")

@@ -19,6 +19,7 @@ from moorage.executor import Executor, Exit
 from moorage.timeouts import Timeouts
 from support import proxy as proxies
 from support.conditions import TIMEOUT_SECONDS, eventually
+from support.early_exits import early_executor
 from support.kills import replace_containerd
 from support.proxy import Fault, Proxy, When
 from support.sinks import Exits, Memory
@@ -73,7 +74,9 @@ class Scenario:
 
 
 @asynccontextmanager
-async def scenario(workspace: Workspace, timeouts: Timeouts = TIMEOUTS) -> AsyncIterator[Scenario]:
+async def scenario(
+    workspace: Workspace, timeouts: Timeouts = TIMEOUTS, *, exits_early: bool = False
+) -> AsyncIterator[Scenario]:
     """An executor that reaches the workspace's containerd through a proxy of its own."""
     exits = Exits()
     # shims are named by containerd's own socket, which the executor would know without the proxy
@@ -82,8 +85,12 @@ async def scenario(workspace: Workspace, timeouts: Timeouts = TIMEOUTS) -> Async
         patch.setattr(Client, "address", own)
         async with (
             proxies.proxy_before(workspace.containerd.address, workspace.root) as proxy,
-            open_executor(
-                proxy.address, workspace.root, exits, namespace=workspace.namespace, timeouts=timeouts
+            (
+                early_executor(proxy.address, workspace.root, exits, workspace.namespace, timeouts)
+                if exits_early
+                else open_executor(
+                    proxy.address, workspace.root, exits, namespace=workspace.namespace, timeouts=timeouts
+                )
             ) as executor,
         ):
             yield Scenario(workspace, proxy, executor, exits)

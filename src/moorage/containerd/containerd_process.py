@@ -18,6 +18,7 @@ import anyio
 from moorage import errors
 from moorage._lib.threads import run_blocking
 from moorage.host import proc
+from moorage.host.directory_tree import remove_tree_now
 from moorage.host.process_environment import start_program
 from moorage.host.processes import FORK_GUARD
 from moorage.timeouts import DEFAULT
@@ -32,6 +33,7 @@ __all__ = (
     "find_binary",
     "installed_version",
     "keep_log_bounded",
+    "remove_cut_off_deletions",
     "search_path",
     "spawn_locked",
     "truncate_log",
@@ -178,6 +180,19 @@ def _toml(value: Path | str) -> str:
     """A TOML basic string."""
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def remove_cut_off_deletions(root: Path, state: Path) -> None:
+    """Remove what a containerd that was killed in a deletion has left of tasks, before the next one starts.
+
+    It renames the directory of a task to a hidden one, removes that, and never looks at hidden ones again: those of an
+    id that is used once would stay. What cannot be removed is logged. Source: ``atomicDelete`` of containerd's runtime.
+    """
+    for hidden in (each for base in (root, state) for each in base.glob("io.containerd.runtime.v2.task/*/.*")):
+        try:
+            remove_tree_now(hidden)
+        except OSError as error:
+            log.warning("cannot remove %s, which a killed containerd has left: %s", hidden, error)
 
 
 def clean_environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -264,6 +264,10 @@ class BundledContainers:
             exited = await run_blocking(lambda: exits.find_recorded_exit(self._bundle(id)))
         return (exited.code, exited.exited_at) if exited else (None, None)
 
+    async def directories(self) -> list[str]:
+        """The ids that have a directory, also those of which nothing else is left, since it is removed last."""
+        return await run_blocking(lambda: [each.name for each in self._bundles.glob("*")])
+
     async def delete(self, id: str) -> None:
         """Remove the record, the directory and the FIFOs. What is missing is ignored.
 
@@ -309,11 +313,7 @@ class BundledContainers:
                 exited = ProcessExit(task.exit_code, task.exited_at)
         if exited is not None:
             # To kill a stopped task takes the runtime 10 ms for nothing. Once deleted, its exit is only known here.
-            recorded = exited
-            try:
-                await run_blocking(lambda: exits.record_exit(self._bundle(id), recorded))
-            except OSError as error:
-                log.warning("cannot record the exit of %s: %s", id, error)
+            await run_blocking(partial(exits.record_exit, self._bundle(id), exited))
         elif task is not None:
             try:
                 await self._client.kill(id, _SIGKILL, all_processes=True)

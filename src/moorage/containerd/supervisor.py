@@ -27,6 +27,7 @@ from moorage.containerd.containerd_process import (
     configuration_version,
     find_binary,
     keep_log_bounded,
+    remove_cut_off_deletions,
     search_path,
     spawn_locked,
     truncate_log,
@@ -228,6 +229,7 @@ class PrivateContainerd:
     def _spawn(self) -> int:
         check_machine(self._search)
         self._reap()
+        remove_cut_off_deletions(self.root, self.state / "s")
         binary = find_binary("containerd", self._search)
         text = configuration(self.root, self.state / "s", self.address, configuration_version(binary))
         write_atomically(self._config, text.encode())

@@ -52,6 +52,8 @@ class Runner:
         self._run: PluginRun | None = None
         self._exited: list[str] = []
         """Containers whose exit was reported, and which the executor may still have to remove; the latest one last."""
+        self._cleared: ContainerRuntime | None = None
+        """Where every container of the plugin is known that an earlier engine may have left."""
 
     @property
     def run(self) -> PluginRun | None:
@@ -174,27 +176,31 @@ class Runner:
                 f"{self._last_output(run)}"
             )
 
-    async def adopt(self, runtime: "ContainerRuntime") -> Exit | None:
-        """Take over the run that the record names: None where it is running, else how it exited meanwhile."""
+    async def adopt(self, runtime: "ContainerRuntime") -> tuple[bool, Exit | None, datetime | None]:
+        """Take over the run that the record names: whether it is running, how it exited, and when it became ready.
+
+        Where it neither runs nor has exited, an earlier engine was killed before it had started it. An exit that cannot
+        be known any more is one of a run that is recorded as ready.
+        """
         plugin = self._plugin
-        run = self._run = await recorded_run(runtime, plugin.record.container)
+        container, ready_record = plugin.record.container, plugin.directories.ready_record
+        ready_at = await run_blocking(lambda: find_recorded_ready(ready_record, container))
+        run = self._run = await recorded_run(runtime, container)
         try:
             taker = runtime.keeper.attacher(run.container, plugin.log)
             if await runtime.executor.restore(run.container, attach=taker):
                 await run_blocking(lambda: protect_directories(plugin.directories))
-                return None
+                return True, None, ready_at
         except BaseException:
             self._run = None
             raise
         self._run = None
-        exit = runtime.executor.last_exit(run.container) or Exit(run.container, "", None)
-        plugin.counts.exited(exit)
-        return exit
-
-    async def recorded_ready(self) -> datetime | None:
-        """When the run that the record names became ready, as it or an earlier engine has recorded; None for never."""
-        plugin = self._plugin
-        return await run_blocking(lambda: find_recorded_ready(plugin.directories.ready_record, plugin.record.container))
+        exit = runtime.executor.last_exit(container)
+        if exit is None and ready_at is not None:
+            exit = Exit(container, "", None)
+        if exit is not None:
+            plugin.counts.exited(exit)
+        return False, exit, ready_at
 
     async def stop(
         self,
@@ -233,8 +239,8 @@ class Runner:
         self._release()
         if runtime is not None:  # one removal may continue while the next run starts
             await self._wait_removed(runtime, timeouts.cleanup, but_last=keep_mounted)
-        if not keep_mounted and run is None and runtime is not None:
-            await self.remove_orphans(runtime)  # nothing runs when this returns, also where no run was known
+        if not keep_mounted and runtime is not None and (run is None or self._cleared is not runtime):
+            await self.remove_orphans(runtime)  # nothing is left when this returns, also where that was not known
         await self.remove_files(keep_mounted=keep_mounted)
 
     async def remove_files(self, *, keep_mounted: bool = False) -> None:
@@ -248,12 +254,14 @@ class Runner:
 
     async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
         """Remove every container of this plugin that is no run of it that the executor has. Source: row M16."""
-        plugin = self._plugin
+        plugin, owns = self._plugin, runtime.executor.owns
         present = self._run.container if self._run is not None else ""
+        removing = {each for each in self._exited if owns(each)}  # now: one may be gone when its turn comes
         for container, owner in (await runtime.owners(plugin.id)).items():
-            is_owned = container == present or runtime.executor.owns(container)
+            is_owned = container == present or container in removing or owns(container)
             if not is_owned and plugin.id in (owner, container.partition(".")[0]):
                 await runtime.destroy(container)
+        self._cleared = runtime
 
     async def erase(self, runtime: "ContainerRuntime") -> None:
         """Remove all of the plugin but its record: containers, directories, images, logs. Raises: Unavailable."""

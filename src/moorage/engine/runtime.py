@@ -132,13 +132,20 @@ class ContainerRuntime(Struct, frozen=True):
     async def owners(self, plugin: str = "") -> dict[str, str]:
         """Every container of this engine, with the id of the plugin that it belongs to.
 
-        Of one plugin only those that may be its: they say so, or their id begins with the plugin's.
+        Of one plugin only those that may be its: they say so, or their id begins with the plugin's. Of some there is
+        only the directory: the engine was killed before it had made the record, or after it had deleted it.
         """
         filters = (f'labels."{PLUGIN_LABEL}"=={plugin}', f"id~=^{plugin}") if plugin else ()
+        directories = await self.containers.directories()  # first: what is removed meanwhile has no record either
+        records = await self.client.list_containers(*filters)
+        found = {each: plugin_of({}, each) for each in set(directories).difference(each.id for each in records)}
         return {
-            each.id: plugin_of(each.labels, each.id)
-            for each in await self.client.list_containers(*filters)
-            if self.ownership.owns(each.labels, each.id)
+            **{id: owner for id, owner in found.items() if plugin in ("", owner)},
+            **{
+                each.id: plugin_of(each.labels, each.id)
+                for each in records
+                if self.ownership.owns(each.labels, each.id)
+            },
         }
 
     async def destroy(self, container: str) -> None:

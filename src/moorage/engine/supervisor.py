@@ -322,22 +322,23 @@ class Supervisor(PluginState):
         """
         runtime = self._context.availability.require()
         orphans = await self.processes.find_orphans()
-        exit, ready_at = await self.runner.adopt(runtime), await self.runner.recorded_ready()
+        is_running, exit, ready_at = await self.runner.adopt(runtime)
         self._ready.take_over(self.record.container, ready_at, exit)
         self.inbox.set_run_known()
+        if is_running:
+            self._move(Event.ADOPTED)
+        if not start:
+            return
         if exit is not None:
-            if start:
-                self._become(LifecycleState(State.READY, self.record.failures))
-                await self._exited(LastExit.of(exit), is_failure=exit.code != 0)
-        elif not start:
-            self._move(Event.ADOPTED)
-        elif live:
-            self._move(Event.ADOPTED)
+            self._become(LifecycleState(State.READY, self.record.failures))
+            await self._exited(LastExit.of(exit), is_failure=exit.code != 0)
+        elif is_running and live:
             log_step(self.name, "continues to run")
             await self.processes.end_orphans(orphans)
             await self._await_ready_again(runtime)
         else:
-            await self.stop()
+            if is_running:
+                await self.stop()
             await self.start_if_due()
 
     async def _await_ready_again(self, runtime: ContainerRuntime) -> None:

@@ -54,7 +54,10 @@ _EXIT_FILE = "exit.json"
 
 
 def record_exit(directory: Path, exited: ProcessExit) -> None:
-    """Record the exit in the directory of the task. A missing directory is ignored: the task was deleted."""
+    """Record the exit in the directory of the task (blocking). A missing one is ignored: the task was deleted.
+
+    A failure is logged: it must not prevent what the exit is recorded for.
+    """
     record = {"code": exited.code, "exited_at": exited.exited_at.isoformat() if exited.exited_at else None}
     new = directory / f"{_EXIT_FILE}.new"
     try:
@@ -62,6 +65,8 @@ def record_exit(directory: Path, exited: ProcessExit) -> None:
         new.replace(directory / _EXIT_FILE)
     except (FileNotFoundError, NotADirectoryError):
         pass
+    except OSError as error:
+        log.warning("cannot record the exit of %s: %s", directory.name, error)
 
 
 def find_recorded_exit(directory: Path) -> ProcessExit | None:
