@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
-from bench import client, executor, growth, health, logs, machine, output, packages, page, proxy, runtimes
+from bench import client, compare, executor, growth, health, logs, machine, output, packages, page, proxy, runtimes
 from bench.engine import Extent, measure
 from bench.report import LINES, growth_table, judge, table
 
@@ -21,6 +21,7 @@ def main() -> None:
     words = sys.argv[1:]
     parts = {
         "client": client,
+        "compare": compare,
         "executor": executor,
         "health": health,
         "logs": logs,

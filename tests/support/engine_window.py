@@ -55,7 +55,7 @@ def kill_before_start(armed: str) -> None:
         kill()
         return await start_task(self, id)
 
-    Client.start_task = start  # type: ignore[method-assign]
+    Client.start_task = start  # type: ignore[assignment, method-assign]
 
 
 def hold_removals(directory: str) -> None:

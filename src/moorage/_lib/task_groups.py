@@ -1,7 +1,7 @@
 """Background tasks for the length of a block, and the event loop that they need."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 
 from moorage import errors
 
-__all__ = ("background_tasks", "require_asyncio")
+__all__ = ("background_tasks", "require_asyncio", "side_by_side")
 
 
 @asynccontextmanager
@@ -28,6 +28,26 @@ async def background_tasks() -> AsyncIterator[TaskGroup]:
         tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+async def side_by_side(*jobs: Callable[[], Awaitable[None]]) -> None:
+    """Do these at the same time, and return when all are done: one that fails interrupts no other.
+
+    Raises: what the first of them that failed has raised, in the order of the arguments.
+    """
+    failures: dict[int, Exception] = {}
+
+    async def run(number: int, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except Exception as error:  # noqa: BLE001 - raised again below, outside the group
+            failures[number] = error
+
+    async with anyio.create_task_group() as tasks:
+        for number, job in enumerate(jobs):
+            tasks.start_soon(run, number, job)
+    if failures:
+        raise failures[min(failures)]
 
 
 def require_asyncio(purpose: str) -> None:

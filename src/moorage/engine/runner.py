@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from moorage import errors
+from moorage._lib.task_groups import side_by_side
 from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.shims.processes import control_group
 from moorage.containerd.types import Spec
@@ -113,8 +114,6 @@ class Runner:
         preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts), points))
         self._report(preparation, report)
         run = await self._create(runtime, plan.spec)
-        await run_blocking(lambda: close_views(directories))
-        await run_blocking(lambda: release_pins(directories.pins))
         await self._await_ready(run, runtime, plan.socket, within, plan.spec)
 
     async def _create(self, runtime: "ContainerRuntime", spec: Spec) -> PluginRun:
@@ -152,17 +151,24 @@ class Runner:
     async def _await_ready(
         self, run: PluginRun, runtime: "ContainerRuntime", socket: PluginSocket, within: float, spec: Spec | None = None
     ) -> None:
-        """Return when the socket of a run accepts. Raises: MoorageError where it ends, or takes too long."""
-        deadline = anyio.current_time() + within
+        """Return when the socket of a run accepts, and what only its creation needed is closed, where a spec is given.
+
+        Raises: MoorageError where it ends, or takes too long; what the closing raises.
+        """
+        deadline, failures = anyio.current_time() + within, list[Exception]()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_find_process, run, runtime)
+            if spec is not None:
+                tasks.start_soon(self._close_views, failures)
             is_ready = await wait_until_listening(
                 socket, lambda: run.finished.is_set() or anyio.current_time() > deadline
             )
+            if is_ready:
+                await run_blocking(lambda: record_ready(self._plugin.directories.ready_record, run.container))
             if is_ready and run.pid is not None:
                 tasks.cancel_scope.cancel()
-        if is_ready:
-            await run_blocking(lambda: record_ready(self._plugin.directories.ready_record, run.container))
+        if failures:
+            raise failures[0]
         if run.finished.is_set():
             reason = await self._explain(spec) if spec is not None else ""
             raise errors.MoorageError(
@@ -175,6 +181,16 @@ class Runner:
                 f"it did not accept a connection on {socket.path} within {within:g} s{await _hint(socket)}"
                 f"{self._last_output(run)}"
             )
+
+    async def _close_views(self, failures: list[Exception]) -> None:
+        """Close what only the creation of the container needed, also where the start is cancelled meanwhile."""
+        directories = self._plugin.directories
+        with anyio.CancelScope(shield=True):
+            try:
+                await run_blocking(lambda: close_views(directories))
+                await run_blocking(lambda: release_pins(directories.pins))
+            except (errors.MoorageError, OSError) as error:
+                failures.append(error)
 
     async def adopt(self, runtime: "ContainerRuntime") -> tuple[bool, Exit | None, datetime | None]:
         """Take over the run that the record names: whether it is running, how it exited, and when it became ready.
@@ -237,20 +253,34 @@ class Runner:
                     f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
                 )
         self._release()
+        if runtime is not None and not keep_mounted and run is not None and self._cleared is runtime:
+            # every process has exited that used the files
+            await side_by_side(lambda: self._wait_removed(runtime, timeouts.cleanup), self._remove_runtime)
+            await run_blocking(lambda: remove_unused_groups(plugin.id))
+            return
         if runtime is not None:  # one removal may continue while the next run starts
             await self._wait_removed(runtime, timeouts.cleanup, but_last=keep_mounted)
-        if not keep_mounted and runtime is not None and (run is None or self._cleared is not runtime):
-            await self.remove_orphans(runtime)  # nothing is left when this returns, also where that was not known
+            if not keep_mounted:
+                await self.remove_orphans(runtime)  # nothing runs when this returns, also where that was not known
         await self.remove_files(keep_mounted=keep_mounted)
+
+    async def clear(self, runtime: "ContainerRuntime", timeouts: Timeouts) -> None:
+        """Remove what an earlier start could not end, before another one uses the same root. Raises: Unavailable."""
+        await self.stop(runtime, timeouts, at_once=True, keep_mounted=True)
+        await self.remove_orphans(runtime)
 
     async def remove_files(self, *, keep_mounted: bool = False) -> None:
         """Unmount and remove what was made for the last run; consumers' mount points get placeholders."""
-        directories, points = self._plugin.directories, self._plugin.mount_points()
+        points = self._plugin.mount_points()
         if keep_mounted:
             await run_blocking(lambda: cover_mount_points(points))
         else:
-            await run_blocking(lambda: remove_runtime(directories, points))
+            await self._remove_runtime()
             await run_blocking(lambda: remove_unused_groups(self._plugin.id))
+
+    async def _remove_runtime(self) -> None:
+        directories, points = self._plugin.directories, self._plugin.mount_points()
+        await run_blocking(lambda: remove_runtime(directories, points))
 
     async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
         """Remove every container of this plugin that is no run of it that the executor has. Source: row M16."""

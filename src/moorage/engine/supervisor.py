@@ -14,6 +14,7 @@ import anyio
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.task_groups import side_by_side
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import ExecCommand
 from moorage.engine.lifecycle import Event, ExitAction, LifecycleState, State, after_exit, back_off, exit_action, move
@@ -200,10 +201,10 @@ class Supervisor(PluginState):
         try:
             async with self.starts.attempt():
                 runtime = self._context.availability.require()
-                await self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields)
-                # what an earlier start could not end must be removed before another one uses the same root
-                await self.runner.stop(runtime, self._timeouts, at_once=True, keep_mounted=True)
-                await self.runner.remove_orphans(runtime)
+                await side_by_side(
+                    lambda: self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields),
+                    lambda: self.runner.clear(runtime, self._timeouts),
+                )
                 await self.runner.start(runtime, self._context.consent, within, self.report)
                 self._move(Event.ACCEPTED)  # no await between this and the last check whether the run has exited
         except errors.MoorageError as error:
@@ -371,11 +372,9 @@ class Supervisor(PluginState):
         await self.start_if_due()  # after a restart; nothing after a disable, which has cleared ``enabled``
 
     async def _stop_run(self, *, at_once: bool = False, keep_mounted: bool = False) -> None:
-        runtime, kill_now = self._context.availability.runtime, self._context.kill_now
+        runtime, more = self._context.availability.runtime, {"at_once": at_once, "keep_mounted": keep_mounted}
         try:
-            await self.runner.stop(
-                runtime, self._timeouts, at_once=at_once, keep_mounted=keep_mounted, kill_now=kill_now
-            )
+            await self.runner.stop(runtime, self._timeouts, kill_now=self._context.kill_now, **more)
         except errors.MoorageError as error:
             self._problem = str(error)
             raise

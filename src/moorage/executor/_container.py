@@ -213,8 +213,9 @@ class Removal:
 
     async def _delete_task(self, container: OwnedContainer) -> Removed:
         try:
-            # Stored, because a retry finds no counter any more.
-            container.oom = await self._client.oom_killed(container.id) or container.oom
+            if not container.run.is_delivered:
+                # Stored, because a retry finds no counter any more.
+                container.oom = await self._client.oom_killed(container.id) or container.oom
         except errors.Unavailable:
             raise
         except errors.MoorageError:

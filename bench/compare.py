@@ -1,0 +1,145 @@
+"""One engine with and without something, in interleaved rounds: what a change gains on a machine that is never idle.
+
+    scripts/bench compare start --without early-start --rounds 15
+    scripts/bench compare one --source /path/to/another/checkout --rounds 20
+
+``start`` is a cold start of some plugins, ``one`` an enable, a crash and a disable of one. The other side is this
+checkout without something that has a name here, or another checkout. Processor time is the engine's and containerd's.
+"""
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench import machine
+from bench.engine import ONE
+from bench.targets import Moorage, accepts, until
+
+__all__ = ("main",)
+
+WITHOUT = {
+    "early-start": "from moorage import early_start; early_start._start = lambda *_: None",
+}
+"""What can be left out, each with the Python that does so before the program is run."""
+_PROGRAM = "import sys; sys.argv[0] = 'moorage'\nfrom moorage.__main__ import main\nsys.exit(main())"
+
+Note = Callable[[str, float], None]
+
+
+class Side(Moorage):
+    """An engine of some sources, with some Python before it."""
+
+    def __init__(self, base: Path, source: Path, before: str) -> None:
+        base.mkdir()
+        super().__init__(base)
+        self._source, self._before = source, before
+
+    def _popen(self, verb: str) -> subprocess.Popen[bytes]:
+        environment = {**self.environment, "PYTHONPATH": str(self._source / "src")}
+        command = [sys.executable, "-c", f"{self._before}\n{_PROGRAM}", verb]
+        command += ["--root", str(self.root), "--exec-root", str(self.exec_root)]
+        with self.log.open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=environment)
+
+    def processor_time(self) -> float:
+        """Seconds that the engine and its containerd have used."""
+        return machine.cpu_seconds(self.pid) + machine.cpu_seconds(self.containerd_pid())
+
+
+def _start(side: Side, note: Note, plugins: int) -> None:
+    began = time.perf_counter()
+    side.start(wait=False)
+    until(side.answers, "the API answers")
+    note("API answers", time.perf_counter() - began)
+    sockets = [side.socket_of(f"p{number}") for number in range(plugins)]
+    until(lambda: all(accepts(each) for each in sockets), "every plugin listens")
+    note("last plugin listens", time.perf_counter() - began)
+    until(lambda: side.all_ready(plugins), "all are shown ready")
+    note("processor time", side.processor_time())
+    side.down()
+
+
+def _one(side: Side, note: Note, _: int) -> None:
+    used, began = side.processor_time(), time.perf_counter()
+    side.enable(ONE)
+    note("enable", time.perf_counter() - began)
+    note("processor time of enable", side.processor_time() - used)
+    pid, listens = side.plugin_pid(ONE), side.socket_of(ONE)
+    time.sleep(0.1)  # what follows an enable is over
+    used, began = side.processor_time(), time.perf_counter()
+    os.kill(pid, 9)
+    until(lambda: not accepts(listens), "the plugin has ended")
+    until(lambda: accepts(listens), "the plugin listens again")
+    note("crash", time.perf_counter() - began)
+    until(lambda: side.state(ONE) == "ready", "it is shown ready")
+    time.sleep(0.2)  # the exited run is removed
+    note("processor time of crash", side.processor_time() - used)
+    used, began = side.processor_time(), time.perf_counter()
+    side.disable(ONE)
+    note("disable", time.perf_counter() - began)
+    note("processor time of disable", side.processor_time() - used)
+
+
+def _prepare(side: Side, what: str, plugins: int) -> None:
+    side.start()
+    names = [f"p{number}" for number in range(plugins)] if what == "start" else [ONE]
+    for name in names:
+        side.create(name)
+        side.enable(name)
+    if what == "start":
+        side.down()
+    else:
+        side.disable(ONE)
+
+
+def _measure(sides: dict[str, Side], what: str, rounds: int, plugins: int, seed: int) -> dict[str, dict[str, float]]:
+    """The median of each figure, by figure and side."""
+    found: dict[str, dict[str, list[float]]] = {}
+    order, step = random.Random(seed), _start if what == "start" else _one
+    for side in sides.values():
+        _prepare(side, what, plugins)
+    for number in range(rounds + 1):
+        for name in order.sample(sorted(sides), len(sides)):
+            figures: dict[str, float] = {}
+            step(sides[name], figures.__setitem__, plugins)
+            for figure, value in figures.items() if number else ():  # in the first round modules are compiled
+                found.setdefault(figure, {}).setdefault(name, []).append(value)
+    return {figure: {name: statistics.median(values) for name, values in by.items()} for figure, by in found.items()}
+
+
+def main() -> None:
+    """One comparison, printed as a table."""
+    parser = argparse.ArgumentParser(prog="scripts/bench compare", description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=("start", "one"))
+    parser.add_argument("--without", choices=sorted(WITHOUT))
+    parser.add_argument("--source", type=Path, help="another checkout, whose engine is the other side")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--plugins", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    here = Path(__file__).parent.parent
+    other = options.source or here
+    name = f"without {options.without}" if options.without else str(other)
+    with TemporaryDirectory(prefix="moorage-compare-", dir="/var/tmp") as scratch, ExitStack() as stack:
+        sides = {
+            "here": Side(Path(scratch, "a"), here, ""),
+            name: Side(Path(scratch, "b"), other.resolve(), WITHOUT.get(options.without, "")),
+        }
+        for side in sides.values():
+            stack.callback(side.close)
+        print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores, {machine.commit()}")
+        for figure, medians in _measure(sides, options.what, options.rounds, options.plugins, options.seed).items():
+            one, two = medians["here"], medians[name]
+            print(f"{figure:28} {1000 * one:8.1f} ms   {name}: {1000 * two:8.1f} ms   ratio {one / two:.2f}")
+
+
+if __name__ == "__main__":
+    main()
