@@ -3,8 +3,8 @@
     scripts/bench compare start --without early-start --rounds 15
     scripts/bench compare one --source /path/to/another/checkout --rounds 20
 
-``start`` is a cold start of some plugins, ``one`` an enable, a crash and a disable of one. The other side is this
-checkout without something that has a name here, or another checkout. Processor time is the engine's and containerd's.
+``start`` is a cold start of some plugins, ``one`` an enable, a crash and a disable of one. The other sides are this
+checkout without something that has a name here, and another checkout. Processor time is the engine's and containerd's.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +25,14 @@ from bench.targets import Moorage, accepts, until
 
 __all__ = ("main",)
 
+_IN_TURN = """
+async def in_turn(*jobs):
+    for job in jobs:
+        await job()
+"""
 WITHOUT = {
     "early-start": "from moorage import early_start; early_start._start = lambda *_: None",
+    "parallel-unmount": f"{_IN_TURN}\nfrom moorage.engine import runner; runner.side_by_side = in_turn",
 }
 """What can be left out, each with the Python that does so before the program is run."""
 _PROGRAM = "import sys; sys.argv[0] = 'moorage'\nfrom moorage.__main__ import main\nsys.exit(main())"
@@ -100,9 +106,12 @@ def _prepare(side: Side, what: str, plugins: int) -> None:
         side.disable(ONE)
 
 
-def _measure(sides: dict[str, Side], what: str, rounds: int, plugins: int, seed: int) -> dict[str, dict[str, float]]:
-    """The median of each figure, by figure and side."""
-    found: dict[str, dict[str, list[float]]] = {}
+Figures = dict[str, dict[str, list[float]]]
+"""Every value, by figure and side, in the order of the rounds."""
+
+
+def _measure(sides: dict[str, Side], what: str, rounds: int, plugins: int, seed: int) -> Figures:
+    found: Figures = {}
     order, step = random.Random(seed), _start if what == "start" else _one
     for side in sides.values():
         _prepare(side, what, plugins)
@@ -112,33 +121,43 @@ def _measure(sides: dict[str, Side], what: str, rounds: int, plugins: int, seed:
             step(sides[name], figures.__setitem__, plugins)
             for figure, value in figures.items() if number else ():  # in the first round modules are compiled
                 found.setdefault(figure, {}).setdefault(name, []).append(value)
-    return {figure: {name: statistics.median(values) for name, values in by.items()} for figure, by in found.items()}
+    return found
+
+
+def _table(found: Figures) -> Iterator[str]:
+    """For each figure and other side the medians, their ratio, and in how many rounds this one was less."""
+    for figure, by in found.items():
+        own = by["here"]
+        for name, other in by.items():
+            if name != "here":
+                one, two = statistics.median(own), statistics.median(other)
+                less = sum(left < right for left, right in zip(own, other, strict=True))
+                medians = f"{1000 * one:8.1f} ms, {name} {1000 * two:8.1f} ms"
+                yield f"{figure:26} {medians}, ratio {one / two:.2f}, less in {less} of {len(own)}"
 
 
 def main() -> None:
     """One comparison, printed as a table."""
     parser = argparse.ArgumentParser(prog="scripts/bench compare", description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("start", "one"))
-    parser.add_argument("--without", choices=sorted(WITHOUT))
+    parser.add_argument("--without", choices=sorted(WITHOUT), action="append", default=[])
     parser.add_argument("--source", type=Path, help="another checkout, whose engine is the other side")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--plugins", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     here = Path(__file__).parent.parent
-    other = options.source or here
-    name = f"without {options.without}" if options.without else str(other)
+    others = {f"without {name}": (here, WITHOUT[name]) for name in options.without}
+    if options.source:
+        others[str(options.source)] = (options.source.resolve(), "")
     with TemporaryDirectory(prefix="moorage-compare-", dir="/var/tmp") as scratch, ExitStack() as stack:
-        sides = {
-            "here": Side(Path(scratch, "a"), here, ""),
-            name: Side(Path(scratch, "b"), other.resolve(), WITHOUT.get(options.without, "")),
-        }
-        for side in sides.values():
-            stack.callback(side.close)
+        sides = {}
+        for number, (name, (source, before)) in enumerate({"here": (here, ""), **others}.items()):
+            sides[name] = Side(Path(scratch, str(number)), source, before)
+            stack.callback(sides[name].close)
         print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores, {machine.commit()}")
-        for figure, medians in _measure(sides, options.what, options.rounds, options.plugins, options.seed).items():
-            one, two = medians["here"], medians[name]
-            print(f"{figure:28} {1000 * one:8.1f} ms   {name}: {1000 * two:8.1f} ms   ratio {one / two:.2f}")
+        for line in _table(_measure(sides, options.what, options.rounds, options.plugins, options.seed)):
+            print(line)
 
 
 if __name__ == "__main__":

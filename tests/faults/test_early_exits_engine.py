@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def own(tmp_path: Path) -> Iterator[EngineProcess]:
 
 
 @pytest.fixture
-def held(own: EngineProcess, tmp_path: Path) -> Iterator[Path]:
+def delayed(own: EngineProcess, tmp_path: Path) -> Iterator[Path]:
     """Exited runs are not removed before a file ``released`` is in this directory."""
-    directory = tmp_path / "held"
+    directory = tmp_path / "delayed"
     directory.mkdir()
     own.end()
-    own.preamble = engine_window.preamble(f"hold_removals({str(directory)!r})")
+    own.preamble = engine_window.preamble(f"delay_removals({str(directory)!r})")
     own.start()
     own.until("p", "ready")
     yield directory
@@ -154,7 +155,7 @@ def test_i17_killed_at_every_await_of_the_window_the_next_engine_has_the_next_ru
         old, pid = present(own), own.more("p")["Pid"]
         armed.touch()
         kill([pid])
-        wait_until(lambda: is_dead(own) or is_replaced(own, old), "the engine is killed, or the old run is gone")  # noqa: B023 - at once
+        wait_until(partial(is_killed_or_done, own, old), "the engine is killed, or the old run is gone")
         armed.unlink()
         is_killed = is_dead(own)
         if is_killed:
@@ -175,19 +176,21 @@ def test_i17_killed_at_every_await_of_the_window_the_next_engine_has_the_next_ru
     assert mounts(own) == []
 
 
-def is_replaced(own: EngineProcess, old: str) -> bool:
-    """Whether the plugin is ready again, and nothing of its old run is there; False while the engine is killed."""
+def is_killed_or_done(own: EngineProcess, old: str) -> bool:
+    """Whether the engine is killed, or the plugin is ready again and nothing of its old run is there."""
+    if is_dead(own):
+        return True
     with suppress(OSError, http.client.HTTPException):
         return present(own) != old and own.state("p") == "ready" and old not in set().union(*containers(own).values())
     return False
 
 
-def crash_and_hold(own: EngineProcess, held: Path) -> str:
+def crash_and_delay(own: EngineProcess, delayed: Path) -> str:
     """Crash the plugin, and wait until the next run is ready beside the old one; the container of that."""
     old = present(own)
     kill([own.more("p")["Pid"]])
     own.until_restarted("p", 1)
-    wait_until((held / old).exists, "the removal of the old run has begun")
+    wait_until((delayed / old).exists, "the removal of the old run has begun")
     has_only(own, old, present(own))
     return old
 
@@ -210,18 +213,21 @@ STOPS: dict[str, Callable[[EngineProcess], None]] = {
 
 
 @pytest.mark.parametrize("what", STOPS)
-def test_i17_a_stop_in_the_window_returns_when_every_run_is_removed(own: EngineProcess, held: Path, what: str) -> None:
-    old = crash_and_hold(own, held)
+def test_i17_a_stop_in_the_window_returns_when_every_run_is_removed(
+    own: EngineProcess, delayed: Path, what: str
+) -> None:
+    old = crash_and_delay(own, delayed)
     new = present(own)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(STOPS[what], own)
-        if what == "down":  # the engine ends first, and another one stops what runs
+        if what == "down":  # the engine exits first, and another one stops what runs
             wait_until(lambda: is_deaf(own), "the engine is being stopped")
         else:
-            wait_until((held / new).exists, "the next run is being removed, too")
+            wait_until((delayed / new).exists, "the next run is being removed, too")
             assert {old, new} <= set().union(*containers(own).values())
+            wait_until(lambda: mounts(own) == [], "its root is unmounted meanwhile: nothing uses it any more")
         assert not answer.done()
-        (held / "released").touch()
+        (delayed / "released").touch()
         answer.result()
     if what == "restart":
         has_only(own, present(own))
@@ -235,9 +241,9 @@ def test_i17_a_stop_in_the_window_returns_when_every_run_is_removed(own: EngineP
 
 @pytest.mark.parametrize("what", STOPS)
 def test_i17_a_stop_by_the_engine_after_one_killed_in_the_window_removes_every_run(
-    own: EngineProcess, held: Path, what: str
+    own: EngineProcess, delayed: Path, what: str
 ) -> None:
-    crash_and_hold(own, held)
+    crash_and_delay(own, delayed)
     own.end(signal.SIGKILL)
     own.preamble = ""
     if what != "down":
@@ -253,26 +259,26 @@ def test_i17_a_stop_by_the_engine_after_one_killed_in_the_window_removes_every_r
         assert mounts(own) == []
 
 
-def test_i17_containerd_killed_in_the_window_costs_neither_run(own: EngineProcess, held: Path) -> None:
-    crash_and_hold(own, held)
+def test_i17_containerd_killed_in_the_window_costs_neither_run(own: EngineProcess, delayed: Path) -> None:
+    crash_and_delay(own, delayed)
     pid = own.more("p")["Pid"]
     kill([int((own.exec_root / "containerd/pid").read_text())])
     own.wait_until(lambda: own.request("GET", "/info")[0] == 200 and not own.info()["Moorage"]["Problem"], "containerd")
-    (held / "released").touch()
+    (delayed / "released").touch()
     has_only(own, present(own))
     more = own.until("p", "ready")
     assert (more["Pid"], more["Restarts"], more["LastExit"]["Code"]) == (pid, 1, 137)
 
 
-def test_i17_a_plugin_that_exits_again_and_again_has_two_runs_at_most(own: EngineProcess, held: Path) -> None:
-    """The removal of the first run is held: the second one may run meanwhile, and a third one has to wait."""
-    old = crash_and_hold(own, held)
+def test_i17_a_plugin_that_exits_again_and_again_has_two_runs_at_most(own: EngineProcess, delayed: Path) -> None:
+    """The removal of the first run is delayed: the second one may run meanwhile, and a third one has to wait."""
+    old = crash_and_delay(own, delayed)
     second = present(own)
     kill([own.more("p")["Pid"]])
-    wait_until((held / second).exists, "the exit of the second run is reported")
+    wait_until((delayed / second).exists, "the exit of the second run is reported")
     own.until("p", "starting")
     assert containers(own)["records"] == {old, second}
-    (held / "released").touch()
+    (delayed / "released").touch()
     own.until_restarted("p", 2)
     has_only(own, present(own))
 

@@ -58,7 +58,7 @@ def kill_before_start(armed: str) -> None:
     Client.start_task = start  # type: ignore[assignment, method-assign]
 
 
-def hold_removals(directory: str) -> None:
+def delay_removals(directory: str) -> None:
     """No exited task is deleted before the file ``released`` is in this directory; each makes a file that says so."""
     delete_task = BundledContainers.delete_task
 

@@ -24,7 +24,7 @@ def test_processor_time_of_a_thread_stays_counted_after_its_exit() -> None:
     assert cpu_seconds(os.getpid()) - before >= THREAD_SECONDS
 
 
-def test_processor_time_is_of_the_process_that_was_asked_for() -> None:
+def test_processor_time_is_of_the_process_with_that_pid() -> None:
     program = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from moorage._lib.task_groups import background_tasks
+from moorage._lib.task_groups import background_tasks, side_by_side
 from moorage._lib.threads import run_blocking
 from moorage.host.directory_tree import remove_tree
 from moorage.host.files import file_lock, try_lock
@@ -150,6 +150,26 @@ async def test_a_blocking_call_is_finished_also_when_it_is_cancelled() -> None:
         await settled()
         may_end.set()
     assert finished_at_return == [True]
+
+
+async def test_side_by_side_all_jobs_are_done_before_the_first_failure_comes_out_as_itself() -> None:
+    done, started = [], anyio.Event()
+
+    async def slow() -> None:
+        await started.wait()
+        done.append("slow")
+        raise LookupError("slow")
+
+    async def quick() -> None:
+        started.set()
+        raise ValueError("quick")
+
+    with pytest.raises(LookupError, match="slow"):
+        await side_by_side(slow, quick)
+    assert done == ["slow"]
+    with pytest.raises(ValueError, match="quick"):
+        await side_by_side(quick, quick)
+    await side_by_side()
 
 
 async def test_background_tasks_end_with_the_block_and_its_failure_comes_out_as_itself() -> None:

@@ -114,6 +114,8 @@ class Runner:
         preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts), points))
         self._report(preparation, report)
         run = await self._create(runtime, plan.spec)
+        await run_blocking(lambda: close_views(directories))
+        await run_blocking(lambda: release_pins(directories.pins))
         await self._await_ready(run, runtime, plan.socket, within, plan.spec)
 
     async def _create(self, runtime: "ContainerRuntime", spec: Spec) -> PluginRun:
@@ -151,15 +153,10 @@ class Runner:
     async def _await_ready(
         self, run: PluginRun, runtime: "ContainerRuntime", socket: PluginSocket, within: float, spec: Spec | None = None
     ) -> None:
-        """Return when the socket of a run accepts, and what only its creation needed is closed, where a spec is given.
-
-        Raises: MoorageError where it ends, or takes too long; what the closing raises.
-        """
-        deadline, failures = anyio.current_time() + within, list[Exception]()
+        """Return when the socket of a run accepts. Raises: MoorageError where it ends, or takes too long."""
+        deadline = anyio.current_time() + within
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_find_process, run, runtime)
-            if spec is not None:
-                tasks.start_soon(self._close_views, failures)
             is_ready = await wait_until_listening(
                 socket, lambda: run.finished.is_set() or anyio.current_time() > deadline
             )
@@ -167,8 +164,6 @@ class Runner:
                 await run_blocking(lambda: record_ready(self._plugin.directories.ready_record, run.container))
             if is_ready and run.pid is not None:
                 tasks.cancel_scope.cancel()
-        if failures:
-            raise failures[0]
         if run.finished.is_set():
             reason = await self._explain(spec) if spec is not None else ""
             raise errors.MoorageError(
@@ -181,16 +176,6 @@ class Runner:
                 f"it did not accept a connection on {socket.path} within {within:g} s{await _hint(socket)}"
                 f"{self._last_output(run)}"
             )
-
-    async def _close_views(self, failures: list[Exception]) -> None:
-        """Close what only the creation of the container needed, also where the start is cancelled meanwhile."""
-        directories = self._plugin.directories
-        with anyio.CancelScope(shield=True):
-            try:
-                await run_blocking(lambda: close_views(directories))
-                await run_blocking(lambda: release_pins(directories.pins))
-            except (errors.MoorageError, OSError) as error:
-                failures.append(error)
 
     async def adopt(self, runtime: "ContainerRuntime") -> tuple[bool, Exit | None, datetime | None]:
         """Take over the run that the record names: whether it is running, how it exited, and when it became ready.
@@ -263,11 +248,6 @@ class Runner:
             if not keep_mounted:
                 await self.remove_orphans(runtime)  # nothing runs when this returns, also where that was not known
         await self.remove_files(keep_mounted=keep_mounted)
-
-    async def clear(self, runtime: "ContainerRuntime", timeouts: Timeouts) -> None:
-        """Remove what an earlier start could not end, before another one uses the same root. Raises: Unavailable."""
-        await self.stop(runtime, timeouts, at_once=True, keep_mounted=True)
-        await self.remove_orphans(runtime)
 
     async def remove_files(self, *, keep_mounted: bool = False) -> None:
         """Unmount and remove what was made for the last run; consumers' mount points get placeholders."""

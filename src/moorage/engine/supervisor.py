@@ -14,7 +14,6 @@ import anyio
 from msgspec.structs import replace
 
 from moorage import errors
-from moorage._lib.task_groups import side_by_side
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import ExecCommand
 from moorage.engine.lifecycle import Event, ExitAction, LifecycleState, State, after_exit, back_off, exit_action, move
@@ -201,10 +200,10 @@ class Supervisor(PluginState):
         try:
             async with self.starts.attempt():
                 runtime = self._context.availability.require()
-                await side_by_side(
-                    lambda: self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields),
-                    lambda: self.runner.clear(runtime, self._timeouts),
-                )
+                await self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields)
+                # what an earlier start could not end must be removed before another one uses the same root
+                await self.runner.stop(runtime, self._timeouts, at_once=True, keep_mounted=True)
+                await self.runner.remove_orphans(runtime)
                 await self.runner.start(runtime, self._context.consent, within, self.report)
                 self._move(Event.ACCEPTED)  # no await between this and the last check whether the run has exited
         except errors.MoorageError as error:
@@ -372,9 +371,11 @@ class Supervisor(PluginState):
         await self.start_if_due()  # after a restart; nothing after a disable, which has cleared ``enabled``
 
     async def _stop_run(self, *, at_once: bool = False, keep_mounted: bool = False) -> None:
-        runtime, more = self._context.availability.runtime, {"at_once": at_once, "keep_mounted": keep_mounted}
+        runtime, kill_now = self._context.availability.runtime, self._context.kill_now
         try:
-            await self.runner.stop(runtime, self._timeouts, kill_now=self._context.kill_now, **more)
+            await self.runner.stop(
+                runtime, self._timeouts, at_once=at_once, keep_mounted=keep_mounted, kill_now=kill_now
+            )
         except errors.MoorageError as error:
             self._problem = str(error)
             raise
