@@ -82,7 +82,7 @@ def _one(side: Side, note: Note, _: int) -> None:
     time.sleep(0.1)  # what follows an enable is over
     used, began = side.processor_time(), time.perf_counter()
     os.kill(pid, 9)
-    until(lambda: not accepts(listens), "the plugin has ended")
+    until(lambda: not accepts(listens), "the plugin has exited")
     until(lambda: accepts(listens), "the plugin listens again")
     note("crash", time.perf_counter() - began)
     until(lambda: side.state(ONE) == "ready", "it is shown ready")
@@ -106,25 +106,25 @@ def _prepare(side: Side, what: str, plugins: int) -> None:
         side.disable(ONE)
 
 
-Figures = dict[str, dict[str, list[float]]]
+Results = dict[str, dict[str, list[float]]]
 """Every value, by figure and side, in the order of the rounds."""
 
 
-def _measure(sides: dict[str, Side], what: str, rounds: int, plugins: int, seed: int) -> Figures:
-    found: Figures = {}
+def _measure(sides: dict[str, Side], what: str, rounds: int, plugins: int, seed: int) -> Results:
+    found: Results = {}
     order, step = random.Random(seed), _start if what == "start" else _one
     for side in sides.values():
         _prepare(side, what, plugins)
     for number in range(rounds + 1):
         for name in order.sample(sorted(sides), len(sides)):
-            figures: dict[str, float] = {}
-            step(sides[name], figures.__setitem__, plugins)
-            for figure, value in figures.items() if number else ():  # in the first round modules are compiled
+            values: dict[str, float] = {}
+            step(sides[name], values.__setitem__, plugins)
+            for figure, value in values.items() if number else ():  # in the first round modules are compiled
                 found.setdefault(figure, {}).setdefault(name, []).append(value)
     return found
 
 
-def _table(found: Figures) -> Iterator[str]:
+def _table(found: Results) -> Iterator[str]:
     """For each figure and other side the medians, their ratio, and in how many rounds this one was less."""
     for figure, by in found.items():
         own = by["here"]

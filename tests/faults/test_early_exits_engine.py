@@ -1,4 +1,4 @@
-"""The engine killed, or told to stop a plugin, whose last run is still being removed while the next one runs."""
+"""The engine killed, or requested to stop a plugin, whose last run is still being removed while the next one runs."""
 
 import http.client
 import json
@@ -110,7 +110,7 @@ def has_only(own: EngineProcess, *expected: str) -> None:
         return all(each == set(expected) for each in found.values())
 
     try:
-        wait_until(is_so, f"only {expected} is there")
+        wait_until(is_so, f"only {expected} exists")
     except AssertionError:
         raise AssertionError(f"instead of only {expected}: {found}") from None
 
@@ -134,7 +134,7 @@ def program_pid(own: EngineProcess) -> int | None:
 
 
 def check_after_crash(own: EngineProcess, what: object) -> Any:
-    """Wait until the plugin is ready after one crash: that is counted once, and nothing of the old run is there."""
+    """Wait until the plugin is ready after one crash: that is counted once, and nothing of the old run exists."""
     more = own.until("p", "ready")
     assert (more["Restarts"], more["LastExit"]["Code"]) == (1, 137), what
     has_only(own, present(own))
@@ -177,7 +177,7 @@ def test_i17_killed_at_every_await_of_the_window_the_next_engine_has_the_next_ru
 
 
 def is_killed_or_done(own: EngineProcess, old: str) -> bool:
-    """Whether the engine is killed, or the plugin is ready again and nothing of its old run is there."""
+    """Whether the engine is killed, or the plugin is ready again and nothing of its old run exists."""
     if is_dead(own):
         return True
     with suppress(OSError, http.client.HTTPException):
@@ -213,9 +213,7 @@ STOPS: dict[str, Callable[[EngineProcess], None]] = {
 
 
 @pytest.mark.parametrize("what", STOPS)
-def test_i17_a_stop_in_the_window_returns_when_every_run_is_removed(
-    own: EngineProcess, delayed: Path, what: str
-) -> None:
+def test_i17_a_stop_in_the_window_returns_after_every_removal(own: EngineProcess, delayed: Path, what: str) -> None:
     old = crash_and_delay(own, delayed)
     new = present(own)
     with ThreadPoolExecutor(1) as pool:

@@ -185,8 +185,8 @@ def _toml(value: Path | str) -> str:
 def remove_cut_off_deletions(root: Path, state: Path) -> None:
     """Remove what a containerd that was killed in a deletion has left of tasks, before the next one starts.
 
-    It renames the directory of a task to a hidden one, removes that, and never looks at hidden ones again: those of an
-    id that is used once would stay. What cannot be removed is logged. Source: ``atomicDelete`` of containerd's runtime.
+    It renames the directory of a task to a hidden one, removes that, and never reads hidden ones again: those of an id
+    that is used once would stay. What cannot be removed is logged. Source: ``atomicDelete`` of containerd's runtime.
     """
     for hidden in (each for base in (root, state) for each in base.glob("io.containerd.runtime.v2.task/*/.*")):
         try:
