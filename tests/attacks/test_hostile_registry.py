@@ -29,6 +29,7 @@ from moorage.registry._retry import TRIES
 from moorage.registry.credentials import Credentials, credentials_for
 from moorage.timeouts import DEFAULT
 from support.fault_registry import FaultRegistry, always, cut, refuse, sends, sends_slowly, serve_faults
+from support.limits import limit
 from support.registries import Authority
 from support.registry_client import (
     BLOB,
@@ -51,7 +52,7 @@ from support.registry_client import (
 
 pytestmark = [pytest.mark.anyio]
 
-HASTY = replace(QUICK, registry_connect=1, registry_document=1.5, registry_answer=3)
+HASTY = replace(QUICK, registry_connect=limit(1), registry_document=limit(1.5), registry_answer=limit(3))
 """Bounds as they are, only in seconds that a test can wait for."""
 
 
@@ -99,7 +100,7 @@ async def test_s12_a_download_of_a_blob_has_a_time_in_all_for_all_its_tries(serv
 
     server.answers["GET", BLOB] = answer
     with pytest.raises(errors.Unavailable, match="does not send all of it within 2 s"):
-        await read(server, 8000, timeouts=replace(HASTY, registry_document=0.7))
+        await read(server, 8000, timeouts=replace(HASTY, registry_document=limit(0.7)))
     assert len(server.seen) < TRIES
 
 
@@ -125,7 +126,7 @@ async def test_s12_a_download_that_is_led_in_circles_slowly_is_bounded_together(
 
     server.answers["GET", TAG] = slowly
     with pytest.raises(errors.Unavailable, match=r"does not answer within 3 s, redirects and log-in included"):
-        await resolve(server, timeouts=replace(HASTY, registry_stall=2))
+        await resolve(server, timeouts=replace(HASTY, registry_stall=limit(2)))
     assert len(server.seen) <= 5
 
 

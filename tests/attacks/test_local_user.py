@@ -23,6 +23,7 @@ from moorage.host.processes import has_users, is_trusted
 from moorage.timeouts import DEFAULT
 from support.engines import EngineProcess, engine
 from support.foreground import wait_until
+from support.limits import limit
 from support.local_user import USER
 
 pytestmark = [pytest.mark.needs("static-cc")]
@@ -120,7 +121,7 @@ def test_s08_down_signals_no_process_that_only_the_lock_file_names(tmp_path: Pat
     with engine(tmp_path) as made, stranger("moorage", "serve") as foreign:
         lock, pid = made.root / "lock", (made.root / "lock").read_text()
         lock.write_text(f"{foreign.pid}\n")
-        options = ServeOptions(made.root, made.exec_root, timeouts=replace(DEFAULT, cleanup=1.0))
+        options = ServeOptions(made.root, made.exec_root, timeouts=replace(DEFAULT, cleanup=limit(1.0)))
         with pytest.raises(errors.Unavailable, match="cannot end the engine"):
             anyio.run(stop_engine, options)
         assert made.info()["Moorage"]["Problem"] == ""

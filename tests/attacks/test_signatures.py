@@ -12,6 +12,7 @@ from aiohttp import web
 
 from support.engines import EngineProcess, Refused, config, engine
 from support.fault_registry import Answer, FaultRegistry, always, claims, first, sends
+from support.limits import limit
 from support.packages import INDEX, OCI, Made, digest_of, layer, make
 from support.registry_faults import fault_registry, offer, requests_for
 from support.signatures import (
@@ -83,7 +84,7 @@ def all_of_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     with fault_registry() as registry:
         (base / "engine").mkdir()
         policy = {"trusted_keys": {"*": [key.pem]}, "network": ["*"]}
-        times = {"signatures": 3.0, "registry_retry_first": 0.01, "registry_retry_limit": 0.02}
+        times = {"signatures": limit(3.0), "registry_retry_first": 0.01, "registry_retry_limit": 0.02}
         with engine(base / "engine", policy=policy, timeouts=times) as house:
             yield Setup(house, registry, key, other, made)
 

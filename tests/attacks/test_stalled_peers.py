@@ -21,7 +21,9 @@ from support.limits import limit
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")]
 
 BODY = b"x" * 3_000_000  # more than the buffers of a unix socket take
-QUICK = Timeouts(registry_connect=0.5, registry_stall=0.3, registry_retry_first=0.01, registry_retry_limit=0.02)
+QUICK = Timeouts(
+    registry_connect=limit(0.5), registry_stall=limit(0.3), registry_retry_first=0.01, registry_retry_limit=0.02
+)
 
 
 class Stalled:

@@ -19,13 +19,14 @@ from support.contents import Contents, contents_of, wait_for
 from support.engines import EngineProcess, Refused, UnixConnection, config, engine
 from support.fault_registry import Answer, FaultRegistry, always, begin_of, claims, cut, sends, sends_slowly
 from support.foreground import wait_until
+from support.limits import limit
 from support.packages import GZIP, Blob, Made, layer, make
 from support.registry_faults import fault_registry, offer, requests_for
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
 # A registry that stalls is given up soon; one that is only slow because the machine is busy is tried again.
-TIMEOUTS = {"registry_stall": 1.0, "registry_retry_first": 0.02, "registry_retry_limit": 0.1}
+TIMEOUTS = {"registry_stall": limit(1.0), "registry_retry_first": 0.02, "registry_retry_limit": 0.1}
 BIG = layer({"big": os.urandom(1_500_000)})
 GARBAGE = Blob(b"this is no layer" * 1000, GZIP)
 

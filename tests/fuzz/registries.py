@@ -26,8 +26,8 @@ SECRET = "a-very-secret-password"
 TOKEN = "a-token-for-the-registry-alone"
 _SCOPES = frozenset((Scope("a/b", "pull"),))
 _TIMEOUTS = replace(
-    DEFAULT, registry_connect=2.0, registry_stall=0.05, registry_retry_first=0.001, registry_retry_limit=0.002,
-    registry_retry_after=0.01, cleanup=2.0,
+    DEFAULT, registry_connect=limit(2.0), registry_stall=0.05, registry_retry_first=0.001, registry_retry_limit=0.002,
+    registry_retry_after=0.01, cleanup=limit(2.0),
 )  # fmt: skip
 _KINDS = (
     errors.Invalid, errors.InvalidResponse, errors.Unauthorized, errors.Denied, errors.NotFound, errors.Conflict, errors.Unsupported, errors.Unavailable,

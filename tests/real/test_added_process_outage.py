@@ -13,6 +13,7 @@ import pytest
 from support.engines import EngineProcess, config, engine
 from support.foreground import wait_until
 from support.leftovers import is_alive
+from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -20,7 +21,7 @@ HOST = [
     {"name": each.strip("/"), "source": each, "destination": each, "type": "bind", "options": ["rbind", "ro"]}
     for each in ("/usr", "/bin", "/lib", "/lib64")
 ]
-QUICK = {"added_process_removal": 1.0, "added_process_exit": 1.0, "task_rpc": 1.0}
+QUICK = {"added_process_removal": limit(1.0), "added_process_exit": limit(1.0), "task_rpc": limit(1.0)}
 
 
 @pytest.fixture

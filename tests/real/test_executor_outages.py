@@ -22,6 +22,7 @@ from support.conditions import TIMEOUT_SECONDS, eventually
 from support.executor_process import executor_process
 from support.harness import Harness, harness
 from support.kills import kill, kill_containerd, replace_containerd, stopped
+from support.limits import limit
 from support.workspace import TIMEOUTS, Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -159,7 +160,7 @@ async def test_e44_a_shim_that_is_slow_while_containerd_restarts_keeps_its_conta
 
 
 async def test_e44_a_containerd_that_stands_still_is_unavailable_and_no_exit(workspace: Workspace) -> None:
-    async with harness(workspace, replace(SOON, rpc=0.3)) as it:
+    async with harness(workspace, replace(SOON, rpc=limit(0.3))) as it:
         pid = await ready(it)
         containerd = workspace.containerd.find()
         assert containerd

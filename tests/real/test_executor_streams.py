@@ -17,12 +17,13 @@ from moorage.executor import open_executor
 from support.conditions import eventually, settled
 from support.fake_streams import FakeInput
 from support.harness import harness
+from support.limits import limit
 from support.sinks import Exits, Failing, Gate, Memory
 from support.workspace import TIMEOUTS, Workspace
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
-SHORT = replace(TIMEOUTS, exit_drain=0.2, stream_wait=0.4)
+SHORT = replace(TIMEOUTS, exit_drain=0.2, stream_wait=limit(0.4))
 LINES = "".join(f"{number}\n" for number in range(1, 200001))
 
 

@@ -28,7 +28,7 @@ from support.pipes import Run, call_keeper, keeper_pid, start_keeper
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
-TIMEOUTS = Timeouts(keeper=5.0, reconnect_first=0.01)
+TIMEOUTS = Timeouts(keeper=limit(5.0), reconnect_first=0.01)
 OTHER_VERSION = f"keeper.GREETING = {MAGIC + bytes([99])!r}"
 
 
@@ -146,7 +146,7 @@ async def test_m09_a_keeper_that_is_killed_is_started_again_and_no_whole_line_is
 async def test_d14_a_keeper_that_is_killed_again_and_again_is_started_ever_more_slowly(house: House) -> None:
     run, log = house.run("a"), house.log()
     waited = []
-    async with house.engine(Timeouts(keeper=5.0, reconnect_first=0.5)) as keeper:
+    async with house.engine(Timeouts(keeper=limit(5.0), reconnect_first=0.5)) as keeper:
         await keeper.attacher("a", log)(run.stdio())
         for number in range(5):
             run.say(b"%d\n" % number)
@@ -306,7 +306,7 @@ async def test_one_that_does_not_answer_is_killed_and_replaced(house: House) -> 
     run, log = house.run("a"), house.log()
     mute = start_keeper(house.state)
     os.kill(mute, signal.SIGSTOP)
-    async with house.engine(Timeouts(keeper=1.0, reconnect_first=0.01)) as keeper:
+    async with house.engine(Timeouts(keeper=limit(1.0), reconnect_first=0.01)) as keeper:
         run_taker = await keeper.attacher("a", log)(run.stdio())
         run.say(b"x\n")
         run.end()

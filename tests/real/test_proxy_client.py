@@ -23,7 +23,7 @@ from support.limits import limit
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
-TIMEOUTS = Timeouts(proxy=2.0, proxy_check=0.5, proxy_news=1.0)
+TIMEOUTS = Timeouts(proxy=limit(2.0), proxy_check=limit(0.5), proxy_news=limit(1.0))
 PROGRAM = BackgroundProgram(
     "plugin proxy",
     "support.proxy_stand_in",

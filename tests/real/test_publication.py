@@ -431,7 +431,7 @@ def test_p16_ready_is_sent_when_the_published_sockets_listen(
 def test_p16_an_engine_whose_proxy_cannot_start_runs_plugins_and_reports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with engine(tmp_path, timeouts={"announce": 5.0}) as house:
+    with engine(tmp_path, timeouts={"announce": limit(5.0)}) as house:
         driver = Driver(house, tmp_path)
         house.down()
         (house.exec_root).mkdir(exist_ok=True)

@@ -54,7 +54,7 @@ def registry(folder: Path) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     policy = {"network": ["host"], "allowAllDevices": True, "capabilities": ["*"], "mounts": ["*"], "devices": ["*"]}
-    with engine(tmp_path_factory.mktemp("engine"), policy=policy, timeouts={"ready": 5.0}) as made:
+    with engine(tmp_path_factory.mktemp("engine"), policy=policy, timeouts={"ready": limit(5.0)}) as made:
         yield made
 
 

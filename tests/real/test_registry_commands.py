@@ -29,7 +29,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    quick = {"registry_stall": 1.0, "registry_document": 2.0, "registry_retry_first": 0.01, "registry_retry_limit": 0.1}
+    quick = {
+        "registry_stall": limit(1.0),
+        "registry_document": limit(2.0),
+        "registry_retry_first": 0.01,
+        "registry_retry_limit": 0.1,
+    }
     with engine(tmp_path_factory.mktemp("engine"), timeouts=quick) as made:
         yield made
 

@@ -388,7 +388,7 @@ async def test_d05_a_server_that_does_not_speak_http_is_unavailable(
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
         with pytest.raises(errors.Unavailable, match=f"127.0.0.1:{port}.*{words}"):
-            await resolve(FaultRegistry(port=port), timeouts=replace(QUICK, registry_connect=1))
+            await resolve(FaultRegistry(port=port), timeouts=replace(QUICK, registry_connect=limit(1)))
         tasks.cancel_scope.cancel()
 
 
@@ -639,7 +639,7 @@ async def test_d04_a_registry_that_does_not_say_whether_it_has_stored_is_unavail
     server.answers["POST", UPLOADS] = always(202, Location="/v2/a/b/up")
     server.answers["PUT", "a/b/up"] = swallow
     with pytest.raises(errors.Unavailable, match="does not answer in time"):
-        await push(server, timeouts=replace(QUICK, registry_commit=0.3))
+        await push(server, timeouts=replace(QUICK, registry_commit=limit(0.3)))
 
 
 async def test_d04_a_token_that_ends_before_a_push_is_fetched_again(server: FaultRegistry) -> None:

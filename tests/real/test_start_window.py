@@ -122,7 +122,7 @@ def test_case_245_224_calls_wait_until_containerd_has_answered(own: EngineProces
 
 
 def test_case_224_a_call_is_answered_after_a_bound_where_containerd_does_not_come(tmp_path: Path) -> None:
-    made = EngineProcess(tmp_path, containerd=str(tmp_path / "nothing.sock"), timeouts={"containerd_wait": 0.5})
+    made = EngineProcess(tmp_path, containerd=str(tmp_path / "nothing.sock"), timeouts={"containerd_wait": limit(0.5)})
     made.start(wait=False)
     try:
         made.wait_until(lambda: made.request("GET", "/_ping")[0] == 200, "it answers")

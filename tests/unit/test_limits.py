@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from moorage.timeouts import Timeouts
 from support.limits import VARIABLE, factor
 
 TESTS = Path(__file__).parents[1]
@@ -20,7 +22,12 @@ KEYWORDS = {"timeout", "within", "total"}
 NAMES = ("TIMEOUT", "SECONDS")
 CLOCKS = ("monotonic", "process_time", "perf_counter")
 LEAST = 2.0
-"""What is shorter is meant to pass, or is the product's own bound that a test wants to see passing."""
+"""What is shorter is meant to pass."""
+ALL_OF_PRODUCT = {field.name for field in fields(Timeouts)}
+OF_PRODUCT = {name for name in ALL_OF_PRODUCT if not name.endswith(("_first", "_limit", "_after"))}
+"""Time limits of Moorage itself, which a test shortens; the others of that class are pauses."""
+LEAST_OF_PRODUCT = 0.3
+"""What is shorter is meant to pass on every machine."""
 ALLOWED = {
     ("unit/test_engine_promises.py", 5): "virtual time: no machine is slow",
     ("support/engine_scenario.py", 200.0): "the same",
@@ -28,6 +35,13 @@ ALLOWED = {
     ("faults/test_keeper_kills.py", 60.0): "the length of an outage",
     ("peers/test_published_crashes.py", 3): "a time in which containers are started, not a bound",
     ("faults/test_rows.py", 6.5): "how slow a shim is",
+    ("support/workspace.py", 3600): "a periodic comparison that does not come within the test",
+    ("support/fake_harness.py", 3600): "the same",
+    ("unit/test_executor_events.py", 3600): "the same",
+    ("unit/test_executor_events.py", 30): "virtual time",
+    ("real/test_client_comfort.py", 3.0): "nothing waits: only how it is written",
+    **dict.fromkeys([("unit/test_timeouts.py", each) for each in (3.0, 4.0, 5.0)], "nothing waits"),
+    ("real/test_api.py", 1): "a field of a policy",
 }
 
 
@@ -71,8 +85,24 @@ def bounds(tree: ast.Module) -> Iterator[float]:
             yield from (seconds(each) for each in node.comparators)
 
 
+def of_product(tree: ast.Module) -> Iterator[float]:
+    """Time limits of Moorage that a test sets: as arguments, or as entries of what it passes to an engine."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called.endswith(("Timeouts", "replace")):
+                yield from (seconds(each.value) for each in node.keywords if each.arg in OF_PRODUCT)
+        elif isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
+            named = [(ast.literal_eval(key), value) for key, value in zip(node.keys, node.values, strict=True) if key]
+            if named and {name for name, _ in named} <= ALL_OF_PRODUCT:
+                yield from (seconds(value) for name, value in named if name in OF_PRODUCT)
+
+
 def found(source: str) -> set[float]:
-    return {bound for bound in bounds(ast.parse(source)) if bound >= LEAST}
+    tree = ast.parse(source)
+    return {each for each in bounds(tree) if each >= LEAST} | {
+        each for each in of_product(tree) if each >= LEAST_OF_PRODUCT
+    }
 
 
 def test_every_bound_of_a_test_is_scaled() -> None:
@@ -100,6 +130,9 @@ def test_every_bound_of_a_test_is_scaled() -> None:
         "end = time.monotonic() + 20",
         "assert time.monotonic() - started < 20",
         "assert time.process_time() - used < 10",
+        "Timeouts(registry_stall=10, registry_retry_first=5.0)",
+        "replace(TIMEOUTS, rpc=10)",
+        "made = engine(path, timeouts={'ready': 10})",
     ],
 )
 def test_a_bound_is_found_in_each_form(source: str) -> None:
