@@ -209,7 +209,7 @@ class Soak:
         def is_back() -> bool:
             more = self.house.more(plugin_name(self.driver))
             is_mounted = all(not each["Problem"] for each in more["Mounts"])
-            return bool(more["State"] == "ready" and more["Pid"] != before["Pid"] and is_mounted)
+            return bool(more["State"] == "ready" and more["Pid"] not in (before["Pid"], 0, None) and is_mounted)
 
         self._until(is_back, "the plugin runs again, with its mounts")
         return "plugin", exited

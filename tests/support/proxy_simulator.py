@@ -66,6 +66,7 @@ class Simulation:
         if self.is_unsaved:
             self.forgotten.clear()
         self.open: dict[int, Call] = {}
+        self.returned: set[int] = set()
         self.forwards: dict[int, Forward] = {}
         self.checks: dict[int, Verify | Release] = {}
         self.streams: dict[int, int] = {}
@@ -130,6 +131,8 @@ class Simulation:
             return
         assert call.body is not None
         key = _key(call)
+        if self.table.options.replays and call.id in self.returned and not self._is_disputed(key):
+            assert b"not mounted" not in action.answer.body, "a plugin is to unmount what its run never mounted"
         if call.path == calls.MOUNT and not action.answer.is_failure:
             saved = load(self.disk).find(key)
             assert saved is not None, key
@@ -173,8 +176,10 @@ class Simulation:
         consumer = "podman (pid 1)" if mount == "3" else "dockerd (pid 2)"
         call = Call(self.calls, path, body, consumer)
         if path == calls.UNMOUNT:
-            if mount != "3" and self.belief.get((name, mount)) and not self._is_disputed((name, mount)):
-                self.forgotten.add((name, mount))
+            if self.belief.get((name, mount)) and not self._is_disputed((name, mount)):
+                self.returned.add(call.id)
+                if mount != "3":
+                    self.forgotten.add((name, mount))
             self.doubt(call)  # until its answer
         elif path == calls.MOUNT:
             self.forgotten.discard((name, mount))
@@ -266,7 +271,7 @@ class Simulation:
         for attempt in list(self.forwards):
             if attempt in self.forwards and self.random.random() < 0.9:
                 del self.forwards[attempt]
-                self.perform(self.core.broken(attempt, "reset", self.now, was_sent=True))
+                self.perform(self.core.broken(attempt, "reset", self.now, was_sent=self.random.random() < 0.7))
         if not is_first and self.random.random() < 0.8:
             self.perform(self.core.exited(run, self.now))
 

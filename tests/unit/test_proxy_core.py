@@ -744,6 +744,17 @@ def test_p11_an_unmount_that_was_lost_in_a_crash_succeeds() -> None:
     assert load(peer.disk).mounts == []
 
 
+def test_p11_an_unmount_that_could_not_be_sent_to_a_plugin_that_exited_is_sent_after_the_mount_was_made_again() -> None:
+    peer = Peer()
+    peer.mount()
+    peer.call(calls.UNMOUNT, Name="v", ID="1")
+    peer.breaks(was_sent=False)  # the plugin's exit is not known yet
+    assert load(peer.disk).mounts[0].phase == "mounted"
+    restart(peer)
+    assert peer.take(Forward).path == calls.MOUNT
+    assert not peer.has(Reply)
+
+
 def test_p11_an_unmount_of_a_mount_that_could_not_be_made_again_succeeds() -> None:
     peer = Peer()
     peer.mount()

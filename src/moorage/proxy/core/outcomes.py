@@ -152,6 +152,8 @@ class Outcomes:
             return
         job.attempts -= 1
         job.refusal, job.not_before = reason, now + RECONNECT
+        if job.path == calls.UNMOUNT:
+            self._mounts.restore_phase(job)  # its plugin may have exited: then the next run mounts it first
         self._wait(job, now)
 
     def _wait(self, job: Job, now: float) -> None:
