@@ -90,7 +90,7 @@ def test_p08_a_failure_is_a_failed_status_with_err(status: int, body: bytes, exp
 )
 def test_p08_a_success_passes_unchanged(body: bytes) -> None:
     answer, _ = answers.normalize(calls.MOUNT, "vol", 200, body)
-    assert (answer.status, answer.body) == (200, body)
+    assert (answer.status, json.loads(answer.body)) == (200, json.loads(body))
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b" \n"])
@@ -150,6 +150,44 @@ def test_p07_paths_in_get_and_list_are_of_the_host_and_empty_where_there_is_none
         ("c", ""),
     ]
     assert json.loads(answer.body) == document
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"Mountpoint": "/mnt/a", "mountpoint": "/etc"}',
+        b'{"mountPOINT": "/etc", "Mountpoint": "/mnt/a", "MountPoint": null, "mountpoint": ""}',
+        b'{"Mountpoint": "/etc", "Mountpoint": "/mnt/a"}',
+    ],
+)
+def test_p07_an_answer_has_each_key_once_and_as_it_was_read(body: bytes) -> None:
+    answer, document = answers.normalize(calls.MOUNT, "vol", 200, body)
+    answer, document = answers.host_paths(calls.MOUNT, RULES, answer, document)
+    assert [key.lower() for key in json.loads(answer.body)] == ["mountpoint"]
+    assert json.loads(answer.body) == document
+
+
+def test_p09_an_answer_with_too_many_values_is_not_read() -> None:
+    body = b'{"Volumes": [' + b"0," * 200_000 + b"0]}"
+    assert normalized(calls.LIST, 200, body)[0] == 500
+
+
+def test_p11_a_long_text_keeps_its_beginning_and_its_end() -> None:
+    short = answers.shorten("a" * 1_000_000 + "z")
+    assert (short[0], short[-1], len(short) < 2100) == ("a", "z", True)
+    assert answers.shorten("a" * 2000) == "a" * 2000
+
+
+@pytest.mark.parametrize(
+    "path", ["/a%2Eb", "//a", "/a/", "/./a", "/a/../b", "a", "*", "http://a/b", "/a b", "/a\n", "/" + "a" * 300]
+)
+def test_p07_a_path_with_another_spelling_is_no_call(path: str) -> None:
+    assert not calls.is_plain(path)
+
+
+@pytest.mark.parametrize("path", [calls.ACTIVATE, calls.MOUNT, "/AuthZPlugin.AuthZReq", "/v1.2/own-call_x~y"])
+def test_p07_a_plain_path_is_a_call(path: str) -> None:
+    assert calls.is_plain(path)
 
 
 @pytest.mark.parametrize("path", [calls.CREATE, calls.REMOVE, calls.MOUNT, calls.UNMOUNT, calls.PATH, calls.GET])

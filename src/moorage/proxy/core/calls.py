@@ -3,6 +3,7 @@
 Source: moby pkg/plugins, daemon/volume/drivers/proxy.go, daemon/logger/proxy.go; podman libpod/plugin/volume_api.go.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -22,6 +23,7 @@ __all__ = (
     "PATH",
     "QUERIES",
     "READ_LOGS",
+    "RECORDED",
     "RELEASES",
     "REMOVE",
     "SCOPE",
@@ -36,6 +38,7 @@ __all__ = (
     "has_empty_answer",
     "is_counted",
     "is_endless",
+    "is_plain",
     "is_repeatable",
     "is_whole",
     "method",
@@ -70,8 +73,17 @@ QUERIES = frozenset((PATH, GET, LIST, SCOPE, LOG_CAPABILITIES))
 """Calls that change nothing."""
 RELEASES = frozenset((UNMOUNT, STOP_LOGGING, STOP_METRICS))
 """Calls by which a consumer gives something back."""
+RECORDED = frozenset((MOUNT, START_LOGGING))
+"""Calls that add to what must outlive a run of the plugin."""
 _NAMED = frozenset((CREATE, REMOVE, MOUNT, UNMOUNT, PATH, GET))
 _EMPTY = frozenset((CREATE, REMOVE, UNMOUNT, START_LOGGING, STOP_LOGGING, START_METRICS, STOP_METRICS))
+
+_LONGEST_NAME = 1024
+"""Characters of the name of a volume, of the id of a mount, and of the path of a FIFO; docker's and podman's ids have
+64."""
+_LONGEST_PATH = 256  # bytes
+_SEGMENT = r"/[A-Za-z0-9_-][A-Za-z0-9_.~-]*"
+_PATH = re.compile(f"(?:{_SEGMENT})+")
 
 _LONG_LIMIT, _LIMIT = 120.0, 60.0  # seconds; moby's own limits of volume calls
 _QUERY_WAIT, _WAIT = 3.0, 20.0  # seconds; podman itself waits 5 s for any answer
@@ -115,6 +127,14 @@ def activation(types: Sequence[str]) -> bytes:
     """
     named = [each.partition("/")[0].rpartition(".")[2] for each in types]
     return msgspec.json.encode({"Implements": list(dict.fromkeys(_NAMES.get(each, each) for each in named))})
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path has no second spelling, by which a plugin would find a call that the proxy takes for another one.
+
+    Go programs decode ``%2E``, and remove the host, ``//``, ``/./`` and ``/../``.
+    """
+    return len(path) <= _LONGEST_PATH and _PATH.fullmatch(path) is not None
 
 
 def is_whole(path: str) -> bool:
@@ -164,7 +184,8 @@ def arguments(path: str, body: bytes) -> Arguments:
     dockerd repeats a call whose connection broke without its body. A plugin that gets such a call may mount something
     else than what the container needs, so it never does.
 
-    Raises: Invalid if it is no JSON object, if a name in it is no text, or if the volume or the FIFO is missing.
+    Raises: Invalid if it is no JSON object, if a name in it is no text or too long, or if the volume or the FIFO is
+    missing.
     Source: moby pkg/plugins/client.go, callWithRetry.
     """
     try:
@@ -176,6 +197,9 @@ def arguments(path: str, body: bytes) -> Arguments:
         raise errors.Invalid(
             f"cannot call {method(path)}: its body has no {missing}; a connection may have broken before"
         )
+    for name, value in (("Name", read.Name), ("ID", read.ID), ("File", read.File)):
+        if len(value) > _LONGEST_NAME:
+            raise errors.Invalid(f"cannot call {method(path)}: its {name} has more than {_LONGEST_NAME} characters")
     if path in _VOLUME:
         return Arguments(read.Name, read.ID if path in (MOUNT, UNMOUNT) else "")
     return Arguments(file=read.File)

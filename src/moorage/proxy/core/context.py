@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from moorage.proxy.core import calls
 from moorage.proxy.core.actions import Abort, Action, Notify, Reply, Save
-from moorage.proxy.core.answers import Answer, failure
+from moorage.proxy.core.answers import Answer, failure, shorten
 from moorage.proxy.core.jobs import Job, Jobs, Stage
 from moorage.proxy.core.ledger import Ledger
 from moorage.proxy.protocol import PluginTable
@@ -29,6 +29,8 @@ class PluginContext:
         """The run whose process has exited, which the table does not say yet."""
         self.is_clean = True
         """Whether the ledger is saved as it is."""
+        self.recorded_bytes = 0
+        """Of the ledger, when it was saved last."""
 
     @property
     def is_ready(self) -> bool:
@@ -65,11 +67,13 @@ class PluginContext:
     ) -> None:
         """Save the ledger, and do what relies on it only where that succeeded."""
         self.is_clean = True
-        self.emit(Save(self.ledger.encode(), then, tuple(otherwise), attempt, mount))
+        ledger = self.ledger.encode()
+        self.recorded_bytes = len(ledger)
+        self.emit(Save(ledger, then, tuple(otherwise), attempt, mount))
 
     def notify(self, action: str, **attributes: str) -> None:
         """Report to the engine what happened."""
-        self.emit(Notify(action, attributes))
+        self.emit(Notify(action, {name: shorten(value) for name, value in attributes.items()}))
 
     def reply(self, job: Job, answer: Answer) -> None:
         """Answer a job's consumer, if it has one, and remove the job. An unsaved ledger is saved first."""

@@ -18,6 +18,8 @@ MountKey = tuple[str, str]
 
 UNKNOWN_RUN = -1
 """Of a mount that the plugin may know or not; it is requested again."""
+_MOST_VOLUMES = 10_000
+"""Of a plugin that are known while it does not run; each change of the ledger writes all of them."""
 _MOST_LOST = 1000
 """Mounts that consumers may still return although they do not exist any more; the oldest is forgotten first."""
 
@@ -134,6 +136,8 @@ class Ledger(Struct):
     def learn(self, volume: str, path: str) -> bool:
         """Note a volume. Whether that changes anything; an unknown path replaces no known one."""
         if self.volumes.get(volume) == path or (not path and volume in self.volumes):
+            return False
+        if volume not in self.volumes and len(self.volumes) >= _MOST_VOLUMES:
             return False
         self.volumes[volume] = path
         return True

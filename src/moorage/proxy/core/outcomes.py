@@ -15,6 +15,8 @@ SETTLE = 0.3
 """Seconds after a broken connection until the plugin counts as alive: its exit is noticed within that time."""
 RECONNECT = 0.05
 """Seconds between two attempts to connect."""
+_MOST_KEPT = 4096
+"""Bytes of an answer that is given again while the plugin does not run."""
 _MOST_ATTEMPTS = 2
 
 
@@ -87,6 +89,8 @@ class Outcomes:
         answer, document = answers.host_paths(job.path, context.table.paths, answer, document)
         if job.path in (calls.GET, calls.LIST):
             found = answers.volumes(job.path, document)
+            if job.path == calls.GET:  # whatever name the plugin gives it, only the one that was queried is known
+                found = tuple(answers.Volume(job.arguments.volume, each.mountpoint) for each in found)
             learned = [ledger.learn(each.name, each.mountpoint) for each in found]
             if job.path == calls.LIST:
                 learned.append(ledger.forget_others({each.name for each in found}))
@@ -102,7 +106,7 @@ class Outcomes:
             context.notify("volume-remove", volume=job.arguments.volume)
         elif job.path == calls.SCOPE and (scope := answers.scope(document)) != ledger.scope:
             ledger.scope, context.is_clean = scope, False
-        elif job.path == calls.LOG_CAPABILITIES and raw.body != ledger.log_capabilities:
+        elif job.path == calls.LOG_CAPABILITIES and raw.body != ledger.log_capabilities and len(raw.body) < _MOST_KEPT:
             ledger.log_capabilities, context.is_clean = raw.body, False
         elif job.path == calls.START_LOGGING and job.body is not None:
             ledger.drop_log(job.arguments.file)

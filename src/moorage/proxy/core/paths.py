@@ -12,6 +12,8 @@ __all__ = ("TranslatedPath", "components", "find_rule", "to_host")
 _ORDER = ("propagated", "bind", "root")
 _REMEMBERED = 256
 """Paths whose parts are remembered: those of the rules are needed with each call."""
+_LONGEST = 4096
+"""Bytes of a path that the kernel takes, with the one at its end. Source: linux/limits.h, PATH_MAX."""
 
 
 class TranslatedPath(Struct, frozen=True):
@@ -21,9 +23,13 @@ class TranslatedPath(Struct, frozen=True):
     rule: PathRule
 
 
-@lru_cache(_REMEMBERED)
 def components(path: str) -> tuple[str, ...] | None:
-    """The parts of an absolute path; None for one that is relative, or that has ``..`` or NUL in it."""
+    """The parts of an absolute path; None for one that is relative or too long, or that has ``..`` or NUL in it."""
+    return _components(path) if len(path) < _LONGEST else None  # a plugin's path of megabytes is not to be remembered
+
+
+@lru_cache(_REMEMBERED)
+def _components(path: str) -> tuple[str, ...] | None:
     parts = tuple(part for part in path.split("/") if part not in ("", "."))
     if not path.startswith("/") or "\0" in path or ".." in parts:
         return None

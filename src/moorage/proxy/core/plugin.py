@@ -9,7 +9,7 @@ from datetime import datetime
 from moorage import errors
 from moorage.proxy.core import calls, offline
 from moorage.proxy.core.actions import EXITED, Action, Call, Forget, Forward, Release, Reply, Save
-from moorage.proxy.core.answers import Answer, failure
+from moorage.proxy.core.answers import Answer, failure, shorten
 from moorage.proxy.core.calls import Arguments
 from moorage.proxy.core.context import PluginContext
 from moorage.proxy.core.jobs import Job, Stage
@@ -19,10 +19,15 @@ from moorage.proxy.core.outcomes import Outcomes
 from moorage.proxy.core.replays import Replays
 from moorage.proxy.protocol import PluginNews, PluginTable
 
-__all__ = ("MOST_CALLS", "PluginCore")
+__all__ = ("MOST_CALLS", "MOST_RECORDED", "PluginCore")
 
 MOST_CALLS = 4096
 """Open calls of one plugin; further ones fail at once."""
+MOST_RECORDED = 4 * 1024 * 1024
+"""Bytes of the ledger of one plugin, as it is saved; with more of them, nothing new is mounted or logged.
+
+The engine gets the mounts of all plugins in one message, which must not be too long.
+"""
 _EXIT_GRACE = 1.0  # seconds in which an answer of a run that has exited is still read
 _SAVE_AGAIN = 5.0  # seconds
 
@@ -151,6 +156,9 @@ class PluginCore:
         if len(context.jobs) >= MOST_CALLS:
             context.emit(Reply(call.id, failure(f"plugin {context.table.name} has {MOST_CALLS} unanswered calls", 503)))
             return self._flush()
+        if call.path in calls.RECORDED and context.recorded_bytes > MOST_RECORDED:
+            context.emit(Reply(call.id, failure(f"plugin {table.name} has too many mounts to record more", 503)))
+            return self._flush()
         deadline = now + calls.time_limit(call.path, context.table.options.time_limits)
         job = Job(context.jobs.number(), call.path, body, arguments, purpose="call", deadline=deadline)
         context.jobs.add(job, call)
@@ -235,6 +243,7 @@ class PluginCore:
         job = self._context.jobs.of_attempt(attempt)
         if job is None or job.stage is not Stage.CHECKING:
             return []
+        problem = shorten(problem)  # it names paths of the plugin's answer
         if problem == EXITED and job.run == self._context.table.run:
             self._context.exited_run = job.run  # this is noticed before the exit itself, sometimes
             self._outcomes.verified(job, problem, mount_point, now)
