@@ -224,7 +224,7 @@ def test_p09_a_thousand_calls_side_by_side(tmp_path: Path) -> None:
                 while data := client.recv(65536):
                     answer += data
                 assert answer.startswith(b"HTTP/1.1 200")
-                assert answer.endswith(b'{"Volume": {"Name": "a"}}')
+                assert answer.endswith(b'{"Volume":{"Name":"a"}}')
         finally:
             for client in clients:
                 client.close()

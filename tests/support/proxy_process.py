@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -159,14 +159,20 @@ class ProxyProcess:
     """The proxy of one state directory, and an engine's connection to it."""
 
     def __init__(
-        self, directory: Path, *, name: str = "proxy", source: Path = _SOURCE, packages: Path = _PACKAGES
+        self,
+        directory: Path,
+        *,
+        name: str = "proxy",
+        source: Path = _SOURCE,
+        packages: Path = _PACKAGES,
+        prefix: Sequence[str] = (),
     ) -> None:
         """``source`` is where it imports moorage from: another checkout to compare with, or one that is replaced.
 
-        ``packages`` is where it imports the packages from that it needs.
+        ``packages`` is where it imports the packages from that it needs; ``prefix`` is a command that starts it.
         """
         self.state = directory / name
-        self.source, self.packages = source, packages
+        self.source, self.packages, self.prefix = source, packages, prefix
         self.state.mkdir(mode=0o700, exist_ok=True)
         stop_proxy_at_exit(self.state)
         self.published = directory / ("plugins" if name == "proxy" else f"plugins-{name}")
@@ -195,7 +201,7 @@ class ProxyProcess:
     def start(self) -> None:
         """Start it, which returns when it serves, and connect."""
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{self.source}{os.pathsep}{self.packages}"}
-        command = [sys.executable, "-S", "-s", "-P", "-m", "moorage.proxy.server", str(self.state)]
+        command = [*self.prefix, sys.executable, "-S", "-s", "-P", "-m", "moorage.proxy.server", str(self.state)]
         with open(self.state / "log", "ab") as log:
             subprocess.run(command, stdout=log, stderr=log, env=environment, cwd="/", check=True, timeout=_LIMIT)
         self.connect()

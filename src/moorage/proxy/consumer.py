@@ -15,20 +15,22 @@ import h11
 from moorage.host import proc
 from moorage.proxy.core import calls
 from moorage.proxy.core.answers import Answer, failure
+from moorage.proxy.core.bounds import Budget, Share
 from moorage.proxy.http import FrozenHeaders, Headers, Lost, Peer, header
 
-__all__ = ("MOST_BYTES", "Budget", "Connection", "Exchange", "ExchangeOpener", "PeerCredentials", "peer_credentials")
+__all__ = ("Connection", "Exchange", "ExchangeOpener", "PeerCredentials", "peer_credentials")
 
 log = logging.getLogger(__name__)
 
-_REQUEST_LIMIT = 30.0  # seconds from the first byte of a request until a call that is read whole is complete
+_HEAD_LIMIT, _BODY_LIMIT = 30.0, 30.0  # seconds for the head of a request, and then for a body that is read whole
+_UNREAD_LIMIT = 30.0  # seconds until a consumer has read its answer
+_MOST_UNREAD = 16 * 1024 * 1024  # bytes
 _CREDENTIALS = struct.Struct("3i")
 _SO_PEERGROUPS = 59  # Source: linux/asm-generic/socket.h, since Linux 4.13
 _GROUPS_BYTES = 1024  # as much as Python allows; of a user with more groups, only the first one counts
-MOST_BYTES = 128 * 1024 * 1024
-"""Of all bodies that are stored at one time."""
 _CONSUMER = b"moorage-consumer"
 _REMEMBERED = 64  # heads of answers
+_SHOWN = 40  # characters of what is no method
 _DRAIN_BYTES, _DRAIN_LIMIT = 16 * 1024 * 1024, 2.0  # and seconds
 
 
@@ -110,30 +112,6 @@ class ExchangeOpener(Protocol):
         """The consumer has left before the answer."""
 
 
-class Budget:
-    """Bytes of bodies that are stored for one call, out of what all calls together may take."""
-
-    total = 0
-    """Of all calls."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most = most_bytes
-        self._bytes = 0
-
-    def grow(self, size: int) -> bool:
-        """Whether so many bytes more may be stored."""
-        if self._bytes + size > self._most or Budget.total + size > MOST_BYTES:
-            return False
-        self._bytes += size
-        Budget.total += size
-        return True
-
-    def free(self) -> None:
-        """Nothing is stored any more. May be repeated."""
-        Budget.total -= self._bytes
-        self._bytes = 0
-
-
 class Connection:
     """One connection of a consumer.
 
@@ -145,11 +123,13 @@ class Connection:
         connection: socket.socket,
         opener: ExchangeOpener,
         credentials: PeerCredentials,
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         *,
+        plugin: str,
+        share: Share,
         is_internal: bool,
     ) -> None:
-        """``spawn`` runs a task."""
+        """``spawn`` runs a task. The connection is one of this share as long as it exists."""
         self._peer = Peer(connection, h11.SERVER)
         self._opener = opener
         self._credentials = credentials
@@ -158,13 +138,26 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._exchange: Exchange | None = None
         """The call that is under way, where no task serves it."""
-        self._budget = Budget(calls.MOST_BODY_BYTES)
+        self._plugin, self._share = plugin, share
+        self._budget = Budget(calls.MOST_BODY_BYTES, plugin)
         """Of its body."""
         self._is_watched = False
+        self._task: asyncio.Task[None] | None = None
+        """What serves the call that is under way, where a task does."""
+        self._head: asyncio.TimerHandle | None = None
+        """When a head that has begun must be complete."""
 
     def start(self) -> None:
         """Answer requests until one side closes the connection."""
+        self._share.wait(self.close, self._loop.time())
         self._watch()
+
+    def close(self) -> None:
+        """Close it, although its client has not done what it waits for."""
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._close()
 
     def _watch(self) -> None:
         if not self._is_watched:
@@ -178,8 +171,22 @@ class Connection:
 
     def _close(self) -> None:
         self._unwatch()
+        self._limit_head(is_complete=True)
         self._budget.free()
+        self._share.remove(self.close)
         self._peer.close()
+
+    def _limit_head(self, *, is_complete: bool) -> None:
+        """Only a head that does not come in one piece needs a timer."""
+        if not is_complete and self._head is None:
+            self._head = self._loop.call_later(_HEAD_LIMIT, self._close)
+        elif is_complete and self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _start(self, handling: Coroutine[Any, Any, bool]) -> None:
+        self._unwatch()
+        self._task = self._spawn(self._serve(handling))
 
     def _readable(self) -> None:
         try:
@@ -207,26 +214,32 @@ class Connection:
         """Begin with the request that has come, if it has. Raises: Lost."""
         request = self._peer.next_now()
         if request is None:
+            self._limit_head(is_complete=not self._peer.http.trailing_data[0])
+            self._watch()
             return
+        self._limit_head(is_complete=True)
         if not isinstance(request, h11.Request):
             self._close()
             return
         exchange = self._make_exchange(request)
+        if request.method == b"POST" and not calls.is_plain(exchange.path):
+            self._start(self._refuse_and_close(failure("cannot call a plugin: no call has this path", 400)))
+            return
         body, is_complete = bytearray(), None
         is_whole = request.method == b"POST" and (calls.is_whole(exchange.path) or exchange.path == calls.ACTIVATE)
         if is_whole and (is_complete := self._peer.read_body_now(body, self._budget.grow)):
             self._open(exchange, bytes(body))
-            return
-        self._unwatch()
-        if not is_whole:
-            self._spawn(self._serve(self._handle_stream(request, exchange)))
+        elif not is_whole:
+            self._start(self._handle_stream(request, exchange))
         elif is_complete is None:
-            self._spawn(self._serve(self._refuse_long(exchange)))
+            self._start(self._refuse_long(exchange))
         else:
-            self._spawn(self._serve(self._handle_whole(exchange, body)))
+            self._start(self._handle_whole(exchange, body))
 
     def _open(self, exchange: Exchange, body: bytes) -> None:
         """Call the plugin; the consumer is watched meanwhile."""
+        self._share.work(self.close)
+        self._watch()
         self._exchange = exchange
         exchange.sender = self._send_now
         exchange.completed = lambda answer: self._completed(exchange, answer)
@@ -238,36 +251,46 @@ class Connection:
         if answer is None:
             self._close()
         elif exchange.rest:
-            self._unwatch()
-            self._spawn(self._write_rest(exchange.rest))
+            self._start(self._write_rest(exchange.rest))
         else:
             self._continue()
 
     def _continue(self) -> None:
-        """Wait for the next request, if another may follow."""
+        """Wait for the next request, if another may follow.
+
+        Nothing more is read before all requests that came in advance are answered: they would be stored.
+        """
         if not self._is_reusable():
             self._close()
             return
         self._peer.http.start_next_cycle()
-        self._watch()
+        self._share.wait(self.close, self._loop.time())
         if self._peer.http.trailing_data[0]:
+            self._unwatch()
             self._loop.call_soon(self._read_again)
+        else:
+            self._watch()
 
     def _read_again(self) -> None:
         """The request that came with the one before it."""
-        if self._exchange is None and self._is_watched:
-            try:
-                self._take_request()
-            except Lost:
-                self._close()
-
-    async def _write_rest(self, rest: bytes) -> None:
+        if self._peer.socket.fileno() < 0:
+            return
         try:
-            await self._peer.write(rest)
+            self._take_request()
         except Lost:
             self._close()
-        else:
-            self._continue()
+
+    async def _write_rest(self, rest: bytes) -> bool:
+        """Whether another request may follow. Raises: Lost, TimeoutError for a consumer that does not read."""
+        budget = Budget(_MOST_UNREAD, self._plugin)
+        if not budget.grow(len(rest)):
+            return False
+        try:
+            async with asyncio.timeout(_UNREAD_LIMIT):
+                await self._peer.write(rest)
+        finally:
+            budget.free()
+        return self._is_reusable()
 
     def _is_reusable(self) -> bool:
         http = self._peer.http
@@ -286,26 +309,29 @@ class Connection:
         except (Lost, h11.LocalProtocolError, TimeoutError):
             pass  # consumers hang up without reading, podman after most calls
         finally:
+            self._task = None
             self._budget.free()
             if is_reusable:
                 self._continue()
             else:
-                self._peer.close()
+                self._close()
 
     async def _handle_stream(self, request: h11.Request, exchange: Exchange) -> bool:
         if request.method != b"POST":
-            await self._refuse(failure(f"{os.fsdecode(request.method)} is no call to a plugin", 405))
-            return False
+            return await self._refuse_and_close(
+                failure(f"{os.fsdecode(request.method)[:_SHOWN]} is no call to a plugin", 405)
+            )
+        self._share.work(self.close)
         self._opener.opened(exchange, None)
         answer = await self._outcome(exchange)
         if answer is None:
             return exchange.is_reusable and self._is_reusable()
-        await self._refuse(answer)
-        return False
+        return await self._refuse_and_close(answer)
 
     async def _refuse_long(self, exchange: Exchange) -> bool:
-        await self._refuse(failure(f"cannot call {calls.method(exchange.path)}: its body is too long", 413))
-        return False
+        return await self._refuse_and_close(
+            failure(f"cannot call {calls.method(exchange.path)}: its body is too long", 413)
+        )
 
     def _consumer(self, path: str, headers: Headers) -> str:
         if not calls.needs_consumer(path):
@@ -315,19 +341,18 @@ class Connection:
         return self._credentials.name
 
     async def _handle_whole(self, exchange: Exchange, body: bytearray) -> bool:
-        async with asyncio.timeout(_REQUEST_LIMIT):
+        async with asyncio.timeout(_BODY_LIMIT):
             if self._peer.http.they_are_waiting_for_100_continue:
                 await self._peer.send(h11.InformationalResponse(status_code=100, headers=[]))
             is_complete = await self._peer.read_body(body, self._budget.grow)
         if not is_complete:
             return await self._refuse_long(exchange)
+        self._share.work(self.close)
         exchange.sender = self._send_now
         self._opener.opened(exchange, bytes(body))
         if await self._outcome(exchange) is None:
             return False
-        if exchange.rest:
-            await self._peer.write(exchange.rest)
-        return self._is_reusable()
+        return await self._write_rest(exchange.rest) if exchange.rest else self._is_reusable()
 
     async def _outcome(self, exchange: Exchange) -> Answer | None:
         """The answer; None for none. Meanwhile the consumer may leave."""
@@ -341,11 +366,12 @@ class Connection:
         self._opener.left(exchange)
         exchange.reply(None)
 
-    async def _refuse(self, answer: Answer) -> None:
-        """Answer although the body has not been read, and close the connection. Raises: Lost, TimeoutError."""
-        await self._answer(answer)
+    async def _refuse_and_close(self, answer: Answer) -> bool:
+        """Answer although the body has not been read. No request may follow. Raises: Lost, TimeoutError."""
         async with asyncio.timeout(_DRAIN_LIMIT):
+            await self._answer(answer)
             await self._peer.drain(_DRAIN_BYTES)
+        return False
 
     async def _answer(self, answer: Answer) -> None:
         """Answer and close the connection. Raises: Lost."""

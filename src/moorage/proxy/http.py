@@ -12,7 +12,10 @@ __all__ = ("HEAD_BYTES", "FrozenHeaders", "Headers", "Lost", "Peer", "header", "
 
 HEAD_BYTES = 64 * 1024
 """Of the head of a request or an answer."""
-_CHUNK = 64 * 1024
+_FIRST_CHUNK, _CHUNK, _SMALL_CHUNK = 16 * 1024, 64 * 1024, 2 * 1024
+"""Bytes that are read at once: at first, of a peer that sends pieces of some size, and of one that sends tiny ones."""
+_SMALL_EVENT = 256
+"""Bytes; many smaller pieces of a message take a long time to read: ten microseconds each, in which others wait."""
 
 Headers = list[tuple[bytes, bytes]]
 FrozenHeaders = tuple[tuple[bytes, bytes], ...]
@@ -47,12 +50,16 @@ class Peer:
         self.has_finished = False
         """Whether the peer sends nothing more."""
         self._loop = asyncio.get_running_loop()
+        self._chunk, self._events = 0, 0
+        """Bytes that were read at most at once, last, and how many events they have been so far."""
 
     async def receive(self) -> h11.Event | type[h11.PAUSED]:
-        """The next event of the peer. Raises: Lost."""
+        """The next event of the peer. Others have a turn before each further piece is read. Raises: Lost."""
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
-                data = await self._loop.sock_recv(self.socket, _CHUNK)
+                if self._chunk:
+                    await asyncio.sleep(0)  # sock_recv does not wait for a peer that sends faster than this reads
+                data = await self._loop.sock_recv(self.socket, self._next_chunk())
                 self.has_finished = not data
                 self.http.receive_data(data)
         except h11.RemoteProtocolError as error:
@@ -61,7 +68,17 @@ class Peer:
             raise Lost(f"it sent what is no HTTP: {error}") from error
         except OSError as error:
             raise Lost(error.strerror or str(error)) from error
+        self._events += 1
         return event  # type: ignore[return-value]  # NEED_DATA is excluded above
+
+    def _next_chunk(self) -> int:
+        """How many bytes may be read now, so that reading them takes milliseconds whatever they are."""
+        if not self._chunk:
+            self._chunk = _FIRST_CHUNK
+        else:
+            self._chunk = _SMALL_CHUNK if self._events * _SMALL_EVENT > self._chunk else _CHUNK
+        self._events = 0
+        return self._chunk
 
     def next_now(self) -> h11.Event | type[h11.PAUSED] | None:
         """The next event, if it has come already. Raises: Lost."""
@@ -69,12 +86,13 @@ class Peer:
             event = self.http.next_event()
         except h11.RemoteProtocolError as error:
             raise Lost(f"it sent what is no HTTP: {error}") from error
+        self._events += 1
         return event if event is not h11.NEED_DATA else None  # type: ignore[return-value]  # that one is excluded
 
     def receive_now(self) -> None:
         """Read what has arrived. Raises: BlockingIOError if nothing has; Lost."""
         try:
-            data = self.socket.recv(_CHUNK)
+            data = self.socket.recv(self._next_chunk())
         except BlockingIOError:
             raise
         except OSError as error:

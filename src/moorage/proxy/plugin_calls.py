@@ -151,7 +151,7 @@ class WholeCall:
         assert self._peer is not None
         try:
             self._peer.receive_now()
-            while (event := self._peer.http.next_event()) is not h11.NEED_DATA:
+            while (event := self._peer.next_now()) is not None:
                 if isinstance(event, h11.Response):
                     self._response = event
                 elif isinstance(event, h11.Data) and not self._reserve(len(event.data)):
@@ -166,8 +166,8 @@ class WholeCall:
                     raise Lost("it closed the connection without an answer")
         except BlockingIOError:
             pass
-        except (Lost, h11.RemoteProtocolError) as error:
-            reason = "it closed the connection" if self._peer.has_finished else f"it sent what is no HTTP: {error}"
+        except Lost as error:
+            reason = "it closed the connection" if self._peer.has_finished else str(error)
             self._fail(PluginBroken(reason, was_sent=True))
 
     def _finish(self, status: int, answer: bytes) -> None:
@@ -285,20 +285,26 @@ async def _download(peer: Peer, consumer: StreamConsumer, started: Callable[[], 
     if length is not None:
         headers.append((b"content-length", length))
     # without a length, h11 chunks the answer for HTTP/1.1, and closes the connection after it for HTTP/1.0
-    events: list[h11.Event] = [h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)]
+    head: list[h11.Event] = [h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)]
+    pieces: list[bytes] = []
     while True:
         event = peer.next_now()
         if event is None:
-            await _send(target, events)
-            events.clear()
+            await _send(target, [*head, *_data(pieces)])
+            head, pieces = [], []
             event = await peer.receive()
         if isinstance(event, h11.Data):
-            events.append(h11.Data(data=event.data))
+            pieces.append(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
-            await _send(target, [*events, h11.EndOfMessage()])
+            await _send(target, [*head, *_data(pieces), h11.EndOfMessage()])
             return
         else:
             raise Lost("it closed the connection within its answer")
+
+
+def _data(pieces: Sequence[bytes]) -> list[h11.Event]:
+    """Pieces of a body as one, however small the chunks are that they came in."""
+    return [h11.Data(data=b"".join(pieces))] if pieces else []
 
 
 async def _send(target: Peer, events: Sequence[h11.Event]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from moorage.host.files import make_directory
 from moorage.proxy.consumer import Connection, Exchange, PeerCredentials, peer_credentials
 from moorage.proxy.core.answers import failure
+from moorage.proxy.core.bounds import Connections
 from moorage.proxy.engine_channel import EngineChannel
 from moorage.proxy.guard import GuardLink
 from moorage.proxy.listeners import Listener, Listeners, SocketSpec
@@ -45,6 +47,9 @@ class ProxyService:
         self._known: dict[str, PluginNews] = {}
         """Of ledgers without a table, before the first tables."""
         self._listeners = Listeners(self._listen, self._unlisten)
+        self._connections = Connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._full: set[str] = set()
+        """Paths whose consumers have all the connections that they may."""
         self._channels: set[EngineChannel] = set()
         self._unsent: set[EngineChannel] = set()
         """Engines that have not the last news."""
@@ -104,13 +109,22 @@ class ProxyService:
     def _accept_engine(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.warning("cannot accept an engine: %s", error.strerror)
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(_NO_DESCRIPTOR_PAUSE, self._accept_engine_again)
             return
         connection.setblocking(False)
         channel = EngineChannel(connection, self)
         self._channels.add(channel)
         self._unsent.add(channel)
         self._send_news()
+
+    def _accept_engine_again(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept_engine)
 
     def quit(self) -> None:
         """The proxy is to exit."""
@@ -144,6 +158,7 @@ class ProxyService:
         for path in self._context.ledgers.glob("*.json"):
             if path.stem not in names:
                 path.unlink(missing_ok=True)
+        self._connections.forget(names)
         for table in tables.plugins:
             if (shell := self._shells.get(table.id)) is not None:
                 shell.configure(table)
@@ -224,18 +239,30 @@ class ProxyService:
         self._loop.remove_reader(listener.socket)
 
     def _accept(self, listener: Listener) -> None:
+        share = self._connections.share(listener.spec.plugin, is_internal=listener.spec.is_internal)
         for _ in range(_ACCEPTED_AT_ONCE):
+            if not self._connections.has_room(share, self._loop.time()):
+                if listener.path not in self._full:
+                    log.warning("all connections are in use; others wait to be accepted on %s", listener.path)
+                self._full.add(listener.path)
+                self._pause(listener)
+                return
             try:
                 connection, _ = listener.socket.accept()
             except BlockingIOError:
+                self._full.discard(listener.path)
                 return
             except OSError as error:  # too many open files: connections wait in the queue
                 log.warning("cannot accept a connection on %s: %s", listener.path, error.strerror)
-                self._loop.remove_reader(listener.socket)
-                self._loop.call_later(_NO_DESCRIPTOR_PAUSE, self._accept_again, listener)
+                self._pause(listener)
                 return
             connection.setblocking(False)
             self._serve(listener, connection)
+
+    def _pause(self, listener: Listener) -> None:
+        """Connections wait in the queue for a moment."""
+        self._loop.remove_reader(listener.socket)
+        self._loop.call_later(_NO_DESCRIPTOR_PAUSE, self._accept_again, listener)
 
     def _accept_again(self, listener: Listener) -> None:
         if self._listeners.by_path.get(listener.path) is listener:
@@ -250,9 +277,15 @@ class ProxyService:
         if not self.admits(listener, credentials):
             connection.close()
             return
-        plugin_calls = _PluginCalls(self, listener, credentials)
-        is_internal = listener.spec.is_internal
-        Connection(connection, plugin_calls, credentials, self._context.spawn, is_internal=is_internal).start()
+        Connection(
+            connection,
+            _PluginCalls(self, listener, credentials),
+            credentials,
+            self._context.spawn,
+            plugin=listener.spec.plugin,
+            share=self._connections.share(listener.spec.plugin, is_internal=listener.spec.is_internal),
+            is_internal=listener.spec.is_internal,
+        ).start()
 
     def admits(self, listener: Listener, credentials: PeerCredentials) -> bool:
         """Whether a consumer may use a socket; a refusal is logged and reported (row P14)."""

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from moorage.host.files import replace_file
 from moorage.host.sockets import PluginSocket
 from moorage.proxy import checks
-from moorage.proxy.consumer import Budget, Exchange
+from moorage.proxy.consumer import Exchange
 from moorage.proxy.core.actions import Abort, Action, Call, Forget, Forward, Notify, Release, Reply, Save, Verify
+from moorage.proxy.core.bounds import Budget
 from moorage.proxy.core.ledger import Ledger, load
 from moorage.proxy.core.plugin import PluginCore
 from moorage.proxy.http import Lost
@@ -29,7 +30,7 @@ __all__ = ("PluginShell", "ShellContext", "read_ledger")
 
 log = logging.getLogger(__name__)
 
-_MOST_ANSWER_BYTES = 16 * 1024 * 1024
+_MOST_ANSWER_BYTES = 4 * 1024 * 1024  # of an answer that is read whole: a list of some 20,000 volumes
 _MOST_REPORTS = 1000
 _MOST_CHECKS = 256
 """Checks of one plugin at the same time; each has a thread."""
@@ -276,7 +277,7 @@ class PluginShell:
             self._forwards[action.id] = self._context.spawn(self._forward_stream(action, exchange))
 
     def _call_whole(self, action: Forward, body: bytes, exchange: Exchange | None) -> WholeCall:
-        budget = Budget(_MOST_ANSWER_BYTES)
+        budget = Budget(_MOST_ANSWER_BYTES, self.id)
 
         def answered(status: int, answer: bytes) -> None:
             budget.free()
