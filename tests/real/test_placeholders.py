@@ -9,7 +9,8 @@ from tempfile import mkdtemp
 
 import pytest
 
-from moorage.host.mounts import bind_shared, drop_dead_mounts, mount_state, remove_placeholders, unmount_all_below
+from moorage.host.mount_points.placeholders import remove_placeholders
+from moorage.host.mounts import bind_shared, drop_dead_mounts, mount_state, unmount_all_below
 from moorage.plugins import parse_config
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.plan import RunPlan

@@ -26,9 +26,11 @@ __all__ = (
     "bind_descriptor",
     "bind_shared",
     "close_view",
+    "detach",
     "drop_dead_mounts",
     "is_in_placeholder",
     "is_mount_point",
+    "is_placeholder",
     "mount_all",
     "mount_options",
     "mount_overlay",
@@ -36,7 +38,6 @@ __all__ = (
     "mount_points_below",
     "mount_state",
     "open_view",
-    "remove_placeholders",
     "resolved_by_parent",
     "restrict",
     "unmount_all_below",
@@ -282,10 +283,11 @@ def is_in_placeholder(directory: int, point: str) -> bool:
     found = os.fstatvfs(directory)
     if not found.f_flag & os.ST_RDONLY or found.f_files != _PLACEHOLDER_INODES:
         return False
-    return any(map(_is_placeholder, [each for each in proc.mounts() if each.point == point][-1:]))
+    return any(map(is_placeholder, [each for each in proc.mounts() if each.point == point][-1:]))
 
 
-def _is_placeholder(mount: proc.MountInfo) -> bool:
+def is_placeholder(mount: proc.MountInfo) -> bool:
+    """Whether a mount is one of ``mount_placeholder``."""
     return (mount.type, mount.source) == ("tmpfs", _PLACEHOLDER)
 
 
@@ -295,7 +297,7 @@ def mount_state(point: Path) -> MountState:
     found = [each for each in proc.mounts() if each.point == resolved]
     if not found:
         return "none"
-    if _is_placeholder(found[-1]):
+    if is_placeholder(found[-1]):
         return "placeholder"
     try:
         call_bounded(lambda: os.stat(resolved), _RESPONSE, f"query {point}", owner=resolved)
@@ -304,22 +306,6 @@ def mount_state(point: Path) -> MountState:
     except errors.Unavailable:
         return "hung"
     return "live"
-
-
-def remove_placeholders(point: Path, *, retains_last: bool = False) -> None:
-    """Unmount placeholders and dead mounts at exactly this path, until something else is uppermost. May be repeated.
-
-    ``retains_last`` is for dead mounts over a placeholder only, until that one is uppermost.
-
-    Raises: OSError for what cannot be detached.
-    """
-    resolved = resolved_by_parent(point)
-    for _ in range(_STACKED):
-        if mount_state(point) not in (("dead",) if retains_last else ("placeholder", "dead")):
-            return
-        if retains_last and not any(_is_placeholder(each) for each in proc.mounts() if each.point == resolved):
-            return
-        _detach(Path(resolved), point)
 
 
 def drop_dead_mounts(directory: Path, retained: Collection[Path] = ()) -> tuple[list[Path], list[Path]]:
@@ -338,11 +324,11 @@ def drop_dead_mounts(directory: Path, retained: Collection[Path] = ()) -> tuple[
             call_bounded(lambda point=point: os.stat(point), within, f"query {point}", owner=str(directory))  # type: ignore[misc]
         except OSError as error:
             if error.errno in _DEAD:
-                _detach(point, directory)
+                detach(point, directory)
                 dropped.append(point)
         except errors.Unavailable:
             if point == Path(resolved_by_parent(directory)):
-                _detach(point, directory)
+                detach(point, directory)
                 dropped.append(point)
             else:
                 hung.append(point)
@@ -366,14 +352,28 @@ def unmount_all_below(directory: Path) -> None:
         if not upper:
             return
         for point in dict.fromkeys(upper):
-            _detach(point, directory)
+            detach(point, directory)
     raise OSError(errno.EBUSY, "is still a mount point after unmounting", str(directory))
 
 
-def _detach(point: Path, directory: Path) -> None:
-    """Detach a mount; in a thread of its own, because the kernel may wait for its server after it is detached."""
+def detach(point: Path, owner: Path, parent: int | None = None) -> None:
+    """Detach a mount; in a thread of its own, because the kernel may wait for its server after it is detached.
+
+    ``parent`` is its open directory where others could replace a part of the path. ``owner`` is whose hang it would be.
+
+    Raises: OSError for what cannot be detached.
+    """
+    own = os.dup(parent) if parent is not None else -1
+
+    def unmount() -> None:
+        try:
+            _unmount(Path(proc.descriptor_path(own), point.name) if own >= 0 else point)
+        finally:
+            if own >= 0:
+                os.close(own)
+
     try:
-        call_bounded(lambda: _unmount(point), _RESPONSE, f"unmount {point}", owner=str(directory))
+        call_bounded(unmount, _RESPONSE, f"unmount {point}", owner=str(owner))
     except errors.Unavailable as error:
         if point in mount_points_below(point):
             raise OSError(errno.EBUSY, "cannot be unmounted: it does not answer", str(point)) from error

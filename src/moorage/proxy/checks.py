@@ -9,7 +9,8 @@ from pathlib import Path
 from moorage import errors
 from moorage.host import proc
 from moorage.host.directory_tree import FileIdentity, file_identity, open_beneath
-from moorage.host.mounts import MountState, is_in_placeholder, mount_state, remove_placeholders
+from moorage.host.mount_points.placeholders import remove_placeholders
+from moorage.host.mounts import MountState, is_in_placeholder, mount_state
 from moorage.proxy.core.actions import EXITED, Verify
 
 __all__ = ("release", "verify")

@@ -15,13 +15,13 @@ from msgspec import Struct
 from moorage import errors
 from moorage.host.cgroups import PARENT_GROUP, child_groups, groups_below, hierarchies, remove_groups
 from moorage.host.directory_tree import open_beneath, remove_tree_now
+from moorage.host.mount_points.placeholders import remove_placeholders
 from moorage.host.mounts import (
     bind_shared,
     is_mount_point,
     mount_placeholder,
     mount_points_below,
     mount_state,
-    remove_placeholders,
     resolved_by_parent,
     unmount_all_below,
 )
@@ -66,7 +66,7 @@ def cover_mount_points(points: Iterable[MountPoint]) -> list[Path]:
     covered = []
     for point in points:
         try:
-            remove_placeholders(point.path, retains_last=True)
+            remove_placeholders(point.path, base=point.base, retains_last=True)
             if mount_state(point.path) in ("none", "dead") and _cover(point):
                 covered.append(point.path)
         except OSError as error:
@@ -93,7 +93,7 @@ def release_mount_points(points: Iterable[MountPoint]) -> None:
     """Remove placeholders and dead mounts at these mount points. What fails is logged."""
     for point in points:
         try:
-            remove_placeholders(point.path)
+            remove_placeholders(point.path, base=point.base)
         except OSError as error:
             log.error("cannot unmount %s: %s", point.path, error.strerror)
 

@@ -1,0 +1,1 @@
+"""What is done at the mount points of consumers, in directories that plugins control."""
