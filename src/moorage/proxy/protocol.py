@@ -58,6 +58,8 @@ class PathRule(Struct, frozen=True):
     inside: str
     outside: str
     kind: Literal["propagated", "bind", "root"]
+    is_read_only: bool = False
+    """Whether the plugin was granted it read-only, as its consumers then were not to write to it by a volume."""
 
 
 class PublishOptions(Struct, frozen=True):

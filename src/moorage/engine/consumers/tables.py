@@ -94,7 +94,7 @@ def path_rules(plugin: PublishablePlugin) -> tuple[PathRule, ...]:
     """Which directories of the host the plugin shows where, with the sources that are set now (row P07)."""
     directories, config = plugin.directories, plugin.config
     rules = [
-        PathRule(_clean(each.destination), each.source, "bind")
+        PathRule(_clean(each.destination), each.source, "bind", each.is_read_only)
         for each in plugin.settings().mounts
         if each.is_bind and each.source and each.destination
     ]

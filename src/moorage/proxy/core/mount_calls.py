@@ -138,8 +138,14 @@ class MountCalls:
         name = self._context.table.name
         if not inside:
             return f"plugin {name} answered Mount without a Mountpoint"
+        inside = answers.shorten(inside)
         if found is None:
             return f"plugin {name} mounted at {inside}, which is no path of the host"
+        if found.rule.is_read_only:
+            return (
+                f"plugin {name} mounted at {inside}, in a directory of the host that it was granted read-only; a "
+                "consumer could write to it"
+            )
         if found.rule.kind == "root":
             return (
                 f"plugin {name} mounted at {inside}, in its own root, which the host cannot use across a restart; "
