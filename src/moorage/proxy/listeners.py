@@ -137,9 +137,8 @@ def _make(path: str, spec: SocketSpec) -> socket.socket:
     """A new listening socket. Raises: OSError, naming who has the path."""
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise OSError(f"its path has more than {_LONGEST_PATH} bytes")
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make_directory(Path(parent), 0o700 if spec.is_internal else 0o755)
+    for each in _directories(path, spec.directory):
+        make_directory(each, 0o700 if spec.is_internal else 0o755)
     _clear(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -150,6 +149,14 @@ def _make(path: str, spec: SocketSpec) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def _directories(path: str, top: str) -> list[Path]:
+    """The directories above a socket from ``top`` on, the uppermost first: who can write to one replaces the socket."""
+    found = [Path(path).parent]
+    while top and found[0] != Path(top) and Path(top) in found[0].parents:
+        found.insert(0, found[0].parent)
+    return found
 
 
 def _set_owner(path: str, spec: SocketSpec) -> None:
