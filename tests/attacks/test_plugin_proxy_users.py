@@ -220,7 +220,7 @@ while True:
 """
 
 
-def test_p02_a_user_who_races_each_publication_gains_nothing(house: EngineProcess) -> None:
+def test_p02_a_user_racing_each_publication_gains_nothing(house: EngineProcess) -> None:
     victim = house.root.parent / "victim"
     victim.touch(mode=0o600)
     add_driver(house, "v")
@@ -283,7 +283,7 @@ def test_s01_p19_a_set_uid_program_in_a_volume_has_no_effect_for_members_of_the_
 # plugins in containers
 
 
-def test_p07_no_second_spelling_of_a_path_reaches_who_mounts_a_volume(house: EngineProcess) -> None:
+def test_p07_no_second_spelling_of_a_path_mounts_a_volume(house: EngineProcess) -> None:
     twice = """return ('{"Mountpoint":"%s","mountpoint":"/etc"}' % path).encode()"""
     body = PLAIN.replace('return {"Mountpoint": path}', twice)
     driver = add_driver(house, "v", body)

@@ -32,7 +32,7 @@ class HostileDriver:
         self.inside = self.directory / "inside"
         self.inside.mkdir(parents=True)
         self.requests: list[bytes] = []
-        """What each connection brought, as it came."""
+        """The bytes of each request."""
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.directory / "plugin.sock"))
         self._listener.listen(1024)
@@ -111,7 +111,7 @@ def attacked(
 
 
 def exchange(path: str, request: bytes, *, within: float = _WITHIN) -> bytes:
-    """What comes back for these bytes until the proxy closes the connection, or says nothing for a while."""
+    """The bytes of the answer until the proxy closes the connection, or says nothing for a while."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(within)
         client.connect(path)

@@ -1,6 +1,6 @@
 """Answers of plugins as consumers must get them: a failure is never status 200, a path is the host's (P07, P08).
 
-Consumers get no byte of such an answer as it came, but what was read in it, encoded again. Go programs find a key in
+Consumers get no byte of such an answer unchanged, but what was read in it, encoded again. Go programs find a key in
 any letter case, and take the last one of several: whatever of it the proxy had not read, dockerd would use.
 """
 
@@ -31,7 +31,7 @@ __all__ = (
 
 _SHOWN = 200  # bytes of an answer that cannot be read
 _LONGEST_TEXT, _LAST = 2000, 500
-"""Characters of an error, and those of its end that are kept of a longer one."""
+"""Characters of an error, and those that a longer one retains of its last ones."""
 _MOST_VALUES = 100_000
 """Of an answer; reading millions of them takes seconds, in which every other call waits."""
 _KEYS = {

@@ -15,7 +15,7 @@ SETTLE = 0.3
 """Seconds after a broken connection until the plugin counts as alive: its exit is noticed within that time."""
 RECONNECT = 0.05
 """Seconds between two attempts to connect."""
-_MOST_KEPT = 4096
+_MOST_STORED = 4096
 """Bytes of an answer that is given again while the plugin does not run."""
 _MOST_ATTEMPTS = 2
 
@@ -106,7 +106,9 @@ class Outcomes:
             context.notify("volume-remove", volume=job.arguments.volume)
         elif job.path == calls.SCOPE and (scope := answers.scope(document)) != ledger.scope:
             ledger.scope, context.is_clean = scope, False
-        elif job.path == calls.LOG_CAPABILITIES and raw.body != ledger.log_capabilities and len(raw.body) < _MOST_KEPT:
+        elif (
+            job.path == calls.LOG_CAPABILITIES and raw.body != ledger.log_capabilities and len(raw.body) < _MOST_STORED
+        ):
             ledger.log_capabilities, context.is_clean = raw.body, False
         elif job.path == calls.START_LOGGING and job.body is not None:
             ledger.drop_log(job.arguments.file)

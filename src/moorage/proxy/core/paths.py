@@ -13,7 +13,7 @@ _ORDER = ("propagated", "bind", "root")
 _REMEMBERED = 256
 """Paths whose parts are remembered: those of the rules are needed with each call."""
 _LONGEST = 4096
-"""Bytes of a path that the kernel takes, with the one at its end. Source: linux/limits.h, PATH_MAX."""
+"""Bytes of a path that the kernel takes, with the NUL after it. Source: linux/limits.h, PATH_MAX."""
 
 
 class TranslatedPath(Struct, frozen=True):
