@@ -193,6 +193,9 @@ class ProxyTimeouts(SharedTimeouts):
     proxy_news: float = 1.0
     """Until the plugin proxy has reported what is mounted, after its greeting."""
 
+    proxy_idle_connection: float = 1.0
+    """How long a connection waits for its consumer before it makes room for another one."""
+
     guard_reads: float = 1.0
     """Until the guard of the plugin proxy has read that this exits as requested."""
 

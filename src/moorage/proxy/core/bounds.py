@@ -5,6 +5,8 @@ Each plugin has a share, so that one whose calls never end, or whose consumers n
 
 from collections.abc import Callable, Collection
 
+from moorage.timeouts import DEFAULT
+
 __all__ = ("MOST_BYTES", "MOST_BYTES_OF_PLUGIN", "Budget", "Connections", "Share")
 
 MOST_BYTES = 128 * 1024 * 1024
@@ -14,8 +16,6 @@ MOST_BYTES_OF_PLUGIN = 32 * 1024 * 1024
 _MOST_CONNECTIONS = 5000
 """Of one plugin: more than it may have calls under way."""
 _LEAST_CONNECTIONS = 16
-_GRACE = 1.0
-"""Seconds that a connection may wait for its client before it makes room for another one."""
 
 
 class Budget:
@@ -82,7 +82,7 @@ class Share:
     def make_room(self, now: float) -> bool:
         """Close the connection that has waited longest for its client; False where none has waited for a moment."""
         for close, since in self._waiting.items():
-            if now - since < _GRACE:
+            if now - since < DEFAULT.proxy_idle_connection:
                 break
             self.remove(close)
             close()
