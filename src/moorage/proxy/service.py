@@ -20,6 +20,7 @@ from moorage.proxy.guard import GuardLink
 from moorage.proxy.listeners import Listener, Listeners, SocketSpec
 from moorage.proxy.protocol import News, PluginNews, Report, Tables, decode_tables, encode
 from moorage.proxy.shell import PluginShell, ShellContext, read_ledger
+from moorage.timeouts import DEFAULT
 
 __all__ = ("ProxyService",)
 
@@ -47,7 +48,8 @@ class ProxyService:
         self._known: dict[str, PluginNews] = {}
         """Of ledgers without a table, before the first tables."""
         self._listeners = Listeners(self._listen, self._unlisten)
-        self._connections = Connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._connections = Connections(descriptors, DEFAULT.proxy_idle_connection)
         self._full: set[str] = set()
         """Paths whose consumers have all the connections that they may."""
         self._channels: set[EngineChannel] = set()

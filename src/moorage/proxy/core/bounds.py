@@ -5,8 +5,6 @@ Each plugin has a share, so that one whose calls never end, or whose consumers n
 
 from collections.abc import Callable, Collection
 
-from moorage.timeouts import DEFAULT
-
 __all__ = ("MOST_BYTES", "MOST_BYTES_OF_PLUGIN", "Budget", "Connections", "Share")
 
 MOST_BYTES = 128 * 1024 * 1024
@@ -55,7 +53,9 @@ class Budget:
 class Share:
     """The connections of one plugin's consumers, or of the engine to it. Each is known by how it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: float) -> None:
+        """``idle``: seconds that a connection waits for its client before it makes room for another one."""
+        self._idle = idle
         self._waiting: dict[Callable[[], None], float] = {}
         """Those that wait for their client, and since when, the longest first."""
         self._busy: set[Callable[[], None]] = set()
@@ -82,7 +82,7 @@ class Share:
     def make_room(self, now: float) -> bool:
         """Close the connection that has waited longest for its client; False where none has waited for a moment."""
         for close, since in self._waiting.items():
-            if now - since < DEFAULT.proxy_idle_connection:
+            if now - since < self._idle:
                 break
             self.remove(close)
             close()
@@ -93,15 +93,16 @@ class Share:
 class Connections:
     """All connections. Those of consumers who only occupy them make room for others."""
 
-    def __init__(self, descriptors: int) -> None:
-        """``descriptors``: how many the process may have."""
+    def __init__(self, descriptors: int, idle: float) -> None:
+        """``descriptors``: how many the process may have; ``idle`` as a share has it."""
+        self._idle = idle
         self._most_of_one = max(_LEAST_CONNECTIONS, min(_MOST_CONNECTIONS, descriptors // 4))
         self._most = max(_LEAST_CONNECTIONS, descriptors // 2)  # each may need another one, to the plugin
         self._shares: dict[tuple[str, bool], Share] = {}
 
     def share(self, plugin: str, *, is_internal: bool) -> Share:
         """Of one plugin's consumers, or of the engine's own calls to it."""
-        return self._shares.setdefault((plugin, is_internal), Share())
+        return self._shares.setdefault((plugin, is_internal), Share(self._idle))
 
     def has_room(self, share: Share, now: float) -> bool:
         """Whether one connection more may be accepted, perhaps instead of one that only waits for its client."""
