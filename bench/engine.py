@@ -84,7 +84,16 @@ def measure(extent: Extent, say: Callable[[str], None]) -> dict[str, list[float]
             _make_plugins(bench)
             bench.moorage.ls()  # compiles its modules
             say(f"{extent.rounds} rounds of enable, disable, crash, list")
-            parts = [_one_of_moorage, _crash_moorage, _one_of_dockers, _ctr, _runc, _ls_moorage, _ls_docker]
+            parts = [
+                _one_of_moorage,
+                _crash_moorage,
+                _crash_standby,
+                _one_of_dockers,
+                _ctr,
+                _runc,
+                _ls_moorage,
+                _ls_docker,
+            ]
             _interleave(bench, extent.rounds, order, parts)
             say(f"{extent.long_rounds} rounds of output, and of dockerd's crash")
             _interleave(bench, extent.long_rounds, order, [_write_moorage, _write_docker, _write_ctr, _crash_dockers])
@@ -162,6 +171,17 @@ def _crash_moorage(bench: Bench, _: int) -> None:
     _crash(bench, "moorage: crash", moorage.plugin_pid(ONE), moorage.socket_of(ONE))
     until(lambda: moorage.state(ONE) == "ready", "it is ready again")
     moorage.disable(ONE)
+
+
+def _crash_standby(bench: Bench, _: int) -> None:
+    moorage = bench.moorage
+    moorage.set_standby(ONE, True)
+    moorage.enable(ONE)
+    until(lambda: moorage.more(ONE)["StandbyPid"], "it has a standby")
+    _crash(bench, "moorage: crash, standby", moorage.plugin_pid(ONE), moorage.socket_of(ONE))
+    until(lambda: moorage.state(ONE) == "ready", "it is ready again")
+    moorage.disable(ONE)
+    moorage.set_standby(ONE, False)
 
 
 def _crash_dockers(bench: Bench, _: int) -> None:

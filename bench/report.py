@@ -75,6 +75,7 @@ LINES = (
     Line("handler called after the death", "moorage: death to handler called", goal=Goal(0.060)),
     Line("crash until the socket accepts again", "moorage: crash", "dockerd: crash", _at_most(0.75)),
     Line("crash until the socket accepts again", "moorage: crash", "ctr run -d"),
+    Line("crash until the socket accepts, with a standby", "moorage: crash, standby", "moorage: crash", Goal(0.020)),
     Line("crash with crun, with runc", "crun: crash, until it accepts again", "runc: crash, until it accepts again"),
     Line("start, until the last of {plugins} accepts", "moorage: start", "dockerd: start", _at_most(0.8)),
     Line("start, until the last of {plugins} accepts", "moorage: start", "runc, all at once"),

@@ -102,6 +102,10 @@ class Moorage(EngineProcess):
     def plugin_pid(self, name: str) -> int:
         return int(self.more(name)["Pid"])
 
+    def set_standby(self, name: str, standby: bool) -> None:
+        """Whether the next run of a plugin is prepared."""
+        self.request_own("PUT", name, "policy", {"standby": standby})
+
     def all_ready(self, count: int) -> bool:
         """Whether the API shows so many plugins ready."""
         try:

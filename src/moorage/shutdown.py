@@ -260,7 +260,9 @@ async def _stop_plugin(
     # every run has a group of its own, and the record names only the last one
     groups = {container_of_group(each): each for each in await run_blocking(lambda: find_control_groups(record.id))}
     for container, group in ({record.container: ""} | groups).items():
-        did_run |= await end_group(group, timeouts.stop if own is None else own, timeouts.killed)
+        within = timeouts.stop if own is None else own
+        within = 0.0 if container == record.next_container else within  # a standby, in which nothing runs yet
+        did_run |= await end_group(group, within, timeouts.killed)
         await run_blocking(partial(end_processes, state, group, 0.0, timeouts.killed))
         await run_blocking(partial(remove_leftovers, address, namespace, container, group))
     await run_blocking(lambda: unmount_all_below(store.propagated_mount(record.id)))

@@ -137,6 +137,8 @@ async def test_a_missing_container_is_not_found_or_none(peer: Peer) -> None:
             client.restore("a", Keep()),
             client.signal_process("a", "init", 9),
             client.start("a", "", False, Keep()),
+            client.prepare("a", Keep()),
+            client.start_prepared("a"),
         ):
             with pytest.raises(errors.NotFound):
                 await call
@@ -261,6 +263,55 @@ async def test_i17_a_known_exit_is_found_without_containerd(peer: Peer) -> None:
         assert found
         assert await client.find_exit("a") == found
         await peer.come_up()
+        await remove(client, "a")
+
+
+async def test_e15_a_prepared_task_is_created_runs_when_started_and_has_its_output(peer: Peer) -> None:
+    async with peer.client() as client:
+        await client.create("a", peer.spec("a", out=b"out", err=b"err", code=3), peer.options)
+        keep = Keep()
+        pid = await client.prepare("a", keep)
+        assert pid > 0
+        assert await client.status("a") is Status.CREATED
+        assert await client.find_exit("a") is None
+        assert await client.start_prepared("a") == pid
+        assert await keep.text() == (b"out", b"err")
+        assert (await client.delete_task("a"))[0] == 3
+        await client.delete("a")
+        assert not await peer.left()
+
+
+async def test_e16_a_prepared_task_is_removed_as_any_other(peer: Peer) -> None:
+    async with peer.client() as client:
+        await client.create("a", peer.spec("a"), peer.options)
+        keep = Keep()
+        await client.prepare("a", keep)
+        with pytest.raises(errors.Conflict):
+            await client.delete("a")
+        await remove(client, "a")
+        assert await keep.text() == (b"", b"")
+        assert not await peer.left()
+
+
+async def test_e17_a_prepared_task_whose_process_exited_is_not_started(peer: Peer) -> None:
+    async with peer.client() as client:
+        await client.create("a", peer.spec("a"), peer.options)
+        await client.prepare("a", Keep())
+        await next_event(client, lambda it: isinstance(it, TaskExit), lambda: peer.end("a"))
+        with pytest.raises(errors.MoorageError):
+            await client.start_prepared("a")
+        await remove(client, "a")
+        assert not await peer.left()
+
+
+async def test_e18_the_next_process_finds_a_prepared_task_not_alive_and_removes_it(peer: Peer) -> None:
+    async with peer.client() as client:
+        await client.create("a", peer.spec("a"), peer.options)
+        await client.prepare("a", Keep())
+    async with peer.client() as client:
+        alive, _ = await client.restore("a", Keep())
+        assert not alive
+        assert await client.status("a") is Status.CREATED
         await remove(client, "a")
 
 

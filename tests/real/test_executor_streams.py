@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from moorage import errors
-from moorage.containerd.containers import Attach, BundledContainers, Consumer
+from moorage.containerd.containers import BundledContainers
 from moorage.containerd.shims.processes import deprioritize_shim
-from moorage.containerd.stdio import TaskFifos
+from moorage.containerd.stdio import Attach, Consumer, TaskFifos
 from moorage.executor import open_executor
 from support.conditions import eventually, settled
 from support.fake_streams import FakeInput

@@ -28,7 +28,7 @@ from moorage.engine import engine as engine_module
 from moorage.engine import grants, plugin, restore, runner, supervisor, telemetry, versions
 from moorage.engine.changes import trial
 from moorage.engine.engine import Engine
-from moorage.engine.run import exec_processes, ready_time
+from moorage.engine.run import exec_processes, planning, ready_time, standby
 from moorage.engine.runtime import ENGINE_LABEL, PLUGIN_LABEL, ContainerRuntime
 from moorage.engine.store import Store
 from moorage.engine.values import EngineIdentity, PluginEvent, PluginRecord
@@ -70,10 +70,12 @@ class Container:
     pid: int
     listener: socket.socket | None = None
     exit: Exit | None = None
+    is_prepared: bool = False
+    """It was created and not started."""
 
     @property
     def is_alive(self) -> bool:
-        return self.exit is None
+        return self.exit is None and not self.is_prepared
 
     def close(self) -> None:
         """It listens no longer."""
@@ -110,6 +112,12 @@ class Host:
     """What each plugin writes when it is started."""
     refusals: dict[str, Exception] = field(default_factory=dict)
     """Why a plugin cannot be created."""
+    prepared: int = 0
+    """How many containers were prepared."""
+    standby_refusals: dict[str, Exception] = field(default_factory=dict)
+    """Why nothing can be prepared for a plugin."""
+    start_refusals: dict[str, Exception] = field(default_factory=dict)
+    """Why what is prepared for a plugin cannot be started."""
     attached: dict[str, object] = field(default_factory=dict)
     """Who takes the output of each container, as the engine that runs now says."""
     collections: int = 0
@@ -218,8 +226,62 @@ class FakeExecutor:
         self._handler = handler
         self._tasks = tasks
         self._owned: set[str] = set()
+        self._specs: dict[str, tuple[Any, Any]] = {}
         self._removed = anyio.Event()
         host.executor = self
+
+    async def prepare(self, id: str, spec: Any, *, attach: Any, labels: Mapping[str, str]) -> None:
+        self._owned.add(id)
+        try:
+            await anyio.sleep(0.03)
+            self._host.check(self._era)
+            owner = labels[PLUGIN_LABEL]
+            if owner in self._host.standby_refusals:
+                raise self._host.standby_refusals[owner]
+            self._host.prepared += 1
+            pid = 5000 + self._host.prepared
+            self._host.containers[id] = Container(id, owner, Script.LISTENS, pid, is_prepared=True)
+        except BaseException:
+            self._release(id)
+            raise
+        self._specs[id] = spec, attach
+
+    async def start(self, id: str) -> None:
+        if not self.is_prepared(id):
+            raise errors.NotFound(f"container {id} is not prepared")
+        container = self._host.containers[id]
+        try:
+            await anyio.sleep(0.01)
+            self._host.check(self._era)
+            if container.owner in self._host.start_refusals:
+                raise self._host.start_refusals[container.owner]
+        except BaseException:
+            self._release(id)
+            raise
+        spec, attach = self._specs.pop(id)
+        container.is_prepared = False
+        container.script = self._host.scripts.get(container.owner, Script.LISTENS)
+        self._begin(container, spec, attach)
+
+    async def discard(self, id: str) -> None:
+        if self.is_prepared(id):
+            await anyio.sleep(0.03)
+            self._release(id)
+
+    def is_prepared(self, id: str) -> bool:
+        return id in self._owned and id in self._host.containers and self._host.containers[id].is_prepared
+
+    def lose(self, id: str) -> None:
+        """The process of a prepared container exits."""
+        assert self.is_prepared(id)
+        self._release(id)
+
+    def _release(self, id: str) -> None:
+        self._specs.pop(id, None)
+        self._host.containers.pop(id, None)
+        self._owned.discard(id)
+        self._removed.set()
+        self._removed = anyio.Event()
 
     async def create(self, id: str, spec: Any, *, attach: Any, labels: Mapping[str, str]) -> None:
         await anyio.sleep(0.03)
@@ -237,8 +299,12 @@ class FakeExecutor:
         container = Container(id, owner, script, 1000 + self._host.started)
         self._host.containers[id] = container
         self._owned.add(id)
+        self._begin(container, spec, attach)
+
+    def _begin(self, container: Container, spec: Any, attach: Any) -> None:
+        id, script = container.id, container.script
         self._host.attached[id] = attach
-        attach.waiting += self._host.output.get(owner, [])
+        attach.waiting += self._host.output.get(container.owner, [])
         if script is Script.EXITS:
             attach.write()
             self._host.end(id, 3)
@@ -425,8 +491,16 @@ class FakeClient:
 def build_small_plan(directories: Any, config: Any, settings: Any, options: Any) -> RunPlan:
     """A plan with as much of a spec as the model of containerd reads."""
     socket = directories.socket(config)
-    spec = {"socket": socket.path, "process": {"args": ["/p"], "env": [], "cwd": "/"}}
+    spec: dict[str, Any] = {"socket": socket.path, "process": {"args": ["/p"], "env": [], "cwd": "/"}}
+    spec["confinement"] = options.confinement
+    spec["cgroup"] = options.container
     return RunPlan(config, directories, socket, spec)
+
+
+def find_no_sources(plan: RunPlan) -> tuple[Any, ...]:
+    """A file of the host of a test says what its mount sources are."""
+    file = plan.directories.exec_root.parent / "sources"
+    return tuple(file.read_text().splitlines()) if file.exists() else ()
 
 
 def prepare_without_mounts(plan: RunPlan, _: Any, __: Any) -> Preparation:
@@ -456,6 +530,8 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         supervisor,
         plugin,
         runner,
+        planning,
+        standby,
         exec_processes,
         restore,
         grants,
@@ -468,7 +544,11 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     for module in (runner, exec_processes):
         monkeypatch.setattr(module, "run_abandonable", run_at_once)
-    monkeypatch.setattr(runner, "build_plan", build_small_plan)
+    monkeypatch.setattr(planning, "build_plan", build_small_plan)
+    monkeypatch.setattr(standby, "prepare_standby", lambda _: None)
+    monkeypatch.setattr(standby, "close_views", lambda _: None)
+    monkeypatch.setattr(standby, "find_mount_sources", find_no_sources)
+    monkeypatch.setattr(runner, "use_standby", lambda *_: Preparation())
     monkeypatch.setattr(runner, "prepare_run", prepare_without_mounts)
     monkeypatch.setattr(runner, "protect_directories", lambda _: None)
     clock = SimpleNamespace(monotonic=anyio.current_time, time_ns=time.time_ns)

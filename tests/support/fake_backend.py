@@ -187,7 +187,8 @@ class FakeBackend:
         wait = plugin.policy.stop_timeout if change.stop_timeout is None else change.stop_timeout
         check_confinement(change.confinement)
         confinement = plugin.confinement.updated(change.confinement)
-        policy = RestartPolicy(restarts, most, wait, change.log or plugin.policy.log)
+        standby = plugin.policy.standby if change.standby is None else change.standby
+        policy = RestartPolicy(restarts, most, wait, change.log or plugin.policy.log, standby)
         made = replace(plugin, policy=policy, confinement=confinement, widenings=widenings(confinement))
         self._put(made)
         return made

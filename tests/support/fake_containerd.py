@@ -244,6 +244,23 @@ class FakeContainers:
     async def start(self, id: str, checkpoint_dir: str, with_stdin: bool, attach: Attach) -> int:
         if checkpoint_dir or with_stdin:
             raise errors.Unsupported(f"cannot start {id}")
+        async with self._new_task(id, attach):
+            return await self.start_prepared(id)
+
+    async def prepare(self, id: str, attach: Attach) -> int:
+        async with self._new_task(id, attach) as pid:
+            return pid
+
+    async def start_prepared(self, id: str) -> int:
+        async with self._call("start_task", id):
+            task = self._task(id)
+            if task.status is not Status.CREATED:
+                raise errors.MoorageError(f"cannot start a task that is {task.status.value}")
+            self._run(task)
+        return task.pid
+
+    @asynccontextmanager
+    async def _new_task(self, id: str, attach: Attach) -> AsyncIterator[int]:
         if id not in self._made:
             raise errors.NotFound(f"container {id} was not created here")
         world = self.world
@@ -253,13 +270,10 @@ class FakeContainers:
             async with self._call("create_task", id):
                 self._make_task(id, *pipes)
             await attach(stdio)
-            async with self._call("start_task", id):
-                task = world.tasks[id]
-                self._run(task)
+            yield world.tasks[id].pid
         except BaseException:
             stdio.close()
             raise
-        return task.pid
 
     def _make_task(self, id: str, stdout: FakePipe, stderr: FakePipe) -> None:
         world = self.world

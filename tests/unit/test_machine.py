@@ -14,6 +14,7 @@ from moorage.executor._machine import (
     CheckRequested,
     ExitReported,
     Phase,
+    Prepared,
     ProcessExited,
     RemovalFailed,
     Removed,
@@ -21,6 +22,7 @@ from moorage.executor._machine import (
     RunState,
     Started,
     StartFailed,
+    StartRequested,
     StatusKnown,
     StatusUnavailable,
     is_replaceable,
@@ -39,6 +41,7 @@ FOREIGN = {
 }
 
 STARTING = RunState(ID)
+PREPARED = RunState(ID, phase=Phase.PREPARED, pid=PID)
 RUNNING = RunState(ID, phase=Phase.RUNNING, pid=PID)
 EXITED = replace(RUNNING, phase=Phase.EXITED)
 REMOVED = replace(RUNNING, phase=Phase.REMOVED, code=3)
@@ -54,6 +57,23 @@ TABLE: dict[tuple[Phase, type], tuple[Phase, Action]] = {
     (Phase.STARTING, StatusUnavailable): (Phase.STARTING, Action.NOTHING),
     (Phase.STARTING, Removed): (Phase.STARTING, Action.NOTHING),
     (Phase.STARTING, RemovalFailed): (Phase.STARTING, Action.NOTHING),
+    (Phase.STARTING, Prepared): (Phase.PREPARED, Action.NOTHING),
+    (Phase.STARTING, StartRequested): (Phase.STARTING, Action.NOTHING),
+    (Phase.PREPARED, Prepared): (Phase.PREPARED, Action.NOTHING),
+    (Phase.PREPARED, StartRequested): (Phase.STARTING, Action.NOTHING),
+    (Phase.PREPARED, Started): (Phase.PREPARED, Action.NOTHING),
+    (Phase.PREPARED, StartFailed): (Phase.REMOVED, Action.NOTHING),
+    (Phase.PREPARED, ExitReported): (Phase.PREPARED, Action.QUERY),
+    (Phase.PREPARED, ProcessExited): (Phase.PREPARED, Action.QUERY),
+    (Phase.PREPARED, CheckRequested): (Phase.PREPARED, Action.QUERY),
+    (Phase.PREPARED, StatusKnown): (Phase.REMOVED, Action.DISCARD),
+    (Phase.PREPARED, StatusUnavailable): (Phase.PREPARED, Action.NOTHING),
+    (Phase.PREPARED, Removed): (Phase.PREPARED, Action.NOTHING),
+    (Phase.PREPARED, RemovalFailed): (Phase.PREPARED, Action.NOTHING),
+    (Phase.RUNNING, Prepared): (Phase.RUNNING, Action.NOTHING),
+    (Phase.RUNNING, StartRequested): (Phase.RUNNING, Action.NOTHING),
+    (Phase.EXITED, Prepared): (Phase.EXITED, Action.NOTHING),
+    (Phase.EXITED, StartRequested): (Phase.EXITED, Action.NOTHING),
     (Phase.RUNNING, Started): (Phase.RUNNING, Action.NOTHING),
     (Phase.RUNNING, StartFailed): (Phase.RUNNING, Action.NOTHING),
     (Phase.RUNNING, ExitReported): (Phase.RUNNING, Action.QUERY),
@@ -75,6 +95,8 @@ TABLE: dict[tuple[Phase, type], tuple[Phase, Action]] = {
     **{
         (Phase.REMOVED, kind): (Phase.REMOVED, Action.NOTHING)
         for kind in (
+            Prepared,
+            StartRequested,
             Started,
             StartFailed,
             ExitReported,
@@ -87,8 +109,16 @@ TABLE: dict[tuple[Phase, type], tuple[Phase, Action]] = {
         )
     },
 }
-RUNS = {Phase.STARTING: STARTING, Phase.RUNNING: RUNNING, Phase.EXITED: EXITED, Phase.REMOVED: REMOVED}
+RUNS = {
+    Phase.STARTING: STARTING,
+    Phase.PREPARED: PREPARED,
+    Phase.RUNNING: RUNNING,
+    Phase.EXITED: EXITED,
+    Phase.REMOVED: REMOVED,
+}
 ONE_OF_EACH: dict[type, RunEvent] = {
+    Prepared: Prepared(PID),
+    StartRequested: StartRequested(),
     Started: Started(PID),
     StartFailed: StartFailed(),
     ExitReported: OWN,
@@ -163,6 +193,25 @@ def test_what_was_requested_while_starting_is_done_when_started(event: RunEvent)
     assert step(run, Started(PID))[1] is Action.QUERY
 
 
+@pytest.mark.parametrize("hint", [ProcessExited(), OWN])
+def test_e17_an_exit_that_is_reported_of_a_prepared_process_is_not_forgotten_by_its_start(hint: RunEvent) -> None:
+    run, _ = step(PREPARED, hint)
+    assert step(run, StatusKnown(Status.UNKNOWN)) == (run, Action.QUERY_LATER)
+    run, _ = step(run, StartRequested())
+    assert step(run, Started(PID))[1] is Action.QUERY
+
+
+@pytest.mark.parametrize("status", [Status.CREATED, Status.RUNNING, Status.PAUSED, Status.UNKNOWN])
+def test_e17_only_stopped_and_missing_discard_what_is_prepared(status: Status) -> None:
+    assert step(PREPARED, StatusKnown(status)) == (PREPARED, Action.NOTHING)
+    assert step(PREPARED, StatusKnown(None))[1] is Action.DISCARD
+
+
+def test_e17_an_exit_before_the_pid_of_a_prepared_process_is_known_is_queried_at_once() -> None:
+    run, _ = step(STARTING, OWN)
+    assert step(run, Prepared(PID))[1] is Action.QUERY
+
+
 def finished(run: RunState, *events: RunEvent) -> RunState:
     for event in events:
         run, _ = step(run, event)
@@ -199,6 +248,8 @@ codes = st.none() | st.sampled_from([0, 1, 3, 137])
 events: st.SearchStrategy[RunEvent] = st.one_of(
     st.builds(Started, st.sampled_from([PID, None])),
     st.builds(StartFailed),
+    st.builds(Prepared, st.just(PID)),
+    st.builds(StartRequested),
     st.builds(ExitReported, st.sampled_from([ID, "exec"]), st.sampled_from([PID, OTHER_PID]), codes, times),
     st.builds(ProcessExited),
     st.builds(CheckRequested),
@@ -218,7 +269,8 @@ def test_whatever_comes_an_exit_is_delivered_once_at_most_and_never_without_an_a
         before = run
         run, do = step(run, event)
         started = started or (isinstance(event, Started) and before.phase is Phase.STARTING)
-        gave_up = gave_up or (isinstance(event, StartFailed) and before.phase is Phase.STARTING)
+        never = isinstance(event, StartFailed) and before.phase in (Phase.STARTING, Phase.PREPARED)
+        gave_up = gave_up or never or do is Action.DISCARD
         answered = answered or (started and isinstance(event, StatusKnown) and event.status in (None, Status.STOPPED))
         if do is Action.DELIVER:
             delivered += 1

@@ -16,12 +16,15 @@ from moorage.executor._machine import (
     ExitReported,
     ExitUnknown,
     Phase,
+    Prepared,
     ProcessExited,
     RemovalFailed,
     Removed,
     RunEvent,
     RunState,
     Started,
+    StartFailed,
+    StartRequested,
     StatusKnown,
     StatusUnavailable,
     step,
@@ -33,7 +36,7 @@ ID, PID, CODE = "a", 7, 3
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 MOVES = (
-    *("start", "die", "kill shim"),
+    *("prepare", "start", "die", "kill shim"),
     *("hear exit", "hear old exit", "hear added exit", "hear kernel", "look", "look again"),
     *("down", "up", "hang", "go on", "lose answer"),
 )
@@ -45,7 +48,9 @@ class World:
 
     run: RunState = field(default_factory=lambda: RunState(ID))
     delivered: list[RunState] = field(default_factory=list)
+    is_prepared: bool = False
     is_started: bool = False
+    discards: int = 0
     is_dead: bool = False
     is_task: bool = True
     shim_was_killed: bool = False
@@ -78,6 +83,9 @@ class World:
                 return Delivered() if self.run.phase is Phase.EXITED else None
             case Action.NOTHING:
                 pass
+            case Action.DISCARD:
+                self.discards += 1
+                self.is_task = False
             case Action.RELEASE:
                 assert self.delivered
                 assert not self.is_task
@@ -97,7 +105,9 @@ class World:
             return StatusKnown(None)
         if self.hung:
             return StatusKnown(Status.UNKNOWN)
-        return StatusKnown(Status.STOPPED if self.is_dead else Status.RUNNING)
+        if self.is_dead:
+            return StatusKnown(Status.STOPPED)
+        return StatusKnown(Status.RUNNING if self.is_started or not self.is_prepared else Status.CREATED)
 
     def remove(self) -> RunEvent:
         if not self.up or (self.hung and self.is_task):
@@ -111,7 +121,18 @@ class World:
 
     def move(self, name: str) -> None:
         match name:
-            case "start" if not self.is_started:
+            case "prepare" if not self.is_started and not self.is_prepared:
+                self.is_prepared = True
+                self.feed(Prepared(PID))
+            case "start" if self.is_prepared and not self.is_started and self.run.phase is Phase.PREPARED:
+                self.feed(StartRequested())
+                if self.is_dead:  # containerd refuses it, and the executor removes it
+                    self.feed(StartFailed())
+                    self.is_task = False
+                    return
+                self.is_started = True
+                self.feed(Started(PID))
+            case "start" if not self.is_started and not self.is_prepared:
                 self.is_started = True
                 self.feed(Started(PID))
             case "die":
@@ -158,7 +179,10 @@ def test_every_run_that_exited_is_delivered_exactly_once_and_no_other(moves: lis
         assert world.is_dead or not world.delivered, "a living process was called ended"
     for move in ("start", "up", "go on", "look", "look again"):  # in the end everything answers, and a comparison comes
         world.move(move)
-    assert len(world.delivered) == world.is_dead
+    is_discarded = world.is_prepared and not world.is_started
+    assert len(world.delivered) == (world.is_dead and not is_discarded)
+    assert world.discards <= is_discarded
+    assert not (is_discarded and world.is_task)
     assert (world.run.phase is Phase.REMOVED) == world.is_dead
     for run in world.delivered:
         assert run.code == (CODE if world.is_noted else None)
@@ -171,4 +195,5 @@ def test_without_an_end_nothing_is_delivered(moves: list[str]) -> None:
     for move in moves:
         world.move(move)
     assert not world.delivered
-    assert world.run.phase in (Phase.STARTING, Phase.RUNNING)
+    assert not world.discards
+    assert world.run.phase in (Phase.STARTING, Phase.PREPARED, Phase.RUNNING)

@@ -18,6 +18,7 @@ from moorage.engine.consumers.tables import find_host_path, find_mount_points, m
 from moorage.engine.lifecycle import Event
 from moorage.engine.plugin import PluginState
 from moorage.engine.run.plugin_run import PluginRun
+from moorage.engine.run.standby import Standby
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog
 from moorage.engine.values import PluginRecord, Publication
@@ -50,6 +51,7 @@ class Plugin(PluginState):
     """A plugin in any state."""
 
     health = cast(HealthSupervision, SimpleNamespace(state=None, is_unhealthy=False))
+    standby = cast(Standby, SimpleNamespace(pid=None))
 
     def become(self, *events: Event) -> "Plugin":
         for event in events:

@@ -74,6 +74,7 @@ def to_plugin(view: PluginView, processes: Sequence[ProcessView] | None = None) 
             pid=view.pid,
             control_group=view.control_group,
             runtime=view.runtime,
+            standby_pid=view.standby_pid,
             socket=view.socket,
             policy=to_policy(view),
             health=_to_health(view.health) if view.health else None,
@@ -109,6 +110,7 @@ def to_policy(view: PluginView) -> plugins.PluginPolicy:
         most=policy.most,
         stop_timeout=policy.stop_timeout,
         log=policy.log,
+        standby=policy.standby,
         health=_to_health_policy(view.health_policy),
         **fields,
     )
@@ -155,6 +157,7 @@ def to_policy_change(request: plugins.PolicyRequest) -> PolicyChange:
         stop_timeout=None if request.stop_timeout is UNSET else request.stop_timeout,
         health=to_health_change(request),
         log=None if request.log is UNSET else request.log,
+        standby=None if request.standby is UNSET else request.standby,
         confinement=to_confinement(request),
         is_attended=bool(request.attended),
     )
@@ -284,6 +287,7 @@ def to_stats(view: PluginView, usage: CgroupUsage) -> output.PluginStats:
         zombies=usage.zombies,
         read_bytes=usage.read_bytes,
         written_bytes=usage.written_bytes,
+        standby_memory_bytes=usage.standby_memory_bytes,
     )
 
 

@@ -22,6 +22,7 @@ _DEFAULTS: dict[str, Any] = {
     "max": 0,
     "stop-timeout": None,
     "log": "file",
+    "standby": False,
     "seccomp": "default",
     "allow-new-privileges": False,
     "capabilities": "docker",

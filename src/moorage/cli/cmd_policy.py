@@ -21,7 +21,7 @@ _WIDENING = (
 )
 
 
-_AT_ONCE = frozenset(("log", "memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout", "health"))
+_AT_ONCE = frozenset(("log", "memory_bytes", "cpus", "pids", "restarts", "most", "stop_timeout", "standby", "health"))
 """Options that apply to a running plugin at once."""
 
 
@@ -48,6 +48,12 @@ def _restart_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--stop-timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="Seconds from SIGTERM to SIGKILL."
+        ),
+        click.option(
+            "--standby/--no-standby",
+            "standby",
+            default=None,
+            help="Create the container of the next run in advance, for a quick restart.",
         ),
     )
     return in_order(command, options)
@@ -120,7 +126,8 @@ def _privilege_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(
     name="policy",
     help="Show or change the restart policy, the health checks and the confinement of a plugin. Limits of memory, "
-    "processors and processes, the restart policy and health checks apply at once, other changes from the next start.",
+    "processors and processes, the restart policy, the standby and health checks apply at once, other changes from the "
+    "next start.",
 )
 @click.argument("plugin", shell_complete=plugin_names)
 @_restart_options
@@ -187,6 +194,7 @@ def _show(found: "PluginPolicy") -> None:
         ("stop timeout", stop),
         ("health", describe_health(found.health) if found.health else "no checks"),
         ("log", found.log),
+        ("standby", "yes" if found.standby else "no"),
         ("seccomp", found.seccomp),
         ("new privileges", "allowed" if found.new_privileges else "no"),
         ("capabilities", found.capabilities),

@@ -290,6 +290,7 @@ POLICY_KEYS: Mapping[str, _PolicyKey] = {
     "max": _PolicyKey("most", lambda node: int(node.number(int))),
     "stop-timeout": _PolicyKey("stop_timeout", lambda node: node.number(float)),
     "log": _PolicyKey("log", lambda node: node.choice("file", "journald", "syslog")),
+    "standby": _PolicyKey("standby", _Node.truth),
     "seccomp": _PolicyKey("seccomp", lambda node: node.choice("default", "unconfined")),
     "allow-new-privileges": _PolicyKey("new_privileges", _Node.truth),
     "capabilities": _PolicyKey("capabilities", lambda node: node.choice("docker", "minimal")),

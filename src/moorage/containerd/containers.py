@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
@@ -30,12 +30,12 @@ from moorage.containerd.shims.leftovers import (
     thaw_groups,
 )
 from moorage.containerd.shims.processes import Priorities, find_priorities, schedule
-from moorage.containerd.stdio import TaskFifos, make_bundle, open_stdio, renew_stdio
+from moorage.containerd.stdio import Attach, make_bundle, open_stdio, renew_stdio
 from moorage.containerd.types import Envelope, Mount, ProcessExit, RuntimeOptions, Spec, Status
 from moorage.host.directory_tree import remove_tree
 from moorage.timeouts import DEFAULT, ClientTimeouts
 
-__all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "Attach", "BundledContainers", "Consumer")
+__all__ = ("BUNDLE_LABEL", "INIT_PROCESS_NAME", "BundledContainers")
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +48,8 @@ BUNDLE_LABEL = "moorage.bundle"
 INIT_PROCESS_NAME = "init"
 """How callers name a container's first process."""
 
-_SIGKILL = 9
-_SHIM_CLOSED = "ttrpc: closed"
+_SIGKILL, _SHIM_CLOSED = 9, "ttrpc: closed"
 _CHECK_INTERVAL = 0.02  # seconds between two queries whether containerd has noticed
-
-
-class Consumer(Protocol):
-    """The owner of the streams."""
-
-    async def wait(self) -> None:
-        """Return when both streams have been read up to EOF."""
-
-
-Attach = Callable[[TaskFifos], Awaitable[Consumer]]
-"""Takes ownership of both readers (it closes them) and returns their consumer."""
 
 
 def _records_exit(
@@ -142,6 +130,21 @@ class BundledContainers:
         """
         if checkpoint_dir or with_stdin:
             raise errors.Unsupported(f"cannot start {id}: checkpoints and standard input are not supported")
+        async with self._new_task(id, attach):
+            return await self._client.start_task(id)
+
+    async def prepare(self, id: str, attach: Attach) -> int:
+        """As ``start``, but the task is only created, not started; the pid of its process. Raises: as ``start``."""
+        async with self._new_task(id, attach) as pid:
+            return pid
+
+    async def start_prepared(self, id: str) -> int:
+        """Start a task that ``prepare`` has created; its pid. Raises: NotFound; MoorageError."""
+        return await self._client.start_task(id)
+
+    @asynccontextmanager
+    async def _new_task(self, id: str, attach: Attach) -> AsyncIterator[int]:
+        """Create the task and hand its streams over; yields the pid. If the block fails, the readers are closed."""
         if id not in self._created:
             raise errors.NotFound(f"cannot start {id}: it was not created here")
         options, rootfs, priorities = self._created[id]
@@ -150,12 +153,10 @@ class BundledContainers:
             stdio = await run_blocking(lambda: renew_stdio(self._bundle(id), uid=options.io_uid, gid=options.io_gid))
         except OSError as error:
             raise errors.MoorageError(f"cannot make the output of container {id}: {error}") from error
-        stdout, stderr = str(stdio.stdout.path), str(stdio.stderr.path)
+        out, err = str(stdio.stdout.path), str(stdio.stderr.path)
+        make = lambda: self._client.create_task(id, stdout=out, stderr=err, rootfs=rootfs, runtime=options)  # noqa: E731
         try:
-            pid = await self._shims.create_task(
-                id,
-                lambda: self._client.create_task(id, stdout=stdout, stderr=stderr, rootfs=rootfs, runtime=options),
-            )
+            pid = await self._shims.create_task(id, make)
         except BaseException as error:
             stdio.close()
             if isinstance(error, errors.MoorageError) and await self._clear_obstacle(id, error):
@@ -164,7 +165,7 @@ class BundledContainers:
         try:
             await run_blocking(lambda: schedule(pid, priorities))
             await attach(stdio)
-            return await self._client.start_task(id)
+            yield pid
         except BaseException:
             stdio.close()
             raise

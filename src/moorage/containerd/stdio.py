@@ -12,15 +12,27 @@ import fcntl
 import os
 import select
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
 
 from moorage.host.files import make_directory
 
-__all__ = ("FifoReader", "TaskFifos", "fifo_paths", "make_bundle", "make_fifos", "open_stdio", "renew_stdio")
+__all__ = (
+    "Attach",
+    "Consumer",
+    "FifoReader",
+    "TaskFifos",
+    "fifo_paths",
+    "make_bundle",
+    "make_fifos",
+    "open_stdio",
+    "renew_stdio",
+)
 
 READ_BYTES = 64 * 1024
 """Larger reads cost more and return no more."""
@@ -132,6 +144,17 @@ class TaskFifos:
         """Close both read ends; readers that wait are woken. May be repeated."""
         self.stdout.close()
         self.stderr.close()
+
+
+class Consumer(Protocol):
+    """The owner of the streams."""
+
+    async def wait(self) -> None:
+        """Return when both streams have been read up to EOF."""
+
+
+Attach = Callable[[TaskFifos], Awaitable[Consumer]]
+"""Takes ownership of both readers (it closes them) and returns their consumer."""
 
 
 def _write_now(path: Path, data: bytes) -> None:

@@ -41,7 +41,7 @@ from moorage.engine.values import (
 )
 from moorage.engine.versions import VersionBuilder
 from moorage.executor import Exit
-from moorage.host.cgroup_usage import CgroupUsage, ProcessView, read_processes, read_usage
+from moorage.host.cgroup_usage import CgroupUsage, ProcessView, read_plugin_usage, read_processes
 from moorage.host.cgroups import find_groups
 from moorage.logs.reader import Line, PluginLog
 from moorage.plugins import NO_CONFINEMENT, CgroupDriver, Confinement, resolve_confinement
@@ -177,7 +177,7 @@ class Engine:
         run = plugin.run
         if run is None or not plugin.is_running:
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        return await run_blocking(lambda: read_usage(find_groups(run.control_group)))
+        return await run_blocking(lambda: read_plugin_usage(run.control_group, plugin.standby.control_group))
 
     async def metrics(self) -> Metrics:
         """What is counted, and measured now."""

@@ -15,6 +15,7 @@ from moorage.engine.values import PluginRecord
 from moorage.host.id_mapping import find_base
 from moorage.logs.targets import write_target
 from moorage.plugins import (
+    NO_CONFINEMENT,
     NO_OVERRIDES,
     Config,
     Confinement,
@@ -309,6 +310,8 @@ async def change_policy(context: "EngineContext", plugin: "Supervisor", change: 
         if change.health:
             plugin.health.follow()
         await apply_limits(context, plugin, change.confinement)
+        if change.standby is not None or change.confinement != NO_CONFINEMENT:
+            await plugin.standby.renew()
         if change.log is not None:
             await save_log_target(plugin)
 

@@ -15,6 +15,7 @@ __all__ = (
     "BACK_OFF_FIRST",
     "BACK_OFF_LIMIT",
     "DEFAULT_POLICY",
+    "STANDBY_AFTER",
     "STEADY_AFTER",
     "TRANSITIONS",
     "Event",
@@ -29,6 +30,7 @@ __all__ = (
     "exit_action",
     "move",
     "restoration",
+    "standby_delay",
 )
 
 BACK_OFF_FIRST = 0.1
@@ -36,6 +38,9 @@ BACK_OFF_FIRST = 0.1
 
 BACK_OFF_LIMIT = 60.0
 """Longest pause before a restart, in seconds."""
+
+STANDBY_AFTER = 1.0
+"""Seconds ready after which the standby of the next run is made: what a plugin does first is not disturbed."""
 
 STEADY_AFTER = 10.0
 """Seconds ready after which an exit counts as the first of its row again."""
@@ -117,6 +122,8 @@ class RestartPolicy(Struct, frozen=True):
     """Seconds from TERM to KILL; None for the engine's default."""
     log: str = "file"
     """Where its lines go besides its files: journald, syslog, or file for nowhere else."""
+    standby: bool = False
+    """Whether the container of its next run is created while the present one runs, so that a restart is quick."""
 
     def allows_restart(self, *, is_failure: bool, failures: int) -> bool:
         """Whether to start it once more, after this many ends in a row (the present one counted)."""
@@ -159,6 +166,11 @@ def back_off(failures: int) -> float:
     if failures <= 1:
         return 0.0
     return min(BACK_OFF_LIMIT, BACK_OFF_FIRST * 2.0 ** min(failures - 2, 32))
+
+
+def standby_delay(failures: int) -> float:
+    """Seconds ready until a standby is made, after this many ends in a row: a crash loop makes none."""
+    return STANDBY_AFTER if failures <= 1 else STEADY_AFTER
 
 
 class ExitAction(Enum):

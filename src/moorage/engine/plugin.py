@@ -18,6 +18,7 @@ from moorage.engine.lifecycle import Event, LifecycleState, State, move
 from moorage.engine.requests import StartControl
 from moorage.engine.run.plugin_run import PluginRun
 from moorage.engine.run.ready_time import ReadyTime
+from moorage.engine.run.standby import Standby
 from moorage.engine.runner import Runner
 from moorage.engine.store import Store
 from moorage.engine.telemetry import EngineCounters, EventLog, PluginCounters, log_event
@@ -62,7 +63,8 @@ class PluginState:
     """The state of one plugin. What is public here only reads; the rest is for ``Supervisor``, which is a plugin."""
 
     health: HealthSupervision
-    """Made by ``Supervisor``."""
+    standby: Standby
+    """Both are made by ``Supervisor``."""
 
     def __init__(
         self,
@@ -243,6 +245,7 @@ class PluginState:
             ready_at=self._ready.at,
             started_at=run.started_at if run is not None else None,
             pid=run.pid if run is not None else None,
+            standby_pid=self.standby.pid,
             control_group=run.control_group if run is not None else "",
             runtime=run.runtime if run is not None else "",
             socket=str(self.directories.socket_directory / self._config.interface.socket),

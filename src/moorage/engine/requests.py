@@ -15,6 +15,7 @@ from moorage._lib.task_groups import background_tasks
 from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.types import Spec
 from moorage.engine.lifecycle import State
+from moorage.engine.run.mount_sources import started_spec
 from moorage.runs.container_files import pack_files, unpack_into
 
 if TYPE_CHECKING:
@@ -335,7 +336,7 @@ class FileCopies:
             spec = (await runtime.client.get_container(run.container)).spec
         except errors.NotFound as error:
             raise errors.Conflict(f"cannot copy files of plugin {plugin.name}: it does not run any more") from error
-        return spec, str(plugin.directories.root)
+        return started_spec(spec, plugin.directories), str(plugin.directories.root)
 
     async def _run(self, copy: Callable[[], None], path: str) -> None:
         try:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,21 +12,29 @@ from moorage._lib.task_groups import side_by_side
 from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.shims.processes import control_group
 from moorage.containerd.types import Spec
-from moorage.engine.run.plugin_run import PluginRun, recorded_run
+from moorage.engine.run.mount_sources import started_spec
+from moorage.engine.run.planning import plan_run
+from moorage.engine.run.plugin_run import PluginRun, container_labels, recorded_run
 from moorage.engine.run.ready_time import find_recorded_ready, record_ready
-from moorage.engine.runtime import PLUGIN_LABEL
+from moorage.engine.run.standby import find_start, record_start
 from moorage.executor import Exit
 from moorage.host.cgroups import parent_group_in_use
 from moorage.host.directory_tree import remove_tree
 from moorage.host.proc import process_stat
 from moorage.host.sockets import PluginSocket
 from moorage.packages.content import reinstall_hint
-from moorage.plugins import widenings
 from moorage.runs.entrypoint import explain_start_failure
 from moorage.runs.exit_text import describe_exit
 from moorage.runs.pins import release_pins
-from moorage.runs.plan import build_plan
-from moorage.runs.preparation import Preparation, close_views, mount_snapshot, prepare_run, protect_directories
+from moorage.runs.plan import RunPlan
+from moorage.runs.preparation import (
+    Preparation,
+    close_views,
+    mount_snapshot,
+    prepare_run,
+    protect_directories,
+    use_standby,
+)
 from moorage.runs.readiness import describe_other_sockets, wait_until_listening
 from moorage.runs.removal import cover_mount_points, delete_all, remove_runtime, remove_unused_groups
 from moorage.runs.termination import terminate
@@ -97,12 +105,46 @@ class Runner:
         Raises: why it did not become ready: Invalid for what this host lacks, Denied for what was not granted,
         MoorageError for the rest.
         """
+        try:
+            run, plan = await self._start_standby(runtime, consent, report) or await self._start_new(
+                runtime, consent, report
+            )
+            await run_blocking(lambda: release_pins(self._plugin.directories.pins))
+            await self._await_ready(run, runtime, plan.socket, within, plan.spec)
+        except BaseException:
+            self._plugin.standby.begin_discard()
+            raise
+
+    async def _start_standby(
+        self, runtime: "ContainerRuntime", consent: "GrantPolicy", report: Callable[..., None]
+    ) -> tuple[PluginRun, RunPlan] | None:
+        """Start the standby; None where there is none that can be used."""
         plugin = self._plugin
-        config, directories = plugin.config, plugin.directories
-        consent.check_widenings(widenings(plugin.confinement), plugin.record.attended_widenings)
-        settings = await run_blocking(lambda: consent.prepare_now(plugin.name, plugin.record, config, directories))
-        plan = await run_blocking(lambda: build_plan(directories, config, settings, plugin.plan_options))
-        await run_blocking(lambda: consent.check_devices_now(plugin.record, settings, plan.spec))
+        plan = await plugin.standby.take(runtime, consent)
+        if plan is None:
+            return None
+        points = await plugin.wait_mount_points()
+        self._report(await run_blocking(lambda: use_standby(plan, points)), report)
+        began = datetime.now(UTC)
+        run = PluginRun(plugin.record.container, runtime.oci_runtime.command, control_group(plan.spec), began)
+        self._run = run
+        try:
+            is_started = await plugin.standby.start(runtime)
+        except BaseException:
+            self._run = None
+            raise
+        if not is_started:
+            self._run = None
+            return None
+        await run_blocking(lambda: record_start(plugin.directories.start_record, run.container, began))
+        return run, plan
+
+    async def _start_new(
+        self, runtime: "ContainerRuntime", consent: "GrantPolicy", report: Callable[..., None]
+    ) -> tuple[PluginRun, RunPlan]:
+        plugin = self._plugin
+        await self.remove_orphans(runtime)  # a standby was made after this was done, and nothing was created since
+        plan = await plan_run(plugin, consent, plugin.plan_options)
         try:
             mounts = await runtime.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
         except errors.NotFound as error:
@@ -114,14 +156,13 @@ class Runner:
         preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts), points))
         self._report(preparation, report)
         run = await self._create(runtime, plan.spec)
-        await run_blocking(lambda: close_views(directories))
-        await run_blocking(lambda: release_pins(directories.pins))
-        await self._await_ready(run, runtime, plan.socket, within, plan.spec)
+        await run_blocking(lambda: close_views(plugin.directories))
+        return run, plan
 
     async def _create(self, runtime: "ContainerRuntime", spec: Spec) -> PluginRun:
         plugin = self._plugin
         run = PluginRun(plugin.record.container, runtime.oci_runtime.command, control_group(spec))
-        labels = {PLUGIN_LABEL: plugin.id, **runtime.ownership.marks}
+        labels = container_labels(runtime, plugin.id)
         taker = runtime.keeper.attacher(run.container, plugin.log)
         self._run = run
         try:
@@ -186,7 +227,8 @@ class Runner:
         plugin = self._plugin
         container, ready_record = plugin.record.container, plugin.directories.ready_record
         ready_at = await run_blocking(lambda: find_recorded_ready(ready_record, container))
-        run = self._run = await recorded_run(runtime, container)
+        began = await run_blocking(lambda: find_start(plugin.directories.start_record, container))
+        run = self._run = await recorded_run(runtime, container, began)
         try:
             taker = runtime.keeper.attacher(run.container, plugin.log)
             if await runtime.executor.restore(run.container, attach=taker):
@@ -220,6 +262,8 @@ class Runner:
         Raises: Unavailable for a process that does not exit, or for what cannot be removed; it may be called again.
         """
         plugin, run = self._plugin, self._run
+        if not keep_mounted:
+            plugin.standby.begin_discard()  # while the present run ends
         if run is not None and not run.finished.is_set():
             if runtime is None:
                 raise errors.Unavailable(f"cannot stop plugin {plugin.name}: containerd is unavailable")
@@ -238,6 +282,8 @@ class Runner:
                     f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
                 )
         self._release()
+        if not keep_mounted:
+            await plugin.standby.discard()
         if runtime is not None and not keep_mounted and run is not None and self._cleared is runtime:
             # every process has exited that used the files
             await side_by_side(lambda: self._wait_removed(runtime, timeouts.cleanup), self._remove_runtime)
@@ -276,6 +322,7 @@ class Runner:
     async def erase(self, runtime: "ContainerRuntime") -> None:
         """Remove all of the plugin but its record: containers, directories, images, logs. Raises: Unavailable."""
         plugin = self._plugin
+        await plugin.standby.discard()
         await self.remove_orphans(runtime)
         await run_blocking(lambda: delete_all(plugin.directories, plugin.mount_points()))
         await run_blocking(lambda: remove_unused_groups(plugin.id))
@@ -294,6 +341,7 @@ class Runner:
         return type(error)(f"{reason} ({error})" if reason else str(error))
 
     async def _explain(self, spec: Spec) -> str:
+        spec = started_spec(spec, self._plugin.directories)
         root, owner = str(self._plugin.directories.root), self._plugin.id
         return await run_abandonable(lambda: explain_start_failure(spec, root, owner=owner))
 
@@ -306,7 +354,7 @@ async def _find_process(run: PluginRun, runtime: "ContainerRuntime") -> None:
     pid = runtime.executor.pid(run.container)
     if pid is not None:
         stat = await run_blocking(lambda: process_stat(pid))
-        run.started_at = stat.started_at if stat is not None else None
+        run.started_at = run.began_at or (stat.started_at if stat is not None else None)
     run.pid = pid  # last: the task that waits for it cancels this one
 
 

@@ -21,6 +21,7 @@ from moorage.engine.plugin import PluginState
 from moorage.engine.requests import Interrupted, PluginInbox, StartPhase, as_user_error
 from moorage.engine.run.exec_processes import AddedProcesses
 from moorage.engine.run.plugin_run import PluginRun, last_exit
+from moorage.engine.run.standby import Standby
 from moorage.engine.runtime import ContainerRuntime, EngineContext
 from moorage.engine.telemetry import exit_fields, log_exit, log_step
 from moorage.engine.values import LastExit, PluginRecord
@@ -42,11 +43,7 @@ class Supervisor(PluginState):
     """Runs one plugin over time."""
 
     def __init__(
-        self,
-        record: PluginRecord,
-        directories: PluginDirectories,
-        log: PluginLog,
-        context: EngineContext,
+        self, record: PluginRecord, directories: PluginDirectories, log: PluginLog, context: EngineContext
     ) -> None:
         """Raises: Invalid where the record's config is invalid."""
         shared = context.store, context.events, context.meter, context.defaults, context.publisher
@@ -57,6 +54,7 @@ class Supervisor(PluginState):
         self.processes = AddedProcesses(self, context)
         run = lambda command: self.processes.run(context.availability.require(), ExecCommand(command))  # noqa: E731
         self.health = HealthSupervision(self, context.tasks, run)
+        self.standby = Standby(self, context)
 
     # requests
 
@@ -203,7 +201,6 @@ class Supervisor(PluginState):
                 await self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields)
                 # what an earlier start could not end must be removed before another one uses the same root
                 await self.runner.stop(runtime, self._timeouts, at_once=True, keep_mounted=True)
-                await self.runner.remove_orphans(runtime)
                 await self.runner.start(runtime, self._context.consent, within, self.report)
                 self._move(Event.ACCEPTED)  # no await between this and the last check whether the run has exited
         except errors.MoorageError as error:
@@ -272,6 +269,7 @@ class Supervisor(PluginState):
         """Take this life. Health is checked while the plugin is ready."""
         super()._become(life, event)
         self.health.follow()
+        self.standby.follow()
 
     def _report_exit(self, last: LastExit) -> None:
         attributes = {"code": "" if last.code is None else str(last.code), "oom": str(last.oom).lower()}

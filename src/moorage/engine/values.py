@@ -117,6 +117,8 @@ class PluginView(Struct, frozen=True):
     """Path of the control group of its present run, the same in every hierarchy; empty where none runs."""
     runtime: str = ""
     """The OCI runtime that its present run was created with, by name or path; empty where none runs."""
+    standby_pid: int | None = None
+    """The process that is to become its next run; None without a standby."""
     socket: str = ""
     """The host's path of its socket, there or not."""
     policy: RestartPolicy = DEFAULT_POLICY
@@ -326,6 +328,11 @@ class PluginRecord(Struct, frozen=True):
     def container(self) -> str:
         """Id of the container of its last run."""
         return f"{self.id}.{self.run}"
+
+    @property
+    def next_container(self) -> str:
+        """Id of the container of its next run."""
+        return f"{self.id}.{self.run + 1}"
 
     @property
     def stored_package(self) -> StoredPackage:

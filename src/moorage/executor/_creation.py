@@ -68,16 +68,25 @@ class Creator:
         return True
 
     async def start(self, container: OwnedContainer) -> int:
-        """Start the task and return its pid; a leftover task is deleted, once. Source: rows E03, E04."""
+        """Create the task, start it and return its pid; a leftover task is deleted, once. Source: rows E03, E04."""
+        return await self._with_task(
+            container, lambda: self._client.start(container.id, "", False, container.streams.attach)
+        )
+
+    async def prepare(self, container: OwnedContainer) -> int:
+        """As ``start``, but the task is only created."""
+        return await self._with_task(container, lambda: self._client.prepare(container.id, container.streams.attach))
+
+    async def _with_task(self, container: OwnedContainer, make: Callable[[], Awaitable[int]]) -> int:
         try:
-            return await self._client.start(container.id, "", False, container.streams.attach)
+            return await make()
         except errors.Conflict as error:
             if container.streams.is_attached:
                 raise
             log.info("deleting a leftover task of %s: %s", container.id, error)
             # The record is new, so a task under it is a leftover that no other process can reach.
             await self._client.delete_task(container.id)
-        return await self._client.start(container.id, "", False, container.streams.attach)
+        return await make()
 
 
 class _Leftover(Struct, eq=False):

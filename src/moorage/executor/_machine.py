@@ -8,6 +8,9 @@ for a missed one.
     STARTING ──Started──▶ RUNNING ──StatusKnown(stopped or not found)──▶ EXITED ──Removed──▶ REMOVED (delivered, once)
         └────StartFailed────▶ REMOVED (not started, nothing delivered)
 
+A container may be prepared before: STARTING ──Prepared──▶ PREPARED ──StartRequested──▶ STARTING. A prepared one whose
+process exits was never started, so nothing is delivered: PREPARED ──StatusKnown(stopped or not found)──▶ REMOVED.
+
 With ``early``, an exit that is known while its task still exists is delivered in EXITED, before the removal.
 """
 
@@ -29,12 +32,14 @@ __all__ = (
     "ExitReported",
     "ExitUnknown",
     "Phase",
+    "Prepared",
     "ProcessExited",
     "RemovalFailed",
     "Removed",
     "RunEvent",
     "RunState",
     "StartFailed",
+    "StartRequested",
     "Started",
     "StatusKnown",
     "StatusUnavailable",
@@ -50,6 +55,7 @@ class Phase(Enum):
     """The phase of a run."""
 
     STARTING = "starting"
+    PREPARED = "prepared"
     RUNNING = "running"
     EXITED = "exited"
     REMOVED = "removed"
@@ -65,6 +71,7 @@ class Action(Enum):
     REMOVE_LATER = "retry the removal after a pause"
     DELIVER = "call the exit handler"
     FIND_EXIT = "drain, read the OOM counter, find the exit while the task exists"
+    DISCARD = "remove everything of a container that was prepared and never started"
     RELEASE = "the exit was delivered before, and now everything is removed"
 
 
@@ -72,6 +79,16 @@ class Started(Struct, frozen=True):
     """The task was started with this pid; it may have exited since."""
 
     pid: int | None
+
+
+class Prepared(Struct, frozen=True):
+    """The task exists and is not started; its process, with this pid, may have exited since."""
+
+    pid: int
+
+
+class StartRequested(Struct, frozen=True):
+    """A prepared task is about to be started."""
 
 
 class StartFailed(Struct, frozen=True):
@@ -135,6 +152,8 @@ class RemovalFailed(Struct, frozen=True):
 
 RunEvent: TypeAlias = (
     Started
+    | Prepared
+    | StartRequested
     | StartFailed
     | ExitReported
     | ProcessExited
@@ -180,6 +199,8 @@ def step(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
     match run.phase:
         case Phase.STARTING:
             return _starting(run, event)
+        case Phase.PREPARED:
+            return _prepared(run, event)
         case Phase.RUNNING:
             return _running(run, event)
         case Phase.EXITED:
@@ -196,10 +217,35 @@ def _starting(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
             return replace(run, is_check_pending=True), Action.NOTHING
         case StartFailed():
             return replace(run, phase=Phase.REMOVED, early_pids=()), Action.NOTHING
+        case Prepared(pid):
+            dead = pid in run.early_pids
+            prepared = replace(run, phase=Phase.PREPARED, pid=pid, early_pids=(), dead=dead, is_check_pending=False)
+            return prepared, Action.QUERY if dead or run.is_check_pending else Action.NOTHING
         case Started(pid):
             dead = pid in run.early_pids
             started = replace(run, phase=Phase.RUNNING, pid=pid, early_pids=(), dead=dead)
             return started, Action.QUERY if dead or run.is_check_pending else Action.NOTHING
+        case _:
+            return run, Action.NOTHING
+
+
+def _prepared(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+    match event:
+        case StartRequested():
+            # A reported exit is not forgotten: it is queried when the task is started.
+            return replace(run, phase=Phase.STARTING, dead=False, is_check_pending=run.dead), Action.NOTHING
+        case StartFailed():
+            return replace(run, phase=Phase.REMOVED), Action.NOTHING
+        case StatusKnown(Status.STOPPED | None):
+            return replace(run, phase=Phase.REMOVED), Action.DISCARD
+        case ExitReported() if _is_own(run, event):
+            return replace(run, dead=True), Action.QUERY
+        case ProcessExited():
+            return replace(run, dead=True), Action.QUERY
+        case CheckRequested():
+            return run, Action.QUERY
+        case StatusKnown() | StatusUnavailable():
+            return run, Action.QUERY_LATER if run.dead else Action.NOTHING
         case _:
             return run, Action.NOTHING
 

@@ -2,11 +2,11 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 from msgspec.structs import replace
 
 from moorage import errors
@@ -14,8 +14,9 @@ from moorage._lib.backoff import pauses
 from moorage._lib.inbox import Inboxes
 from moorage.containerd.types import Envelope, Event, Mount, RuntimeOptions, Spec, Status, TaskExit, TaskOOM
 from moorage.executor import _machine as machine
-from moorage.executor._container import LastExits, OwnedContainer, Removal
-from moorage.executor._creation import Creator, Sweeper
+from moorage.executor._container import OwnedContainer
+from moorage.executor._creation import Creator
+from moorage.executor._events import ContainerEvents
 from moorage.executor._io_owner import io_owner
 from moorage.executor._operations import Operations
 from moorage.executor._streams import DiscardSink, SinkCopies, Streams
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 _SIGNALS = range(65)  # 0 only tests whether the process exists
 
 
-class Executor:
+class Executor(ContainerEvents):
     """Containers of ``client``'s namespace. ``open_executor`` makes one; exits go to ``exit_handler``.
 
     Every method may be called from any task of the loop. Errors are raised by kind, MoorageError for the runtime's own.
@@ -55,22 +56,13 @@ class Executor:
         wait_for_exit: Callable[[int], Awaitable[None]],
         exits_early: bool = False,
     ) -> None:
-        self._client = client
-        self._handler = exit_handler
+        super().__init__(client, exit_handler, timeouts, wait_for_exit)
         self._runtime = runtime
-        self._timeouts = timeouts
-        self._wait_for_exit = wait_for_exit
         self._exits_early = exits_early
-        self._removal = Removal(client, timeouts)
         self._creator = Creator(client, self._removal)
-        self._sweeper = Sweeper(client, self._removal, timeouts)
         self._operations = Operations()
-        self._containers: dict[str, OwnedContainer] = {}
-        self._last_exits = LastExits()
         self._closing = anyio.Event()
         self._closed = anyio.Event()
-        self._tasks: TaskGroup
-        self._inboxes: Inboxes[str]
 
     async def create(
         self,
@@ -93,21 +85,70 @@ class Executor:
         Source: rows E01 to E14 of docs/reference/executor.md.
         """
         with self._operations.track(id):
-            container = await self._register(id, secrets.token_hex(8), stdout, stderr, attach)
-            async with AsyncExitStack() as undo:
-                undo.push_async_callback(self._unregister, container)
-                self._last_exits.forget(id)
-                uid, gid = io_owner(spec)
-                options = replace(self._runtime, io_uid=uid, io_gid=gid)
-                all_labels = {**(labels or {}), RUN_LABEL: container.run_id}
-                await self._sweeper.clear(id)
-                await self._make_record(
-                    container, lambda: self._client.create(id, spec, options, rootfs=rootfs, labels=all_labels)
-                )
-                undo.push_async_callback(self._undo_create, container)
+            async with self._new_record(id, spec, (stdout, stderr, attach), rootfs, labels) as container:
                 pid = await self._creator.start(container)
-                undo.pop_all()
             self._track(container, pid)
+
+    async def prepare(
+        self,
+        id: str,
+        spec: Spec,
+        stdout: ByteSink | None = None,
+        stderr: ByteSink | None = None,
+        *,
+        rootfs: Sequence[Mount] = (),
+        attach: Attach | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """As ``create``, but nothing of the container's program runs before ``start``; or ``discard`` removes all.
+
+        The process that is to become the program exists, and uses memory. If it exits before, everything is removed and
+        the id released, without a call of the exit handler. ``restore`` by the next process removes the container.
+
+        Raises: as ``create``. Source: rows E15 to E19.
+        """
+        with self._operations.track(id):
+            async with self._new_record(id, spec, (stdout, stderr, attach), rootfs, labels) as container:
+                container.pid = pid = await self._creator.prepare(container)
+                container.run, do = machine.step(container.run, machine.Prepared(pid))
+            self._tasks.start_soon(self._watch_pid, container, pid)
+            if do is not machine.Action.NOTHING:
+                self._check(container)
+
+    async def start(self, id: str) -> None:
+        """Start a prepared container; from now on it is as one that was created. On failure all of it is removed.
+
+        Raises: NotFound if it is not prepared, or not any more: its process has exited.
+        Raises: the kind of the failure.
+        """
+        container = self._find_prepared(id)
+        if container is None:
+            raise errors.NotFound(f"cannot start container {id}: it is not prepared")
+        with self._operations.track(id):
+            container.run, _ = machine.step(container.run, machine.StartRequested())
+            try:
+                pid = await self._client.start_prepared(id)
+            except BaseException:
+                await self._remove_prepared(container)
+                raise
+            self._queue(container, machine.Started(pid))
+
+    async def discard(self, id: str) -> None:
+        """Remove a container that is prepared and not started. Without one, nothing happens.
+
+        What cannot be removed now is removed in the background, before the id is used again.
+        """
+        container = self._find_prepared(id)
+        if container is not None:
+            with self._operations.track(id):
+                container.run, _ = machine.step(container.run, machine.StartFailed())
+                await self._remove_prepared(container)
+        elif id in self._containers and self._containers[id].run.phase is machine.Phase.REMOVED:
+            await self.wait_removed(id)
+
+    def is_prepared(self, id: str) -> bool:
+        """Whether ``start`` would start this id, as far as is known."""
+        return self._find_prepared(id) is not None
 
     async def restore(
         self,
@@ -247,18 +288,41 @@ class Executor:
         for container in self._containers.values():
             self._check(container)
 
-    def _check(self, container: OwnedContainer) -> None:
-        """Queue a check unless one is queued: a hung shim must not accumulate them."""
-        if not container.is_check_queued:
-            container.is_check_queued = True
-            self._queue(container, machine.CheckRequested())
-
     async def _check_periodically(self) -> None:
         while True:
             await anyio.sleep(self._timeouts.reconcile)
             self._check_all()
 
     # ownership
+
+    @asynccontextmanager
+    async def _new_record(
+        self,
+        id: str,
+        spec: Spec,
+        streams: tuple[ByteSink | None, ByteSink | None, Attach | None],
+        rootfs: Sequence[Mount],
+        labels: Mapping[str, str] | None,
+    ) -> AsyncIterator[OwnedContainer]:
+        """Register the id and make its record; if the block fails, everything is removed."""
+        container = await self._register(id, secrets.token_hex(8), *streams)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._unregister, container)
+            self._last_exits.forget(id)
+            uid, gid = io_owner(spec)
+            options = replace(self._runtime, io_uid=uid, io_gid=gid)
+            all_labels = {**(labels or {}), RUN_LABEL: container.run_id}
+            await self._sweeper.clear(id)
+            await self._make_record(
+                container, lambda: self._client.create(id, spec, options, rootfs=rootfs, labels=all_labels)
+            )
+            undo.push_async_callback(self._undo_create, container)
+            yield container
+            undo.pop_all()
+
+    def _find_prepared(self, id: str) -> OwnedContainer | None:
+        container = self._containers.get(id)
+        return container if container is not None and container.run.phase is machine.Phase.PREPARED else None
 
     async def _register(
         self, id: str, run_id: str, stdout: ByteSink | None, stderr: ByteSink | None, attach: Attach | None
@@ -276,14 +340,6 @@ class Executor:
         container = self._containers[id] = OwnedContainer(id, run_id, run, streams, again)
         return container
 
-    async def _unregister(self, container: OwnedContainer) -> None:
-        """Undo ``_register`` for a run that was not started."""
-        container.run, _ = machine.step(container.run, machine.StartFailed())
-        if self._containers.get(container.id) is container:
-            self._release(container)
-        with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeouts.cleanup):
-            await container.streams.close()
-
     async def _make_record(self, container: OwnedContainer, create: Callable[[], Awaitable[None]]) -> None:
         try:
             await self._creator.record(container.id, create)
@@ -293,100 +349,11 @@ class Executor:
                 self._sweeper.add(container.id, container.run_id, self._tasks, has_record=False)
             raise
 
-    async def _undo_create(self, container: OwnedContainer) -> None:
-        if not await self._removal.remove(container.id):
-            self._sweeper.add(container.id, container.run_id, self._tasks, has_record=True)
-
     def _track(self, container: OwnedContainer, pid: int | None) -> None:
         container.pid = pid
         self._queue(container, machine.Started(pid))
         if pid is not None:
             self._tasks.start_soon(self._watch_pid, container, pid)
-
-    async def _watch_pid(self, container: OwnedContainer, pid: int) -> None:
-        with container.pid_watch:
-            try:
-                await self._wait_for_exit(pid)
-            except OSError as error:
-                log.warning("cannot watch process %d of %s; its exit is noticed later: %s", pid, container.id, error)
-                return
-            self._queue(container, machine.ProcessExited())
-
-    # events of a run
-
-    def _queue(self, container: OwnedContainer, event: machine.RunEvent) -> None:
-        async def handle() -> None:
-            try:
-                await self._process(container, event)
-            except Exception:
-                log.exception("handling %s of %s failed", type(event).__name__, container.id)
-
-        self._inboxes.put(container.id, handle)
-
-    async def _process(self, container: OwnedContainer, event: machine.RunEvent | None) -> None:
-        """Run the state machine until no action remains. Called by the id's inbox only, one event at a time."""
-        if isinstance(event, machine.CheckRequested):
-            container.is_check_queued = False
-        while event is not None:
-            container.run, do = machine.step(container.run, event)
-            event = await self._do(container, do)
-
-    async def _do(self, container: OwnedContainer, do: machine.Action) -> machine.RunEvent | None:
-        match do:
-            case machine.Action.NOTHING:
-                return None
-            case machine.Action.QUERY:
-                return await self._query(container.id)
-            case machine.Action.REMOVE:
-                return await self._removal.remove_exited(container)
-            case machine.Action.QUERY_LATER | machine.Action.REMOVE_LATER:
-                self._check_later(container)
-                return None
-            case machine.Action.FIND_EXIT:
-                return await self._removal.find_exit(container)
-            case machine.Action.DELIVER:
-                return await self._deliver(container)
-            case machine.Action.RELEASE:
-                self._release(container)
-                return None
-
-    async def _query(self, id: str) -> machine.RunEvent:
-        try:
-            return machine.StatusKnown(await self._client.status(id))
-        except errors.NotFound:
-            return machine.StatusKnown(None)
-        except errors.MoorageError as error:
-            log.debug("cannot query the status of %s: %s", id, error)
-            return machine.StatusUnavailable()
-
-    def _check_later(self, container: OwnedContainer) -> None:
-        async def check() -> None:
-            await anyio.sleep(next(container.retry_pauses))
-            container.is_check_scheduled = False
-            self._check(container)
-
-        if not container.is_check_scheduled:
-            container.is_check_scheduled = True
-            self._tasks.start_soon(check)
-
-    async def _deliver(self, container: OwnedContainer) -> machine.RunEvent | None:
-        container.pid_watch.cancel()
-        exit = container.exit()
-        self._last_exits.add(exit)
-        is_removed = container.run.phase is machine.Phase.REMOVED
-        if is_removed:
-            self._release(container)
-        try:
-            await self._handler.handle_exit_event(container.id, exit)
-        except Exception:
-            if not is_removed:
-                self._check_later(container)  # what it raises is the caller's, and the removal has to follow
-            raise
-        return None if is_removed else machine.Delivered()
-
-    def _release(self, container: OwnedContainer) -> None:
-        del self._containers[container.id]
-        container.released.set()
 
     async def _read_run_id(self, id: str) -> str:
         """The run id of a record, empty without a record. Raises: Conflict for a record that no executor created."""

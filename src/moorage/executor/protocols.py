@@ -180,6 +180,19 @@ class ContainerClient(Protocol):
         Raises: Conflict if a leftover task of the id exists: delete it and retry.
         """
 
+    async def prepare(self, id: str, attach: Attach) -> int:
+        """As ``start``, but the task is only created, not started; returns the pid of its process.
+
+        Raises: Conflict if a leftover task of the id exists: delete it and retry.
+        """
+
+    async def start_prepared(self, id: str) -> int:
+        """Start a task that ``prepare`` has created; returns its pid.
+
+        Raises: NotFound without one.
+        Raises: MoorageError where its process has exited.
+        """
+
     async def find_exit(self, id: str) -> tuple[int | None, datetime | None] | None:
         """Exit code and time of a task whose status was stopped, if no other process of it can run; else None.
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from moorage.host import proc
-from moorage.host.cgroups import UNIFIED, pids_in
+from moorage.host.cgroups import UNIFIED, find_groups, pids_in
 
-__all__ = ("CgroupUsage", "ProcessView", "read_processes", "read_usage")
+__all__ = ("CgroupUsage", "ProcessView", "read_plugin_usage", "read_processes", "read_usage")
 
 _NO_LIMIT = 1 << 62
 """From here on version 1 means "no limit" by a number of bytes."""
@@ -40,6 +41,8 @@ class CgroupUsage(Struct, frozen=True):
     read_bytes: int | None = None
     written_bytes: int | None = None
     oom_kills: int | None = None
+    standby_memory_bytes: int | None = None
+    """Of the group of the standby of a plugin, which is not part of ``memory_bytes``; None without one."""
 
 
 class ProcessView(Struct, frozen=True):
@@ -63,6 +66,12 @@ def read_usage(groups: Mapping[str, Path]) -> CgroupUsage:
     zombies = sum(1 for each in read_processes(groups) if each.state == "Z") if groups else None
     used = {**_cpu(groups), **_memory(groups), **_pids(groups), **_io(groups)}
     return CgroupUsage(datetime.now(UTC), **used, cpus_limit=_cpus_limit(groups), zombies=zombies)
+
+
+def read_plugin_usage(group: str, standby: str) -> CgroupUsage:
+    """What the group at a path uses now, and the memory of that of a standby; an empty path for none."""
+    usage = read_usage(find_groups(group))
+    return replace(usage, standby_memory_bytes=read_usage(find_groups(standby)).memory_bytes) if standby else usage
 
 
 def read_processes(groups: Mapping[str, Path]) -> list[ProcessView]:

@@ -4,6 +4,8 @@ Below the run-time directory (``--exec-root``) a plugin has ``p/<first 12 digits
 
     root    its mounted root file system, from its enable to its disable, the same for every run
     s       the directory of its socket, a new one for every run
+    n       that of the standby of its next run, which becomes s when it is started
+    started a file that says since when a run that was a standby runs
     r, v    views of its root and of its propagated mount, only while a container is created: see ``preparation``
     m       pinned sources of its mounts, only while a container is created: see ``pins``
     ready   a file that says since when which run is ready
@@ -46,6 +48,16 @@ class PluginDirectories(Struct, frozen=True):
     def socket_directory(self) -> Path:
         """What the plugin sees as /run/docker/plugins."""
         return self.runtime / "s"
+
+    @property
+    def next_socket_directory(self) -> Path:
+        """What the standby of its next run has as /run/docker/plugins, before it becomes ``socket_directory``."""
+        return self.runtime / "n"
+
+    @property
+    def start_record(self) -> Path:
+        """The file that says since when a run that was a standby runs: its process is older."""
+        return self.runtime / "started"
 
     @property
     def root_view(self) -> Path:

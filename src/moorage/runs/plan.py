@@ -72,6 +72,8 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     """Id of its container, after which its control group is named; empty for the plugin's own id."""
     shows_log_directory: bool = False
     """Whether it sees the host's ``LOG_DIRECTORY``."""
+    is_standby: bool = False
+    """Whether its container is created while an earlier run has the socket directory."""
 
 
 DEFAULT_OPTIONS = PlanOptions()
@@ -89,6 +91,8 @@ class RunPlan(Struct, frozen=True):
     """First host id of its user namespace; 0 for none."""
     shows_log_directory: bool = False
     """Whether it sees the host's ``LOG_DIRECTORY``."""
+    socket_directory: str = ""
+    """Where the directory of its socket is made; that of a standby is renamed before its start."""
 
     @property
     def network_files(self) -> NetworkFiles | None:
@@ -124,12 +128,13 @@ def build_plan(
             raise source.missing()
     paths = [device.path for device in needed.devices]
     devices = _bounded(lambda: resolve_devices(paths), f"check the devices {', '.join(paths)}", directories)
+    socket_directory = str(directories.next_socket_directory if options.is_standby else directories.socket_directory)
     is_nested = is_in_user_namespace()
     network = directories.network_files
     sources = [*(each.path for each in needed.sources), network.hosts, network.resolv_conf, str(CGROUP_ROOT)]
     host_paths = HostPaths(
         rootfs=str(directories.idmapped_view if options.id_base else directories.root_view),
-        socket_directory=str(directories.socket_directory),
+        socket_directory=socket_directory,
         cgroup_path=cgroup_path(options.container or directories.id, options.cgroup_driver),
         propagated_mount=str(directories.propagated_view) if config.propagated_mount else None,
         hosts=network.hosts,
@@ -142,7 +147,7 @@ def build_plan(
     features = HostSecurity().features(profile_for(config, settings), id_base=options.id_base)
     spec = confined_spec(config, settings, host_paths, options.confinement, features)
     made = _for_options(spec, options)
-    return RunPlan(config, directories, socket, made, options.id_base, options.shows_log_directory)
+    return RunPlan(config, directories, socket, made, options.id_base, options.shows_log_directory, socket_directory)
 
 
 def _for_options(spec: Spec, options: PlanOptions) -> Spec:

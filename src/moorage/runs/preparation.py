@@ -5,6 +5,7 @@ host's view. A bind takes over such flags, so while a container is created its r
 which are unmounted right after it. Source: docs/adr/0032-what-a-plugin-writes.md. Everything here blocks.
 """
 
+import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -46,7 +47,9 @@ __all__ = (
     "make_runtime_directory",
     "mount_snapshot",
     "prepare_run",
+    "prepare_standby",
     "protect_directories",
+    "use_standby",
 )
 
 MountRoot = Callable[[RunPlan], None]
@@ -90,16 +93,59 @@ def prepare_run(plan: RunPlan, mount_root: MountRoot, mounted: Sequence[MountPoi
             for path in (directories.root, directories.root_view, directories.propagated_view):
                 _ensure_directory(runtime, path.name, mode=0o700)
             _mount_root(plan, runtime, mount_root)
-            _check_root(directories)
-            view = directories.root_view
-            if plan.id_base:
-                view = make_idmapped_view(directories.idmapped_view, plan.id_base)
-            open_view(directories.root, view)
+            _open_root_view(plan)
             _make_socket_directory(plan, runtime)
             if plan.config.propagated_mount:
                 unmounted, hung = _prepare_propagated_mount(directories, mounted)
             else:
                 cover_mount_points(mounted or ())
+    except OSError as error:
+        raise errors.Unavailable(f"cannot prepare {error.filename or directories.runtime}: {error.strerror}") from error
+    return Preparation(tuple(unmounted), tuple(hung), tuple(network_problems))
+
+
+def prepare_standby(plan: RunPlan) -> None:
+    """Make what the container of a standby needs, while the run before it uses the root and the propagated mount.
+
+    Call ``close_views`` once the container exists, and ``use_standby`` before its start. May be repeated.
+
+    Raises: Invalid as ``prepare_run``; Unavailable where what both use is not mounted, or something cannot be made.
+    """
+    directories = plan.directories
+    try:
+        with make_runtime_directory(directories) as runtime:
+            close_views(directories)
+            target = directories.propagated_mount if plan.config.propagated_mount else directories.root
+            is_mounted = is_mount_point(directories.root) and is_mount_point(target)
+            if not is_mounted or MountedIdBase(runtime).get() != plan.id_base:
+                raise errors.Unavailable("cannot prepare a standby: the root of the plugin is not mounted")
+            _open_root_view(plan)
+            _make_socket_directory(plan, runtime)
+            if plan.config.propagated_mount:
+                open_view(target, directories.propagated_view, recursive=True)
+    except OSError as error:
+        raise errors.Unavailable(f"cannot prepare {error.filename or directories.runtime}: {error.strerror}") from error
+
+
+def use_standby(plan: RunPlan, mounted: Sequence[MountPoint] | None = ()) -> Preparation:
+    """Make for a standby what ``prepare_run`` makes anew for each run; its container sees that. May not be repeated.
+
+    Raises: Unavailable naming the path that cannot be changed.
+    """
+    directories = plan.directories
+    network_problems = plan.network_files.refresh() if plan.network_files is not None else ()
+    unmounted: Sequence[Path] = ()
+    hung: Sequence[Path] = ()
+    try:
+        if plan.config.propagated_mount:
+            unmounted, hung = _clear_propagated_mount(directories, mounted)
+        else:
+            cover_mount_points(mounted or ())
+        with make_runtime_directory(directories) as runtime:
+            unmount_all_below(directories.socket_directory)
+            runtime.remove(directories.socket_directory.name)
+            here = {"src_dir_fd": runtime.fileno(), "dst_dir_fd": runtime.fileno()}
+            os.rename(directories.next_socket_directory.name, directories.socket_directory.name, **here)
     except OSError as error:
         raise errors.Unavailable(f"cannot prepare {error.filename or directories.runtime}: {error.strerror}") from error
     return Preparation(tuple(unmounted), tuple(hung), tuple(network_problems))
@@ -176,6 +222,15 @@ def _mount_root(plan: RunPlan, runtime: Directory, mount_root: MountRoot) -> Non
     restrict(root)
 
 
+def _open_root_view(plan: RunPlan) -> None:
+    directories = plan.directories
+    _check_root(directories)
+    view = directories.root_view
+    if plan.id_base:
+        view = make_idmapped_view(directories.idmapped_view, plan.id_base)
+    open_view(directories.root, view)
+
+
 def _check_root(directories: PluginDirectories) -> None:
     """Raises: Invalid where /dev is a link: runc 1.1 makes links of its own there, and removes ptmx, on the host.
 
@@ -189,7 +244,7 @@ def _check_root(directories: PluginDirectories) -> None:
 
 def _make_socket_directory(plan: RunPlan, runtime: Directory) -> None:
     """A new, empty directory that the plugin's user can write to: many plugins bind without unlinking first."""
-    socket_directory, config = plan.directories.socket_directory, plan.config
+    socket_directory, config = Path(plan.socket_directory), plan.config
     unmount_all_below(socket_directory)
     runtime.remove(socket_directory.name)
     with ExitStack() as opened:
@@ -204,6 +259,16 @@ def _prepare_propagated_mount(
     directories: PluginDirectories, mounted: Sequence[MountPoint] | None
 ) -> tuple[Sequence[Path], Sequence[Path]]:
     target = directories.propagated_mount
+    found = _clear_propagated_mount(directories, mounted)
+    open_view(target, directories.propagated_view, recursive=True)
+    return found
+
+
+def _clear_propagated_mount(
+    directories: PluginDirectories, mounted: Sequence[MountPoint] | None
+) -> tuple[Sequence[Path], Sequence[Path]]:
+    """What of an earlier run cannot be used any more is unmounted or covered, in the container of a standby, too."""
+    target = directories.propagated_mount
     with Directory.open(target.parent) as parent:
         _ensure_directory(parent, target.name, mode=0o755)
     if mounted is None:
@@ -214,7 +279,6 @@ def _prepare_propagated_mount(
         bind_shared(target)
     cover_mount_points(mounted)
     restrict(target)
-    open_view(target, directories.propagated_view, recursive=True)
     return unmounted, hung
 
 

@@ -36,6 +36,8 @@ class PluginStats(ApiObject, frozen=True):
     zombies: int | None
     read_bytes: int | None
     written_bytes: int | None
+    standby_memory_bytes: int | None = None
+    """Of the standby of its next run, beside the memory of the present one; None without a standby."""
 
 
 class ExecRequest(Struct, frozen=True):

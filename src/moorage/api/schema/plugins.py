@@ -243,6 +243,8 @@ class PluginPolicy(ApiObject, frozen=True):
     """None from an engine of an earlier version."""
     log: str = "file"
     """Where its output goes besides its files: journald, syslog, or file for nowhere else."""
+    standby: bool = False
+    """Whether its next run is prepared while the present one runs."""
 
 
 class PluginHolder(ApiObject, frozen=True):
@@ -293,6 +295,8 @@ class PluginExtension(ApiObject, frozen=True):
     """Path of the control group of its present run, the same in every hierarchy; empty where none runs."""
     runtime: str = ""
     """The OCI runtime of the present run, by name or path; empty where none runs."""
+    standby_pid: int | None = None
+    """The process that is to become the next run; None without a standby."""
     socket: str = ""
     policy: PluginPolicy | None = None
     health: HealthReport | None = None
@@ -391,4 +395,5 @@ class PolicyRequest(Struct, frozen=True):
     oom_score_adj: int | UnsetType = UNSET
     nice: int | UnsetType = UNSET
     log: Literal["file", "journald", "syslog"] | UnsetType = UNSET
+    standby: bool | UnsetType = UNSET
     rlimits: Mapping[str, tuple[int, int]] | UnsetType = UNSET

@@ -30,6 +30,8 @@ class PolicyChange(Struct, frozen=True):
     """Fields of its ``HealthPolicy`` to change."""
     log: str | None = None
     """file, journald or syslog."""
+    standby: bool | None = None
+    """Whether its next run is prepared while the present one runs."""
     confinement: Confinement = NO_CONFINEMENT
     """What to change of its confinement."""
     is_attended: bool = False
@@ -63,6 +65,8 @@ class PolicyChange(Struct, frozen=True):
             if self.log not in LOG_TARGETS:
                 raise errors.Invalid(f"cannot log to {self.log!r}: it must be one of {', '.join(LOG_TARGETS)}")
             made = replace(made, log=self.log)
+        if self.standby is not None:
+            made = replace(made, standby=self.standby)
         return made
 
 

@@ -14,6 +14,7 @@ from moorage._lib.backoff import pauses
 from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.containerd_process import truncate_runtime_log
 from moorage.containerd.processes import AddedProcess, ExecCommand, add_process, destroy_process
+from moorage.engine.run.mount_sources import started_spec
 from moorage.runs.container_files import derive_command
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class AddedProcesses:
         plugin, run = self._plugin, self._plugin.run
         if run is None or run.finished.is_set():
             raise errors.Conflict(f"plugin {plugin.name} does not run: it is {plugin.state.value}")
-        spec = (await runtime.client.get_container(run.container)).spec
+        spec = started_spec((await runtime.client.get_container(run.container)).spec, plugin.directories)
         root = str(plugin.directories.root)
         process = await run_abandonable(lambda: derive_command(spec, root, command))
         exec_id = secrets.token_hex(8)
