@@ -56,7 +56,7 @@ async def test_e04_an_id_with_leftovers_is_unavailable_until_they_are_removed() 
     async with fake_harness() as it:
         await fail_to_start(it)
         for operation in (it.create, it.restore):
-            with pytest.raises(errors.Unavailable, match="cannot create container a: leftovers"):
+            with pytest.raises(errors.Unavailable, match="cannot use container a: its leftovers"):
                 await operation()
         await it.create_again("b")
         it.world.come_up()

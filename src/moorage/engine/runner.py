@@ -267,20 +267,9 @@ class Runner:
         if run is not None and not run.finished.is_set():
             if runtime is None:
                 raise errors.Unavailable(f"cannot stop plugin {plugin.name}: containerd is unavailable")
-            executor = runtime.executor
             own = plugin.record.policy.stop_timeout
             stop_timeout = 0.0 if at_once else timeouts.stop if own is None else own
-            if not await terminate(
-                lambda number: executor.signal(run.container, number),
-                run.finished,
-                timeouts,
-                stop_timeout=stop_timeout,
-                kill_now=kill_now,
-            ):
-                raise errors.Unavailable(
-                    f"cannot stop plugin {plugin.name}: its process{_pid(run)} is still there "
-                    f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
-                )
+            await self._terminate(run, runtime, timeouts, stop_timeout, kill_now)
         self._release()
         if not keep_mounted:
             await plugin.standby.discard()
@@ -294,6 +283,21 @@ class Runner:
             if not keep_mounted:
                 await self.remove_orphans(runtime)  # nothing runs when this returns, also where that was not known
         await self.remove_files(keep_mounted=keep_mounted)
+
+    async def _terminate(
+        self,
+        run: PluginRun,
+        runtime: "ContainerRuntime",
+        timeouts: Timeouts,
+        stop_timeout: float,
+        kill_now: anyio.Event | None,
+    ) -> None:
+        signal = lambda number: runtime.executor.signal(run.container, number)  # noqa: E731
+        if not await terminate(signal, run.finished, timeouts, stop_timeout=stop_timeout, kill_now=kill_now):
+            raise errors.Unavailable(
+                f"cannot stop plugin {self._plugin.name}: its process{_pid(run)} is still there "
+                f"{timeouts.killed:g} s after SIGKILL; its files are left alone"
+            )
 
     async def remove_files(self, *, keep_mounted: bool = False) -> None:
         """Unmount and remove what was made for the last run; consumers' mount points get placeholders."""

@@ -120,7 +120,7 @@ class Sweeper:
         """Remove the leftovers of this id before it is used again. Raises: Unavailable if that is not possible yet."""
         leftover = self._leftovers.get(id)
         if leftover is not None and not await self._try(id, leftover):
-            raise errors.Unavailable(f"cannot create container {id}: leftovers cannot be removed yet")
+            raise errors.Unavailable(f"cannot use container {id}: its leftovers cannot be removed yet")
 
     async def _sweep(self, id: str, leftover: _Leftover) -> None:
         for pause in pauses(self._timeouts.reconnect_first, self._timeouts.reconnect_limit):

@@ -134,9 +134,9 @@ class Executor(ContainerEvents):
             self._queue(container, machine.Started(pid))
 
     async def discard(self, id: str) -> None:
-        """Remove a container that is prepared and not started. Without one, nothing happens.
+        """Remove a container that is prepared and not started. Without one, nothing happens. May be repeated.
 
-        What cannot be removed now is removed in the background, before the id is used again.
+        Raises: Unavailable if not all of it can be removed now. The rest is removed in the background then.
         """
         container = self._find_prepared(id)
         if container is not None:
@@ -145,6 +145,7 @@ class Executor(ContainerEvents):
                 await self._remove_prepared(container)
         elif id in self._containers and self._containers[id].run.phase is machine.Phase.REMOVED:
             await self.wait_removed(id)
+        await self._sweeper.clear(id)
 
     def is_prepared(self, id: str) -> bool:
         """Whether ``start`` would start this id, as far as is known."""

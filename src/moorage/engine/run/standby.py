@@ -93,24 +93,26 @@ class Standby:
         """Discard it in the background, so that something else can be done meanwhile. ``discard`` waits for it."""
         self._pause()
         if self._prepared is not None:
-            self._context.tasks.start_soon(self.discard)
+            self._context.tasks.start_soon(self._discard_and_log)
 
     async def discard(self) -> None:
-        """Return when there is none. What containerd does not remove now is removed later, and is not this plugin's."""
+        """Return when there is none. Raises: Unavailable where it cannot be removed yet; call it again then."""
         self._pause()
         async with self._discarding:
             await self._idle.wait()
-            prepared, self._prepared = self._prepared, None
-            if prepared is None:
-                return
-            try:
-                await prepared.runtime.executor.discard(prepared.container)
-            except errors.MoorageError as error:
-                log.warning("cannot discard the standby of plugin %s: %s", self._plugin.name, error)
+            if self._prepared is not None:
+                await self._prepared.runtime.executor.discard(self._prepared.container)
+                self._prepared = None
+
+    async def _discard_and_log(self) -> None:
+        try:
+            await self.discard()
+        except errors.MoorageError as error:
+            log.warning("cannot discard the standby of plugin %s: %s", self._plugin.name, error)
 
     async def renew(self) -> None:
         """What it depends on has changed: discard it, and make another one where the policy says so."""
-        await self.discard()
+        await self._discard_and_log()
         self.follow()
 
     async def take(self, runtime: "ContainerRuntime", consent: "GrantPolicy") -> RunPlan | None:
