@@ -391,10 +391,14 @@ class Engine:
     # reports
 
     async def handle_exit_event(self, id: str, exit: Exit) -> None:
-        """The executor reports the exit of a run. Returns at once: the plugin's inbox continues from here."""
+        """The executor reports the exit of a run: the plugin's inbox continues from here.
+
+        The run is removed when this returns. Where a standby is started, that comes first: both take the processors.
+        """
         plugin = self._plugins.find_id(id.partition(".")[0])
         if plugin is not None:
             plugin.handle_exit(id, exit)
+            await plugin.standby.wait_started()
 
     @asynccontextmanager
     async def run_on(self, runtime: ContainerRuntime, address: str, *, start: bool) -> AsyncIterator[None]:

@@ -106,9 +106,7 @@ class Runner:
         MoorageError for the rest.
         """
         try:
-            run, plan = await self._start_standby(runtime, consent, report) or await self._start_new(
-                runtime, consent, report
-            )
+            run, plan = await self._start_standby(runtime, report) or await self._start_new(runtime, consent, report)
             await run_blocking(lambda: release_pins(self._plugin.directories.pins))
             await self._await_ready(run, runtime, plan.socket, within, plan.spec)
         except BaseException:
@@ -116,11 +114,11 @@ class Runner:
             raise
 
     async def _start_standby(
-        self, runtime: "ContainerRuntime", consent: "GrantPolicy", report: Callable[..., None]
+        self, runtime: "ContainerRuntime", report: Callable[..., None]
     ) -> tuple[PluginRun, RunPlan] | None:
         """Start the standby; None where there is none that can be used."""
         plugin = self._plugin
-        plan = await plugin.standby.take(runtime, consent)
+        plan = await plugin.standby.take(runtime)
         if plan is None:
             return None
         points = await plugin.wait_mount_points()
@@ -303,7 +301,8 @@ class Runner:
         """Unmount and remove what was made for the last run; consumers' mount points get placeholders."""
         points = self._plugin.mount_points()
         if keep_mounted:
-            await run_blocking(lambda: cover_mount_points(points))
+            if points:
+                await run_blocking(lambda: cover_mount_points(points))
         else:
             await self._remove_runtime()
             await run_blocking(lambda: remove_unused_groups(self._plugin.id))

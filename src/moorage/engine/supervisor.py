@@ -14,6 +14,7 @@ import anyio
 from msgspec.structs import replace
 
 from moorage import errors
+from moorage._lib.task_groups import side_by_side
 from moorage._lib.threads import run_blocking
 from moorage.containerd.processes import ExecCommand
 from moorage.engine.lifecycle import Event, ExitAction, LifecycleState, State, after_exit, back_off, exit_action, move
@@ -198,7 +199,8 @@ class Supervisor(PluginState):
         try:
             async with self.starts.attempt():
                 runtime = self._context.availability.require()
-                await self.save(run=self.record.run + 1, enabled=True, next_try_at=None, **fields)
+                saved = {"run": self.record.run + 1, "enabled": True, "next_try_at": None, **fields}
+                await side_by_side(lambda: self.save(**saved), self.standby.check)
                 # what an earlier start could not end must be removed before another one uses the same root
                 await self.runner.stop(runtime, self._timeouts, at_once=True, keep_mounted=True)
                 await self.runner.start(runtime, self._context.consent, within, self.report)

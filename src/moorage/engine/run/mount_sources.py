@@ -41,6 +41,9 @@ def find_mount_sources(plan: RunPlan) -> tuple[MountSource, ...]:
     made = (plan.socket_directory, str(plan.directories.propagated_view))
     binds = [each for each in plan.spec["mounts"] if _is_bind(each) and each["source"] not in made]
 
+    if not binds:
+        return ()
+
     def find() -> tuple[MountSource, ...]:
         present = mounts() if any(_RECURSIVE & set(each["options"]) for each in binds) else []
         return tuple(_find(each["source"], present if _RECURSIVE & set(each["options"]) else ()) for each in binds)

@@ -20,7 +20,12 @@ async def plan_run(plugin: "PluginState", consent: "GrantPolicy", options: PlanO
     """
     config, directories = plugin.config, plugin.directories
     consent.check_widenings(widenings(plugin.confinement), plugin.record.attended_widenings)
-    settings = await run_blocking(lambda: consent.prepare_now(plugin.name, plugin.record, config, directories))
-    plan = await run_blocking(lambda: build_plan(directories, config, settings, options))
-    await run_blocking(lambda: consent.check_devices_now(plugin.record, settings, plan.spec))
-    return plan
+    record = plugin.record
+
+    def plan_now() -> RunPlan:
+        settings = consent.prepare_now(plugin.name, record, config, directories)
+        plan = build_plan(directories, config, settings, options)
+        consent.check_devices_now(record, settings, plan.spec)
+        return plan
+
+    return await run_blocking(plan_now)

@@ -29,7 +29,6 @@ from moorage.runs.plan import RunPlan
 from moorage.runs.preparation import close_views, prepare_standby
 
 if TYPE_CHECKING:
-    from moorage.engine.grants import GrantPolicy
     from moorage.engine.plugin import PluginState
     from moorage.engine.runtime import ContainerRuntime, EngineContext
 
@@ -37,6 +36,7 @@ __all__ = ("Standby", "find_start", "record_start")
 
 log = logging.getLogger(__name__)
 
+_START_FIRST = 0.5  # seconds that the removal of a run waits at most for the start of the next one
 _AGAIN_FIRST, _AGAIN_LIMIT = 1.0, 60.0  # seconds between two attempts to make one
 
 
@@ -57,11 +57,14 @@ class Standby:
         self._plugin = plugin
         self._context = context
         self._prepared: _Prepared | None = None
+        self._found: RunPlan | None = None
         self._scope: anyio.CancelScope | None = None
         self._idle = anyio.Event()
         """Set when nothing makes one."""
         self._idle.set()
         self._discarding = anyio.Lock()
+        self._used = anyio.Event()
+        """Set when the present one is started or discarded."""
 
     @property
     def pid(self) -> int | None:
@@ -103,6 +106,7 @@ class Standby:
             if self._prepared is not None:
                 await self._prepared.runtime.executor.discard(self._prepared.container)
                 self._prepared = None
+                self._used.set()
 
     async def _discard_and_log(self) -> None:
         try:
@@ -115,21 +119,34 @@ class Standby:
         await self._discard_and_log()
         self.follow()
 
-    async def take(self, runtime: "ContainerRuntime", consent: "GrantPolicy") -> RunPlan | None:
-        """The plan of the run that the record names, where this is the container that its start would create now.
-
-        Otherwise it is discarded. Raises: as ``plan_run``.
-        """
+    async def check(self) -> None:
+        """Find out for ``take`` whether this is what a start creates now, while the start does something else."""
         self._pause()
         await self._idle.wait()
+        plugin, prepared, self._found = self._plugin, self._prepared, None
+        if prepared is None or not plugin.record.policy.standby:
+            return
+        options = replace(plugin.plan_options, container=prepared.container, is_standby=True)
+        try:
+            plan = await plan_run(plugin, self._context.consent, options)
+            is_same = plan.spec == prepared.spec
+            if is_same and await run_blocking(lambda: find_mount_sources(plan)) == prepared.sources:
+                self._found = plan
+        except errors.MoorageError as error:  # of which the start fails, too, in its turn
+            log.debug("cannot check the standby of plugin %s: %s", plugin.name, error)
+
+    async def take(self, runtime: "ContainerRuntime") -> RunPlan | None:
+        """The plan of the run that the record names, where ``check`` has found that this is its container.
+
+        Otherwise it is discarded. Raises: Unavailable where that is not possible.
+        """
+        found, self._found = self._found, None
         prepared, plugin = self._prepared, self._plugin
         if prepared is None:
             return None
-        is_here = prepared.runtime is runtime and runtime.executor.is_prepared(prepared.container)
-        if is_here and prepared.container == plugin.record.container and plugin.record.policy.standby:
-            plan = await plan_run(plugin, consent, replace(plugin.plan_options, is_standby=True))
-            if plan.spec == prepared.spec and await run_blocking(lambda: find_mount_sources(plan)) == prepared.sources:
-                return plan
+        is_next = prepared.runtime is runtime and prepared.container == plugin.record.container
+        if found is not None and is_next and runtime.executor.is_prepared(prepared.container):
+            return found
         log.info("the standby of plugin %s is not what its next run has to be: it is discarded", plugin.name)
         await self.discard()
         return None
@@ -143,7 +160,15 @@ class Standby:
         except errors.MoorageError as error:  # also Unavailable: it is that where only its shim has been killed
             log.warning("cannot start the standby of plugin %s: %s", self._plugin.name, error)
             return False
+        finally:
+            self._used.set()
         return True
+
+    async def wait_started(self) -> None:
+        """Return when a plugin that has just exited by itself is started, if there is a standby for that. Bounded."""
+        if self._plugin.state is State.READY and self.pid is not None:
+            with anyio.move_on_after(_START_FIRST):
+                await self._used.wait()
 
     def _pause(self) -> None:
         """None is made from now on; what is being made is undone in the background."""
@@ -182,6 +207,7 @@ class Standby:
             async with runtime.creating:
                 with parent_group_in_use():
                     await runtime.executor.prepare(container, plan.spec, attach=taker, labels=labels)
+            self._used = anyio.Event()
             self._prepared = _Prepared(runtime, container, plan.spec, sources)
         finally:
             with anyio.CancelScope(shield=True):
