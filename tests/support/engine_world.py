@@ -28,7 +28,7 @@ from moorage.engine import engine as engine_module
 from moorage.engine import grants, plugin, restore, runner, supervisor, telemetry, versions
 from moorage.engine.changes import trial
 from moorage.engine.engine import Engine
-from moorage.engine.run import exec_processes, planning, ready_time, standby
+from moorage.engine.run import exec_processes, plan, ready_time, standby
 from moorage.engine.runtime import ENGINE_LABEL, PLUGIN_LABEL, ContainerRuntime
 from moorage.engine.store import Store
 from moorage.engine.values import EngineIdentity, PluginEvent, PluginRecord
@@ -530,7 +530,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         supervisor,
         plugin,
         runner,
-        planning,
+        plan,
         standby,
         exec_processes,
         restore,
@@ -544,7 +544,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "run_blocking", run_at_once)
     for module in (runner, exec_processes):
         monkeypatch.setattr(module, "run_abandonable", run_at_once)
-    monkeypatch.setattr(planning, "build_plan", build_small_plan)
+    monkeypatch.setattr(plan, "build_plan", build_small_plan)
     monkeypatch.setattr(standby, "prepare_standby", lambda _: None)
     monkeypatch.setattr(standby, "close_views", lambda _: None)
     monkeypatch.setattr(standby, "find_mount_sources", find_no_sources)

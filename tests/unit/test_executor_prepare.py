@@ -101,7 +101,7 @@ async def test_e16_each_half_leaves_nothing_when_any_call_fails(
             assert not it.exits.seen
 
 
-async def test_e16_a_start_that_the_runtime_refuses_removes_all_and_says_why() -> None:
+async def test_e16_a_start_that_the_runtime_refuses_removes_all_and_gives_the_reason() -> None:
     async with fake_harness() as it:
         with pytest.raises(errors.MoorageError, match="no such file"):
             await it.executor.prepare("a", missing("a"), *it.pair())

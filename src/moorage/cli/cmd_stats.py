@@ -130,11 +130,12 @@ def _row(before: _Reading | None, now: _Reading) -> tuple[str, ...]:
     pids = "-" if usage.pids is None else str(usage.pids)
     pids = pids if usage.pids_limit is None else f"{pids}/{usage.pids_limit}"
     zombies = f" ({usage.zombies} zombie)" if usage.zombies else ""
+    standby = f" (+{size(usage.standby_memory_bytes)} standby)" if usage.standby_memory_bytes is not None else ""
     percent = "-" if cpu is None else f"{cpu:.2f}"
     return (
         now.name,
         percent if usage.cpus_limit is None else f"{percent}/{100 * usage.cpus_limit:g}",
-        size(usage.memory_bytes),
+        f"{size(usage.memory_bytes)}{standby}",
         size(usage.memory_limit_bytes),
         f"{pids}{zombies}",
         size(usage.read_bytes),

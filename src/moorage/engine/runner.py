@@ -13,7 +13,7 @@ from moorage._lib.threads import run_abandonable, run_blocking
 from moorage.containerd.shims.processes import control_group
 from moorage.containerd.types import Spec
 from moorage.engine.run.mount_sources import started_spec
-from moorage.engine.run.planning import plan_run
+from moorage.engine.run.plan import plan_run
 from moorage.engine.run.plugin_run import PluginRun, container_labels, recorded_run
 from moorage.engine.run.ready_time import find_recorded_ready, record_ready
 from moorage.engine.run.standby import find_start, record_start

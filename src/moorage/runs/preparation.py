@@ -128,7 +128,7 @@ def prepare_standby(plan: RunPlan) -> None:
 
 
 def use_standby(plan: RunPlan, mounted: Sequence[MountPoint] | None = ()) -> Preparation:
-    """Make for a standby what ``prepare_run`` makes anew for each run; its container sees that. May not be repeated.
+    """Make for a standby what ``prepare_run`` makes for each run; its container sees that. May not be repeated.
 
     Raises: Unavailable naming the path that cannot be changed.
     """

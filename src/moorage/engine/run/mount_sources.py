@@ -26,7 +26,7 @@ class MountSource(Struct, frozen=True):
 
     path: str
     file: tuple[int, int] | None
-    """Device and inode; None where nothing is there."""
+    """Device and inode; None for a missing file."""
     below: tuple[tuple[str, str, str, str], ...] = ()
     """What is mounted below it, where that is bound, too: relative path, file system, its directory, its source."""
 

@@ -1,7 +1,7 @@
 """The standby of a plugin: the container of its next run, created while the present one runs, and not started.
 
 A start uses it where it is what the start would create now, and discards it otherwise. It is made in the background,
-beside the plugin's inbox; whoever changes what it depends on first waits for that. Source:
+beside the plugin's inbox; what changes that it depends on waits for it first. Source:
 docs/adr/0065-a-standby-of-the-next-run.md.
 """
 
@@ -21,7 +21,7 @@ from moorage.containerd.shims.processes import control_group
 from moorage.containerd.types import Spec
 from moorage.engine.lifecycle import State, standby_delay
 from moorage.engine.run.mount_sources import MountSource, find_mount_sources
-from moorage.engine.run.planning import plan_run
+from moorage.engine.run.plan import plan_run
 from moorage.engine.run.plugin_run import container_labels
 from moorage.host.cgroups import parent_group_in_use
 from moorage.runs.pins import release_pins
