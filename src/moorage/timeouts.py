@@ -273,6 +273,9 @@ class RunTimeouts(SharedTimeouts):
 class EngineTimeouts(KeeperTimeouts, ProxyTimeouts, RunTimeouts):
     """The engine, and what it keeps running beside the plugins."""
 
+    standby_start: float = 0.5
+    """How long the removal of a run waits for the start of the next one where that was prepared."""
+
     containerd_wait: float = 15.0
     """How long a call that needs containerd waits for it, and until what runs of a plugin is known, after a start."""
 
@@ -388,10 +391,8 @@ class CommandTimeouts(_Bounds):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Timeouts(
-    EngineTimeouts, EmbeddedTimeouts, SupervisorTimeouts, RegistryTimeouts, HostTimeouts, PackageTimeouts,
-    ApiTimeouts, PageTimeouts, CommandTimeouts,
-):  # fmt: skip
+class Timeouts(EngineTimeouts, EmbeddedTimeouts, SupervisorTimeouts, RegistryTimeouts, HostTimeouts, PackageTimeouts,
+               ApiTimeouts, PageTimeouts, CommandTimeouts):  # fmt: skip
     """How long Moorage waits for what, in every room: the classes that this inherits from explain each bound."""
 
 

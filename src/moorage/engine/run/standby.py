@@ -36,7 +36,6 @@ __all__ = ("Standby", "find_start", "record_start")
 
 log = logging.getLogger(__name__)
 
-_START_FIRST = 0.5  # seconds that the removal of a run waits at most for the start of the next one
 _AGAIN_FIRST, _AGAIN_LIMIT = 1.0, 60.0  # seconds between two attempts to make one
 
 
@@ -167,7 +166,7 @@ class Standby:
     async def wait_started(self) -> None:
         """Return when a plugin that has just exited by itself is started, if there is a standby for that. Bounded."""
         if self._plugin.state is State.READY and self.pid is not None:
-            with anyio.move_on_after(_START_FIRST):
+            with anyio.move_on_after(self._context.timeouts.standby_start):
                 await self._used.wait()
 
     def _pause(self) -> None:
