@@ -16,7 +16,7 @@ from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine, kill
 from support.foreground import wait_until
 from support.limits import limit
-from support.runtimes import refuses_hybrid_groups, version_1_groups
+from support.runtimes import VERSION_1_GROUPS, refuses_hybrid_groups, version_1_groups
 
 pytestmark = pytest.mark.needs("crun", "static-cc")
 
@@ -349,3 +349,11 @@ def test_a_path_is_used_as_it_is_and_one_that_is_missing_is_the_problem(tmp_path
         own.disable("p")
     finally:
         own.close()
+
+
+def test_the_view_of_version_1_groups_is_refused_in_the_namespace_of_its_caller() -> None:
+    script = f"{VERSION_1_GROUPS} true; echo $?; {VERSION_1_GROUPS} true; findmnt --noheadings /mnt"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit(20))
+    assert done.stdout == "2\n"
+    assert "no mount namespace of its own" in done.stderr
