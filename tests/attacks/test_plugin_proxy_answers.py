@@ -181,7 +181,7 @@ def test_p07_a_link_that_is_swapped_while_paths_are_compared_leads_nowhere(tmp_p
     with attacked(tmp_path, answering) as (_, hostile, path, _):
         (hostile.inside / "a/v").mkdir(parents=True)
         with swapping(hostile.inside / "a", str(victim)):
-            answers = [call(path, "VolumeDriver.Mount", Name="v", ID=str(number)) for number in range(200)]
+            answers = [call(path, "VolumeDriver.Mount", Name="v", ID=str(number)) for number in range(60)]
         assert {status for status, _ in answers} <= {200, 500}
         assert {each.get("Mountpoint") for status, each in answers if status == 200} <= {f"{hostile.inside}/a/v"}
         assert not any(str(victim) in str(each) for _, each in answers)
