@@ -48,7 +48,10 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "runs/entrypoint.py": {"open": "ContainerFile.open", "ismount": "text"},
     "runs/plan.py": {"exists": "mount sources are the host's paths, checked in a thread that may be abandoned"},
-    "runs/preparation.py": {"open": "Directory.open of directories that only root controls"},
+    "runs/preparation.py": {
+        "open": "Directory.open of directories that only root controls",
+        "rename": "of a name in the plugin's run-time directory, which only root controls, by its descriptor",
+    },
     "runs/removal.py": {
         "listdir": "groups of this machine, which only root creates there",
         "is_dir": "the engine's own run-time directory",
