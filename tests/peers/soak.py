@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -102,6 +103,8 @@ class Soak:
     outages: list[Outage] = field(default_factory=list)
     notices: list[float] = field(default_factory=list)
     """Seconds from each kill of the proxy until another one was started."""
+    longest: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Of each worker, the seconds of its longest attempt, and which that was."""
     lost: list[str] = field(default_factory=list)
     """What was written with success and is not in the driver's data."""
 
@@ -158,7 +161,8 @@ class Soak:
         kills = Counter(each.what for each in self.outages)
         return (
             f"{sum(self.done.values())} operations {dict(self.done)} in {self.seconds:g} s, kills {dict(kills)}, "
-            f"failures by cause {dict(causes)}, lost {len(self.lost)}"
+            f"failures by cause {dict(causes)}, lost {len(self.lost)}, longest attempts "
+            + ", ".join(f"{which} {seconds:.1f} s" for seconds, which in self.longest.values())
         )
 
     # what is killed
@@ -241,14 +245,18 @@ class Soak:
         number = 0
         while not self._stop.is_set():
             number += 1
+            began = time.monotonic()
             try:
                 act(f"{owner}{number}")
                 self.done[owner] += 1
-            except (Failed, OSError, AssertionError, http.client.HTTPException) as error:
+            except (Failed, OSError, AssertionError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
                 self.failures.append(
                     Failure(f"{owner}{number}", self._step.started, time.monotonic(), str(error)[-400:])
                 )
                 time.sleep(0.1)
+            self.longest[owner] = max(
+                self.longest.get(owner, (0.0, "")), (time.monotonic() - began, f"{owner}{number}")
+            )
 
     def _container(self, command: Podman | Docker, name: str) -> None:
         has_failed = True
@@ -263,7 +271,7 @@ class Soak:
             failed = self._step.started
             try:
                 self._do(command, "volume", "rm", name)
-            except Failed as error:
+            except (Failed, subprocess.TimeoutExpired) as error:
                 started, until = self._step.started, time.monotonic()
                 self.failures.append(Failure(name, started, until, str(error)[-400:], is_consequence=has_failed))
             self._step.started = failed

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,11 +31,15 @@ def test_p04_p18_volume_operations_go_on_while_engine_proxy_and_plugin_are_kille
     assert soak.unexplained() == [], soak.summary()
     assert all(each < limit(1) for each in soak.notices), soak.notices
     assert soak.lost == []
-    assert all(soak.done[owner] > 0 for owner in ("podman", "docker", "program"))
+    assert all(seconds < limit(60) for seconds, _ in soak.longest.values()), soak.summary()
+    # a consumer that hangs, or has stopped, would not fail
+    assert all(soak.done[owner] > SECONDS / 10 for owner in ("podman", "docker", "program")), soak.summary()
     # podman and the program forget what they could not return: of such volumes, and no others, something may be left
     left = [each.split() for each in driver.mounts()]
     failed = {each.owner for each in soak.failures}
     assert [(volume, id) for volume, id in left if volume not in failed and id not in failed | {"soak"}] == []
     for volume, id in left:
         driver.post("/VolumeDriver.Unmount", json.dumps({"Name": volume, "ID": id}).encode())
-    assert [each for each in leftovers.mounts_below(consumers.machine.directory) if "propagated-mount/" in each] == []
+    # a volume that could not be removed keeps what protects its path
+    mounted = [each for each in leftovers.mounts_below(consumers.machine.directory) if "propagated-mount/" in each]
+    assert [each for each in mounted if Path(each).name not in failed] == []
