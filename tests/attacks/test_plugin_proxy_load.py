@@ -247,7 +247,9 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_descriptors")
-@pytest.mark.parametrize("kind", list(HALF_OPEN))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=[pytest.mark.extensive] if each != "half a head" else []) for each in HALF_OPEN]
+)
 def test_s12_thousands_of_half_open_connections_keep_no_consumer_waiting(tmp_path: Path, kind: str) -> None:
     """They took all descriptors of the proxy: no plugin had a consumer any more, and no mount could be recorded."""
     descriptors = 600

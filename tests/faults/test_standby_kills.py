@@ -68,7 +68,9 @@ def shims(house: EngineProcess) -> int:
 
 
 @pytest.mark.parametrize("victim", ["engine", "containerd"])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "operation", [pytest.param(each, marks=[pytest.mark.extensive] if each == "discard" else []) for each in OPERATIONS]
+)
 def test_i17_killed_at_any_moment_a_run_and_one_standby_are_left(
     house: EngineProcess, operation: str, victim: str
 ) -> None:
