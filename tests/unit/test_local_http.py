@@ -1,7 +1,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ def server(path: Path, *pieces: bytes) -> Iterator[str]:
 
         def answer() -> None:
             connection, _ = listener.accept()
-            with connection:
+            with connection, suppress(BrokenPipeError):  # of a reader that has refused what came before
                 connection.recv(65536)
                 for piece in pieces:
                     connection.sendall(piece)

@@ -91,8 +91,13 @@ class RunPlan(Struct, frozen=True):
     """First host id of its user namespace; 0 for none."""
     shows_log_directory: bool = False
     """Whether it sees the host's ``LOG_DIRECTORY``."""
-    socket_directory: str = ""
-    """Where the directory of its socket is made; that of a standby is renamed before its start."""
+    is_standby: bool = False
+    """Whether its container is created while the run before it uses the directories."""
+
+    @property
+    def socket_directory(self) -> Path:
+        """Where the directory of its socket is made; that of a standby is renamed before its start."""
+        return _socket_directory(self.directories, is_standby=self.is_standby)
 
     @property
     def network_files(self) -> NetworkFiles | None:
@@ -128,13 +133,12 @@ def build_plan(
             raise source.missing()
     paths = [device.path for device in needed.devices]
     devices = _bounded(lambda: resolve_devices(paths), f"check the devices {', '.join(paths)}", directories)
-    socket_directory = str(directories.next_socket_directory if options.is_standby else directories.socket_directory)
     is_nested = is_in_user_namespace()
     network = directories.network_files
     sources = [*(each.path for each in needed.sources), network.hosts, network.resolv_conf, str(CGROUP_ROOT)]
     host_paths = HostPaths(
         rootfs=str(directories.idmapped_view if options.id_base else directories.root_view),
-        socket_directory=socket_directory,
+        socket_directory=str(_socket_directory(directories, is_standby=options.is_standby)),
         cgroup_path=cgroup_path(options.container or directories.id, options.cgroup_driver),
         propagated_mount=str(directories.propagated_view) if config.propagated_mount else None,
         hosts=network.hosts,
@@ -147,7 +151,11 @@ def build_plan(
     features = HostSecurity().features(profile_for(config, settings), id_base=options.id_base)
     spec = confined_spec(config, settings, host_paths, options.confinement, features)
     made = _for_options(spec, options)
-    return RunPlan(config, directories, socket, made, options.id_base, options.shows_log_directory, socket_directory)
+    return RunPlan(config, directories, socket, made, options.id_base, options.shows_log_directory, options.is_standby)
+
+
+def _socket_directory(directories: PluginDirectories, *, is_standby: bool) -> Path:
+    return directories.next_socket_directory if is_standby else directories.socket_directory
 
 
 def _for_options(spec: Spec, options: PlanOptions) -> Spec:

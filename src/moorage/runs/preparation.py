@@ -244,7 +244,7 @@ def _check_root(directories: PluginDirectories) -> None:
 
 def _make_socket_directory(plan: RunPlan, runtime: Directory) -> None:
     """A new, empty directory that the plugin's user can write to: many plugins bind without unlinking first."""
-    socket_directory, config = Path(plan.socket_directory), plan.config
+    socket_directory, config = plan.socket_directory, plan.config
     unmount_all_below(socket_directory)
     runtime.remove(socket_directory.name)
     with ExitStack() as opened:

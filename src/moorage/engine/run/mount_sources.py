@@ -38,7 +38,7 @@ def find_mount_sources(plan: RunPlan) -> tuple[MountSource, ...]:
 
     Raises: Unavailable where a file system does not answer.
     """
-    made = (plan.socket_directory, str(plan.directories.propagated_view))
+    made = (str(plan.socket_directory), str(plan.directories.propagated_view))
     binds = [each for each in plan.spec["mounts"] if _is_bind(each) and each["source"] not in made]
 
     if not binds:
