@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from support.engines import EngineProcess, Refused, engine
+from support.foreground import wait_until
 from support.hostile_plugin import add_hostile
+from support.limits import limit
 from support.local_user import USER, run_as_user
 from support.publication import Consumer, proxy_pid
 from support.reaper import remove_mounts_at_exit
@@ -337,8 +339,8 @@ def test_v01_volumes_with_names_of_paths_and_control_characters_are_names(house:
         assert driver.mount(name) == propagated(house, "v") / "v"
     listed = house.request_json("GET", "/moorage/v1/volumes?driver=v")
     assert sorted(each["Name"] for each in listed["Volumes"]) == sorted(NAMES)
-    shown = {each["Volume"] for each in house.more("v")["Mounts"]}
-    assert shown == set(NAMES)
+    # the proxy reports mounts a moment after it has answered
+    wait_until(lambda: {each["Volume"] for each in house.more("v")["Mounts"]} == set(NAMES), "all are shown", limit(10))
     for name in NAMES:
         driver.unmount(name)
     assert set(propagated(house, "v").rglob("*")) - before == {propagated(house, "v") / "v"}
