@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -40,8 +39,4 @@ def test_p04_p18_volume_operations_go_on_while_engine_proxy_and_plugin_are_kille
     assert [(volume, id) for volume, id in left if volume not in failed and id not in failed | {"soak"}] == []
     for volume, id in left:
         driver.post("/VolumeDriver.Unmount", json.dumps({"Name": volume, "ID": id}).encode())
-    # a volume that could not be removed keeps what protects its path; and see Limits in docs/reliability.md
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    placeholders = {line.split(" ")[4] for line in lines if "moorage-placeholder" in line}
-    mounted = [each for each in leftovers.mounts_below(consumers.machine.directory) if "propagated-mount/" in each]
-    assert [each for each in mounted if Path(each).name not in failed and each not in placeholders] == []
+    assert [each for each in leftovers.mounts_below(consumers.machine.directory) if "propagated-mount/" in each] == []

@@ -6,9 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import cast
 
 import pytest
 
+from moorage.engine.plugin import PluginState
+from moorage.engine.runner import Runner
 from moorage.host.mount_points.placeholders import remove_placeholders
 from moorage.host.mounts import bind_shared, drop_dead_mounts, mount_state, unmount_all_below
 from moorage.plugins import parse_config
@@ -219,3 +222,36 @@ def test_p11a_a_volume_of_a_bind_mount_is_protected_on_the_host(base: Path) -> N
     assert cannot_write(base / "srv/v")
     release_mount_points([MountPoint(base / "srv", "v")])
     assert mount_state(base / "srv/v") == "none"
+
+
+class Returning:
+    """What a runner reads of a plugin: what consumers have mounted, each time that it is requested."""
+
+    def __init__(self, *mounted: tuple[MountPoint, ...]) -> None:
+        self._mounted = list(mounted)
+
+    def mount_points(self) -> tuple[MountPoint, ...]:
+        return self._mounted.pop(0) if len(self._mounted) > 1 else self._mounted[0]
+
+
+@pytest.mark.anyio
+async def test_p11a_a_mount_that_is_returned_while_it_is_covered_leaves_no_placeholder(base: Path) -> None:
+    (base / "v").mkdir()
+    point = MountPoint(base, "v")
+    runner = Runner(cast(PluginState, Returning((point,), ())))
+    await runner.remove_files(keep_mounted=True)
+    assert mount_state(point.path) == "none"
+
+
+@pytest.mark.anyio
+async def test_p11a_a_placeholder_stays_until_it_is_known_that_the_mount_was_returned(base: Path) -> None:
+    (base / "v").mkdir()
+    point = MountPoint(base, "v")
+    runner = Runner(cast(PluginState, Returning((point,), (point,), (point,), ())))
+    await runner.remove_files(keep_mounted=True)
+    assert mount_state(point.path) == "placeholder"
+    await runner.release_returned()
+    assert mount_state(point.path) == "placeholder"
+    assert runner.has_returned
+    await runner.release_returned()
+    assert mount_state(point.path) == "none"

@@ -1,7 +1,8 @@
 """Runs one plugin on containerd: starts a run, takes it over, and stops it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,14 @@ from moorage.runs.preparation import (
     use_standby,
 )
 from moorage.runs.readiness import describe_other_sockets, wait_until_listening
-from moorage.runs.removal import cover_mount_points, delete_all, remove_runtime, remove_unused_groups
+from moorage.runs.removal import (
+    MountPoint,
+    cover_mount_points,
+    delete_all,
+    release_mount_points,
+    remove_runtime,
+    remove_unused_groups,
+)
 from moorage.runs.termination import terminate
 from moorage.timeouts import Timeouts
 
@@ -63,6 +71,8 @@ class Runner:
         """Containers whose exit was reported, and which the executor may still have to remove; the latest one last."""
         self._cleared: ContainerRuntime | None = None
         """Where every container of the plugin is known that an earlier engine may have left."""
+        self._covered: set[MountPoint] = set()
+        """Mount points that may have placeholders, and that were not returned when that was last checked."""
 
     @property
     def run(self) -> PluginRun | None:
@@ -122,7 +132,8 @@ class Runner:
         if plan is None:
             return None
         points = await plugin.wait_mount_points()
-        self._report(await run_blocking(lambda: use_standby(plan, points)), report)
+        async with self._covering(points):
+            self._report(await run_blocking(lambda: use_standby(plan, points)), report)
         began = datetime.now(UTC)
         run = PluginRun(plugin.record.container, runtime.oci_runtime.command, control_group(plan.spec), began)
         self._run = run
@@ -151,7 +162,8 @@ class Runner:
                 f"to get it back {reinstall_hint(plugin.record.stored_package)}"
             ) from error
         points = await plugin.wait_mount_points()
-        preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts), points))
+        async with self._covering(points):
+            preparation = await run_blocking(lambda: prepare_run(plan, mount_snapshot(mounts), points))
         self._report(preparation, report)
         run = await self._create(runtime, plan.spec)
         await run_blocking(lambda: close_views(plugin.directories))
@@ -301,15 +313,33 @@ class Runner:
         """Unmount and remove what was made for the last run; consumers' mount points get placeholders."""
         points = self._plugin.mount_points()
         if keep_mounted:
-            if points:
+            async with self._covering(points):
                 await run_blocking(lambda: cover_mount_points(points))
         else:
             await self._remove_runtime()
             await run_blocking(lambda: remove_unused_groups(self._plugin.id))
 
     async def _remove_runtime(self) -> None:
-        directories, points = self._plugin.directories, self._plugin.mount_points()
-        await run_blocking(lambda: remove_runtime(directories, points))
+        async with self._covering(points := self._plugin.mount_points()):
+            await run_blocking(lambda: remove_runtime(self._plugin.directories, points))
+
+    @asynccontextmanager
+    async def _covering(self, points: Sequence[MountPoint] | None) -> AsyncIterator[None]:
+        """In the block these may get placeholders; what consumers return meanwhile has none after it."""
+        self._covered.update(points or ())
+        yield
+        await self.release_returned()
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether there may be placeholders at mount points that consumers have returned since they were made."""
+        return not self._covered <= set(self._plugin.mount_points())
+
+    async def release_returned(self) -> None:
+        """Remove those, in a job of the plugin's inbox: the plugin proxy may have looked before they were made."""
+        if returned := self._covered - set(self._plugin.mount_points()):
+            await run_blocking(lambda: release_mount_points(returned))
+            self._covered -= returned
 
     async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
         """Remove every container of this plugin that is no run of it that the executor has. Source: row M16."""

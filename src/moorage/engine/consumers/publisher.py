@@ -221,6 +221,8 @@ class Publisher:
             plugin, present = self._plugins.find_id(id), self._news.get(id)
             if plugin is not None:
                 plugin.take_mounts(present.mounts if present is not None else ())
+                if plugin.runner.has_returned:
+                    plugin.inbox.queue(plugin.runner.release_returned)
                 self._log_problems(plugin, before.get(id), present)
         for report in news.reports:
             plugin = self._plugins.find_id(report.id)
