@@ -163,6 +163,22 @@ async def test_e17_a_prepared_process_that_exits_is_discarded_and_its_exit_reach
         assert it.executor.last_exit("a") is None
 
 
+@pytest.mark.parametrize("call", [start, discard])
+async def test_e17_the_id_is_free_when_a_call_finds_a_prepared_process_exited(
+    call: Callable[[FakeHarness], Awaitable[None]],
+) -> None:
+    async with fake_harness() as it:
+        await prepare(it)
+        it.world.end("a", 137)
+        while it.executor.is_prepared("a"):
+            await anyio.sleep(0)
+        assert it.executor.owns("a"), "it is being removed"
+        with suppress(errors.NotFound):
+            await call(it)
+        assert not it.world.left()
+        await it.create()
+
+
 async def test_e17_an_exit_at_the_start_is_reported_once() -> None:
     async with fake_harness() as it:
         await prepare(it)

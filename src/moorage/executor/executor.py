@@ -123,6 +123,7 @@ class Executor(ContainerEvents):
         """
         container = self._find_prepared(id)
         if container is None:
+            await self._wait_discarded(id)
             raise errors.NotFound(f"cannot start container {id}: it is not prepared")
         with self._operations.track(id):
             container.run, _ = machine.step(container.run, machine.StartRequested())
@@ -143,8 +144,7 @@ class Executor(ContainerEvents):
             with self._operations.track(id):
                 container.run, _ = machine.step(container.run, machine.StartFailed())
                 await self._remove_prepared(container)
-        elif id in self._containers and self._containers[id].run.phase is machine.Phase.REMOVED:
-            await self.wait_removed(id)
+        await self._wait_discarded(id)
         await self._sweeper.clear(id)
 
     def is_prepared(self, id: str) -> bool:
@@ -324,6 +324,11 @@ class Executor(ContainerEvents):
     def _find_prepared(self, id: str) -> OwnedContainer | None:
         container = self._containers.get(id)
         return container if container is not None and container.run.phase is machine.Phase.PREPARED else None
+
+    async def _wait_discarded(self, id: str) -> None:
+        """Return when a container is removed that was prepared, and whose process has exited."""
+        if id in self._containers and self._containers[id].run.phase is machine.Phase.REMOVED:
+            await self.wait_removed(id)
 
     async def _register(
         self, id: str, run_id: str, stdout: ByteSink | None, stderr: ByteSink | None, attach: Attach | None
