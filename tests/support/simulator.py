@@ -34,6 +34,8 @@ class LifecycleState:
     """One run as it truly is."""
 
     pid: int
+    is_prepared: bool = False
+    """Its program was not started."""
     alive: bool = True
     has_task: bool = True
     """Containerd knows its task."""
@@ -96,6 +98,10 @@ class Simulation:
             self._restore()
         if self._starting:
             self._start_answered()
+        if self._run.phase is Phase.PREPARED and self._chance() < 0.5:
+            self._start_or_discard()
+        if self._starting:
+            self._start_answered()
         if self._chance() < 0.7:
             self._exit()
         for _ in range(FINAL_POLLS):
@@ -112,7 +118,10 @@ class Simulation:
                 self._demand(
                     life.reported == 0 and life.has_task and life.has_files, "it is alive and left alone", life
                 )
-                self._demand(self._run.phase is Phase.RUNNING and self._run.pid == life.pid, "it is owned", life)
+                phase = Phase.PREPARED if life.is_prepared else Phase.RUNNING
+                self._demand(self._run.phase is phase and self._run.pid == life.pid, "it is owned", life)
+            elif life.is_prepared:
+                self._demand(not life.has_task and not life.has_files, "it is discarded", life)
             else:
                 self._demand(life.reported == 1 or life.excused, "its exit is reported once", life)
                 self._demand(not life.has_task and not life.has_files, "it has no leftovers", life)
@@ -134,10 +143,10 @@ class Simulation:
     def _create(self) -> None:
         # a pid may be that of an earlier run
         pid = self._life.pid if self.lives and self._chance() < 0.2 else 100 + len(self.lives)
-        self.lives.append(LifecycleState(pid))
+        self.lives.append(LifecycleState(pid, is_prepared=self._chance() < 0.25))
         self._take_over()
         self._starting = True
-        self._say(f"create pid {pid}")
+        self._say(f"{'prepare' if self._life.is_prepared else 'create'} pid {pid}")
 
     def _take_over(self) -> None:
         run = machine.RunState(ID, early=self._early)
@@ -146,14 +155,51 @@ class Simulation:
         self._inbox.clear()
 
     def _start_answered(self) -> None:
+        life = self._life
         self._starting = False
-        self._say("started")
-        self._inbox.append(machine.Started(self._life.pid))
+        if not life.is_prepared:
+            self._say("started")
+            self._inbox.append(machine.Started(life.pid))
+        elif self._run.pid is None:
+            self._say("prepared")
+            self._run, do = machine.step(self._run, machine.Prepared(life.pid))
+            if do is not Action.NOTHING:
+                self._inbox.append(machine.CheckRequested())
+        elif life.alive and life.has_task and not self._answer_is_lost() and not self._hung:
+            self._say("started")
+            life.is_prepared = False
+            self._inbox.append(machine.Started(life.pid))
+        else:
+            self._undo_start("the start fails")
+
+    def _start_or_discard(self) -> None:
+        if self._chance() < 0.7:
+            self._say("start")
+            self._run, do = machine.step(self._run, machine.StartRequested())
+            self._demand(do is Action.NOTHING, "it is started", self._life)
+            self._starting = True
+        else:
+            self._undo_start("discard")
+
+    def _undo_start(self, why: str) -> None:
+        """Remove all of a run that was not started, or whose start has failed; the retries of that are not modelled."""
+        self._say(why)
+        self._starting = False
+        life = self._life
+        self._run, do = machine.step(self._run, machine.StartFailed())
+        self._demand(do is Action.NOTHING, "a start that failed has no exit", life)
+        life.alive = life.has_task = life.has_files = False
+        life.excused = True
 
     def _restore(self) -> None:
         """As the next process does, until containerd answers all of it."""
         life = self._life
         self._take_over()
+        if life.is_prepared:
+            self._say("restore finds it was not started")
+            life.alive = life.has_task = life.has_files = False
+            self._run = machine.RunState(ID, Phase.REMOVED)
+            return
         if life.alive and life.has_task:
             self._start_answered()
             return
@@ -186,6 +232,7 @@ class Simulation:
     def _report(self, life: LifecycleState, code: int | None) -> None:
         self._say(f"reported {code}")
         life.reported += 1
+        self._demand(not life.is_prepared, "no exit is reported of what was not started", life)
         self._demand(not life.alive, "no exit is reported of a process that is alive", life)
         self._demand(life.reported == 1, "no exit is reported twice", life)
         self._demand(code in (None, life.code), "no code is invented", life)
@@ -215,7 +262,12 @@ class Simulation:
             return self._find_exit()
         if do is Action.DELIVER:
             return self._deliver()
-        if do is Action.RELEASE:
+        if do is Action.DISCARD:
+            self._demand(
+                not self._life.alive and self._life.is_prepared, "only what has exited is discarded", self._life
+            )
+            self._undo_start("discarded")
+        elif do is Action.RELEASE:
             self._demand(not self._life.has_task and not self._life.has_files, "it is removed", self._life)
             self._demand(self._life.reported == 1, "its exit was reported before", self._life)
         elif do is not Action.NOTHING:
@@ -346,18 +398,15 @@ class Simulation:
     def _go_on(self) -> None:
         if self._starting:
             self._start_answered()
+        elif self._run.phase is Phase.PREPARED and self._owns:
+            self._start_or_discard()
         elif self._run.phase is Phase.REMOVED and self._owns and len(self.lives) < 3:
             self._create()
 
     def _give_up(self) -> None:
         """The answer to a start is lost; the undo works."""
         if self._starting and self._up and not self._hung:
-            self._starting = False
-            life = self._life
-            self._run, do = machine.step(self._run, machine.StartFailed())
-            self._demand(do is Action.NOTHING, "a start that failed has no exit", life)
-            life.alive = life.has_task = life.has_files = False
-            life.excused = True
+            self._undo_start("the answer to the start is lost")
 
 
 def _limits(*weighted: tuple[int, Callable[[Simulation], None]]) -> list[tuple[float, Callable[[Simulation], None]]]:

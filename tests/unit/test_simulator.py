@@ -64,7 +64,37 @@ def reports_again(step: Step) -> Step:
     return broken
 
 
-@pytest.mark.parametrize("break_it", [believes_events, takes_silence_for_an_exit, never_polls, reports_again])
+def reports_what_was_not_started(step: Step) -> Step:
+    def broken(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        after, do = step(run, event)
+        return after, Action.DELIVER if do is Action.DISCARD else do
+
+    return broken
+
+
+def leaves_what_was_not_started(step: Step) -> Step:
+    def broken(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        after, do = step(run, event)
+        return after, Action.NOTHING if do is Action.DISCARD else do
+
+    return broken
+
+
+def discards_at_each_hint(step: Step) -> Step:
+    def broken(run: RunState, event: RunEvent) -> tuple[RunState, Action]:
+        is_hint = run.phase is Phase.PREPARED and isinstance(event, machine.ProcessExited)
+        return step(run, machine.StatusKnown(None) if is_hint else event)
+
+    return broken
+
+
+WRONG = [
+    *(believes_events, takes_silence_for_an_exit, never_polls, reports_again),
+    *(reports_what_was_not_started, leaves_what_was_not_started, discards_at_each_hint),
+]
+
+
+@pytest.mark.parametrize("break_it", WRONG)
 def test_a_machine_that_is_wrong_is_caught(break_it: Callable[[Step], Step], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "step", break_it(machine.step))
     with pytest.raises(Violation):
