@@ -16,8 +16,8 @@ from moorage.containerd.types import Spec
 from moorage.engine.run.mount_sources import started_spec
 from moorage.engine.run.plan import plan_run
 from moorage.engine.run.plugin_run import PluginRun, container_labels, recorded_run
-from moorage.engine.run.ready_time import find_recorded_ready, record_ready
-from moorage.engine.run.standby import find_start, record_start
+from moorage.engine.run.ready_time import record_ready
+from moorage.engine.run.recorded_times import find_time, record_time
 from moorage.executor import Exit
 from moorage.host.cgroups import parent_group_in_use
 from moorage.host.directory_tree import remove_tree
@@ -145,7 +145,7 @@ class Runner:
         if not is_started:
             self._run = None
             return None
-        await run_blocking(lambda: record_start(plugin.directories.start_record, run.container, began))
+        await run_blocking(lambda: record_time(plugin.directories.start_record, run.container, began))
         return run, plan
 
     async def _start_new(
@@ -236,8 +236,8 @@ class Runner:
         """
         plugin = self._plugin
         container, ready_record = plugin.record.container, plugin.directories.ready_record
-        ready_at = await run_blocking(lambda: find_recorded_ready(ready_record, container))
-        began = await run_blocking(lambda: find_start(plugin.directories.start_record, container))
+        ready_at = await run_blocking(lambda: find_time(ready_record, container))
+        began = await run_blocking(lambda: find_time(plugin.directories.start_record, container))
         run = self._run = await recorded_run(runtime, container, began)
         try:
             taker = runtime.keeper.attacher(run.container, plugin.log)

@@ -1,20 +1,17 @@
 """How long the run of a plugin was ready, for the count of failures in a row.
 
-Whether a run became ready is recorded in the run-time directory of the plugin, without a sync: that directory is lost
-exactly when the run is, at a reboot, and a start writes nothing more to the disk. A kill of the engine in the instant
-between the two makes a run one that was never ready, and its exit one more failure in the row.
+When a run became ready is recorded without a sync, so that a start writes nothing more to the disk. A kill of the
+engine just before that makes the run one that was never ready, and its exit one more failure in the row.
 """
 
-import logging
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from moorage.engine.run.recorded_times import find_time, record_time
 from moorage.executor import Exit
 
-__all__ = ("ReadyTime", "find_recorded_ready", "record_ready")
-
-log = logging.getLogger(__name__)
+__all__ = ("ReadyTime", "record_ready")
 
 
 class ReadyTime:
@@ -50,20 +47,7 @@ class ReadyTime:
 def record_ready(path: Path, container: str) -> None:
     """Record in this file that the run of a container is ready, from now on or as recorded before (blocking).
 
-    A failure is logged: it is no reason to refuse a plugin that works.
+    Source: ``recorded_times``.
     """
-    if find_recorded_ready(path, container) is not None:
-        return
-    try:
-        path.write_text(f"{container} {datetime.now(UTC).isoformat()}\n")
-    except OSError as error:
-        log.warning("cannot record that %s is ready: %s", container, error)
-
-
-def find_recorded_ready(path: Path, container: str) -> datetime | None:
-    """When the run of a container became ready; None where that is not recorded (blocking)."""
-    try:
-        recorded, _, at = path.read_text().strip().partition(" ")
-        return datetime.fromisoformat(at) if recorded == container else None
-    except (OSError, ValueError):
-        return None
+    if find_time(path, container) is None:
+        record_time(path, container, datetime.now(UTC))

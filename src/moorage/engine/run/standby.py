@@ -6,8 +6,6 @@ docs/adr/0065-a-standby-of-the-next-run.md.
 """
 
 import logging
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from moorage.engine.plugin import PluginState
     from moorage.engine.runtime import ContainerRuntime, EngineContext
 
-__all__ = ("Standby", "find_start", "record_start")
+__all__ = ("Standby",)
 
 log = logging.getLogger(__name__)
 
@@ -214,20 +212,3 @@ class Standby:
                 await run_blocking(lambda: release_pins(plugin.directories.pins))
         await runtime.executor.wait_removed(container)
         log.warning("the standby of plugin %s has exited; another one is made", plugin.name)
-
-
-def record_start(path: Path, container: str, at: datetime) -> None:
-    """Record in this file since when the run of a container, which was a standby, runs (blocking)."""
-    try:
-        path.write_text(f"{container} {at.isoformat()}\n")
-    except OSError as error:
-        log.warning("cannot record when %s was started: %s", container, error)
-
-
-def find_start(path: Path, container: str) -> datetime | None:
-    """Since when the run of a container runs; None for one that was no standby (blocking)."""
-    try:
-        recorded, _, at = path.read_text().strip().partition(" ")
-        return datetime.fromisoformat(at) if recorded == container else None
-    except (OSError, ValueError):
-        return None
