@@ -171,10 +171,11 @@ def test_the_reference_has_every_metric_with_its_type_and_labels(house: EnginePr
     house.crash("d", 1)
     house.until_restarted("d", 1)
     house.request_own(
-        "PUT", "d", "policy", {"memory_bytes": 64 << 20, "cpus": 1}
+        "PUT", "d", "policy", {"memory_bytes": 64 << 20, "cpus": 1, "standby": True}
     )  # a limit has a series only where there is one
     house.request_own("PUT", "d", "policy", {"health": {"Checks": [{"Kind": "connect"}]}})
     house.request_own("POST", "d", "wait?timeout=30")
+    house.wait_until(lambda: house.more("d")["StandbyPid"], "it has a standby")
     page = (ROOT / "docs/reference/metrics.md").read_text()
     rows = re.findall(r"^\| `(moorage_\w+)` \| (\w+) \|(.*?)\|.*\|$", page, re.MULTILINE)
     documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}

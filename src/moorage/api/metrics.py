@@ -144,6 +144,7 @@ _GROUPS = (
     ("cpus_limit", "Limit of processor time, in processors; absent without one."),
     ("memory_bytes", "Memory, without page cache that can be dropped at once."),
     ("memory_limit_bytes", "Limit of its memory; absent without one."),
+    ("standby_memory_bytes", "Memory of the standby of its next run; absent without one."),
     ("pids", "Processes and threads."),
     ("pids_limit", "Limit of processes and threads; absent without one."),
     ("zombies", "Zombie processes."),

@@ -20,8 +20,8 @@ from moorage.engine.lifecycle import Event, State
 from moorage.engine.values import LastExit, PluginEvent
 from moorage.executor import Exit
 from moorage.health.model import HealthStatus
-from moorage.host.cgroup_usage import CgroupUsage, read_usage
-from moorage.host.cgroups import find_groups, hierarchies
+from moorage.host.cgroup_usage import CgroupUsage, read_plugin_usage
+from moorage.host.cgroups import hierarchies
 from moorage.logs.reader import LogTotals
 from moorage.timeouts import DEFAULT
 
@@ -184,7 +184,7 @@ async def measure(
     is_up = await _answers(runtime)
     # One instant for all that is in memory; what the control groups say is of a moment later.
     seen = [(plugin, _is_running(plugin)) for plugin in plugins]
-    paths = [plugin.run.control_group if is_running and plugin.run is not None else "" for plugin, is_running in seen]
+    paths = [_groups(plugin) if is_running else ("", "") for plugin, is_running in seen]
     states = Counter(plugin.state for plugin, _ in seen)
     rows = [_row(plugin) for plugin, _ in seen]
     logs = [plugin.log for plugin, _ in seen]
@@ -225,10 +225,15 @@ def _row(plugin: "PluginState") -> tuple[str, bool, bool | None, int, dict[tuple
     return plugin.name, plugin.is_ready, is_healthy, counts.restarts, dict(counts.exits)
 
 
-def _read(paths: list[str]) -> list[CgroupUsage | None]:
-    """What the control groups of these paths use, None for an empty path (blocking)."""
+def _groups(plugin: "PluginState") -> tuple[str, str]:
+    """The paths of the control groups of its run and of its standby; an empty one for none."""
+    return plugin.run.control_group if plugin.run is not None else "", plugin.standby.control_group
+
+
+def _read(paths: list[tuple[str, str]]) -> list[CgroupUsage | None]:
+    """What the control groups of runs and their standbys use, None for one without a path (blocking)."""
     mounted = hierarchies()
-    return [read_usage(find_groups(path, mounted)) if path else None for path in paths]
+    return [read_plugin_usage(run, standby, mounted) if run else None for run, standby in paths]
 
 
 _STEPS = {

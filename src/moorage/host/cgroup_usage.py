@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from moorage.host import proc
-from moorage.host.cgroups import UNIFIED, find_groups, pids_in
+from moorage.host.cgroups import UNIFIED, Hierarchies, find_groups, pids_in
 
 __all__ = ("CgroupUsage", "ProcessView", "read_plugin_usage", "read_processes", "read_usage")
 
@@ -68,10 +68,15 @@ def read_usage(groups: Mapping[str, Path]) -> CgroupUsage:
     return CgroupUsage(datetime.now(UTC), **used, cpus_limit=_cpus_limit(groups), zombies=zombies)
 
 
-def read_plugin_usage(group: str, standby: str) -> CgroupUsage:
-    """What the group at a path uses now, and the memory of that of a standby; an empty path for none."""
-    usage = read_usage(find_groups(group))
-    return replace(usage, standby_memory_bytes=read_usage(find_groups(standby)).memory_bytes) if standby else usage
+def read_plugin_usage(group: str, standby: str, mounted: Hierarchies | None = None) -> CgroupUsage:
+    """What the group at a path uses now, and the memory of that of a standby; an empty path for none.
+
+    ``mounted`` is what ``hierarchies`` returned, where many are read.
+    """
+    usage = read_usage(find_groups(group, mounted))
+    if not standby:
+        return usage
+    return replace(usage, standby_memory_bytes=read_usage(find_groups(standby, mounted)).memory_bytes)
 
 
 def read_processes(groups: Mapping[str, Path]) -> list[ProcessView]:
