@@ -54,6 +54,16 @@ def test_p05_p07_no_other_spelling_of_a_call_gets_past_the_proxy(tmp_path: Path,
         assert exchange(path, post("/VolumeDriver.Mount?x=/../y", NAME)).startswith(b"HTTP/1.1 500 ")
 
 
+@pytest.mark.parametrize("body", [b'{"Name":"v","name":"w","ID":"a"}', b'{"Name":"v","ID":"a","Id":"b"}'])
+def test_p05_p11_no_second_spelling_of_a_volume_or_a_mount_gets_past_the_proxy(tmp_path: Path, body: bytes) -> None:
+    """A Go plugin takes the last one; the proxy recorded the first."""
+    with attacked(tmp_path, answering) as (_, hostile, path, _):
+        for call in ("Create", "Mount", "Unmount", "Remove"):
+            answered = exchange(path, post(f"/VolumeDriver.{call}", body))
+            assert b"its body has the key" in answered, answered
+        assert hostile.requests == []
+
+
 SMUGGLED = post("/VolumeDriver.Remove", NAME)
 SMUGGLERS = {
     "two lengths": b"Content-Length: 2\r\nContent-Length: %d\r\n\r\n{}",

@@ -197,3 +197,9 @@ def test_p07_a_call_that_lost_its_body_reaches_no_plugin(path: str) -> None:
     with pytest.raises(errors.Invalid, match="its body has no File"):
         calls.arguments(calls.START_LOGGING, b'{"Name": "v"}')
     assert calls.arguments(calls.LIST, b"{}").volume == ""
+
+
+@pytest.mark.parametrize("body", [b'{"name": "v"}', b'{"Name": "v", "NAME": "w"}', b'{"Name": "v", "id": "a"}'])
+def test_p11_a_name_in_another_spelling_is_refused(body: bytes) -> None:
+    with pytest.raises(errors.Invalid, match=r"its body has the key '(name|NAME|id)'; write it as '(Name|ID)'"):
+        calls.arguments(calls.MOUNT, body)

@@ -115,6 +115,10 @@ class _Body(Struct, frozen=True):
     File: str = ""
 
 
+_READ = frozenset(_Body.__struct_fields__)
+_READ_AS = {name.casefold(): name for name in _READ}
+
+
 def method(path: str) -> str:
     """The name of a call for people: ``VolumeDriver.Mount``."""
     return path.lstrip("/")
@@ -185,13 +189,17 @@ def arguments(path: str, body: bytes) -> Arguments:
     else than what the container needs, so it never does.
 
     Raises: Invalid if it is no JSON object, if a name in it is no text or too long, or if the volume or the FIFO is
-    missing.
+    missing; for a key that is read, in another spelling: plugins in Go would take its value.
     Source: moby pkg/plugins/client.go, callWithRetry.
     """
     try:
         read = msgspec.json.decode(body, type=_Body)
+        keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise errors.Invalid(f"cannot call {method(path)}: its body is no JSON object: {error}") from error
+    for key in keys:
+        if key not in _READ and (name := _READ_AS.get(key.casefold())):
+            raise errors.Invalid(f"cannot call {method(path)}: its body has the key {key!r}; write it as {name!r}")
     if (path in _NAMED and not read.Name) or (path in (START_LOGGING, STOP_LOGGING) and not read.File):
         missing = "Name" if path in _NAMED else "File"
         raise errors.Invalid(
