@@ -181,9 +181,9 @@ class Simulation:
         else:
             self._undo_start("discard")
 
-    def _undo_start(self, why: str) -> None:
+    def _undo_start(self, reason: str) -> None:
         """Remove all of a run that was not started, or whose start has failed; the retries of that are not modelled."""
-        self._say(why)
+        self._say(reason)
         self._starting = False
         life = self._life
         self._run, do = machine.step(self._run, machine.StartFailed())

@@ -17,7 +17,7 @@ from moorage.engine.run.mount_sources import started_spec
 from moorage.engine.run.plan import plan_run
 from moorage.engine.run.plugin_run import PluginRun, container_labels, recorded_run
 from moorage.engine.run.ready_time import record_ready
-from moorage.engine.run.recorded_times import find_time, record_time
+from moorage.engine.run.run_times import find_time, record_time
 from moorage.executor import Exit
 from moorage.host.cgroups import parent_group_in_use
 from moorage.host.directory_tree import remove_tree

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moorage.engine.run.recorded_times import find_time, record_time
+from moorage.engine.run.run_times import find_time, record_time
 from moorage.executor import Exit
 
 __all__ = ("ReadyTime", "record_ready")
@@ -47,7 +47,7 @@ class ReadyTime:
 def record_ready(path: Path, container: str) -> None:
     """Record in this file that the run of a container is ready, from now on or as recorded before (blocking).
 
-    Source: ``recorded_times``.
+    Source: ``run_times``.
     """
     if find_time(path, container) is None:
         record_time(path, container, datetime.now(UTC))
