@@ -1,7 +1,7 @@
 """A real dockerd to compare with: of its own directories, without network, gone with all its traces at the end.
 
 Talks to it over its API, so that no docker command is needed. One trace it makes whatever its options say is
-``/run/docker/plugins/<id>``; it is removed as well where it did not exist before.
+``/run/docker/plugins/<id>``; that directory stays.
 """
 
 import http.client
@@ -50,7 +50,7 @@ class Dockerd:
         self.state = directory / "exec"
         self.address = directory / "docker.sock"
         self.log = directory / "log"
-        self._made = [each for each in (SOCKETS, SOCKETS.parent) if not each.exists()]
+        SOCKETS.mkdir(parents=True, exist_ok=True)  # and left there: see ConsumerMachine
         self._command = [
             *prefix,
             os.environ.get(PROGRAM, "dockerd"),
@@ -149,9 +149,6 @@ class Dockerd:
             self.process.kill()
             self.process.wait()
         self._end(children)
-        for directory in self._made:
-            if directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
         for point in reversed(leftovers.mounts_below(self.directory)):
             subprocess.run(["umount", "--lazy", point], check=True)
 

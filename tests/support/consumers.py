@@ -53,7 +53,7 @@ class ConsumerMachine:
         self.sockets = self.directory / "plugins"
         self.configuration = self.directory / "containers"
         self.podman_config = self.configuration / "containers.conf.d/50-moorage.conf"
-        self._made = [each for each in (_PLUGINS, _PLUGINS.parent) if not each.exists()]
+        # Left there: a directory that is removed takes what other mount namespaces have mounted on it with it.
         _PLUGINS.mkdir(parents=True, exist_ok=True)
         self.sockets.mkdir()
         (self.directory / "engine").mkdir()
@@ -107,9 +107,6 @@ class ConsumerMachine:
         for point in reversed(leftovers.mounts_below(self.directory)):
             subprocess.run(["umount", "--lazy", point], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
-        for directory in self._made:
-            with suppress(OSError):
-                directory.rmdir()
         assert names == []
 
 
