@@ -1,6 +1,6 @@
 """One engine with and without something, in interleaved rounds: what a change gains on a machine that is never idle.
 
-    scripts/bench compare start --without early-start --rounds 15
+    scripts/bench compare one --without parallel-unmount --rounds 15
     scripts/bench compare one --source /path/to/another/checkout --rounds 20
 
 ``start`` is a cold start of some plugins, ``one`` an enable, a crash and a disable of one. The other sides are this
@@ -31,7 +31,6 @@ async def in_turn(*jobs):
         await job()
 """
 WITHOUT = {
-    "early-start": "from moorage import early_start; early_start._start = lambda *_: None",
     "parallel-unmount": f"{_IN_TURN}\nfrom moorage.engine import runner; runner.side_by_side = in_turn",
 }
 """What can be left out, each with the Python that does so before the program is run."""

@@ -3,8 +3,8 @@
 import logging
 import signal as signals
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 import anyio
@@ -17,7 +17,6 @@ __all__ = (
     "TERMINATING",
     "StopSignals",
     "signal_name",
-    "signals_delayed",
     "stop_signals",
     "termination_signals",
 )
@@ -99,17 +98,6 @@ def signal_name(number: int) -> str:
         return f"SIGRTMIN+{number - signals.SIGRTMIN}"
 
 
-@contextmanager
-def signals_delayed() -> Iterator[None]:
-    """A block in which termination signals are delayed, until ``stop_signals`` in it takes them."""
-    numbers = termination_signals()
-    signals.pthread_sigmask(signals.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signals.pthread_sigmask(signals.SIG_UNBLOCK, numbers)
-
-
 @asynccontextmanager
 async def stop_signals(purpose: str) -> AsyncIterator[StopSignals]:
     """Receive the ``TERMINATING`` signals within the block; after it they are ignored, as the program is about to exit.
@@ -120,7 +108,6 @@ async def stop_signals(purpose: str) -> AsyncIterator[StopSignals]:
 
     async def receive(*, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*numbers) as received:
-            signals.pthread_sigmask(signals.SIG_UNBLOCK, numbers)  # what ``signals_delayed`` has delayed comes now
             task_status.started()
             async for number in received:
                 stop.receive(number)

@@ -174,25 +174,21 @@ def command(
     """Serve; the exit status."""
     import logging
 
-    with collector_paused():
-        from moorage.early_start import containerd_started_early
+    with collector_paused(), without_certificates():
+        import anyio
+
+        from moorage.daemon import run_engine
+        from moorage.plugins import Confinement, check_confinement
 
     steps = logging.getLogger("moorage")
     steps.setLevel(min(logging.INFO, steps.getEffectiveLevel()))
     old = _with_warning(policy)
     # --host says where to listen; without it the socket is in the run-time directory, wherever that is
     location, socket = locate(root, exec_root), given_socket()
-    with containerd_started_early(location, socket, containerd):
-        with collector_paused(), without_certificates():
-            import anyio
-
-            from moorage.daemon import run_engine
-            from moorage.plugins import Confinement, check_confinement
-
-        more["registries"] = _registries(grants or old, insecure_registry, registry_mirror, certs_dir)
-        more["confinement"] = Confinement(
-            capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
-        )
-        check_confinement(more["confinement"])
-        options = serve_options(location, socket, namespace, containerd, **more)
-        return anyio.run(run_engine, options, backend_options={"use_uvloop": True})
+    more["registries"] = _registries(grants or old, insecure_registry, registry_mirror, certs_dir)
+    more["confinement"] = Confinement(
+        capabilities=default_capabilities, pids=default_pids, memory_bytes=default_memory, cpus=default_cpus
+    )
+    check_confinement(more["confinement"])
+    options = serve_options(location, socket, namespace, containerd, **more)
+    return anyio.run(run_engine, options, backend_options={"use_uvloop": True})

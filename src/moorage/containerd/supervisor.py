@@ -54,8 +54,6 @@ ADDRESS_LIMIT = 98
 """Longest socket path in bytes: containerd adds ".ttrpc", and 107 is the kernel's limit."""
 
 _SOCKET_RELEASE = DEFAULT.socket_close  # seconds from the release of a process's memory to that of its sockets, at most
-_STARTED: dict[int, int] = {}  # children of this process that were not reaped: pid, and where its log began
-_UNUSED: set[int] = set()  # those of them that ``start`` has started and nothing has used yet
 _POLL = 0.005  # seconds between two checks of a containerd that is about to serve
 
 
@@ -92,6 +90,7 @@ class PrivateContainerd:
         self._timeouts = timeouts
         self._search = search
         self._scope = scope
+        self._children: set[int] = set()  # that were not reaped
         self._log_start = 0
         self._stopping = False
         if (length := len(os.fsencode(self.address))) > ADDRESS_LIMIT:
@@ -115,22 +114,6 @@ class PrivateContainerd:
         async with file_lock(self._lock):
             return await self._ensure()
 
-    async def start(self) -> bool:
-        """The first half of ``ensure``, which does the rest: whether a process was started. Raises: as ``ensure``."""
-        self._make_directories()
-        async with file_lock(self._lock):
-            if await run_blocking(self.find) is not None:
-                return False
-            _UNUSED.add(await self._find_or_start())
-            return True
-
-    async def stop_unused(self) -> bool:
-        """Stop what ``start`` has started, unless it was used since; whether that was so. Raises: Unavailable."""
-        if not _UNUSED:
-            return False
-        await self.stop()
-        return True
-
     def _make_directories(self) -> None:
         for directory in (self.root, self.state):
             try:
@@ -140,12 +123,6 @@ class PrivateContainerd:
                 raise errors.Invalid(f"cannot use {directory} for containerd: {error}") from error
 
     async def _ensure(self) -> int:
-        pid = await self._find_or_start()
-        _UNUSED.discard(pid)
-        await self._wait_until_serving(pid)
-        return pid
-
-    async def _find_or_start(self) -> int:
         pid = await run_blocking(self.find)
         if pid is None:
             await run_blocking(lambda: check_databases(self.root))
@@ -156,7 +133,7 @@ class PrivateContainerd:
                 raise errors.Unavailable(f"cannot start containerd: {error}") from error
         else:
             self._check_mount_namespace(pid)
-            self._log_start = _STARTED.get(pid, 0)
+        await self._wait_until_serving(pid)
         return pid
 
     def find(self) -> int | None:
@@ -246,7 +223,7 @@ class PrivateContainerd:
                 self._log,
             )
         child.returncode = 0  # it outlives this process, which Popen would call a leak; _reap takes its true status
-        _STARTED[child.pid] = self._log_start
+        self._children.add(child.pid)
         self._pid_file.write_text(f"{child.pid}\n")
         log.info("started containerd, pid %d, log %s", child.pid, self._log)
         return child.pid
@@ -337,19 +314,19 @@ class PrivateContainerd:
 
     def _reap(self) -> None:
         """Take the exit status of each child containerd that exited; else they stay zombies."""
-        for pid in list(_STARTED):
+        for pid in list(self._children):
             try:
                 exited, _ = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 exited = pid  # it was taken elsewhere
             if exited:
-                del _STARTED[pid]
+                self._children.discard(pid)
 
     def _has_exited(self, pid: int) -> bool:
         # the kernel reports nothing of a child for a moment around its exec, so only its exit status counts.
-        if pid in _STARTED:
+        if pid in self._children:
             self._reap()
-            return pid not in _STARTED
+            return pid not in self._children
         return self.find() != pid
 
     def _start_failure(self) -> errors.Unavailable:

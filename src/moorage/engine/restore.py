@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,23 @@ class Restore:
         async with anyio.create_task_group() as tasks:
             for plugin in self._context.plugins.all():
                 tasks.start_soon(self._restore, plugin, owners, start)
+        await self._remove_late()
+
+    async def _remove_late(self) -> None:
+        """Remove what a request of a killed engine has created since ``claim`` has looked."""
+        try:
+            runtime = self._context.availability.require()
+            owners = await runtime.owners()
+        except errors.MoorageError as error:
+            log.warning("cannot look for containers that were created late: %s", error)
+            return
+        found: dict[str, set[str]] = {}
+        for container, owner in owners.items():
+            found.setdefault(owner, set()).add(container)
+        for plugin in self._context.plugins.all():
+            present = {plugin.run.container} if plugin.run is not None else set()
+            if not found.get(plugin.id, set()) <= present:
+                plugin.inbox.queue(plugin.inbox.logged(partial(plugin.runner.remove_orphans, runtime)))
 
     async def _restore(self, plugin: Supervisor, owners: Mapping[str, str], start: bool) -> None:
         job = plugin.inbox.logged(lambda: self.restore_plugin(plugin, owners, start=start))
@@ -150,11 +168,11 @@ class Restore:
             case Restoration.TAKE_OVER:
                 await plugin.take_over(start=start, live=self._live)
             case Restoration.START:
-                await plugin.runner.remove_orphans(runtime)
+                await plugin.runner.remove_orphans(runtime, owners)
                 plugin.inbox.set_restored()
                 await plugin.start_if_due()
             case Restoration.CLEAN_UP:
-                await plugin.runner.remove_orphans(runtime)
+                await plugin.runner.remove_orphans(runtime, owners)
                 await plugin.wait_mount_points()
                 await plugin.runner.remove_files()
 

@@ -1,7 +1,7 @@
 """Runs one plugin on containerd: starts a run, takes it over, and stops it."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -137,13 +137,13 @@ class Runner:
         began = datetime.now(UTC)
         run = PluginRun(plugin.record.container, runtime.oci_runtime.command, control_group(plan.spec), began)
         self._run = run
+        is_started = False
         try:
             is_started = await plugin.standby.start(runtime)
-        except BaseException:
-            self._run = None
-            raise
+        finally:
+            if not is_started:
+                self._run = self._cleared = None
         if not is_started:
-            self._run = None
             return None
         await run_blocking(lambda: record_time(plugin.directories.start_record, run.container, began))
         return run, plan
@@ -152,7 +152,8 @@ class Runner:
         self, runtime: "ContainerRuntime", consent: "GrantPolicy", report: Callable[..., None]
     ) -> tuple[PluginRun, RunPlan]:
         plugin = self._plugin
-        await self.remove_orphans(runtime)  # a standby was made after this was done, and nothing was created since
+        if self._cleared is not runtime:  # else the executor removes what was created since
+            await self.remove_orphans(runtime)
         plan = await plan_run(plugin, consent, plugin.plan_options)
         try:
             mounts = await runtime.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
@@ -180,7 +181,7 @@ class Runner:
                 with parent_group_in_use():
                     await runtime.executor.create(run.container, spec, attach=taker, labels=labels)
         except BaseException as error:
-            self._run = None
+            self._run = self._cleared = None
             if isinstance(error, errors.MoorageError) and not isinstance(error, errors.Unavailable):
                 raise await self._creation_error(spec, error) from error
             raise
@@ -341,12 +342,12 @@ class Runner:
             await run_blocking(lambda: release_mount_points(returned))
             self._covered -= returned
 
-    async def remove_orphans(self, runtime: "ContainerRuntime") -> None:
-        """Remove every container of this plugin that is no run of it that the executor has. Source: row M16."""
+    async def remove_orphans(self, runtime: "ContainerRuntime", owners: Mapping[str, str] | None = None) -> None:
+        """Remove each container of this plugin, of ``owners`` if given, that the executor has no run of (row M16)."""
         plugin, owns = self._plugin, runtime.executor.owns
         present = self._run.container if self._run is not None else ""
         removing = {each for each in self._exited if owns(each)}  # now: one may be gone when its turn comes
-        for container, owner in (await runtime.owners(plugin.id)).items():
+        for container, owner in (await runtime.owners(plugin.id) if owners is None else owners).items():
             is_owned = container == present or container in removing or owns(container)
             if not is_owned and plugin.id in (owner, container.partition(".")[0]):
                 await runtime.destroy(container)

@@ -25,7 +25,6 @@ __all__ = (
     "bind",
     "bind_descriptor",
     "bind_shared",
-    "close_view",
     "detach",
     "drop_dead_mounts",
     "is_in_placeholder",
@@ -41,8 +40,8 @@ __all__ = (
     "resolved_by_parent",
     "restrict",
     "unmount_all_below",
+    "unmount_views",
 )
-
 
 MountState = Literal["none", "live", "dead", "hung", "placeholder"]
 """What the uppermost mount of a mount point is: ``dead`` where its server (FUSE) is gone."""
@@ -215,31 +214,27 @@ def open_view(source: Path, target: Path, *, recursive: bool = False) -> None:
     """Bind a directory to ``target`` with set-uid programs and devices allowed, for a runtime to bind from.
 
     A bind inherits the flags of what it binds, so what a container gets cannot be bound from the restricted mount.
-    ``recursive`` includes what is mounted below it. ``close_view`` unmounts it. Raises: OSError.
+    ``recursive`` includes what is mounted below it. ``unmount_views`` unmounts it. Raises: OSError.
     """
     _mount(str(source), target, "none", _MS_BIND | (_MS_REC if recursive else 0))
     flags = os.statvfs(target).f_flag & _STATVFS_FLAGS & ~(_MS_NOSUID | _MS_NODEV)
     _mount("none", target, "none", _MS_REMOUNT | _MS_BIND | flags)
 
 
-def close_view(target: Path) -> None:
-    """Unmount what ``open_view`` has mounted, if anything. Raises: OSError.
+def unmount_views(targets: Collection[Path]) -> None:
+    """Unmount what ``open_view`` has mounted at any of these, if anything. Raises: OSError.
 
-    It is made private first: unmounting one of several shared mounts unmounts what is below it from all of them.
+    Each is made private first: unmounting one of several shared mounts unmounts what is below it from all of them.
     """
-    for _ in range(_STACKED):
-        if not is_mount_point(target):
-            return
+    for target in find_mount_points(targets):
         _mount("none", target, "none", _MS_PRIVATE | _MS_REC)
         _unmount(target)
 
 
 def mount_points_below(path: Path) -> list[Path]:
-    """The mount points at or below a directory of this mount namespace, deepest first.
+    """The mount points at or below a directory of this mount namespace, deepest first; each as often as it is mounted.
 
     What is mounted there is not touched, also where it covers the directory itself: it may hang.
-
-    One that is mounted several times is listed as often.
     """
     top = resolved_by_parent(path)
     below = top.rstrip("/") + "/"
@@ -255,9 +250,15 @@ def resolved_by_parent(path: Path) -> str:
     return os.path.join(os.path.realpath(path.parent), path.name)
 
 
+def find_mount_points(paths: Collection[Path]) -> list[Path]:
+    """Those of the paths that are mount points themselves, as often as they are. What is mounted is not touched."""
+    resolved = {resolved_by_parent(each): each for each in paths}
+    return [resolved[point] for point in proc.mount_points() if point in resolved]
+
+
 def is_mount_point(path: Path) -> bool:
     """Whether this very path is a mount point. What is mounted is not touched: it may hang."""
-    return Path(resolved_by_parent(path)) in mount_points_below(path)
+    return path in find_mount_points([path])
 
 
 def mount_placeholder(directory: int) -> None:
@@ -343,16 +344,16 @@ def unmount_all_below(directory: Path) -> None:
 
     Raises: OSError for what cannot even be detached.
     """
-    for point in mount_points_below(directory):
+    for point in (points := mount_points_below(directory)):
         if _PIN.search(str(point)):  # it may be a peer of a mount of the host, which would be unmounted with it
             call_bounded(lambda point=point: _make_private(point), _RESPONSE, f"unmount {point}", owner=str(directory))  # type: ignore[misc]
     for _ in range(_STACKED):
-        points = mount_points_below(directory)
-        upper = [each for each in points if not any(other in each.parents for other in points)]
-        if not upper:
+        if not points:
             return
+        upper = [each for each in points if not any(other in each.parents for other in points)]
         for point in dict.fromkeys(upper):
             detach(point, directory)
+        points = mount_points_below(directory)
     raise OSError(errno.EBUSY, "is still a mount point after unmounting", str(directory))
 
 

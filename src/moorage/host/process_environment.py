@@ -47,11 +47,10 @@ _UNLIMITED = {
 _OPEN_FILES_NAME = "open files (ulimit -n, LimitNOFILE=)"
 
 
-def set_process_defaults(*, warns: bool = True) -> None:
+def set_process_defaults() -> None:
     """Set umask and limits of this process to the values defined here. What the kernel refuses is unchanged.
 
-    Hard limits that cannot be raised are logged as one warning, because plugins and containerd inherit them; not where
-    this is the first of two calls and ``warns`` is off.
+    Hard limits that cannot be raised are logged as one warning, because plugins and containerd inherit them.
     """
     os.umask(PRIVATE_UMASK)
     most = _kernel_limit()
@@ -66,7 +65,7 @@ def set_process_defaults(*, warns: bool = True) -> None:
             if limit not in enough or hard < enough[limit]:
                 low.append(f"{_UNLIMITED.get(limit, _OPEN_FILES_NAME)} at most {hard}")
             resource.setrlimit(limit, (hard, hard))
-    if low and warns:
+    if low:
         log.warning(
             "cannot raise hard limits without CAP_SYS_RESOURCE, plugins and containerd inherit them: %s; "
             "raise them where the engine is started",

@@ -19,7 +19,6 @@ from moorage.host.directory_tree import Directory
 from moorage.host.files import make_directory
 from moorage.host.mounts import (
     bind_shared,
-    close_view,
     drop_dead_mounts,
     is_mount_point,
     mount_all,
@@ -28,6 +27,7 @@ from moorage.host.mounts import (
     resolved_by_parent,
     restrict,
     unmount_all_below,
+    unmount_views,
 )
 from moorage.runs.directories import PluginDirectories
 from moorage.runs.pins import release_pins
@@ -173,8 +173,7 @@ def close_views(directories: PluginDirectories) -> None:
     Raises: Unavailable naming what stays mounted.
     """
     try:
-        for view in (directories.root_view, directories.propagated_view, directories.idmapped_view):
-            close_view(view)
+        unmount_views((directories.root_view, directories.propagated_view, directories.idmapped_view))
     except OSError as error:
         raise errors.Unavailable(f"cannot unmount {error.filename}: {error.strerror}") from error
 
