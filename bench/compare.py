@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from bench import machine
 from bench.engine import ONE
-from bench.targets import Moorage, accepts, until
+from bench.targets import LIST_SECONDS, Moorage, accepts, until
 
 __all__ = ("main",)
 
@@ -65,9 +65,10 @@ def _start(side: Side, note: Note, plugins: int) -> None:
     until(side.answers, "the API answers")
     note("API answers", time.perf_counter() - began)
     sockets = [side.socket_of(f"p{number}") for number in range(plugins)]
-    until(lambda: all(accepts(each) for each in sockets), "every plugin listens")
+    for listens in sockets:
+        until(lambda listens=listens: accepts(listens), "a plugin listens")  # type: ignore[misc]
     note("last plugin listens", time.perf_counter() - began)
-    until(lambda: side.all_ready(plugins), "all are shown ready")
+    until(lambda: side.all_ready(plugins), "all are shown ready", interval=LIST_SECONDS)
     note("processor time", side.processor_time())
     side.down()
 

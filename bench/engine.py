@@ -16,7 +16,18 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from bench import growth, machine
-from bench.targets import CGROUP_PARENT, Bundles, Ctr, Docker, Moorage, Runc, accepts, request_output, until
+from bench.targets import (
+    CGROUP_PARENT,
+    LIST_SECONDS,
+    Bundles,
+    Ctr,
+    Docker,
+    Moorage,
+    Runc,
+    accepts,
+    request_output,
+    until,
+)
 
 from support import leftovers
 from support.engines import actor
@@ -273,7 +284,7 @@ def _start_moorage(bench: Bench, side: str = "moorage") -> None:
     for listens in [moorage.socket_of(name) for name in bench.names]:
         until(lambda listens=listens: accepts(listens), "a plugin of Moorage listens")  # type: ignore[misc]
     bench.note(f"{side}: start", time.perf_counter() - began)
-    until(lambda: moorage.all_ready(count), "all are shown ready")
+    until(lambda: moorage.all_ready(count), "all are shown ready", interval=LIST_SECONDS)
 
 
 def _all_of_moorage(bench: Bench, _: int) -> None:
@@ -283,7 +294,7 @@ def _all_of_moorage(bench: Bench, _: int) -> None:
     moorage.end(signal.SIGKILL)
     with bench.timed("moorage: restart"):
         moorage.start(wait=False)
-        until(lambda: moorage.all_ready(count), "all are shown ready again")
+        until(lambda: moorage.all_ready(count), "all are shown ready again", interval=LIST_SECONDS)
     assert pids == [moorage.plugin_pid(name) for name in bench.names], "a restart of the engine touched plugins"
     with bench.timed("moorage: stop"):
         moorage.down()
@@ -307,7 +318,7 @@ def _all_of_dockers(bench: Bench, _: int) -> None:
     docker.kill()
     with bench.timed("dockerd: live-restore"):
         docker.start_again("--live-restore")
-        until(lambda: docker.all_enabled(count), "all are shown enabled again")
+        until(lambda: docker.all_enabled(count), "all are shown enabled again", interval=LIST_SECONDS)
     docker.kill()
     docker.start_again()  # without it, or it would leave the plugins alone when it is stopped
     until(docker.answers, "dockerd answers")
@@ -343,7 +354,7 @@ def _in_one_shim(bench: Bench) -> None:
         moorage.disable(name)
     moorage.down()  # what has run keeps its memory
     moorage.start()
-    until(lambda: moorage.all_ready(1), "one is shown ready")
+    until(lambda: moorage.all_ready(1), "one is shown ready", interval=LIST_SECONDS)
     bench.note(
         "moorage, one shim: PSS a plugin", (together - machine.pss_mb(_moorage_together(moorage))) / max(count - 1, 1)
     )
@@ -355,7 +366,7 @@ def _idle(bench: Bench) -> None:
     moorage, docker, extent = bench.moorage, bench.docker, bench.extent
     moorage.start()
     docker.start_again()
-    until(lambda: moorage.all_ready(extent.plugins), "all plugins of Moorage are ready")
+    until(lambda: moorage.all_ready(extent.plugins), "all plugins of Moorage are ready", interval=LIST_SECONDS)
     until(docker.answers, "dockerd answers")
     time.sleep(min(extent.idle_seconds / 5, 5))  # what the start has left to do
     (dockers_containerd,), _ = docker.children()

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from bench import machine
-from bench.targets import Moorage, accepts, until
+from bench.targets import LIST_SECONDS, Moorage, accepts, until
 
 __all__ = ("COUNTS", "measure")
 
@@ -60,7 +60,7 @@ def _start(moorage: Moorage, count: int, idle_seconds: float) -> dict[str, float
     for listens in [moorage.exec_root / "p" / each["Id"][:12] / "s/plugin.sock" for each in moorage.plugins()]:
         until(lambda listens=listens: accepts(listens), "a plugin listens")  # type: ignore[misc]
     measured["start"] = time.perf_counter() - began
-    until(lambda: moorage.all_ready(count), "all are shown ready")
+    until(lambda: moorage.all_ready(count), "all are shown ready", interval=LIST_SECONDS)
     time.sleep(min(idle_seconds, _SETTLING))
     pids = {"engine": moorage.pid, "containerd": moorage.containerd_pid()}
     before, watched = {name: machine.cpu_seconds(pid) for name, pid in pids.items()}, time.perf_counter()

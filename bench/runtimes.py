@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 from bench import machine
-from bench.targets import Moorage, accepts, until
+from bench.targets import LIST_SECONDS, Moorage, accepts, until
 
 from support.runtimes import VERSION_1_GROUPS, refuses_hybrid_groups
 
@@ -74,7 +74,7 @@ class Side(Moorage):
         """The engine starts with all plugins enabled, and all are stopped."""
         with self.timed(f"start of {len(self.names)}"):
             self.start(wait=False)
-            until(lambda: self.all_ready(len(self.names)), "all are ready")
+            until(lambda: self.all_ready(len(self.names)), "all are ready", interval=LIST_SECONDS)
         with self.timed(f"stop of {len(self.names)}"):
             self.down()
 

@@ -17,20 +17,22 @@ from peers.dockerd import SOCKETS, Dockerd
 from support import leftovers
 from support.engines import EngineProcess, UnixConnection, actor, config
 
-__all__ = ("Ctr", "Docker", "Moorage", "Runc", "accepts", "request_output", "until")
+__all__ = ("LIST_SECONDS", "Ctr", "Docker", "Moorage", "Runc", "accepts", "request_output", "until")
 
 NAMESPACE = "moorage-bench"
 CGROUP_PARENT = f"moorage-bench-{os.getpid()}"
 TIMEOUT = 60.0
 _POLL_SECONDS = 0.001
+LIST_SECONDS = 0.02
+"""Between two lists of all plugins: a list every millisecond would take a processor from what is measured."""
 
 
-def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait until it is true; checked every millisecond."""
+def until(condition: Callable[[], Any], what: str, *, interval: float = _POLL_SECONDS) -> None:
+    """Wait until it is true; checked every ``interval`` seconds, which is to be long where a check is costly."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"waited {TIMEOUT:g} s for nothing: {what}"
-        time.sleep(_POLL_SECONDS)
+        time.sleep(interval)
 
 
 def accepts(path: Path) -> bool:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from moorage._lib.threads import run_blocking
 from moorage.engine.changes.trial import roll_back
 from moorage.engine.grants import save_log_target
 from moorage.engine.lifecycle import BACK_OFF_LIMIT, Restoration, State, restoration
-from moorage.engine.runtime import ContainerRuntime, EngineContext
+from moorage.engine.runtime import ContainerRuntime, EngineContext, Owners
 from moorage.engine.store import Store
 from moorage.engine.supervisor import RETRY_SECONDS, Supervisor
 from moorage.engine.versions import VersionBuilder
@@ -54,7 +53,7 @@ class Restore:
         self._exec_root = exec_root
         self._live = live
 
-    async def claim(self, runtime: ContainerRuntime) -> Mapping[str, str]:
+    async def claim(self, runtime: ContainerRuntime) -> Owners:
         """Make sure that the namespace is this engine's, and remove its leftovers; its containers, by plugin.
 
         Raises: Conflict for a namespace that is another engine's, or a dockerd's.
@@ -70,7 +69,7 @@ class Restore:
         await self._sweep(runtime, owners)
         return owners
 
-    async def _sweep(self, runtime: ContainerRuntime, owners: Mapping[str, str]) -> None:
+    async def _sweep(self, runtime: ContainerRuntime, owners: Owners) -> None:
         """Remove what belongs to no plugin: of creates and removals that were cut off. Failures are logged."""
         known = frozenset(plugin.id for plugin in self._context.plugins.all())
         try:
@@ -83,37 +82,20 @@ class Restore:
         except (errors.MoorageError, OSError) as error:
             log.warning("cannot remove all that was left: %s", error)
 
-    async def restore(self, owners: Mapping[str, str], *, start: bool) -> None:
+    async def restore(self, owners: Owners, *, start: bool) -> None:
         """Take over every plugin that runs, and with ``start`` start those that are enabled; return when all are."""
         async with anyio.create_task_group() as tasks:
             for plugin in self._context.plugins.all():
                 tasks.start_soon(self._restore, plugin, owners, start)
-        await self._remove_late()
 
-    async def _remove_late(self) -> None:
-        """Remove what a request of a killed engine has created since ``claim`` has looked."""
-        try:
-            runtime = self._context.availability.require()
-            owners = await runtime.owners()
-        except errors.MoorageError as error:
-            log.warning("cannot look for containers that were created late: %s", error)
-            return
-        found: dict[str, set[str]] = {}
-        for container, owner in owners.items():
-            found.setdefault(owner, set()).add(container)
-        for plugin in self._context.plugins.all():
-            present = {plugin.run.container} if plugin.run is not None else set()
-            if not found.get(plugin.id, set()) <= present:
-                plugin.inbox.queue(plugin.inbox.logged(partial(plugin.runner.remove_orphans, runtime)))
-
-    async def _restore(self, plugin: Supervisor, owners: Mapping[str, str], start: bool) -> None:
+    async def _restore(self, plugin: Supervisor, owners: Owners, start: bool) -> None:
         job = plugin.inbox.logged(lambda: self.restore_plugin(plugin, owners, start=start))
         await plugin.inbox.run_job(job)
 
     # jobs of a plugin's inbox
 
     async def restore_plugin(
-        self, plugin: Supervisor, owners: Mapping[str, str] | None, *, start: bool, retry: float = RETRY_SECONDS
+        self, plugin: Supervisor, owners: Owners | None, *, start: bool, retry: float = RETRY_SECONDS
     ) -> None:
         """Find out what became of a plugin while no engine ran, and continue from that.
 
@@ -147,7 +129,7 @@ class Restore:
 
         plugin.inbox.queue(job)
 
-    async def _restore_once(self, plugin: Supervisor, owners: Mapping[str, str] | None, *, start: bool) -> None:
+    async def _restore_once(self, plugin: Supervisor, owners: Owners | None, *, start: bool) -> None:
         runtime = self._context.availability.require()
         record = plugin.record
         is_plain = record.enabled and not record.removing and record.previous is None
@@ -166,13 +148,13 @@ class Restore:
             case Restoration.ROLL_BACK:
                 await self._roll_back(plugin, runtime, start=start)
             case Restoration.TAKE_OVER:
-                await plugin.take_over(start=start, live=self._live)
+                await plugin.take_over(owners, start=start, live=self._live)
             case Restoration.START:
-                await plugin.runner.remove_orphans(runtime, owners)
+                await plugin.runner.remove_orphans(runtime, owners)  # the start looks once more
                 plugin.inbox.set_restored()
                 await plugin.start_if_due()
             case Restoration.CLEAN_UP:
-                await plugin.runner.remove_orphans(runtime, owners)
+                await plugin.runner.remove_orphans(runtime)
                 await plugin.wait_mount_points()
                 await plugin.runner.remove_files()
 

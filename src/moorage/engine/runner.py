@@ -1,7 +1,7 @@
 """Runs one plugin on containerd: starts a run, takes it over, and stops it."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ from moorage.timeouts import Timeouts
 if TYPE_CHECKING:
     from moorage.engine.grants import GrantPolicy
     from moorage.engine.plugin import PluginState
-    from moorage.engine.runtime import ContainerRuntime
+    from moorage.engine.runtime import ContainerRuntime, Owners
 
 __all__ = ("Runner",)
 
@@ -142,7 +142,7 @@ class Runner:
             is_started = await plugin.standby.start(runtime)
         finally:
             if not is_started:
-                self._run = self._cleared = None
+                self._run = None
         if not is_started:
             return None
         await run_blocking(lambda: record_time(plugin.directories.start_record, run.container, began))
@@ -152,8 +152,7 @@ class Runner:
         self, runtime: "ContainerRuntime", consent: "GrantPolicy", report: Callable[..., None]
     ) -> tuple[PluginRun, RunPlan]:
         plugin = self._plugin
-        if self._cleared is not runtime:  # else the executor removes what was created since
-            await self.remove_orphans(runtime)
+        await self.remove_orphans(runtime)  # a standby was made after this was done, and nothing was created since
         plan = await plan_run(plugin, consent, plugin.plan_options)
         try:
             mounts = await runtime.storage.snapshot_mounts(plugin.record.snapshotter, plugin.record.snapshot)
@@ -181,7 +180,7 @@ class Runner:
                 with parent_group_in_use():
                     await runtime.executor.create(run.container, spec, attach=taker, labels=labels)
         except BaseException as error:
-            self._run = self._cleared = None
+            self._run = None
             if isinstance(error, errors.MoorageError) and not isinstance(error, errors.Unavailable):
                 raise await self._creation_error(spec, error) from error
             raise
@@ -342,7 +341,7 @@ class Runner:
             await run_blocking(lambda: release_mount_points(returned))
             self._covered -= returned
 
-    async def remove_orphans(self, runtime: "ContainerRuntime", owners: Mapping[str, str] | None = None) -> None:
+    async def remove_orphans(self, runtime: "ContainerRuntime", owners: "Owners | None" = None) -> None:
         """Remove each container of this plugin, of ``owners`` if given, that the executor has no run of (row M16)."""
         plugin, owns = self._plugin, runtime.executor.owns
         present = self._run.container if self._run is not None else ""

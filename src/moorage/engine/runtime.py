@@ -40,6 +40,7 @@ __all__ = (
     "PLUGIN_LABEL",
     "ContainerRuntime",
     "EngineContext",
+    "Owners",
     "Ownership",
     "RuntimeAvailability",
     "open_runtime",
@@ -53,6 +54,9 @@ ENGINE_LABEL = "moorage.engine"
 
 PLUGIN_LABEL = "moorage.plugin"
 """Label of a container, and of an image record: the id of the plugin that it belongs to."""
+
+Owners = Mapping[str, str]
+"""The containers of an engine, each with the id of the plugin that it belongs to."""
 
 
 class Ownership:

@@ -23,7 +23,7 @@ from moorage.engine.requests import Interrupted, PluginInbox, StartPhase, as_use
 from moorage.engine.run.exec_processes import AddedProcesses
 from moorage.engine.run.plugin_run import PluginRun, last_exit
 from moorage.engine.run.standby import Standby
-from moorage.engine.runtime import ContainerRuntime, EngineContext
+from moorage.engine.runtime import ContainerRuntime, EngineContext, Owners
 from moorage.engine.telemetry import exit_fields, log_exit, log_step
 from moorage.engine.values import LastExit, PluginRecord
 from moorage.executor import Exit
@@ -315,8 +315,8 @@ class Supervisor(PluginState):
 
         self._context.tasks.start_soon(wait)
 
-    async def take_over(self, *, start: bool, live: bool) -> None:
-        """Take over the run that the record names, which has a container.
+    async def take_over(self, owners: Owners | None, *, start: bool, live: bool) -> None:
+        """Take over the run that the record names, which has a container. ``owners``: all containers, if known.
 
         One that has exited is started again, without ``live`` any; without ``start`` what runs is only taken over.
         """
@@ -335,13 +335,13 @@ class Supervisor(PluginState):
         elif is_running and live:
             log_step(self.name, "continues to run")
             await self.processes.end_orphans(orphans)
-            await self._await_ready_again(runtime)
+            await self._await_ready_again(runtime, owners)
         else:
             if is_running:
                 await self.stop()
             await self.start_if_due()
 
-    async def _await_ready_again(self, runtime: ContainerRuntime) -> None:
+    async def _await_ready_again(self, runtime: ContainerRuntime, owners: Owners | None) -> None:
         try:
             async with self.starts.attempt() as scope:
                 if self.starts.is_stop_pending:  # accepted since it is known what runs
@@ -350,7 +350,7 @@ class Supervisor(PluginState):
                 self._move(Event.ACCEPTED)
         except errors.MoorageError as error:
             await self._start_failed(error)
-        await self.runner.remove_orphans(runtime)
+        await self.runner.remove_orphans(runtime, owners)
 
     async def stop(self, again: float = RETRY_SECONDS) -> None:
         """End it, whatever it is doing, and remove what was made for it; the desired state is not changed.
