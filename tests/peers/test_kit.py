@@ -110,7 +110,6 @@ class NamespacedDockerd(Dockerd):
     def __init__(self, directory: Path, namespace: Namespace) -> None:
         self.namespace = namespace
         super().__init__(directory)
-        self._made = []  # what it makes in /run disappears with the namespace
 
     def _spawn(self, *options: str) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "NOTIFY_"))}

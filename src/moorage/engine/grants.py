@@ -303,7 +303,7 @@ async def change_policy(context: "EngineContext", plugin: "Supervisor", change: 
     host does not grant; Unavailable where the change is not saved; MoorageError where it is saved, but not applied to
     what runs.
     """
-    check_policy_change(context, plugin, change, plugin.config, plugin.settings())
+    check_policy_change(context, plugin, change, plugin.config, plugin.settings)
 
     async def job() -> None:
         await plugin.save(**policy_fields(context, plugin, change))

@@ -16,6 +16,7 @@ from moorage.engine.consumers.names import is_kind
 from moorage.engine.consumers.tables import find_mount_points
 from moorage.engine.lifecycle import Event, LifecycleState, State, move
 from moorage.engine.requests import StartControl
+from moorage.engine.run.effective_values import EffectiveValues
 from moorage.engine.run.plugin_run import PluginRun
 from moorage.engine.run.ready_time import ReadyTime
 from moorage.engine.run.standby import Standby
@@ -29,16 +30,9 @@ from moorage.logs.reader import PluginLog
 from moorage.plugins import (
     Config,
     Confinement,
-    Privilege,
     Settings,
-    compute_privileges,
-    effective_settings,
-    find_missing,
-    masked,
     parse_config,
     parse_reference,
-    resolve_confinement,
-    widenings,
 )
 from moorage.proxy.protocol import VolumeMount
 from moorage.runs.directories import PluginDirectories
@@ -88,6 +82,7 @@ class PluginState:
         self.log = log
         self._store, self._events = store, events
         self._defaults = defaults
+        self._effective = EffectiveValues(record, self._config, defaults.confinement)
         self._publisher = publisher
         self.counts = PluginCounters(meter)
         self.runner = Runner(self)
@@ -160,14 +155,15 @@ class PluginState:
         """The socket on which it listens."""
         return self.directories.socket(self._config)
 
+    @property
     def settings(self) -> Settings:
         """The settings of its next run."""
-        return effective_settings(self._config, self._record.overrides)
+        return self._effective.settings
 
     @property
     def confinement(self) -> Confinement:
         """The confinement of its next run: every field has a value."""
-        return resolve_confinement(self._record.confinement, self._defaults.confinement)
+        return self._effective.confinement
 
     @property
     def id_base(self) -> int:
@@ -180,22 +176,6 @@ class PluginState:
         shows = self._record.published is not None and is_kind(self._config, "logdriver")
         defaults = replace(self._defaults, container=self._record.container, shows_log_directory=shows)
         return replace(defaults, confinement=self.confinement, id_base=self.id_base)
-
-    def privileges(self) -> tuple[Privilege, ...]:
-        """What it requests with its settings; secret ones are in here."""
-        return compute_privileges(self._config, self.settings())
-
-    def shown_privileges(self) -> tuple[Privilege, ...]:
-        """The same in the same order, without secrets."""
-        return compute_privileges(self._config, masked(self.settings()))
-
-    def _ungranted(self) -> tuple[Privilege, ...]:
-        if self._record.granted is None:
-            return ()
-        requested = self.privileges()
-        missing = [id(each) for each in find_missing(requested, self._record.granted)]
-        pairs = zip(requested, self.shown_privileges(), strict=True)
-        return tuple(shown for each, shown in pairs if id(each) in missing)
 
     def holders(self) -> tuple[Holder, ...]:
         """Every user, also consumers with mounts."""
@@ -236,9 +216,9 @@ class PluginState:
             enabled=self.is_enabled,
             state=self.state,
             config=self._config,
-            settings=self.settings(),
-            privileges=self.shown_privileges(),
-            ungranted=self._ungranted(),
+            settings=self.settings,
+            privileges=self._effective.shown_privileges,
+            ungranted=self._effective.ungranted,
             restarts=record.restarts,
             last_exit=record.last_exit,
             next_try_at=record.next_try_at if self.state is State.RESTARTING else None,
@@ -253,7 +233,7 @@ class PluginState:
             health_policy=record.health,
             health=self.health.state,
             confinement=self.confinement,
-            widenings=widenings(self.confinement),
+            widenings=self._effective.widenings,
             holders=self.holders(),
             problem=self._problem,
             warnings=record.warnings,
@@ -311,6 +291,7 @@ class PluginState:
         if record.config != self._record.config:
             self._config = parse_config(record.config.encode(), is_stored=True).config
         self._record = record
+        self._effective = EffectiveValues(record, self._config, self._defaults.confinement)
         self.notify_publisher()
 
     def notify_publisher(self) -> None:

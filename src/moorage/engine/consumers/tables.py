@@ -51,6 +51,7 @@ class PublishablePlugin(Protocol):
     @property
     def run(self) -> "PluginRun | None": ...
 
+    @property
     def settings(self) -> Settings:
         """The settings of its next run."""
 
@@ -95,7 +96,7 @@ def path_rules(plugin: PublishablePlugin) -> tuple[PathRule, ...]:
     directories, config = plugin.directories, plugin.config
     rules = [
         PathRule(_clean(each.destination), each.source, "bind", each.is_read_only)
-        for each in plugin.settings().mounts
+        for each in plugin.settings.mounts
         if each.is_bind and each.source and each.destination
     ]
     if config.propagated_mount:
