@@ -114,8 +114,23 @@ def limit_of(item: pytest.Item) -> float:
     return limit(next(seconds for name, seconds in LIMITS.items() if item.get_closest_marker(name)))
 
 
+def _mark_samples(items: list[pytest.Item]) -> None:
+    """Mark all but so many parameters of each ``sampled`` test as extensive."""
+    by_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in by_test.values():
+        (count,) = found[0].get_closest_marker("sampled").args  # type: ignore[union-attr]
+        for index, item in enumerate(found):
+            if index and index * count // len(found) == (index - 1) * count // len(found):
+                item.add_marker("extensive")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test the marker of its folder where it bears none, its limit, and a skip where a peer is missing."""
+    _mark_samples(items)
     for item in items:
         group = item.path.relative_to(FOLDER).parts[0]
         if group == "machines":

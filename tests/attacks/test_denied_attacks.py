@@ -172,6 +172,7 @@ while True:
 DEAF = f"import socket, time\ns = socket.socket(socket.AF_UNIX)\ns.bind({SOCKET!r})\ns.listen(1)\ntime.sleep(10**6)\n"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("program", [DRIP, DEAF], ids=["a byte at a time", "never accepts"])
 def test_a_plugin_that_answers_slowly_or_never_harms_only_its_caller(house: EngineProcess, program: str) -> None:
     add_hostile(house, "slow", program)
@@ -211,6 +212,7 @@ time.sleep(10**6)
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "how", ["fifo", "directory", "file", "device", "/dev/zero", "plugin.sock", "../../../../../run/docker.sock"]
 )

@@ -249,6 +249,7 @@ def test_s06_a_file_system_that_hangs_below_its_socket_directory_harms_only_itse
         own.remove("bad", force=True)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("verb", ["disable", "rm", "restart", "down"])
 def test_s06_case_216_a_file_system_that_hangs_below_the_propagated_mount_delays_no_other_caller(
     own: EngineProcess, verb: str

@@ -104,6 +104,7 @@ async def test_s12_a_download_of_a_blob_has_a_time_in_all_for_all_its_tries(serv
     assert len(server.seen) < TRIES
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("status", [200, 401, 500])
 async def test_s12_a_download_of_a_token_or_of_its_refusal_is_bounded(server: FaultRegistry, status: int) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -98,6 +98,7 @@ def talker(house: EngineProcess, *arguments: str) -> None:
 # ------------------------------------------------------------------------------------------------- what is refused
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "fields",
     [

@@ -214,6 +214,7 @@ RAW = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", list(RAW))
 def test_p08_what_is_no_answer_is_an_error_of_one_sentence(tmp_path: Path, name: str) -> None:
     with attacked(tmp_path, lambda connection, *_: connection.sendall(RAW[name])) as (proxy, _, path, good):

@@ -91,6 +91,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", ["LogDriver.ReadLogs", "VolumeDriver.Get"])
 @pytest.mark.parametrize("kind", list(FLOODS))
 def test_p09_p10_a_plugin_that_never_stops_sending_delays_no_other_one(tmp_path: Path, kind: str, method: str) -> None:

@@ -84,6 +84,7 @@ def limit_of_descriptors(house: EngineProcess) -> int:
     return resource.prlimit(house.child.pid, resource.RLIMIT_NOFILE)[0]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("open_one", "start"),
     [

@@ -144,6 +144,7 @@ def test_case_215_priority_limits_and_ignored_signals_of_the_starter_do_not_reac
         made.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("limit", "value"),
     [

@@ -49,6 +49,7 @@ async def clear_as_the_next_process(workspace: Workspace) -> None:
     assert len(exits.seen) == alive
 
 
+@pytest.mark.sampled(3)
 @every_harm
 async def test_create_is_whole_or_nothing(workspace: Workspace, fault: str, when: str, record_property: Points) -> None:
     async with scenario(workspace) as it:
@@ -67,6 +68,7 @@ async def test_create_is_whole_or_nothing(workspace: Workspace, fault: str, when
     record_property("points", len(CREATE))
 
 
+@pytest.mark.sampled(2)
 @most_harms
 async def test_a_failing_create_leaves_nothing(
     workspace: Workspace, fault: str, when: str, record_property: Points
@@ -88,6 +90,7 @@ async def test_a_failing_create_leaves_nothing(
     record_property("points", number - 1)
 
 
+@pytest.mark.sampled(2)
 @most_harms
 async def test_a_restore_is_whole_or_can_be_repeated(
     workspace: Workspace, fault: str, when: str, record_property: Points
@@ -107,6 +110,7 @@ async def test_a_restore_is_whole_or_can_be_repeated(
     record_property("points", len(RESTORE))
 
 
+@pytest.mark.sampled(2)
 @most_harms
 async def test_a_restore_of_a_stopped_one_reports_its_exit_once(
     workspace: Workspace, fault: str, when: str, record_property: Points
@@ -132,6 +136,7 @@ async def test_a_restore_of_a_stopped_one_reports_its_exit_once(
     record_property("points", number - 1)
 
 
+@pytest.mark.sampled(2)
 @most_harms
 async def test_an_exit_is_reported_once_and_everything_removed(
     workspace: Workspace, fault: str, when: str, record_property: Points

@@ -155,6 +155,7 @@ async def test_i17_a_next_run_cancelled_at_every_await_leaves_the_removal_alone(
     record_property("points", at - 1)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("fault", "when"), HARMS)
 async def test_i17_a_call_that_fails_in_the_window_costs_neither_an_exit_nor_the_removal(
     workspace: Workspace, fault: str, when: str, record_property: Points

@@ -212,6 +212,7 @@ STOPS: dict[str, Callable[[EngineProcess], None]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("what", STOPS)
 def test_i17_a_stop_in_the_window_returns_after_every_removal(own: EngineProcess, delayed: Path, what: str) -> None:
     old = crash_and_delay(own, delayed)
@@ -237,6 +238,7 @@ def test_i17_a_stop_in_the_window_returns_after_every_removal(own: EngineProcess
         assert mounts(own) == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("what", STOPS)
 def test_i17_a_stop_by_the_engine_after_one_killed_in_the_window_removes_every_run(
     own: EngineProcess, delayed: Path, what: str

@@ -85,6 +85,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[EngineProcess], None], float]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_m10_case_107_killed_at_any_moment_of_an_operation(house: EngineProcess, operation: str) -> None:
     before, do, seconds = OPERATIONS[operation]
@@ -116,6 +117,7 @@ def ctr(house: EngineProcess, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("what", ["record", "running", "stopped", "directory", "labelled"])
 def test_m16_case_016_what_stands_under_the_plugins_id_is_cleared(
     house: EngineProcess, tmp_path: Path, what: str

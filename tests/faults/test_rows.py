@@ -59,6 +59,7 @@ async def test_e43_an_exit_while_our_process_stands_still_is_reported_once(works
     await workspace.assert_nothing_left()
 
 
+@pytest.mark.extensive
 async def test_e44_case_035_ten_restarts_of_containerd_are_no_exit(workspace: Workspace) -> None:
     async with scenario(workspace) as it:
         await it.create()

@@ -67,6 +67,7 @@ def shims(house: EngineProcess) -> int:
     return sum(mark in b" ".join(leftovers.command_line(pid)) for pid in leftovers.shims("plugins.moby"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("victim", ["engine", "containerd"])
 @pytest.mark.parametrize(
     "operation", [pytest.param(each, marks=[pytest.mark.extensive] if each == "discard" else []) for each in OPERATIONS]

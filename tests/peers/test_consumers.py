@@ -23,6 +23,7 @@ def side(request: pytest.FixtureRequest, consumers: Consumers) -> Iterator[Side]
         yield lambda kind, *options: stack.enter_context(direct(consumers, kind, *options))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", ["fuse", "bind", "tmpfs"])
 def test_podman_containers_write_to_a_volume(consumers: Consumers, side: Side, how: str) -> None:
     driver, podman = side("volume", f"how={how}"), consumers.podman
@@ -41,6 +42,7 @@ def test_podman_containers_write_to_a_volume(consumers: Consumers, side: Side, h
     assert not (driver.data / volume).exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ["fuse", "bind"])
 def test_dockerd_containers_write_to_a_volume(consumers: Consumers, side: Side, how: str) -> None:
     driver, docker = side("volume", f"how={how}"), consumers.docker

@@ -75,6 +75,7 @@ def unpacked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.extensive
 def test_the_same_commit_gives_the_same_bytes(packages: list[Path]) -> None:
     first, second = packages
     assert first.name == second.name

@@ -121,6 +121,7 @@ def run(cli: str, host: Path, words: list[str]) -> tuple[int, str]:
     return done.returncode, re.sub(noise, "", text).strip()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cli", clis())
 def test_a01_the_docker_command_gives_the_same_answers(
     cli: str, dockerd: Dockerd, house: EngineProcess, directories: dict[str, str]

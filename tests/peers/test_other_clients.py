@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.real, pytest.mark.needs("dockerd", "static-cc")]
 EVENTS = ["--filter", "type=plugin", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "bounds", [["--since", "0", "--until", "0s"], ["--until", "0s"], ["--since", "1h", "--until", "0s"]]
 )

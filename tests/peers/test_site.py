@@ -53,6 +53,7 @@ def parsed(site: Path) -> dict[Path, Links]:
     return {page: Links(page) for page in site.rglob("*.html")}
 
 
+@pytest.mark.extensive
 def test_every_document_is_a_page(site: Path) -> None:
     documents = {page for page in pages().values() if page.endswith(".md")}
     assert {page for page in documents if not (site / page).with_suffix(".html").is_file()} == set()

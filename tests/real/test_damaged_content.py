@@ -66,6 +66,7 @@ def bulk(name: str, size: int) -> packages.Blob:
     return layer({name: os.urandom(size)})
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_case_217_218_another_package_on_a_damaged_layer_has_its_files_and_the_first_one_keeps_them(
     house: EngineProcess, registry: Served, damage: str
@@ -170,6 +171,7 @@ def test_case_218_create_of_the_same_files_replaces_a_damaged_layer(house: Engin
     assert status == 200
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("damage", ["halved", "deleted"])
 @pytest.mark.parametrize("kind", ["all of it", "manifest", "layer"])
 def test_case_218_a_load_repairs_what_is_here(house: EngineProcess, kind: str, damage: str) -> None:

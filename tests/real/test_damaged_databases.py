@@ -106,6 +106,7 @@ def assert_named(house: EngineProcess, path: Path) -> None:
         assert f"run moorage down, rename {house.root / 'containerd'}," in text
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("which", [METADATA, SNAPSHOTS], ids=["metadata", "snapshots"])
 def test_case_219_a_damaged_database_is_named_and_down_leaves_nothing(

@@ -68,6 +68,7 @@ async def test_e43_an_exit_while_containerd_is_down_is_reported_once_it_is_back(
         assert len(it.exits.seen) == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [2, 20])
 async def test_e43_an_exit_in_an_outage_is_reported_once_whether_its_event_is_replayed_or_not(
@@ -87,6 +88,7 @@ async def test_e43_an_exit_in_an_outage_is_reported_once_whether_its_event_is_re
         assert len(it.exits.seen) == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_e44_containerd_restarting_ten_times_changes_neither_pid_nor_run(
     workspace: Workspace, number: int

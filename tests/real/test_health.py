@@ -75,6 +75,7 @@ def test_h01_a_plugin_has_no_checks_by_default(made: EngineProcess, name: str) -
     assert made.more(name)["Policy"]["Health"]["Checks"] == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("check", "text"),
     [

@@ -35,6 +35,7 @@ def own_tests(directory: Path) -> None:
     assert re.search(r"^Ran [1-9]", done.stderr, re.MULTILINE)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_plugin_passes_its_own_tests_and_the_suite(tmp_path: Path, kind: str) -> None:
     assert moorage("new", kind, tmp_path / "my-plugin").returncode == 0

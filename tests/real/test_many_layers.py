@@ -34,6 +34,7 @@ def assert_runs_with(house: EngineProcess, name: str, count: int) -> None:
     house.disable(name)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [2, 60, 127])
 def test_case_201_a_pulled_package_of_many_layers_can_be_enabled(
     house: EngineProcess, tmp_path: Path, count: int

@@ -293,6 +293,7 @@ def test_p11_a_killed_plugin_has_its_volumes_mounted_again(house: EngineProcess,
     house.wait_until(lambda: driver.mounts_on_host() == [], "nothing is left below it")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("order", ["engine proxy plugin", "plugin engine proxy", "proxy plugin engine"])
 def test_p11_p18_volumes_survive_the_death_of_all_processes(house: EngineProcess, driver: Driver, order: str) -> None:
     path = driver.create_and_mount("data")

@@ -48,7 +48,7 @@ s = socket.socket(socket.AF_UNIX)
 s.bind("/run/docker/plugins/" + SOCKET)
 s.listen()
 while True:
-    time.sleep(10**6)
+    s.accept()[0].close()
 """
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -160,7 +160,7 @@ def make_files(root: Path) -> None:
 
 
 def test_i14_the_files_of_a_root_are_the_same_by_both(machine: Machine, tmp_path: Path) -> None:
-    program = FILES + LISTEN + "while True: time.sleep(10**6)\n"
+    program = FILES + LISTEN + "while True: s.accept()[0].close()\n"
     directory = make_plugin(tmp_path / "it", program, user={"uid": 1001})
     make_files(directory / "rootfs")
     _, by_run_files = by_run(machine, directory)

@@ -124,6 +124,7 @@ def make_group(path: str) -> list[Path]:
     return directories
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("earlier", [False, True])
 def test_i17_without_containerd_all_runs_of_a_plugin_are_stopped(
     house: EngineProcess, earlier: bool, monkeypatch: pytest.MonkeyPatch

@@ -93,6 +93,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("what", CALLS)
 def test_case_245_224_calls_wait_until_containerd_has_answered(own: EngineProcess, what: str) -> None:
     own.create("p", config("out=begun", env=[{"name": "A", "settable": ["value"], "value": "a"}]))
@@ -208,6 +209,7 @@ def test_case_247_ready_is_reported_when_what_runs_is_taken_over(own: EngineProc
 # signals during a shutdown
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("numbers", [("TERM", "TERM"), ("INT", "INT"), ("HUP", "TERM"), ("TERM", "HUP", "INT", "TERM")])
 def test_case_246_further_signals_do_not_cut_a_shutdown_off(tmp_path: Path, numbers: tuple[str, ...]) -> None:
     with engine(tmp_path, live_restore=False) as made:

@@ -16,6 +16,7 @@ from support.limits import limit
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM, signal.SIGRTMIN + 1])
 def test_d14_without_live_restore_each_signal_that_terminates_stops_the_plugins(tmp_path: Path, number: int) -> None:
     with engine(tmp_path, live_restore=False) as made:
@@ -56,6 +57,7 @@ def test_d14_an_engine_has_its_data_to_itself_until_its_plugins_have_stopped(tmp
         assert made.child.wait(limit(30)) == 0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("live_restore", [True, False])
 def test_d14_a_second_down_waits_for_the_first(tmp_path: Path, *, live_restore: bool) -> None:
     with engine(tmp_path, live_restore=live_restore) as made:

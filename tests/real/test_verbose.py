@@ -18,6 +18,7 @@ def sources(log: str) -> set[str]:
     return {words[1].rstrip(":").partition(".")[0] for words in lines if words[0] in ("DEBUG", "INFO", "WARNING")}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("option", ["-v", "-vv"])
 def test_run_logs_its_steps(machine: Machine, tmp_path: Path, option: str) -> None:
     with (tmp_path / "log").open("w") as log:
