@@ -3,8 +3,9 @@
     scripts/bench compare one --without parallel-unmount --rounds 15
     scripts/bench compare one --source /path/to/another/checkout --rounds 20
 
-``start`` is a cold start of some plugins, ``one`` an enable, a crash and a disable of one. The other sides are this
-checkout without something that has a name here, and another checkout. Processor time is the engine's and containerd's.
+``start`` is a cold start of some plugins, ``one`` an enable, a crash and a disable of one, with its calls to
+containerd. The other sides are this checkout without something that has a name here, and another checkout; there may be
+none. Processor time is the engine's and containerd's.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,25 +74,34 @@ def _start(side: Side, note: Note, plugins: int) -> None:
     side.down()
 
 
+@contextmanager
+def _noted(side: Side, note: Note, action: str, *, settles: float = 0.0) -> Iterator[None]:
+    """Note what the block takes: processor time and calls, those in the ``settles`` seconds after it included."""
+    used, calls, began = side.processor_time(), side.call_seconds(), time.perf_counter()
+    yield
+    if not settles:  # else the block notes it, when it is over
+        note(action, time.perf_counter() - began)
+    time.sleep(settles)
+    note(f"processor time of {action}", side.processor_time() - used)
+    for method, seconds in side.call_seconds().items():
+        if seconds > calls.get(method, 0.0):
+            note(f"{action}: {method}", seconds - calls.get(method, 0.0))
+
+
 def _one(side: Side, note: Note, _: int) -> None:
-    used, began = side.processor_time(), time.perf_counter()
-    side.enable(ONE)
-    note("enable", time.perf_counter() - began)
-    note("processor time of enable", side.processor_time() - used)
+    with _noted(side, note, "enable"):
+        side.enable(ONE)
     pid, listens = side.plugin_pid(ONE), side.socket_of(ONE)
     time.sleep(0.1)  # what follows an enable is over
-    used, began = side.processor_time(), time.perf_counter()
-    os.kill(pid, 9)
-    until(lambda: not accepts(listens), "the plugin has exited")
-    until(lambda: accepts(listens), "the plugin listens again")
-    note("crash", time.perf_counter() - began)
-    until(lambda: side.state(ONE) == "ready", "it is shown ready")
-    time.sleep(0.2)  # the exited run is removed
-    note("processor time of crash", side.processor_time() - used)
-    used, began = side.processor_time(), time.perf_counter()
-    side.disable(ONE)
-    note("disable", time.perf_counter() - began)
-    note("processor time of disable", side.processor_time() - used)
+    with _noted(side, note, "crash", settles=0.2):  # until the exited run is removed
+        began = time.perf_counter()
+        os.kill(pid, 9)
+        until(lambda: not accepts(listens), "the plugin has exited")
+        until(lambda: accepts(listens), "the plugin listens again")
+        note("crash", time.perf_counter() - began)
+        until(lambda: side.state(ONE) == "ready", "it is shown ready")
+    with _noted(side, note, "disable"):
+        side.disable(ONE)
 
 
 def _prepare(side: Side, what: str, plugins: int) -> None:
@@ -126,14 +136,16 @@ def _measure(sides: dict[str, Side], what: str, rounds: int, plugins: int, seed:
 
 def _table(found: Results) -> Iterator[str]:
     """For each figure and other side the medians, their ratio, and in how many rounds this one was less."""
-    for figure, by in found.items():
-        own = by["here"]
+    for figure, by in sorted(found.items(), key=lambda item: ":" in item[0]):
+        own = by.get("here", [])
+        if set(by) <= {"here"}:
+            yield f"{figure:36} {1000 * statistics.median(own):8.1f} ms"
         for name, other in by.items():
-            if name != "here":
+            if name != "here" and own:
                 one, two = statistics.median(own), statistics.median(other)
-                less = sum(left < right for left, right in zip(own, other, strict=True))
+                less = sum(left < right for left, right in zip(own, other, strict=False))
                 medians = f"{1000 * one:8.1f} ms, {name} {1000 * two:8.1f} ms"
-                yield f"{figure:26} {medians}, ratio {one / two:.2f}, less in {less} of {len(own)}"
+                yield f"{figure:36} {medians}, ratio {one / two:.2f}, less in {less} of {len(own)}"
 
 
 def main() -> None:

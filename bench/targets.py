@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ NAMESPACE = "moorage-bench"
 CGROUP_PARENT = f"moorage-bench-{os.getpid()}"
 TIMEOUT = 60.0
 _POLL_SECONDS = 0.001
+_CALL_SECONDS = re.compile(r'^moorage_containerd_rpc_seconds_sum\{method="([^"]+)"\} (\S+)$', re.MULTILINE)
 LIST_SECONDS = 0.02
 """Between two lists of all plugins: a list every millisecond would take a processor from what is measured."""
 
@@ -107,6 +109,11 @@ class Moorage(EngineProcess):
     def set_standby(self, name: str, standby: bool) -> None:
         """Whether the next run of a plugin is prepared."""
         self.request_own("PUT", name, "policy", {"standby": standby})
+
+    def call_seconds(self) -> dict[str, float]:
+        """Seconds that each call to containerd has taken so far, all together, by method."""
+        _, text = self.request("GET", "/moorage/v1/metrics")
+        return {method: float(seconds) for method, seconds in _CALL_SECONDS.findall(text.decode())}
 
     def all_ready(self, count: int) -> bool:
         """Whether the API shows so many plugins ready."""

@@ -99,6 +99,7 @@ def test_the_control_file_says_what_it_needs(package: Path) -> None:
         run("sh", "-n", ROOT / f"packaging/debian/{script}")
 
 
+@pytest.mark.extensive
 def test_each_native_library_is_there_for_every_python(unpacked: Path) -> None:
     site = unpacked / "usr/lib/moorage/site"
     found: dict[str, set[str]] = {}
@@ -253,6 +254,7 @@ echo "all of it"
 """
 
 
+@pytest.mark.extensive
 def test_apt_installs_it_without_network_and_it_is_compiled(package: Path, tmp_path: Path) -> None:
     apart = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
     output = run(*apart, "bash", "-c", VIEW, "bash", tmp_path, package, INSTALLED)
@@ -260,6 +262,7 @@ def test_apt_installs_it_without_network_and_it_is_compiled(package: Path, tmp_p
     assert f"moorage     {__version__}\n" in output
 
 
+@pytest.mark.extensive
 def test_lintian_finds_nothing_to_say(package: Path) -> None:
     assert run("lintian", "--allow-root", "--fail-on=error,warning", package) == ""
 

@@ -10,7 +10,7 @@ import pytest
 
 from moorage import __version__
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.extensive]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -22,7 +22,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return target, done.stdout
 
 
-@pytest.mark.extensive
 def test_wheel_and_sdist_pass_twine_install_import_and_run(output: tuple[Path, str]) -> None:
     target, shown = output
     names = [f"moorage-{__version__}-py3-none-any.whl", f"moorage-{__version__}.tar.gz"]

@@ -14,7 +14,7 @@ from _docs import pages, public_modules
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.extensive]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,6 @@ def parsed(site: Path) -> dict[Path, Links]:
     return {page: Links(page) for page in site.rglob("*.html")}
 
 
-@pytest.mark.extensive
 def test_every_document_is_a_page(site: Path) -> None:
     documents = {page for page in pages().values() if page.endswith(".md")}
     assert {page for page in documents if not (site / page).with_suffix(".html").is_file()} == set()

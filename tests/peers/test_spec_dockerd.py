@@ -221,6 +221,7 @@ def expected_spec(docker: Spec, case: Case, *, without: str = "") -> Spec:
     return made
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", CONFIGS)
 async def test_c08_the_same_spec_and_the_same_view_as_with_dockerd(

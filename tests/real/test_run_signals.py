@@ -239,7 +239,7 @@ def test_l01_kill_9_of_its_containerd_is_repaired_and_the_plugin_keeps_running(
     machine: Machine, tmp_path: Path
 ) -> None:
     go = "while not os.path.exists('/go'): time.sleep(.01)\nprint('on', flush=True)\n"
-    run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + go + FOREVER))
+    run = started(machine, make_plugin(tmp_path / "it", LISTEN + "print('up', flush=True)\n" + go + FOREVER))
     plugin = only(machine.plugins())
     first = [pid for pid in machine.processes("containerd") if b"--config" in leftovers.command_line(pid)]
     os.kill(only(first), signal.SIGKILL)
@@ -252,7 +252,7 @@ def test_l01_kill_9_of_its_containerd_is_repaired_and_the_plugin_keeps_running(
 
 
 def test_l01_kill_9_of_its_containerd_and_an_interrupt_at_once(machine: Machine, tmp_path: Path) -> None:
-    run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
+    run = started(machine, make_plugin(tmp_path / "it", LISTEN + "print('up', flush=True)\n" + FOREVER))
     for pid in machine.processes("containerd"):
         if b"--config" in leftovers.command_line(pid):
             os.kill(pid, signal.SIGKILL)
@@ -262,7 +262,7 @@ def test_l01_kill_9_of_its_containerd_and_an_interrupt_at_once(machine: Machine,
 
 
 def test_l01_kill_9_of_the_shim_is_reported_as_an_exit_without_a_code(machine: Machine, tmp_path: Path) -> None:
-    run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
+    run = started(machine, make_plugin(tmp_path / "it", LISTEN + "print('up', flush=True)\n" + FOREVER))
     os.kill(only(machine.processes("containerd-shim")), signal.SIGKILL)
     assert run.end() == 1
     assert (run.exit["code"], run.exit["signal"]) == (None, None)
@@ -270,7 +270,7 @@ def test_l01_kill_9_of_the_shim_is_reported_as_an_exit_without_a_code(machine: M
 
 
 def test_m06_a_shim_that_hangs_is_reported_and_killed(machine: Machine, tmp_path: Path) -> None:
-    run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
+    run = started(machine, make_plugin(tmp_path / "it", LISTEN + "print('up', flush=True)\n" + FOREVER))
     stop(only(machine.processes("containerd-shim")))
     run.child.send_signal(signal.SIGINT)
     assert run.end(signal.SIGTERM) == 1
@@ -279,7 +279,7 @@ def test_m06_a_shim_that_hangs_is_reported_and_killed(machine: Machine, tmp_path
 
 
 def test_l01_a_killed_run_whose_shim_hangs_is_removed(machine: Machine, tmp_path: Path) -> None:
-    run = started(machine, make_plugin(tmp_path / "it", "print('up', flush=True)\n" + LISTEN + FOREVER))
+    run = started(machine, make_plugin(tmp_path / "it", LISTEN + "print('up', flush=True)\n" + FOREVER))
     stop(only(machine.processes("containerd-shim")))
     run.end(signal.SIGKILL)
     sweep(machine, tmp_path)
