@@ -181,7 +181,7 @@ def test_u22_output_of_1000_lines_a_second_is_live_filtered_and_small(ui: UiSess
         assert lines > 500 * seconds
         assert shown <= 1000
         assert browser.memory_bytes() < 100 * MIB
-        assert elapsed(lambda: browser.script("return document.title")) < limit(5)  # it is not kept busy
+        assert elapsed(lambda: browser.script("return document.title")) < limit(5)  # it has time for a user
         browser.fill("#log-text", "777")
         texts = "[...document.querySelectorAll('#log span')].map(each => each.innerText)"
         fits = f"const all = {texts}; return all.length && all.every(each => each.includes('777'))"
