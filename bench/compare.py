@@ -37,6 +37,8 @@ WITHOUT = {
 """What can be left out, each with the Python that does so before the program is run."""
 _PROGRAM = "import sys; sys.argv[0] = 'moorage'\nfrom moorage.__main__ import main\nsys.exit(main())"
 
+_OF_METRICS = "Version.Version"  # a call that the query of the metrics makes
+
 Note = Callable[[str, float], None]
 
 
@@ -77,14 +79,14 @@ def _start(side: Side, note: Note, plugins: int) -> None:
 @contextmanager
 def _noted(side: Side, note: Note, action: str, *, settles: float = 0.0) -> Iterator[None]:
     """Note what the block takes: processor time and calls, those in the ``settles`` seconds after it included."""
-    used, calls, began = side.processor_time(), side.call_seconds(), time.perf_counter()
+    calls, used, began = side.call_seconds(), side.processor_time(), time.perf_counter()
     yield
     if not settles:  # else the block notes it, when it is over
         note(action, time.perf_counter() - began)
     time.sleep(settles)
     note(f"processor time of {action}", side.processor_time() - used)
     for method, seconds in side.call_seconds().items():
-        if seconds > calls.get(method, 0.0):
+        if method != _OF_METRICS and seconds > calls.get(method, 0.0):
             note(f"{action}: {method}", seconds - calls.get(method, 0.0))
 
 
