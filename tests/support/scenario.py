@@ -109,6 +109,7 @@ def faults(scenario: Scenario) -> dict[str, tuple[Fault, tuple[When, ...]]]:
     """What can be done at a call, by name, and where in it."""
 
     async def restart(_exchange: proxies.Exchange) -> None:
+        scenario.workspace.was_killed = True
         await replace_containerd(scenario.workspace.containerd)
 
     both = (When.BEFORE, When.AFTER)

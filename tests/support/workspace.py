@@ -48,6 +48,8 @@ class Workspace:
         self.root = session.directory / self.namespace
         self.cgroup_prefix = f"{self.namespace}."
         self.root.mkdir()
+        self.was_killed = False
+        """Whether a test has killed containerd, at any moment."""
 
     @property
     def bundles(self) -> Path:
@@ -130,7 +132,13 @@ class Workspace:
         try:
             await eventually(is_empty)
         except AssertionError:
-            raise AssertionError(f"left behind: {seen}") from None
+            if self.was_killed and all(each.startswith(f"file {self.task_directories}/") for each in seen):
+                # killed while it deletes a directory of its own, it leaves that until its next start
+                await self.containerd.stop()
+                await self.containerd.ensure()
+                seen[:] = await self.left()
+            if seen:
+                raise AssertionError(f"left behind: {seen}") from None
 
     async def close(self) -> None:
         """Fail where anything is left; remove it all the same, so that no other test suffers."""
