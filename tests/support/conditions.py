@@ -19,7 +19,7 @@ wait for.
 async def eventually(condition: Callable[[], Awaitable[object] | object], within: float = TIMEOUT_SECONDS) -> None:
     """Return as soon as the condition is true. Raises: AssertionError that names it when it is not in time."""
     try:
-        pause, longest = _POLL_SECONDS
+        began, (pause, longest) = anyio.current_time(), _POLL_SECONDS
         with anyio.fail_after(within):
             while True:
                 result = condition()
@@ -28,7 +28,7 @@ async def eventually(condition: Callable[[], Awaitable[object] | object], within
                 if result:
                     return
                 await anyio.sleep(pause)
-                pause = min(1.5 * pause, longest)
+                pause = min(1.5 * pause, max(longest, (anyio.current_time() - began) / 20))
     except TimeoutError:
         raise AssertionError(f"does not come true within {within:g} s: {inspect.getsource(condition)}") from None
 

@@ -53,11 +53,13 @@ while True:
 
 def wait_until(condition: Callable[[], object], what: str, within: float = TIMEOUT_SECONDS) -> None:
     """Return as soon as the condition is true. Raises: AssertionError that says what did not come."""
-    deadline, pause = time.monotonic() + within, _POLL_SECONDS
+    began, pause = time.monotonic(), _POLL_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"did not come within {within:g} s: {what}"
+        waited = time.monotonic() - began
+        assert waited < within, f"did not come within {within:g} s: {what}"
         time.sleep(pause)
-        pause = min(1.5 * pause, 5 * _POLL_SECONDS)  # it takes processor time from what it waits for
+        # a check takes processor time from what it waits for
+        pause = min(1.5 * pause, max(5 * _POLL_SECONDS, waited / 20))
 
 
 def make_plugin(directory: Path, entrypoint: str | Sequence[str], **config: Any) -> Path:
