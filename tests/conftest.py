@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.limits import limit
+from support.samples import spread
 
 FOLDER = Path(__file__).parent
 REAL_PEERS = ("root", "containerd", "runc")
@@ -122,9 +123,8 @@ def _mark_samples(items: list[pytest.Item]) -> None:
             by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for found in by_test.values():
         (count,) = found[0].get_closest_marker("sampled").args  # type: ignore[union-attr]
-        for index, item in enumerate(found):
-            if index and index * count // len(found) == (index - 1) * count // len(found):
-                item.add_marker("extensive")
+        for index in set(range(len(found))) - spread(len(found), count):
+            found[index].add_marker("extensive")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
