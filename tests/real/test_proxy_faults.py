@@ -328,7 +328,7 @@ def test_p18_an_engine_that_sends_nonsense_is_disconnected_and_nothing_else_chan
     with published(tmp_path) as (proxy, _, path):
         for data in (
             b"\xff\xff\xff\xff",
-            b"\0\0\0\x02{}x",
+            b"\0\0\0\x02{}x",  # no tables: those without plugins would unpublish all
             b"\0\0\0\x01[",
             b"\0\0\0\x13" + b'{"listeners":["/x"]}'[:19],
         ):
@@ -336,10 +336,9 @@ def test_p18_an_engine_that_sends_nonsense_is_disconnected_and_nothing_else_chan
                 client.settimeout(limit(10))
                 client.connect(str(proxy.state / "p.sock"))
                 client.sendall(data)
-                if not data.startswith(b"\0\0\0\x02"):
-                    with suppress(ConnectionError):
-                        while client.recv(65536):
-                            pass
+                with suppress(ConnectionError):
+                    while client.recv(65536):
+                        pass
         assert call(path, GET, Name="a")[0] in (200, 500)
 
 

@@ -42,7 +42,7 @@ class StandIn:
     def __init__(self, server: socket.socket, behavior: str) -> None:
         self.server = server
         self.behavior = behavior
-        self.tables = Tables()
+        self.tables = Tables(())
         self.listeners: dict[str, socket.socket] = {}
         self.engines: dict[socket.socket, FrameReader] = {}
 

@@ -106,7 +106,8 @@ class PluginTable(Struct, frozen=True):
 class Tables(Struct, frozen=True):
     """Everything that the proxy must know. A plugin that is not in here loses its sockets and what is known of it."""
 
-    plugins: tuple[PluginTable, ...] = ()
+    plugins: tuple[PluginTable, ...]
+    """Required: a document that says nothing of plugins must not unpublish all of them."""
     listeners: tuple[str, ...] = ()
     """Paths of the listening sockets whose descriptors travel with this message, in their order. Only the first message
     on a connection has any: they are those of a proxy that was killed. A socket that no plugin names any more is closed
@@ -166,7 +167,7 @@ class Report(Struct, frozen=True):
 class News(Struct, frozen=True):
     """All that the proxy knows, and what has happened since the last message."""
 
-    plugins: tuple[PluginNews, ...] = ()
+    plugins: tuple[PluginNews, ...]
     reports: tuple[Report, ...] = ()
     listeners: tuple[str, ...] | None = None
     """Paths of all sockets that listen, also the internal ones, whose descriptors travel with this message in their

@@ -55,7 +55,7 @@ class ProxyService:
         self._channels: set[EngineChannel] = set()
         self._unsent: set[EngineChannel] = set()
         """Engines that have not the last news."""
-        self._last: tuple[News, tuple[tuple[str, int], ...]] = News(), ()
+        self._last: tuple[News, tuple[tuple[str, int], ...]] = News(()), ()
         """News, and the sockets with their inodes."""
         self._flush: asyncio.TimerHandle | None = None
         self._flushed_at = 0.0
