@@ -226,7 +226,7 @@ def unmount_views(targets: Collection[Path]) -> None:
 
     Each is made private first: unmounting one of several shared mounts unmounts what is below it from all of them.
     """
-    for target in find_mount_points(targets):
+    for target in _mount_points_among(targets):
         _mount("none", target, "none", _MS_PRIVATE | _MS_REC)
         _unmount(target)
 
@@ -250,7 +250,7 @@ def resolved_by_parent(path: Path) -> str:
     return os.path.join(os.path.realpath(path.parent), path.name)
 
 
-def find_mount_points(paths: Collection[Path]) -> list[Path]:
+def _mount_points_among(paths: Collection[Path]) -> list[Path]:
     """Those of the paths that are mount points themselves, as often as they are. What is mounted is not touched."""
     resolved = {resolved_by_parent(each): each for each in paths}
     return [resolved[point] for point in proc.mount_points() if point in resolved]
@@ -258,7 +258,7 @@ def find_mount_points(paths: Collection[Path]) -> list[Path]:
 
 def is_mount_point(path: Path) -> bool:
     """Whether this very path is a mount point. What is mounted is not touched: it may hang."""
-    return path in find_mount_points([path])
+    return path in _mount_points_among([path])
 
 
 def mount_placeholder(directory: int) -> None:
