@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from support.foreground import wait_until
 from support.limits import limit
+from support.local_user import open_to_all
 from support.proxy_process import Plugin, ProxyProcess, UnixConnection, published
 
 pytestmark = pytest.mark.real
@@ -91,9 +92,7 @@ def test_p14_a_persistent_connection_leads_to_no_plugin_that_its_user_may_not_us
     if os.geteuid() != 0:
         pytest.skip("needs other users")
     with published(tmp_path) as (proxy, plugin, path):
-        for each in (tmp_path, *tmp_path.parents):
-            if str(each).startswith("/tmp/"):
-                each.chmod(each.stat().st_mode | 0o055)
+        open_to_all(tmp_path)
         proxy.send(replace(plugin.table(proxy.published), mode=0o660, gid=GROUP))
         with subprocess.Popen(
             [sys.executable, "-c", _CALLS, path, str(GROUP)],

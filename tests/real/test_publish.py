@@ -14,7 +14,7 @@ import pytest
 from support.drivers import create_driver, driver_config
 from support.engines import EngineProcess, engine
 from support.limits import limit
-from support.local_user import USER, run_as_user
+from support.local_user import USER, open_to_all, run_as_user
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -77,7 +77,7 @@ def test_p15_podman_knows_a_published_volume_driver(house: EngineProcess) -> Non
 
 def test_p14_p19_members_of_the_group_use_the_socket_and_reach_the_mount(house: EngineProcess) -> None:
     gid = grp.getgrnam(GROUP).gr_gid
-    _open_to_all(house.root.parent)
+    open_to_all(house.root.parent)
     assert moorage(house, "publish", "d", "--group", GROUP).returncode == 0
     socket = house.published / "d:latest.sock"
     call(socket, "VolumeDriver.Create", '{"Name": "data", "Opts": {}}')
@@ -99,10 +99,3 @@ def test_p14_p19_members_of_the_group_use_the_socket_and_reach_the_mount(house: 
     directory = house.root / "plugins" / house.inspect("d")["Id"]
     assert (stat.S_IMODE(directory.stat().st_mode), directory.stat().st_gid) == (0o700, 0)
     assert USER not in os.getgroups()
-
-
-def _open_to_all(directory: Path) -> None:
-    """Let every user search the directories of a test; those of the engine are what is tested."""
-    for each in (directory, *directory.parents):
-        if each.stat().st_uid == os.geteuid() and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o011)

@@ -1,7 +1,9 @@
 """A local user without privileges: the one who attacks an engine from outside its plugins."""
 
+import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from support.limits import limit
 
@@ -22,3 +24,10 @@ def run_as_user(*command: str, uid: int = USER, groups: Sequence[int] = ()) -> s
         extra_groups=list(groups),
         cwd="/",
     )
+
+
+def open_to_all(directory: Path) -> None:
+    """Let every user search a directory of a test and those above it."""
+    for each in (directory, *directory.parents):
+        if each.stat().st_uid == os.geteuid() and each != Path("/"):
+            each.chmod(each.stat().st_mode | 0o011)
