@@ -1,4 +1,4 @@
-"""The exit of a task, queried from its shim while containerd is unavailable, because 1.7 and later forget it."""
+"""What containerd cannot say of an exit: asked of the shim, as 1.7 and later forget it, and of the kernel's log."""
 
 import json
 import os
@@ -20,6 +20,8 @@ from moorage.containerd.containers import BundledContainers
 from moorage.containerd.shims.exits import find_recorded_exit, query_exit
 from moorage.containerd.shims.processes import find_shims
 from moorage.containerd.stdio import TaskFifos
+from moorage.containerd.types import Status
+from moorage.host.cgroups import find_groups
 from support import leftovers
 from support.conditions import eventually
 from support.foreground import wait_until
@@ -168,3 +170,37 @@ def test_a_shim_that_does_not_report_is_no_exit(tmp_path: Path, wrong: str) -> N
 def test_a_shim_that_cannot_be_queried_is_no_exit(tmp_path: Path, text: str) -> None:
     with odd_shim(tmp_path, b"", {"bootstrap.json": text}):
         assert query_exit("odd", "a", tmp_path) is None
+
+
+LIMIT = 32 << 20
+HUNGRY = "exec dd if=/dev/zero of=/dev/null bs=200M count=1"
+
+
+@pytest.mark.parametrize(("text", "oom"), [(HUNGRY, True), ("sleep 1000", False)])
+async def test_case_099_an_oom_kill_is_known_when_systemd_has_removed_the_counter(
+    workspace: Workspace, text: str, oom: bool
+) -> None:
+    """The group has a scope's name, and the test removes it as systemd does at the exit of a scope's last process."""
+    group = f"{workspace.cgroup('a')}.scope"
+    spec = workspace.shell("a", text)
+    spec["linux"] |= {"cgroupsPath": group, "resources": {"memory": {"limit": LIMIT, "swap": LIMIT}}}
+    keep = Keep()
+    async with workspace.containers() as containers:
+        await containers.create("a", spec, workspace.runtime)
+        pid = await containers.start("a", "", False, keep)
+        if not oom:
+            os.kill(pid, signal.SIGKILL)
+
+        async def is_stopped() -> bool:
+            return await containers.status("a") is Status.STOPPED
+
+        try:
+            await eventually(is_stopped)
+            for directory in set(find_groups(group).values()):
+                if directory.is_dir():
+                    directory.rmdir()
+            assert await containers.oom_killed("a") is oom
+            assert (await containers.delete_task("a"))[0] == 128 + signal.SIGKILL
+            await containers.delete("a")
+        finally:
+            keep.stdio.close()

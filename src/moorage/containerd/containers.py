@@ -239,7 +239,7 @@ class BundledContainers:
         """
         if id in self._known.exits and self._known.exits[id].code != 128 + _SIGKILL:
             return False
-        return await self._client.oom_kills(id) > 0
+        return await self._shims.oom_killed(id)
 
     async def find_exit(self, id: str) -> tuple[int | None, datetime | None] | None:
         """Code and time of a task whose status was stopped, if its first process was its last one; else None."""

@@ -1,4 +1,4 @@
-"""Processes that are not our children: their identity, signals to them, waiting for their exit, their scheduling.
+"""Processes that are not our children: identity, signals, waiting for their exit and its cause, their scheduling.
 
 A process is identified by what the kernel reports of it and only root can arrange, never by its name or command line:
 any user can start a process with the name of one of the engine's. Only root can lock a file of root's, listen on a
@@ -7,11 +7,12 @@ socket in a directory of root's, or run a program as root in the host's namespac
 
 import fcntl
 import os
+import re
 import signal as signals
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +27,9 @@ __all__ = (
     "has_file_open",
     "has_users",
     "is_trusted",
+    "kernel_messages",
     "lock_until_exit",
+    "names_oom_kill",
     "send_signal",
     "set_nice_value",
     "wait_for_exit",
@@ -35,6 +38,10 @@ __all__ = (
 _FLOCK = "hhlli4x"  # struct flock of fcntl(2): type, whence, start, length, pid
 _PR_SET_PDEATHSIG = 1
 _SHARED = ("mnt", "pid")  # namespaces that a plugin does not have
+_KERNEL_LOG = Path("/dev/kmsg")
+_KERNEL_RECORD_BYTES = 8192  # the kernel returns one record a read, and refuses a smaller buffer with EINVAL
+_OOM_VICTIM = re.compile(r"^oom-kill:.*,task_memcg=(?P<group>.*?),task=.*,pid=(?P<pid>\d+),uid=\d+$")
+_OOM_KILL = re.compile(r"Killed process (?P<pid>\d+) \(")
 FORK_GUARD = threading.Lock()
 """Locked from opening a file that a child is to lock until the child runs its program, and while the owner of that lock
 is queried: a second descriptor of the file in the child would release the lock when it is closed. Source: fcntl(2)."""
@@ -148,6 +155,45 @@ async def wait_for_exit(pid: int) -> None:
         await anyio.wait_readable(descriptor)
     finally:
         os.close(descriptor)
+
+
+def kernel_messages() -> Iterator[str]:
+    """The messages in the kernel's log, oldest first (blocking); none where this process may not read it.
+
+    Source: dev-kmsg of the kernel's ABI documentation.
+    """
+    try:
+        log = os.open(_KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        while True:
+            try:
+                record = os.read(log, _KERNEL_RECORD_BYTES)
+            except BrokenPipeError:  # overwritten before it was read; the next read returns the next one
+                continue
+            except OSError:  # there are no more, or this process may not read them
+                return
+            yield record.decode(errors="replace").partition(";")[2].partition("\n")[0]
+    finally:
+        os.close(log)
+
+
+def names_oom_kill(messages: Iterable[str], pid: int, group: str) -> bool:
+    """Whether the kernel says that it killed this process of this control group for want of memory.
+
+    The line with the control group may be missing: the kernel limits how often it prints that, but not the kill itself.
+    The pid is one of the initial pid namespace. The last one counts, since a pid may be reused.
+
+    Source: ``dump_oom_summary`` and ``__oom_kill_process`` of the kernel's mm/oom_kill.c.
+    """
+    killed, in_group = False, True
+    for message in messages:
+        if (victim := _OOM_VICTIM.search(message)) and int(victim["pid"]) == pid:
+            in_group = f"{group}/" in f"{victim['group']}/"
+        elif (kill := _OOM_KILL.search(message)) and int(kill["pid"]) == pid:
+            killed, in_group = in_group, True
+    return killed
 
 
 def set_nice_value(pid: int, nice: int) -> None:

@@ -29,12 +29,13 @@ from moorage.containerd.shims.processes import (
     shim_of,
 )
 from moorage.containerd.types import Spec
-from moorage.host.processes import send_signal, wait_for_exit
+from moorage.host.processes import kernel_messages, names_oom_kill, send_signal, wait_for_exit
 
 __all__ = ("GroupedShims",)
 
 log = logging.getLogger(__name__)
 
+_SCOPE = ".scope"
 _ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")  # the first one that is set counts
 
 
@@ -96,6 +97,26 @@ class GroupedShims:
             return is_first_process(pid, client.namespace, client.address, group)
 
         return await run_blocking(lambda: send_signal(pid, number, is_intended))
+
+    async def oom_killed(self, id: str) -> bool:
+        """Whether a process of the container was OOM-killed, from the counter of its control group.
+
+        systemd removes a scope's control group as soon as its last process has exited, often within a millisecond, and
+        the counter with it; then the kernel's log says whether the first process was. Raises: what the call raises.
+        """
+        group = self._control_groups.get(id, "")
+        try:
+            if await self._client.oom_kills(id) > 0:
+                return True
+        except errors.Unavailable:
+            raise
+        except errors.MoorageError:
+            if not group.endswith(_SCOPE):
+                raise
+        pid = self._pids.get(id, 0)
+        if not pid or not group.endswith(_SCOPE):
+            return False
+        return await run_blocking(lambda: names_oom_kill(kernel_messages(), pid, group))
 
     async def adopt(self, id: str, pid: int) -> None:
         """The container has a task that was created earlier, with this first process."""
