@@ -20,6 +20,7 @@ from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine, kill
 from support.foreground import wait_until
 from support.limits import limit
+from support.unresponsive_fuse import mount_dead_file_system
 
 pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.needs("static-cc")]
 
@@ -236,10 +237,7 @@ def test_case_023_a_dead_fuse_mount_is_dropped_before_the_restart(house: EngineP
     house.enable("p")
     point = house.root / "plugins" / house.inspect("p")["Id"] / "propagated-mount/volume"
     point.mkdir()
-    server = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
-    subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "none", point], check=True, pass_fds=[server])
-    os.close(server)
+    mount_dead_file_system(point)
     with pytest.raises(OSError, match="not connected"):
         os.stat(point)
     kill([house.more("p")["Pid"]])

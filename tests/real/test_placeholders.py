@@ -21,7 +21,7 @@ from moorage.runs.preparation import close_views, prepare_run
 from moorage.runs.removal import MountPoint, cover_mount_points, delete_all, release_mount_points, remove_runtime
 from support.leftovers import mounts_below
 from support.reaper import remove_mounts_at_exit
-from support.unresponsive_fuse import hanging_file_system
+from support.unresponsive_fuse import hanging_file_system, mount_dead_file_system
 
 pytestmark = pytest.mark.real
 
@@ -44,11 +44,7 @@ def base() -> Iterator[Path]:
 def die(point: Path) -> None:
     """Mount a FUSE file system here whose server is gone."""
     point.mkdir(parents=True, exist_ok=True)
-    with open("/dev/fuse", "rb+", buffering=0) as server:
-        options = f"fd={server.fileno()},rootmode=40000,user_id=0,group_id=0"
-        # a child has the descriptor, as mount(8) needs it
-        command = ["mount", "-i", "-t", "fuse", "-o", options, "dead", str(point)]
-        subprocess.run(command, check=True, pass_fds=[server.fileno()])
+    mount_dead_file_system(point)
 
 
 def cannot_write(point: Path) -> bool:
