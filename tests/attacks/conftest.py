@@ -4,6 +4,7 @@ from support.engine_fixtures import nothing_else as nothing_else
 from support.engine_fixtures import other as other
 from support.engine_fixtures import registry as registry
 from support.engine_fixtures import server as server
+from support.fixtures import many_descriptors as many_descriptors
 from support.fixtures import pytest_runtest_makereport as pytest_runtest_makereport
 from support.fixtures import session as session
 from support.fixtures import workspace as workspace

@@ -1,7 +1,6 @@
 """Hostile plugins and consumers that want the time and the memory of the plugin proxy: others do not notice."""
 
 import json
-import resource
 import select
 import socket
 import subprocess
@@ -236,15 +235,6 @@ HALF_OPEN = {
     "half a stream": b"POST /NetworkDriver.Join HTTP/1.1\r\nHost: p\r\nContent-Length: 1000\r\n\r\n{",
     "kept alive": post("/Plugin.Activate"),
 }
-
-
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    """As many for this process as it may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_descriptors")

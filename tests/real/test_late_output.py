@@ -10,6 +10,7 @@ import pytest
 
 from support.engines import EngineProcess, config, engine
 from support.foreground import wait_until
+from support.leftovers import is_alive
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -69,10 +70,3 @@ def test_case_241_while_the_engine_is_not_running(tmp_path: Path) -> None:
             own.start()
             wait_until(lambda: CUT_OFF in lines(own, "p"), "the log says so")
         own.remove("p", force=True)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False

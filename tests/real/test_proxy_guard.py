@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from msgspec.structs import replace
 import moorage
 from moorage.proxy.guard import GuardLink
 from moorage.proxy.service import ProxyService
+from support.leftovers import is_alive
 from support.limits import limit
 from support.proxy_process import Plugin, ProxyProcess, call, parent, published, wait_until
 
@@ -39,13 +39,6 @@ def kill_and_wait(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     assert select.select([process], [], [], limit(20))[0]
     os.close(process)
-
-
-def is_running(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def test_p18_without_an_engine_a_killed_proxy_serves_again_within_a_second_and_no_call_fails(tmp_path: Path) -> None:
@@ -101,7 +94,7 @@ def test_p18_a_proxy_that_is_killed_while_it_starts_is_started_again(tmp_path: P
         seen = {proxy.pid}
         kill_and_wait(proxy.pid)
         for _ in range(4):
-            wait_until(lambda: proxy.pid not in seen and is_running(proxy.pid))
+            wait_until(lambda: proxy.pid not in seen and is_alive(proxy.pid))
             seen.add(proxy.pid)
             kill_and_wait(proxy.pid)
         assert call(path, GET, Name="a")[0] == 200
@@ -117,16 +110,16 @@ def test_p18_whatever_is_killed_in_whatever_order_the_next_engine_serves_the_sam
         seen = {proxy.guard, proxy.pid}
 
         def kill_guard() -> None:
-            guard = parent(proxy.pid) if is_running(proxy.pid) else 0
+            guard = parent(proxy.pid) if is_alive(proxy.pid) else 0
             if guard > 1:
                 seen.update((guard, proxy.pid))
                 kill_and_wait(guard)
-                wait_until(lambda: not is_running(proxy.pid))
+                wait_until(lambda: not is_alive(proxy.pid))
 
         def kill_proxy() -> None:
-            if is_running(proxy.pid):
+            if is_alive(proxy.pid):
                 kill_and_wait(proxy.pid)
-                wait_until(lambda: is_running(proxy.pid))  # the guard has started another one
+                wait_until(lambda: is_alive(proxy.pid))  # the guard has started another one
 
         def kill_engine() -> None:
             proxy.disconnect()
@@ -135,7 +128,7 @@ def test_p18_whatever_is_killed_in_whatever_order_the_next_engine_serves_the_sam
         kills: dict[str, Callable[[], None]] = {"guard": kill_guard, "proxy": kill_proxy, "engine": kill_engine}
         for each in order:
             kills[each]()
-        assert not any(map(is_running, seen)), "the kernel kills the proxy with its guard"
+        assert not any(map(is_alive, seen)), "the kernel kills the proxy with its guard"
         proxy.disconnect()
         proxy.start()
         assert [each.id for each in proxy.plugin_news().mounts] == ["1"]
@@ -158,7 +151,7 @@ def test_p18_a_signal_to_one_of_them_ends_both_and_leaves_no_socket(tmp_path: Pa
     with published(tmp_path) as (proxy, _, path):
         pids = {"guard": proxy.guard, "proxy": proxy.pid}
         os.kill(pids[target], number)
-        wait_until(lambda: not any(map(is_running, pids.values())))
+        wait_until(lambda: not any(map(is_alive, pids.values())))
         assert not os.path.lexists(path)
         assert not os.path.lexists(proxy.state / "p.sock")
 
@@ -171,7 +164,7 @@ def test_p18_a_guard_that_exits_while_its_proxy_is_down_leaves_no_socket(tmp_pat
         os.kill(kill, signal.SIGKILL)
         os.kill(guard, signal.SIGTERM)
         os.kill(guard, signal.SIGCONT)
-        wait_until(lambda: not is_running(guard) and not is_running(proxy.pid))
+        wait_until(lambda: not is_alive(guard) and not is_alive(proxy.pid))
         assert not os.path.lexists(path)
 
 
@@ -179,7 +172,7 @@ def test_p18_an_engine_that_requests_the_exit_ends_the_guard_too(tmp_path: Path)
     with published(tmp_path) as (proxy, _, path):
         pids = proxy.guard, proxy.pid
         proxy.quit()
-        wait_until(lambda: not any(map(is_running, pids)))
+        wait_until(lambda: not any(map(is_alive, pids)))
         assert not os.path.lexists(path)
 
 
@@ -242,6 +235,7 @@ async def test_p18_tables_that_the_next_proxy_cannot_read_stop_nothing(tmp_path:
                 assert local.recv(100) == b"\0\0\0\x01Q"
 
 
+@pytest.mark.usefixtures("many_descriptors")
 def test_p18_a_thousand_sockets_survive_a_killed_proxy(tmp_path: Path) -> None:
     """More descriptors than select(2) knows."""
     plugin = Plugin(tmp_path)
@@ -295,7 +289,7 @@ def test_p18_a_proxy_is_started_again_after_its_package_was_upgraded_on_the_disk
             assert "Error" not in proxy.log()
             proxy.signal(signal.SIGTERM)
             wait_until(lambda: not os.path.lexists(path))
-            wait_until(lambda: not is_running(guard))
+            wait_until(lambda: not is_alive(guard))
     finally:
         plugin.kill()
         plugin.unmount_all()

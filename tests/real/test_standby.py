@@ -13,6 +13,7 @@ from moorage.host.proc import mounts
 from support import leftovers
 from support.engines import EngineProcess, config, engine, kill
 from support.foreground import wait_until
+from support.leftovers import is_alive
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
 
@@ -54,10 +55,6 @@ def crashed(own: EngineProcess, restarts: int = 1) -> Any:
 
 def mount_points(pid: int) -> list[str]:
     return [each.point for each in mounts(pid)]
-
-
-def is_alive(pid: int) -> bool:
-    return leftovers.is_alive(pid)
 
 
 def test_i17_a_crash_starts_the_standby_whose_output_and_exit_are_complete(own: EngineProcess) -> None:

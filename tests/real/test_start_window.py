@@ -19,6 +19,7 @@ import pytest
 from support import leftovers
 from support.engines import EngineProcess, Refused, config, engine
 from support.foreground import environment, wait_until
+from support.leftovers import is_alive
 from support.limits import limit
 from support.service_manager import service_manager
 
@@ -40,12 +41,6 @@ def containerd_stopped(made: EngineProcess) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def is_alive(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    return False
 
 
 def start_and_ping(made: EngineProcess) -> None:

@@ -1,6 +1,7 @@
 """Fixtures for tests on a real containerd, to be imported into the conftest of the folders that use them."""
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
@@ -60,3 +61,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             log.seek(begin)
             report.sections.append(("containerd's log", log.read().decode(errors="replace")[-20000:]))
     return report
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """As many for this process as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
