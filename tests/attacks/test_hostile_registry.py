@@ -82,7 +82,7 @@ async def test_s12_a_download_of_a_manifest_at_two_bytes_a_second_is_refused(ser
 
 async def test_s12_a_download_that_keeps_just_above_the_least_rate_ends_all_the_same(server: FaultRegistry) -> None:
     server.answers["GET", TAG] = sends_slowly(None, 0.02, b" " * 200)  # 10 KiB a second: 4 MiB would take seven minutes
-    with pytest.raises(errors.Unavailable, match=r"cannot read the manifest 1 .*does not send all of it within 2 s"):
+    with pytest.raises(errors.Unavailable, match=r"cannot read the manifest 1 .*does not send all of it within \d+ s"):
         await resolve(server, timeouts=HASTY)
     assert len(server.seen) == 1
 
@@ -94,12 +94,12 @@ async def test_s12_a_download_of_a_blob_has_a_time_in_all_for_all_its_tries(serv
         await response.prepare(request)
         for _ in range(20):
             await response.write(DATA[:100])
-            await anyio.sleep(0.03)
+            await anyio.sleep(limit(0.03))
         cut(request)
         return response
 
     server.answers["GET", BLOB] = answer
-    with pytest.raises(errors.Unavailable, match="does not send all of it within 2 s"):
+    with pytest.raises(errors.Unavailable, match=r"does not send all of it within \d+ s"):
         await read(server, 8000, timeouts=replace(HASTY, registry_document=limit(0.7)))
     assert len(server.seen) < TRIES
 
@@ -122,11 +122,11 @@ async def test_s12_a_download_of_a_token_or_of_its_refusal_is_bounded(server: Fa
 
 async def test_s12_a_download_that_is_led_in_circles_slowly_is_bounded_together(server: FaultRegistry) -> None:
     async def slowly(request: web.Request) -> web.StreamResponse:
-        await anyio.sleep(0.8)
+        await anyio.sleep(limit(0.8))
         return refuse(307, Location=f"/v2/{TAG}")
 
     server.answers["GET", TAG] = slowly
-    with pytest.raises(errors.Unavailable, match=r"does not answer within 3 s, redirects and log-in included"):
+    with pytest.raises(errors.Unavailable, match=r"does not answer within \d+ s, redirects and log-in included"):
         await resolve(server, timeouts=replace(HASTY, registry_stall=limit(2)))
     assert len(server.seen) <= 5
 

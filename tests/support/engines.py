@@ -65,6 +65,7 @@ options = ServeOptions(
     live_restore=more.get("live_restore", True),
     shim=more.get("shim", "each"),
     runtime=more.get("runtime") or os.environ["MOORAGE_RUNTIME"],
+    cgroup_driver=more.get("cgroup_driver", "auto"),
     ui=more.get("ui", ""),
     confinement=msgspec.convert(more.get("confinement", {}), Confinement),
 )
@@ -147,7 +148,8 @@ class EngineProcess:
         **serve_options: Any,
     ) -> None:
         """``serve_options``: prefix (of its command), insecure, mirrors, certificates, policy (of registries),
-        timeouts, live_restore, shim, runtime, confinement (defaults), publish_directory, podman_config, ui.
+        timeouts, live_restore, shim, runtime, cgroup_driver, confinement (defaults), publish_directory, podman_config,
+        ui.
         """
         self.root = base / "data"
         # only a name: an engine that a test never starts leaves nothing
