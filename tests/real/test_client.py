@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -61,8 +60,11 @@ async def remove(client: Client, id: str = "a") -> None:
 
 async def test_version_plugins_and_namespaces(workspace: Workspace, client: Client) -> None:
     version = await client.version()
-    printed = subprocess.run(["containerd", "--version"], capture_output=True, text=True, check=True).stdout
-    assert printed.split(" ")[2:] == [version.version, f"{version.revision}\n"]  # not every build has a revision
+    printed = await anyio.run_process(["containerd", "--version"])
+    assert printed.stdout.decode().split(" ")[2:] == [
+        version.version,
+        f"{version.revision}\n",
+    ]  # not every build has a revision
     everything = {plugin.id for plugin in await client.plugins()}
     runtimes = await client.plugins("type==io.containerd.runtime.v2")  # of 1.7 "task" and "shim"
     assert {plugin.type for plugin in runtimes} == {"io.containerd.runtime.v2"}

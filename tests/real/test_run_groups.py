@@ -139,17 +139,20 @@ def test_i17_without_containerd_all_runs_of_a_plugin_are_stopped(
     house.enable("p")
     pid = house.more("p")["Pid"]
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as other:
-        for directory in make_group(f"/moorage/{id}.77"):
-            (directory / "cgroup.procs").write_text(str(other.pid))
-        house.end(signal.SIGKILL)
-        containerd = int((house.exec_root / "containerd/pid").read_text())
-        os.kill(containerd, signal.SIGKILL)
-        wait_until(lambda: not leftovers.is_alive(containerd), "containerd has exited")
-        database = house.root / "containerd/io.containerd.metadata.v1.bolt/meta.db"
-        data = database.read_bytes()
-        database.write_bytes(b"x" * len(data))
-        house.down()
-        assert other.wait(limit(10)) == -signal.SIGTERM
+        try:
+            for directory in make_group(f"/moorage/{id}.77"):
+                (directory / "cgroup.procs").write_text(str(other.pid))
+            house.end(signal.SIGKILL)
+            containerd = int((house.exec_root / "containerd/pid").read_text())
+            os.kill(containerd, signal.SIGKILL)
+            wait_until(lambda: not leftovers.is_alive(containerd), "containerd has exited")
+            database = house.root / "containerd/io.containerd.metadata.v1.bolt/meta.db"
+            data = database.read_bytes()
+            database.write_bytes(b"x" * len(data))
+            house.down()
+            assert other.wait(limit(10)) == -signal.SIGTERM
+        finally:
+            other.kill()
     assert not leftovers.is_alive(pid)
     assert groups_of(id) == set()
     assert house.left() == []
