@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from support.doctor import ONLY_WHERE_WRONG, SUBJECTS
-from support.foreground import Machine, open_to_all, wait_until
+from support.foreground import Machine, wait_until
+from support.local_user import open_to_all
 
 pytestmark = pytest.mark.real
 

@@ -13,9 +13,8 @@ import pytest
 
 from moorage.runs.host_security import HostSecurity
 from support.doctor import ONLY_WHERE_WRONG, SUBJECTS
-from support.foreground import open_to_all
 from support.limits import limit
-from support.local_user import USER
+from support.local_user import USER, open_to_all
 
 pytestmark = pytest.mark.real
 

@@ -59,6 +59,16 @@ async def test_e01_record_directory_and_task_are_there_without_an_input(workspac
         assert it.executor.pid("a") is None
 
 
+async def end(it: Harness, pid: int) -> None:
+    """Kill a process, and return when its shim has noticed."""
+
+    async def is_stopped() -> bool:
+        return (await it.client.get_task("a")).status is Status.STOPPED
+
+    os.kill(pid, signal.SIGKILL)
+    await eventually(is_stopped)
+
+
 async def leave(it: Harness, state: str) -> None:
     """An earlier process's container, in this state."""
     if state == "created":
@@ -83,11 +93,9 @@ async def leave(it: Harness, state: str) -> None:
             for shim in it.workspace.shims("a"):
                 stop(shim)
         case "stopped":
-            os.kill(pid, signal.SIGKILL)
-            await eventually(lambda: not leftovers.is_alive(pid))
+            await end(it, pid)
         case "record only":
-            os.kill(pid, signal.SIGKILL)
-            await eventually(lambda: not leftovers.is_alive(pid))
+            await end(it, pid)
             await it.client.delete_task("a")
         case "task without record":
             await it.client.delete_container("a")

@@ -20,9 +20,9 @@ from support.foreground import (
     environment,
     fingerprint,
     make_plugin,
-    open_to_all,
     wait_until,
 )
+from support.local_user import open_to_all
 
 pytestmark = pytest.mark.real
 

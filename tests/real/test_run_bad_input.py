@@ -14,7 +14,8 @@ from moorage import errors
 from moorage.foreground.session import plan_run
 from moorage.packages.directory import load_directory
 from moorage.plugins import NO_OVERRIDES, effective_settings
-from support.foreground import EARLY, Machine, make_plugin, open_to_all
+from support.foreground import EARLY, Machine, make_plugin
+from support.local_user import open_to_all
 from support.runtimes import runtime_command
 
 pytestmark = pytest.mark.real

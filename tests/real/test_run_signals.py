@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from support import leftovers
-from support.foreground import ANSWER, EARLY, FOREVER, LISTEN, Machine, Run, environment, make_plugin, wait_until
+from support.foreground import (
+    ANSWER,
+    EARLY,
+    FOREVER,
+    LISTEN,
+    Machine,
+    Run,
+    accepts,
+    environment,
+    make_plugin,
+    wait_until,
+)
 from support.kills import stop
 from support.limits import limit
 
@@ -242,11 +253,15 @@ def test_l01_kill_9_of_its_containerd_is_repaired_and_the_plugin_keeps_running(
     run = started(machine, make_plugin(tmp_path / "it", LISTEN + "print('up', flush=True)\n" + go + FOREVER))
     plugin = only(machine.plugins())
     first = [pid for pid in machine.processes("containerd") if b"--config" in leftovers.command_line(pid)]
+    words = leftovers.command_line(only(first))
+    state = Path(os.fsdecode(words[words.index(b"--config") + 1])).parent
     os.kill(only(first), signal.SIGKILL)
     wait_until(lambda: "starting it again" in run.stderr, "our word that containerd ended")
     (machine.inside(run.until("started")["root"]) / "go").touch()
     wait_until(lambda: "on" in run.lines, "more output of the plugin")
     assert machine.plugins() == [plugin]
+    # its last socket: one that still loads takes shims without a task for dead, from 1.7 on
+    wait_until(lambda: accepts(machine.inside(state / "c.sock.ttrpc")), "the next containerd is there")
     assert run.end(signal.SIGINT) == 130
     assert run.exit["code"] == 7
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from support.foreground import ANSWER, LISTEN, Machine, Run, make_plugin, open_to_all, wait_until
+from support.foreground import ANSWER, LISTEN, Machine, Run, make_plugin, wait_until
 from support.limits import limit
+from support.local_user import open_to_all
 
 pytestmark = pytest.mark.real
 

@@ -300,27 +300,24 @@ class Run:
 
     def accepts(self) -> bool:
         """Whether the plugin takes a connection."""
-        with socket.socket(socket.AF_UNIX) as client:
-            # through a descriptor: the path of a unix socket ends at 107 bytes
-            directory = os.open(self.socket().parent, os.O_PATH)
-            try:
-                return client.connect_ex(f"/proc/self/fd/{directory}/{self.socket().name}") == 0
-            finally:
-                os.close(directory)
+        return accepts(self.socket())
+
+
+def accepts(path: Path) -> bool:
+    """Whether a process takes connections on a unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        # through a descriptor: the path of a unix socket ends at 107 bytes
+        directory = os.open(path.parent, os.O_PATH)
+        try:
+            return client.connect_ex(f"/proc/self/fd/{directory}/{path.name}") == 0
+        finally:
+            os.close(directory)
 
 
 def environment(more: Mapping[str, str] | None) -> dict[str, str]:
     """The test's, with Moorage's source in the path; a value of "" takes a variable out."""
     made = {**os.environ, "PYTHONPATH": str(SOURCE), "TMPDIR": "", **(more or {})}
     return {name: value for name, value in made.items() if value}
-
-
-def open_to_all(directory: Path) -> Path:
-    """The directory, after letting every user through to it: pytest makes its directories for one user only."""
-    for above in [directory, *directory.parents]:
-        if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
-            above.chmod(above.stat().st_mode | 0o011)
-    return directory
 
 
 def fingerprint(directory: Path) -> list[tuple[object, ...]]:

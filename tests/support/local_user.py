@@ -26,8 +26,9 @@ def run_as_user(*command: str, uid: int = USER, groups: Sequence[int] = ()) -> s
     )
 
 
-def open_to_all(directory: Path) -> None:
-    """Let every user search a directory of a test and those above it."""
-    for each in (directory, *directory.parents):
-        if each.stat().st_uid == os.geteuid() and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o011)
+def open_to_all(directory: Path) -> Path:
+    """The directory, after letting every user through to it: pytest makes its directories for one user only."""
+    for above in [directory, *directory.parents]:
+        if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o011)
+    return directory

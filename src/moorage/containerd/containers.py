@@ -290,7 +290,7 @@ class BundledContainers:
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[Envelope]]:
         """Events of the tasks of the namespace, from the moment of entering. Raises: Unavailable when it is closed."""
-        async with subscribe(self._client, timeouts=self._timeouts) as envelopes:
+        async with exits.preparing_queries(), subscribe(self._client, timeouts=self._timeouts) as envelopes:
             await self._client.version()  # after a loss it may be another containerd
             yield envelopes
 

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 from google.protobuf.message import DecodeError
 
 from moorage import errors
@@ -42,6 +43,7 @@ __all__ = (
     "find_recorded_exit",
     "find_task",
     "find_task_without_record",
+    "preparing_queries",
     "query_exit",
     "record_exit",
     "recording_exit",
@@ -150,6 +152,25 @@ async def recording_exit(namespace: str, id: str, directory: Path) -> AsyncItera
             await run_blocking(query)
         except OSError as error:
             log.warning("cannot record the exit of %s: %s", id, error)
+        raise
+
+
+@asynccontextmanager
+async def preparing_queries() -> AsyncIterator[None]:
+    """If containerd is lost in this block, the messages of a query are made at once.
+
+    That takes longer than a query: a containerd that starts might have killed the shim before it is queried.
+    """
+
+    def make() -> None:
+        for each in ("Request", "Response", "StateRequest", "StateResponse"):
+            getattr(moorage_shim_pb2, each)
+
+    try:
+        yield
+    except errors.Unavailable:
+        with anyio.CancelScope(shield=True):
+            await run_blocking(make)
         raise
 
 
