@@ -41,7 +41,7 @@ def top(house: EngineProcess, name: str) -> list[str]:
 
 
 def groups_of(id: str) -> set[str]:
-    return {directory.name for directory in leftovers.cgroup_directories("moorage", id)}
+    return {directory.name for directory in leftovers.plugin_groups(id)}
 
 
 def check_run(house: EngineProcess, name: str, group: str) -> None:

@@ -56,7 +56,7 @@ def check_nothing_left(house: EngineProcess, ids: list[str]) -> None:
     state = house.exec_root / "runtime-root" / house.namespace
     wait_until(lambda: not list(state.glob("[0-9a-f]*")), "the runtime's state is gone")
     for id in ids:
-        assert leftovers.cgroup_directories("moorage", id) == []
+        assert leftovers.plugin_groups(id) == []
         assert leftovers.processes_in(f"/moorage/{id}") == []
 
 
@@ -136,7 +136,7 @@ def test_a_frozen_plugin_is_stopped(house: EngineProcess) -> None:
     start(house)
     house.request_own("PUT", "p", "policy", {"stop_timeout": 0.2})
     frozen = 0
-    for directory in leftovers.cgroup_directories("moorage", house.inspect("p")["Id"]):
+    for directory in leftovers.plugin_groups(house.inspect("p")["Id"]):
         for name, value in (("freezer.state", "FROZEN"), ("cgroup.freeze", "1")):
             if (directory / name).exists() and "unified" not in directory.parts:
                 (directory / name).write_text(value)

@@ -175,7 +175,7 @@ class Machine:
             *(f"process {pid} {leftovers.command_line(pid)}" for pid in self.processes()),
             *(f"mount {point}" for point in self.mounts() if point not in self._mounts),
             *(f"file {path}" for path in leftovers.files_below(*names)),
-            *(f"cgroup {path}" for id in self.ids for path in leftovers.cgroup_directories("moorage", id)),
+            *(f"cgroup {path}" for id in self.ids for path in leftovers.plugin_groups(id)),
         ]
 
     def assert_nothing_left(self) -> None:
@@ -206,7 +206,7 @@ class Machine:
             run.end()
         wait_until(lambda: not self.processes(), "the end of all processes")
         for id in self.ids:
-            for directory in leftovers.cgroup_directories("moorage", id):
+            for directory in leftovers.plugin_groups(id):
                 directory.rmdir()
         self._holder.kill()
         self._holder.wait()

@@ -57,6 +57,11 @@ def cgroup_directories(parent: str, prefix: str) -> list[Path]:
     return found
 
 
+def plugin_groups(id: str) -> list[Path]:
+    """The control groups of the runs of a plugin, made by either driver, in every hierarchy."""
+    return cgroup_directories("moorage", id) + cgroup_directories("moorage.slice", f"moorage-{id}")
+
+
 def remove_cgroups(parent: str) -> None:
     """Remove an empty parent and what is empty below it."""
     for pattern in (f"{parent}/*", f"*/{parent}/*", parent, f"*/{parent}"):
