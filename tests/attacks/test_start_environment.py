@@ -192,3 +192,21 @@ def test_case_214_run_gives_a_plugin_the_same_whatever_the_umask(tmp_path: Path)
         said.append((done.returncode, [json.loads(line)["event"] for line in done.stdout.splitlines()]))
     assert said[0] == said[1]
     assert "ready" in said[0][1]
+
+
+def test_case_215_the_bus_of_a_login_is_for_no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """crun would have that user's systemd create the control group of a plugin, and end it when the user logs out."""
+    program, calls = tmp_path / "runtime", tmp_path / "calls"
+    program.write_text(
+        f'#!/bin/sh\n{{ echo "called: $*"; env; }} >>{calls}\nexec {os.environ["MOORAGE_RUNTIME"]} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0")
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/user/0/bus")
+    with engine(tmp_path, runtime=str(program)) as made:
+        made.create("p")
+        made.enable("p")
+        made.disable("p")
+    text = calls.read_text()
+    assert {"--version", "create", "delete"} <= set(text.split())
+    assert "/run/user" not in text

@@ -127,7 +127,7 @@ def is_dead(own: EngineProcess) -> bool:
 
 def program_pid(own: EngineProcess) -> int | None:
     """The pid of the plugin's program; None also where the runtime has not begun it."""
-    found = leftovers.processes_in(f"moorage/{record(own)['id']}")
+    found = leftovers.processes_in(record(own)["id"])
     programs = [pid for pid in found if leftovers.command_line(pid)[0] == b"/actor"]
     assert len(programs) <= 1
     return programs[0] if programs else None

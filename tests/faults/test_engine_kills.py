@@ -180,7 +180,7 @@ def test_case_021_a_plugin_that_never_listens_delays_no_other_caller(house: Engi
     document = json.loads(record.read_text())
     document["config"] = document["config"].replace('"/actor"', '"/actor", "never"')
     for name in ("good", "bad"):
-        kill(leftovers.processes_in(f"moorage/{house_id(house, name)}"))
+        kill(leftovers.processes_in(house_id(house, name)))
     record.write_text(json.dumps(document))
     house.start(wait=False)
     house.until("good", "ready")

@@ -143,15 +143,20 @@ def test_containerd_in_a_scope_has_what_the_engine_defines_for_it(machine: Machi
     assert {"TasksMax=infinity", "Delegate=yes", "DefaultDependencies=no"} <= set(shown.split("\n"))
 
 
-def test_a_root_shell_and_several_engines_get_scopes_of_their_own(machine: Machine) -> None:
-    serve = "setsid moorage serve --root /var/tmp/two --exec-root /run/two >/var/tmp/two.log 2>&1 </dev/null &"
+@pytest.mark.parametrize("runtime", ["runc", "crun"])  # crun would ask the systemd of root's login for a scope
+def test_a_root_shell_and_several_engines_get_scopes_of_their_own(machine: Machine, runtime: str) -> None:
+    options = f"--runtime {runtime} --root /var/tmp/two --exec-root /run/two"
+    serve = f"setsid moorage serve {options} >/var/tmp/two.log 2>&1 </dev/null &"
     call = "moorage --host unix:///run/two/moorage.sock"
+    assert machine.output("echo $XDG_RUNTIME_DIR") == "/run/user/0"
     machine.run(f"{serve} until {call} ls >/dev/null 2>&1; do sleep 0.2; done")
     try:
         machine.run(f"{call} create hello {EXAMPLES}/hello-volume && {call} enable hello")
         scope = group_of(machine, machine.output("cat /run/two/containerd/pid"))
         assert re.fullmatch(r"/moorage\.slice/moorage-containerd-[0-9a-f]{8}\.scope", scope)
         assert scope != program_groups_or_none(machine)
+        plugin = inspect(machine, call=call)
+        assert group_of(machine, plugin["Pid"]) == plugin["ControlGroup"]
     finally:
         machine.run("moorage down --root /var/tmp/two --exec-root /run/two; rm -rf /var/tmp/two /var/tmp/two.log")
     assert machine.run(f"systemctl is-active {scope.rpartition('/')[2]}", check=False).stdout.strip() == "inactive"

@@ -575,7 +575,7 @@ def test_case_003_after_a_hard_reset_everything_comes_back(own: EngineProcess) -
     id = own.inspect("p")["Id"]
     own.end(signal.SIGKILL)
     containerd = int((own.exec_root / "containerd/pid").read_text())
-    everything = [*leftovers.processes_in(f"moorage/{id}"), *processes_naming(own.exec_root), containerd]
+    everything = [*leftovers.processes_in(id), *processes_naming(own.exec_root), containerd]
     kill(everything)
     wait_until(lambda: not any(map(leftovers.is_alive, everything)), "all dead")
     subprocess.run(["umount", "-l", *leftovers.mounts_below(own.exec_root)], check=False)

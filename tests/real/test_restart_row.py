@@ -80,7 +80,7 @@ def test_m05_a_run_that_was_never_ready_and_exited_without_an_engine_belongs_to_
     document = json.loads(record.read_text())
     document["config"] = document["config"].replace('"/actor"', '"/actor", "never"')
     record.write_text(json.dumps(document))
-    kill(leftovers.processes_in(f"moorage/{document['id']}"))
+    kill(leftovers.processes_in(document["id"]))
     own.start(wait=False)
     own.until("p", "starting")
     own.wait_until(lambda: own.more("p")["Pid"], "its process runs")

@@ -57,7 +57,7 @@ def check_nothing_left(house: EngineProcess, ids: list[str]) -> None:
     wait_until(lambda: not list(state.glob("[0-9a-f]*")), "the runtime's state is gone")
     for id in ids:
         assert leftovers.plugin_groups(id) == []
-        assert leftovers.processes_in(f"/moorage/{id}") == []
+        assert leftovers.processes_in(id) == []
 
 
 def start(house: EngineProcess, name: str = "p", *arguments: str, **fields: Any) -> Any:

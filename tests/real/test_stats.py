@@ -43,7 +43,7 @@ def test_a05_stats_of_one_and_of_all(house: EngineProcess) -> None:
     seen = house.request_own("GET", "big", "stats")
     assert seen["Name"] == "big:latest"
     assert 64 * 2**20 <= seen["MemoryBytes"] < 200 * 2**20
-    assert seen["Pids"] == len(leftovers.processes_in(f"moorage/{seen['Id']}")) == 2  # the flood is a child
+    assert seen["Pids"] == len(leftovers.processes_in(house.more("big")["ControlGroup"])) == 2  # the flood is a child
     assert seen["OomKills"] == 0
     assert {each["Name"] for each in house.request_json("GET", STATS)} == {"quiet:latest", "big:latest"}
     with pytest.raises(Refused, match="409: plugin off:latest does not run: it is disabled"):

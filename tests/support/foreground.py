@@ -165,7 +165,7 @@ class Machine:
 
     def plugins(self) -> list[int]:
         """The processes in the control groups of plugins that ran here."""
-        return [pid for id in self.ids for pid in leftovers.processes_in(f"/moorage/{id}")]
+        return [pid for id in self.ids for pid in leftovers.processes_in(id)]
 
     def left(self) -> list[str]:
         """What exists on the machine that did not exist in the beginning."""

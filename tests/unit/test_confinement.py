@@ -296,6 +296,15 @@ def test_x06_apparmor_is_found_by_what_the_kernel_says(tmp_path: Path) -> None:
     assert loaded.ensure_apparmor_profiles()
 
 
+def test_x06_a_user_other_than_root_sees_the_spec_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = host_at(tmp_path, sys__module__apparmor__parameters__enabled="Y\n")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert host.ensure_apparmor_profiles()
+    (tmp_path / "etc/apparmor.d/disable").mkdir(parents=True)
+    (tmp_path / "etc/apparmor.d/disable/moorage").symlink_to("/etc/apparmor.d/moorage")
+    assert not host.ensure_apparmor_profiles()
+
+
 def test_x06_profiles_that_are_disabled_on_this_host_are_not_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

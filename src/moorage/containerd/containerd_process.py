@@ -27,7 +27,6 @@ __all__ = (
     "LOG_LIMIT",
     "RUNTIME_LOG_LIMIT",
     "check_machine",
-    "clean_environment",
     "configuration",
     "configuration_version",
     "find_binary",
@@ -193,16 +192,6 @@ def remove_cut_off_deletions(root: Path, state: Path) -> None:
             remove_tree_now(hidden)
         except OSError as error:
             log.warning("cannot remove %s, which a killed containerd has left: %s", hidden, error)
-
-
-def clean_environment() -> dict[str, str]:
-    """Our environment without what a service manager or Python set for this process only."""
-    # What a service manager passed to us (notify socket, listen fds) is not for a process that outlives us.
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON", "VIRTUAL_ENV"))
-    }
 
 
 def spawn_locked(

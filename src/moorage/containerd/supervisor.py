@@ -22,7 +22,6 @@ from moorage._lib.task_groups import background_tasks, require_asyncio
 from moorage._lib.threads import run_blocking
 from moorage.containerd.containerd_process import (
     check_machine,
-    clean_environment,
     configuration,
     configuration_version,
     find_binary,
@@ -35,6 +34,7 @@ from moorage.containerd.containerd_process import (
 from moorage.containerd.database import DamagedDatabase, check_databases, check_services, find_damage_in_log
 from moorage.host.files import file_lock, keep_new_files_private, make_directory, write_atomically
 from moorage.host.proc import namespace, namespace_path
+from moorage.host.process_environment import clean_environment
 from moorage.host.processes import find_listener, find_lock_holder, is_trusted, send_signal, wait_for_exit
 from moorage.host.sockets import accepts_connections
 from moorage.systemd.scopes import make_scope, start_program

@@ -21,7 +21,7 @@ from functools import partial
 from moorage.host import proc
 from moorage.host.processes import lock_until_exit
 
-__all__ = ("set_process_defaults", "start_program")
+__all__ = ("clean_environment", "set_process_defaults", "start_program")
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,21 @@ _UNLIMITED = {
     resource.RLIMIT_DATA: "data segments (ulimit -d, LimitDATA=)",
     resource.RLIMIT_CPU: "processor time (ulimit -t, LimitCPU=)",  # kills a process that has used that much
 }
+_PRIVATE_VARIABLES = (
+    "LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON", "VIRTUAL_ENV", "DBUS_SESSION_BUS_", "XDG_RUNTIME_DIR",
+)  # fmt: skip
 _OPEN_FILES_NAME = "open files (ulimit -n, LimitNOFILE=)"
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment for a program that runs plugins, without what was set for this process or this login only.
+
+    A service manager's notify socket and listen fds are not for a process that outlives us, nor is the bus of a login:
+    crun would have the systemd of that user, also of root, create a plugin's scope, and end it at the logout.
+
+    Source: sd_listen_fds(3), sd_notify(3); crun's src/libcrun/cgroup-systemd.c, ``open_sd_bus_connection``.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_VARIABLES)}
 
 
 def set_process_defaults() -> None:

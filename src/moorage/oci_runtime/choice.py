@@ -20,6 +20,7 @@ from moorage.containerd.supervisor import find_binary
 from moorage.containerd.types import RuntimeOptions
 from moorage.host import proc
 from moorage.host.files import write_atomically
+from moorage.host.process_environment import clean_environment
 from moorage.oci_runtime.trial import TRIAL_RECORD, find_obstacle
 from moorage.timeouts import DEFAULT
 
@@ -166,6 +167,7 @@ def find_runtime(command: str, reason: str) -> OciRuntime:
     try:
         done = subprocess.run(
             [path, "--root", "/", "--version"],  # without a root crun makes /run/crun
+            env=clean_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

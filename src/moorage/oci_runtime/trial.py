@@ -22,6 +22,7 @@ from moorage.host.files import last_line, make_directory
 from moorage.host.id_mapping import FIRST_BASE
 from moorage.host.leftovers import end_processes
 from moorage.host.mounts import mount_all, unmount_all_below
+from moorage.host.process_environment import clean_environment
 from moorage.oci_runtime.programs import EXIT_STATUS, programs
 from moorage.plugins import (
     BUILT_IN,
@@ -225,6 +226,7 @@ class _Trial:
         with output.open("wb") as file:
             done = subprocess.run(
                 [*self._runtime, *words],
+                env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

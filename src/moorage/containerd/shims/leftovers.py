@@ -28,6 +28,7 @@ from moorage.host import proc
 from moorage.host.cgroups import CGROUP_ROOT, groups_below, pids_of, remove_empty_group, seems_empty, thaw
 from moorage.host.directory_tree import remove_tree
 from moorage.host.mounts import unmount_all_below
+from moorage.host.process_environment import clean_environment
 from moorage.host.processes import wait_for_exit
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ async def delete_runtime_state(runtime: RuntimeOptions, namespace: str, id: str)
         return
     try:
         command = [find_binary(runtime.binary_name or runtime.command), "--root", str(root), "delete", "--force", id]
-        done = await anyio.run_process(command, check=False)
+        done = await anyio.run_process(command, env=clean_environment(), check=False)
         said = done.stderr.decode(errors="replace").strip() if done.returncode else ""
         if not await run_blocking(lambda: any((root / id / name).exists() for name in _STATE_FILES)):
             await run_blocking(lambda: unmount_all_below(root / id))
