@@ -259,8 +259,8 @@ class RunTimeouts(SharedTimeouts):
     runtime_trial: float = 60.0
     """One step of the trial of a runtime; ten milliseconds are usual, and ten seconds on an emulated machine."""
 
-    entrypoint_answer: float = 1.0
-    """Everything that explains why an entrypoint could not be started."""
+    entrypoint_answer: float = 5.0
+    """Everything that explains why an entrypoint could not be started; milliseconds are usual."""
 
     shim_exit: float = 1.0
     """From the deletion of a task in the foreground until its shim exits."""

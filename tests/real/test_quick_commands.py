@@ -116,8 +116,8 @@ def test_i17_a_quick_command_prints_what_the_full_command_line_prints(house: Eng
     ],
 )
 def test_i17_failures_read_the_same_by_both_ways(house: EngineProcess, words: str) -> None:
-    split = ["" if each == "''" else each for each in words.split()]
-    assert run(QUICK, house, *split) == run(FULL, house, *split)
+    quick, full = run_both(house, *("" if each == "''" else each for each in words.split()))
+    assert quick == full
 
 
 def test_i17_disable_and_enable_do_the_same_by_both_ways(house: EngineProcess) -> None:

@@ -38,7 +38,7 @@ def test_l01_a_plugin_that_exits_with_0_after_it_was_ready_is_none(machine: Mach
 
 @pytest.mark.parametrize("last_statement", [FOREVER, "os._exit(0)\n", "os._exit(4)\n"])
 def test_l01_a_socket_by_another_name_is_named(machine: Machine, tmp_path: Path, last_statement: str) -> None:
-    done = machine.moorage("run", "--timeout", "3", make_plugin(tmp_path / "it", OTHER + last_statement))
+    done = machine.moorage("run", "--timeout", f"{limit(3):g}", make_plugin(tmp_path / "it", OTHER + last_statement))
     assert done.returncode == (4 if "4" in last_statement else 1)
     assert "it made other.sock there instead: interface.socket in config.json must be the name" in done.stderr
 

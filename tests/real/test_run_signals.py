@@ -80,7 +80,7 @@ def test_m06_a_second_interrupt_kills_a_plugin_that_ignores_the_first(machine: M
 
 def test_m04_an_interrupt_while_a_plugin_is_stopped_that_was_not_ready(machine: Machine, tmp_path: Path) -> None:
     program = LISTEN.partition("s = ")[0] + DEAF + "while True: " + FOREVER
-    run = started(machine, make_plugin(tmp_path / "it", program), "--timeout", "0.2")
+    run = started(machine, make_plugin(tmp_path / "it", program), "--timeout", f"{limit(0.2):g}")
     wait_until(lambda: "no" in run.lines, "the plugin's word that it got SIGTERM")
     run.child.send_signal(signal.SIGINT)
     wait_until(lambda: run.lines.count("no") == 2, "another SIGTERM")

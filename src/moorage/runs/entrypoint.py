@@ -31,7 +31,7 @@ _WITHIN = DEFAULT.entrypoint_answer  # seconds for all of it
 def explain_start_failure(spec: Spec, root: str, *, owner: str = "") -> str:
     """Why the first of ``spec["process"]["args"]`` cannot run in ``root``; empty where it seems fine.
 
-    Also empty where that cannot be found out within a second. ``owner`` is the plugin's id.
+    Also empty where that cannot be found out in time. ``owner`` is the plugin's id.
     """
     try:
         return call_bounded(lambda: _explain(spec, root), _WITHIN, "explain why the plugin did not run", owner=owner)
