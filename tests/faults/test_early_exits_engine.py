@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from moorage.plugins import container_of_group
 from moorage.runs.removal import find_control_groups
 from support import engine_window, leftovers
 from support.engines import EngineProcess, kill
@@ -89,7 +90,7 @@ def containers(own: EngineProcess) -> dict[str, set[str]]:
         "directories": names(own.exec_root / "bundles/plugins.moby"),
         "tasks": names(tasks),
         "runtime": names(own.exec_root / "runtime-root/plugins.moby"),
-        "groups": {group.rpartition("/")[2] for id in IDS for group in find_control_groups(id)},
+        "groups": {container_of_group(group) for id in IDS for group in find_control_groups(id)},
     }
 
 

@@ -29,7 +29,7 @@ def house(tmp_path: Path) -> Iterator[EngineProcess]:
         for name in NAMES:
             made.create(name)
             made.enable(name)
-        assert len(shims(made)) == 1
+        made.wait_until(lambda: len(shims(made)) == 1, "only one shim, and no program that has started it")
         assert {os.sched_getscheduler(pid) for pid in pids(made).values()} == {os.SCHED_OTHER}, "not as their shim is"
         yield made
 
