@@ -105,7 +105,7 @@ class _Header(tarfile.TarInfo):
         archive.headers += self.type in _BEFORE_ENTRIES
         if archive.headers > HEADER_COUNT:
             raise tarfile.ReadError(f"over {HEADER_COUNT} headers before one entry")
-        if archive.is_strict and self.type in _PAX:
+        if self.type in _PAX:
             _check_pax(archive.byte_stream.peek(self.size))
         try:
             made: _Header = super()._proc_member(archive)  # type: ignore[misc]
@@ -122,12 +122,9 @@ class TarReader(tarfile.TarFile):
     headers = 0
     has_end = False
     """Whether the end mark, a block of zeros, has been read."""
-    is_strict = False
 
-    def __init__(self, stream: ByteStream, *, is_strict: bool = False) -> None:
-        """``is_strict``: damaged PAX records are refused, not ignored as GNU tar does."""
+    def __init__(self, stream: ByteStream) -> None:
         self.byte_stream = stream  # "stream" is an attribute of tarfile's own since Python 3.13.4
-        self.is_strict = is_strict
         super().__init__(fileobj=stream, mode="r", tarinfo=_Header, **FORMAT)  # type: ignore[arg-type]
 
     def next(self) -> tarfile.TarInfo | None:
@@ -172,7 +169,7 @@ class ArchiveReader:
         with self._reporting_damage():
             if self._archive is None:
                 self._stream = ByteStream(self._next_chunk)
-                self._archive = TarReader(self._stream, is_strict=True)
+                self._archive = TarReader(self._stream)
             entry = self._archive.next()
             if entry is not None:
                 return self._begin(entry)
@@ -317,7 +314,10 @@ async def read_entries(body: AsyncIterator[bytes]) -> AsyncGenerator[Entry, None
 
 
 def _check_pax(raw: bytes) -> None:
-    """Check that PAX records are whole and that sizes in them are numbers; tarfile takes others for something."""
+    """Check that PAX records are whole and that sizes in them are numbers, as dockerd does.
+
+    tarfile takes others for something, or refuses them, depending on its version.
+    """
     while raw:
         length, space, rest = raw.partition(b" ")
         is_number = length.isdigit() and len(length) <= _LENGTH_DIGITS  # Python refuses to read thousands of digits
