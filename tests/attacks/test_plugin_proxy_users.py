@@ -96,7 +96,7 @@ def attempt(what, do):
     try:
         do()
     except OSError as error:
-        if error.errno not in (None, 1, 2, 13, 20, 21, 22, 111):
+        if error.errno not in (None, 1, 2, 13, 18, 20, 21, 22, 111):
             print(what, error)
     else:
         print(what, "succeeded")
