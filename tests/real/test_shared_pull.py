@@ -76,13 +76,13 @@ async def test_d08_what_one_pull_began_another_goes_on_with(workspace: Workspace
         remote = offer(registry, made, instead={"layer1": first(slow, fast)})
         one, two = Pull(storage, "one", shared), Pull(storage, "two", shared)
 
-        async def has_begun() -> bool:
+        async def has_started() -> bool:
             """Whether some of the layer is in containerd."""
             return any(each.offset_bytes for each in await storage.list_ingests() if BIG.digest in each.ref)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run, remote)
-            await eventually(has_begun)
+            await eventually(has_started)
             tasks.start_soon(two.run, remote)
             await eventually(lambda: shared.downloads.is_awaited(BIG.digest))
             one.scope.cancel()

@@ -1,4 +1,4 @@
-"""What containerd cannot say of an exit: asked of the shim, as 1.7 and later forget it, and of the kernel's log."""
+"""An exit that containerd does not report: queried from its shim, as 1.7 and later forget it, and the kernel's log."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whether the kernel's log says that a process was killed for want of memory."""
+"""Whether the kernel's log says that a process was killed because memory was missing."""
 
 import pytest
 

@@ -180,7 +180,7 @@ def kernel_messages() -> Iterator[str]:
 
 
 def names_oom_kill(messages: Iterable[str], pid: int, group: str) -> bool:
-    """Whether the kernel says that it killed this process of this control group for want of memory.
+    """Whether the kernel says that it killed this process of this control group because memory was missing.
 
     The line with the control group may be missing: the kernel limits how often it prints that, but not the kill itself.
     The pid is one of the initial pid namespace. The last one counts, since a pid may be reused.
