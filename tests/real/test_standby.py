@@ -12,7 +12,7 @@ import pytest
 from moorage.host.proc import mounts
 from support import leftovers
 from support.engines import EngineProcess, config, engine, kill
-from support.foreground import accepts, wait_until
+from support.foreground import containerd_has_loaded, wait_until
 from support.leftovers import is_alive
 
 pytestmark = [pytest.mark.real, pytest.mark.needs("static-cc")]
@@ -210,8 +210,7 @@ def test_i17_a_restart_of_containerd_keeps_the_standby(one: EngineProcess) -> No
     (containerd,) = [int((one.exec_root / "containerd/pid").read_text())]
     os.kill(containerd, signal.SIGKILL)
     wait_until(lambda: not is_alive(containerd), "it is killed")
-    # its last socket: one that still loads takes shims without a task for dead, from 1.7 on
-    wait_until(lambda: accepts(one.exec_root / "containerd/c.sock.ttrpc"), "the next containerd is there")
+    wait_until(lambda: containerd_has_loaded(one.exec_root / "containerd"), "the next containerd is there")
     one.wait_until(lambda: one.info()["Moorage"]["Problem"] == "", "the engine has containerd again")
     one.until("p", "ready")
     pid = standby(one)

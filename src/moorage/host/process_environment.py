@@ -54,7 +54,8 @@ def clean_environment() -> dict[str, str]:
     """Our environment for a program that runs plugins, without what was set for this process or this login only.
 
     A service manager's notify socket and listen fds are not for a process that outlives us, nor is the bus of a login:
-    crun would have the systemd of that user, also of root, create a plugin's scope, and end it at the logout.
+    crun (1.8 for one) would have the systemd of that user, also of root, create a plugin's scope, which ends at the
+    logout.
 
     Source: sd_listen_fds(3), sd_notify(3); crun's src/libcrun/cgroup-systemd.c, ``open_sd_bus_connection``.
     """
