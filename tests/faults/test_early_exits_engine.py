@@ -102,13 +102,18 @@ def mounts(own: EngineProcess) -> list[str]:
     return leftovers.mounts_below(own.exec_root / "p")
 
 
-def has_only(own: EngineProcess, *expected: str) -> None:
-    """Wait until of the plugin there are these containers, and no part of another one."""
+def has_only(own: EngineProcess, *expected: str, exited: str = "") -> None:
+    """Wait until of the plugin there are these containers, and no part of another one. Of the one that has exited,
+    systemd removes the scope itself.
+    """
     found: dict[str, set[str]] = {}
+    parts = dict.fromkeys(containers(own), set(expected))
+    if own.info()["CgroupDriver"] == "systemd":
+        parts["groups"] = set(expected) - {exited}
 
     def is_so() -> bool:
         found.update(containers(own))
-        return all(each == set(expected) for each in found.values())
+        return found == parts
 
     try:
         wait_until(is_so, f"only {expected} exists")
@@ -192,7 +197,7 @@ def crash_and_delay(own: EngineProcess, delayed: Path) -> str:
     kill([own.more("p")["Pid"]])
     own.until_restarted("p", 1)
     wait_until((delayed / old).exists, "the removal of the old run has begun")
-    has_only(own, old, present(own))
+    has_only(own, old, present(own), exited=old)
     return old
 
 
