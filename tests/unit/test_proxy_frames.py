@@ -51,11 +51,13 @@ def test_a_message_larger_than_the_buffer_is_sent_in_pieces(pair: Pair) -> None:
     assert found + receive(reader, pair[1]) == [message]
 
 
+@pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.parametrize("count", [1, MOST_DESCRIPTORS, MOST_DESCRIPTORS + 1, 2 * MOST_DESCRIPTORS + 7])
 def test_p18_descriptors_arrive_in_order_however_many(pair: Pair, count: int) -> None:
     reader = FrameReader()
-    ends = [os.pipe() for _ in range(count)]
+    ends: list[tuple[int, int]] = []
     try:
+        ends += (os.pipe() for _ in range(count))
         assert FrameWriter(b"before").send(pair[0])
         assert FrameWriter(b"with descriptors", [read for read, _ in ends]).send(pair[0])
         assert receive(reader, pair[1]) == [b"before", b"with descriptors"]
