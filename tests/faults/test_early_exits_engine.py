@@ -107,7 +107,7 @@ def has_only(own: EngineProcess, *expected: str, exited: str = "") -> None:
     systemd removes the scope itself.
     """
     found: dict[str, set[str]] = {}
-    parts = dict.fromkeys(containers(own), set(expected))
+    parts = {part: set(expected) for part in containers(own)}
     if own.info()["CgroupDriver"] == "systemd":
         parts["groups"] = set(expected) - {exited}
 

@@ -32,7 +32,7 @@ def test_p04_p18_volume_operations_go_on_while_engine_proxy_and_plugin_are_kille
     assert soak.lost == []
     assert all(seconds < limit(60) for seconds, _ in soak.longest.values()), soak.summary()
     # a consumer that hangs, or has stopped, would not fail
-    assert all(soak.done[owner] > SECONDS / 10 for owner in ("podman", "docker", "program")), soak.summary()
+    assert all(soak.done[owner] > SECONDS / limit(10) for owner in ("podman", "docker", "program")), soak.summary()
     # podman and the program forget what they could not return: of such volumes, and no others, something may be left
     left = [each.split() for each in driver.mounts()]
     failed = {each.owner for each in soak.failures}

@@ -131,6 +131,12 @@ def test_x06_a_host_that_cannot_load_our_profiles_starts_plugins_without_one() -
     assert "apparmorProfile" not in spec_of(host=replace(ARMORED, apparmor_profile=""))["process"]
 
 
+def test_x06_case_077_in_a_user_namespace_the_default_is_no_profile() -> None:
+    inside = replace(ARMORED, in_user_namespace=True)
+    assert "apparmorProfile" not in spec_of(host=inside)["process"]
+    assert spec_of(Confinement(apparmor="own"), inside)["process"]["apparmorProfile"] == "own"
+
+
 def test_x07_what_is_mounted_on_a_writable_directory_stays() -> None:
     mounts = [{"source": "/srv", "destination": "/tmp", "type": "bind", "options": ["rbind"]}]
     spec = spec_of(Confinement(read_only=True), mounts=mounts, propagatedMount="/var/tmp")

@@ -321,7 +321,8 @@ def _label(process: dict[str, Any], linux: dict[str, Any], confinement: Confinem
 
 def _apparmor_profile(setting: str, host: HostFeatures) -> str:
     if setting == "default":
-        return host.apparmor_profile
+        # There profiles cannot be seen, and a /proc of the host is read-only, where a runtime would set one.
+        return "" if host.in_user_namespace else host.apparmor_profile
     if not host.has_apparmor:
         if setting == "unconfined":
             return ""  # runtimes fail on any name, this one included
