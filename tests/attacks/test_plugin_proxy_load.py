@@ -161,7 +161,7 @@ def test_p09_a_plugin_that_answers_byte_by_byte_harms_only_its_caller(tmp_path: 
     def answering(connection: socket.socket, *_: object) -> None:
         for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b" " * 1000:
             connection.sendall(bytes([byte]))
-            time.sleep(0.02)
+            time.sleep(limit(0.02))
 
     limits = {"VolumeDriver.Get": limit(3.0)}
     with attacked(tmp_path, answering, time_limits=limits) as (_, _, path, good):
