@@ -271,6 +271,12 @@ def test_case_219_a_missing_content_directory_is_found_by_doctor_and_repaired_by
         house.remove(name, force=True)
 
 
+def test_case_219_without_plugins_no_content_directory_is_missed(tmp_path: Path) -> None:
+    with engine(tmp_path) as new:  # containerd from 1.7 on makes the directory with the first content
+        shutil.rmtree(new.root / "containerd/io.containerd.content.v1.content", ignore_errors=True)
+        assert doctor(new)["containerd's databases"]["verdict"] == "ok"
+
+
 def test_case_219_a_database_is_whole_while_it_is_written(house: EngineProcess) -> None:
     if house.child is None:
         house.start()
