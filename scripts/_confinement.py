@@ -148,7 +148,7 @@ def _outcome(number: int) -> str:
 
 def measure_all() -> dict[str, dict[str, str]]:
     """The rows of every side. Everything that was started is ended again."""
-    with tempfile.TemporaryDirectory(prefix="m-confinement-", dir="/tmp") as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="m-confinement-", dir="/var/tmp") as name, ExitStack() as stack:
         directory = Path(name)
         rootfs = directory / "rootfs"
         for each in ("mnt", "run/docker/plugins", "tmp", "proc", "sys", "dev", "etc"):
@@ -175,7 +175,7 @@ def time_starts(rounds: int) -> dict[str, list[float]]:
     policies = {"no filter": {"seccomp": "unconfined"}, "default": {}, "user namespace": {"userns": "auto"}}
     taken: dict[str, list[float]] = {name: [] for name in policies}
     with (
-        tempfile.TemporaryDirectory(prefix="m-confinement-", dir="/tmp") as directory,
+        tempfile.TemporaryDirectory(prefix="m-confinement-", dir="/var/tmp") as directory,
         engine(Path(directory)) as house,
     ):
         for number, policy in enumerate(policies.values()):

@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 
+from moorage.host.cgroups import CgroupLayout, cgroup_layout
 from moorage.plugins import (
     BUILT_IN,
     Config,
@@ -131,6 +132,7 @@ def paths_for(workspace: Workspace, workshop: Workshop, config: Config, settings
         cgroup_path=workspace.cgroup("probe"),
         propagated_mount=str(rootfs.with_suffix(".p")),
         devices=resolve_devices(each.path for each in needs(settings).devices),
+        has_cgroup_v2=cgroup_layout().layout is CgroupLayout.V2,
     )
     own = [paths.socket_directory, str(paths.propagated_mount)]
     for directory in own:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from moorage import errors
+from moorage.host.cgroups import CgroupLayout, cgroup_layout
 from moorage.plugins import (
     BUILT_IN,
     NO_OVERRIDES,
@@ -148,6 +149,13 @@ def limits_defined(spec: Spec, _: Case) -> None:
     spec["linux"]["resources"]["pids"] = {"limit": 2048}
 
 
+def host_cgroups_bound(spec: Spec, _: Case) -> None:
+    if cgroup_layout().layout is CgroupLayout.V2:
+        for mount in spec["mounts"]:
+            if mount["type"] == "cgroup":
+                mount |= {"type": "bind", "source": "/sys/fs/cgroup", "options": ["rbind", *mount["options"]]}
+
+
 DIFFERENCES: dict[str, Callable[[Spec, Case], None]] = {
     "own-cgroup": own_cgroup,
     "powercap-masked": powercap_masked,
@@ -162,6 +170,7 @@ DIFFERENCES: dict[str, Callable[[Spec, Case], None]] = {
     "no-new-privileges": no_new_privileges,
     "apparmor-profile": apparmor_profile,
     "limits-defined": limits_defined,
+    "host-cgroups-bound": host_cgroups_bound,
 }
 
 WITNESSES = {
@@ -178,6 +187,7 @@ WITNESSES = {
     "no-new-privileges": "minimal",
     "apparmor-profile": "minimal",
     "limits-defined": "minimal",
+    "host-cgroups-bound": "minimal",
 }
 """For each difference a config whose spec would differ from Moorage's without it."""
 
@@ -187,7 +197,7 @@ WITNESSES = {
 
 @pytest.fixture(scope="session")
 def workshop() -> Iterator[Workshop]:
-    with tempfile.TemporaryDirectory(prefix="m-probe-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="m-probe-", dir="/var/tmp") as directory:
         made = Workshop(Path(directory))
         yield made
         made.close()
@@ -243,6 +253,8 @@ async def test_c08_the_same_spec_and_the_same_view_as_with_dockerd(
         if difference == "powercap-masked" and POWERCAP in docker.spec["linux"]["maskedPaths"]:
             continue  # a later dockerd, which does as we do
         if difference == "apparmor-profile" and not HostSecurity().has_apparmor():
+            continue
+        if difference == "host-cgroups-bound" and cgroup_layout().layout is not CgroupLayout.V2:
             continue
         assert unlike(expected_spec(docker.spec, made, without=difference), own.spec) != []
     hidden = points_that_differ(docker.spec, own.spec) | {POWERCAP}
