@@ -1,5 +1,6 @@
 """The small tools: locks between processes, the exit of a process, directories, background tasks."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from moorage._lib.threads import run_blocking
 from moorage.host.directory_tree import remove_tree
 from moorage.host.files import file_lock, try_lock
 from moorage.host.mounts import mount_points_below
-from moorage.host.processes import wait_for_exit
+from moorage.host.processes import open_process, send_signal, wait_for_exit
 from support.conditions import TIMEOUT_SECONDS, settled
 
 pytestmark = [pytest.mark.quick, pytest.mark.anyio]
@@ -58,6 +59,34 @@ async def test_waiting_for_an_end_can_be_cancelled_and_keeps_no_descriptor(sleep
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(OSError, match="Invalid argument"):
         await wait_for_exit(-1)
+
+
+@pytest.fixture
+def reaped_leader() -> Iterator[int]:
+    """The pid of a process that was reaped, and whose session and process group exist still."""
+    command = ["sh", "-c", "sleep 1000000 >&- & echo $!"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout is not None
+        member = int(leader.stdout.readline())
+    assert os.getsid(member) == leader.pid
+    yield leader.pid
+    os.kill(member, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kernel", ["this", "an earlier one"])
+async def test_a_pid_that_is_only_that_of_a_session_any_more_is_no_process(
+    reaped_leader: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel != "this":  # Linux 6.1 says EINVAL for such a pid, 6.18 ESRCH
+
+        def refuse(pid: int) -> int:
+            assert pid == reaped_leader
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+    assert open_process(reaped_leader) is None
+    await wait_for_exit(reaped_leader)
+    assert not send_signal(reaped_leader, signal.SIGTERM, lambda _: True)
 
 
 async def test_a_lock_has_one_owner_at_a_time_and_waiting_for_it_can_be_cancelled(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ any user can start a process with the name of one of the engine's. Only root can
 socket in a directory of root's, or run a program as root in the host's namespaces.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -30,6 +31,7 @@ __all__ = (
     "kernel_messages",
     "lock_until_exit",
     "names_oom_kill",
+    "open_process",
     "send_signal",
     "set_nice_value",
     "wait_for_exit",
@@ -108,11 +110,26 @@ def has_file_open(pid: int, path: Path) -> bool:
     return False
 
 
+def open_process(pid: int) -> int | None:
+    """A descriptor of a process, which the caller closes; None if there is none with this pid.
+
+    A process that was reaped may leave its pid as that of a process group or session. pidfd_open(2) refuses it with
+    EINVAL then, where later kernels say ESRCH.
+
+    Raises: OSError if ``pid`` is not positive, or the kernel refuses a descriptor (too many are open).
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.ESRCH or (error.errno == errno.EINVAL and pid > 0):
+            return None
+        raise
+
+
 def send_signal(pid: int, number: int, is_intended: Callable[[int], bool]) -> bool:
     """Send a signal to a process, if it is still the intended one: its pid may be reused. Whether it was sent."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    descriptor = open_process(pid)
+    if descriptor is None:
         return False
     try:
         if not is_intended(pid):
@@ -147,9 +164,8 @@ async def wait_for_exit(pid: int) -> None:
     """
     import anyio  # only here: the plugin proxy does without
 
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    descriptor = open_process(pid)
+    if descriptor is None:
         return
     try:
         await anyio.wait_readable(descriptor)

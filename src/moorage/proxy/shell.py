@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from moorage.host.files import replace_file
+from moorage.host.processes import open_process
 from moorage.host.sockets import PluginSocket
 from moorage.proxy import checks
 from moorage.proxy.consumer import Exchange
@@ -148,13 +149,15 @@ class PluginShell:
         self._watched = table.run, table.pid
         if table.state == "ready" and table.pid > 0:
             try:
-                self._process = os.pidfd_open(table.pid)
-            except ProcessLookupError:
-                self._exited(table.run)
+                process = open_process(table.pid)
             except OSError as error:
                 log.warning("cannot watch process %d of plugin %s: %s", table.pid, table.name, error.strerror)
-            else:
-                self._loop.add_reader(self._process, self._exited, table.run)
+                return
+            if process is None:
+                self._exited(table.run)
+                return
+            self._process = process
+            self._loop.add_reader(process, self._exited, table.run)
 
     def _unwatch_process(self) -> None:
         if self._process >= 0:
