@@ -243,7 +243,8 @@ class EngineProcess:
         if self.child is not None:
             assert self.child.wait(limit(10)) == 0
             self.child = None
-        assert self.left() == []
+        left = self.left()
+        assert left == [], left
         self._remove_directories()
 
     def _remove_directories(self) -> None:
