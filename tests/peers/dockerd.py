@@ -176,7 +176,7 @@ class Dockerd:
 @contextmanager
 def running_dockerd(*, containerd: str = "") -> Iterator[Dockerd]:
     """One in a directory of its own, gone with all its traces at the end of the block."""
-    directory = Path(tempfile.mkdtemp(prefix="m-dockerd-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="m-dockerd-", dir="/var/tmp"))
     peer = Dockerd(directory, containerd=containerd)
     try:
         peer.wait_until_serving()
